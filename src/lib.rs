@@ -1,0 +1,47 @@
+//! Plinth, an ARM64 bare-metal type-1 hypervisor.
+//!
+//! The map of the crate. Everything but `arch` is arithmetic and runs on the developer's PC;
+//! `arch` does not exist on the host target, so a pure file that reaches for it does not compile.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`addr`] | physical and guest-physical addresses, and regions of them |
+//! | [`time`] | counter ticks and their frequency |
+//! | [`machine`] | the one big seam: this CPU, or a scripted one |
+//! | [`exit`] | why a guest stopped: syndromes decoded once |
+//! | [`cpu`] | the loop: pick a vCPU, run it, handle its exit, apply the outcome |
+//! | [`sched`] | which vCPU a CPU runs next |
+//! | [`vcpu`] | one virtual CPU's state |
+//! | [`vm`] | one virtual machine: creation, exits, trapped registers, life cycle |
+//! | [`memory`] | frames, stage-2 tables, checked access to guest memory |
+//! | [`vgic`] | the interrupt controller a guest sees |
+//! | [`device`] | the IPA bus and the plain devices on it |
+//! | [`virtio`] | virtio over MMIO |
+//! | [`firmware`] | what a guest takes for its firmware |
+//! | [`console`] | the log and the host's serial line |
+//! | [`manifest`] | the boot bundle: which guests to run |
+//! | [`platform`] | what differs between boards |
+
+#![cfg_attr(not(test), no_std)]
+
+extern crate alloc;
+
+pub mod addr;
+pub mod console;
+pub mod device;
+pub mod exit;
+pub mod firmware;
+pub mod machine;
+pub mod manifest;
+pub mod memory;
+pub mod time;
+pub mod vcpu;
+pub mod vgic;
+pub mod virtio;
+pub mod vm;
+
+#[path = "../platform/mod.rs"]
+pub mod platform;
+
+#[cfg(target_os = "none")]
+pub mod arch;
