@@ -1,1 +1,47 @@
-//! device.
+//! The devices a guest finds on its bus, and the bus.
+//!
+//! A device is a pure model: an access changes its state, and its interrupt output is a level that
+//! anyone may ask for. It knows neither the interrupt controller nor the machine; the [`bus`] reports
+//! the level after every access, and the caller drives the vGIC with it.
+//!
+//! Each model keeps what a guest can change in one serialisable `State`, apart from its wiring (the
+//! line a UART is plugged into, a clock's frequency), which is made anew after a restore.
+
+pub mod bus;
+pub mod pl011;
+pub mod pl031;
+pub mod primecell;
+pub mod serial;
+
+use crate::exit::Width;
+use crate::time::Ticks;
+
+/// A device on the [`bus`]. The bus serialises the calls.
+///
+/// Nothing here fails: an access that the device's manual does not allow reads as zero and writes
+/// nothing, as the manuals of Arm's peripherals say of reserved locations.
+pub trait Device: Send {
+    /// What the guest reads at `offset`, in the low bits. The bus sees to it that the access is
+    /// aligned and lies inside the device's window.
+    fn read(&mut self, offset: u64, width: Width, now: Ticks) -> u64;
+
+    /// The guest writes the low bits of `value`; the bus has cleared the others.
+    fn write(&mut self, offset: u64, width: Width, value: u64, now: Ticks);
+
+    /// The level of the interrupt output.
+    fn irq_level(&self) -> bool {
+        false
+    }
+
+    /// Takes in what happened outside the guest up to `now`: time that passed, bytes that came.
+    fn advance(&mut self, _now: Ticks) {}
+
+    /// When [`advance`](Self::advance) has to be called for an interrupt to be in time, if by then
+    /// the guest makes no access.
+    fn deadline(&self) -> Option<Ticks> {
+        None
+    }
+
+    /// As the machine's reset leaves it.
+    fn reset(&mut self);
+}

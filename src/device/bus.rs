@@ -1,0 +1,164 @@
+//! The guest's bus: which device answers at which intermediate physical address.
+//!
+//! The list of windows never changes after it was made, so that a vCPU finds its device without a
+//! lock while others do the same. RAM is not on the bus; stage 2 maps it. Only what stage 2 leaves
+//! out arrives here.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+use spin::mutex::TicketMutex;
+
+use super::Device;
+use crate::addr::{Ipa, Region};
+use crate::exit::Width;
+use crate::time::Ticks;
+use crate::vgic::IntId;
+
+/// One device at its place: its window, its interrupt and itself.
+pub struct Peripheral {
+    window: Region<Ipa>,
+    irq: Option<IntId>,
+    device: TicketMutex<Box<dyn Device>>,
+}
+
+impl Peripheral {
+    /// `device` at `window`, its interrupt output not connected.
+    pub fn new(window: Region<Ipa>, device: Box<dyn Device>) -> Self {
+        Self { window, irq: None, device: TicketMutex::new(device) }
+    }
+
+    /// With the interrupt output connected to the level-sensitive interrupt `irq`.
+    #[must_use]
+    pub fn with_irq(self, irq: IntId) -> Self {
+        Self { irq: Some(irq), ..self }
+    }
+
+    /// Lets `access` at the device and reports the level that it leaves.
+    fn with_device<T>(
+        &self,
+        access: impl FnOnce(&mut dyn Device) -> T,
+        line: impl FnOnce(IntId, bool),
+    ) -> T {
+        let mut device = self.device.lock();
+        let answer = access(&mut **device);
+        if let Some(irq) = self.irq {
+            line(irq, device.irq_level());
+        }
+        answer
+    }
+}
+
+/// Two peripherals that cannot be on one bus.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Conflict {
+    /// Both want to answer at some address.
+    #[error("two devices overlap: {0} and {1}")]
+    Overlap(Region<Ipa>, Region<Ipa>),
+    /// Both drive one interrupt: the level of either would undo the other's.
+    #[error("two devices share interrupt {}", .0.0)]
+    SharedIrq(IntId),
+}
+
+/// The bus of one VM.
+///
+/// Every call that can change a device's interrupt output takes a `line` to report the level to,
+/// called while that device is locked: if two vCPUs access the device at once, the levels are
+/// reported in the order of the accesses, and the last one reported is the one that holds.
+///
+/// Locks, always taken in this order: a device's, then whatever `line` or the device's wiring takes
+/// (the vGIC's, the console's). At most one device is locked at a time, and `line` may not access
+/// the bus.
+pub struct Bus {
+    /// By address, without overlaps.
+    peripherals: Vec<Peripheral>,
+}
+
+impl Bus {
+    /// The bus with these `peripherals`, in any order.
+    pub fn new(mut peripherals: Vec<Peripheral>) -> Result<Self, Conflict> {
+        peripherals.sort_unstable_by_key(|peripheral| peripheral.window.start());
+        // In this order, if any two overlap, some neighbours do.
+        for (a, b) in peripherals.iter().zip(peripherals.iter().skip(1)) {
+            if a.window.overlaps(&b.window) {
+                return Err(Conflict::Overlap(a.window, b.window));
+            }
+        }
+        for (index, a) in peripherals.iter().enumerate() {
+            let others = peripherals.iter().skip(index + 1);
+            if let Some(irq) = a.irq.filter(|_| others.into_iter().any(|b| a.irq == b.irq)) {
+                return Err(Conflict::SharedIrq(irq));
+            }
+        }
+        Ok(Self { peripherals })
+    }
+
+    /// The guest reads: the value, zero-extended. `None` when nothing answers there: no device, an
+    /// access that is not aligned to its width, or one that crosses the end of the device's window.
+    pub fn read(
+        &self,
+        ipa: Ipa,
+        width: Width,
+        now: Ticks,
+        line: impl FnOnce(IntId, bool),
+    ) -> Option<u64> {
+        let (peripheral, offset) = self.find(ipa, width)?;
+        let value = peripheral.with_device(|device| device.read(offset, width, now), line);
+        Some(value & width.mask())
+    }
+
+    /// The guest writes the low bits of `value`. `None` as for [`read`](Self::read).
+    pub fn write(
+        &self,
+        ipa: Ipa,
+        width: Width,
+        value: u64,
+        now: Ticks,
+        line: impl FnOnce(IntId, bool),
+    ) -> Option<()> {
+        let (peripheral, offset) = self.find(ipa, width)?;
+        let value = value & width.mask();
+        peripheral.with_device(|device| device.write(offset, width, value, now), line);
+        Some(())
+    }
+
+    /// Something happened outside the guest to the device that drives `irq`: a byte came for it.
+    pub fn input(&self, irq: IntId, now: Ticks, line: impl FnOnce(IntId, bool)) {
+        if let Some(peripheral) = self.peripherals.iter().find(|p| p.irq == Some(irq)) {
+            peripheral.with_device(|device| device.advance(now), line);
+        }
+    }
+
+    /// Lets every device take in the time up to `now`; due at [`deadline`](Self::deadline).
+    pub fn poll(&self, now: Ticks, mut line: impl FnMut(IntId, bool)) {
+        for peripheral in &self.peripherals {
+            peripheral.with_device(|device| device.advance(now), &mut line);
+        }
+    }
+
+    /// The first moment at which [`poll`](Self::poll) would make a device raise its interrupt.
+    pub fn deadline(&self) -> Option<Ticks> {
+        self.peripherals.iter().filter_map(|p| p.device.lock().deadline()).min()
+    }
+
+    /// Resets every device.
+    pub fn reset(&self, mut line: impl FnMut(IntId, bool)) {
+        for peripheral in &self.peripherals {
+            peripheral.with_device(|device| device.reset(), &mut line);
+        }
+    }
+
+    /// Who answers all of an access, and at which offset.
+    fn find(&self, ipa: Ipa, width: Width) -> Option<(&Peripheral, u64)> {
+        let above = self.peripherals.partition_point(|p| p.window.start() <= ipa);
+        let peripheral = self.peripherals.get(above.checked_sub(1)?)?;
+        let whole = peripheral.window.contains_bytes(ipa, width.bytes());
+        if !whole || !ipa.is_aligned(width.bytes()) {
+            return None;
+        }
+        Some((peripheral, ipa.offset_from(peripheral.window.start())?))
+    }
+}
+
+#[cfg(test)]
+mod tests;

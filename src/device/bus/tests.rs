@@ -1,0 +1,179 @@
+use super::*;
+use alloc::vec;
+use proptest::prelude::*;
+
+/// Answers with its tag and the offset, and holds its interrupt at the last bit written.
+struct Probe {
+    tag: u64,
+    level: bool,
+    deadline: Option<Ticks>,
+}
+
+impl Device for Probe {
+    fn read(&mut self, offset: u64, _width: Width, _now: Ticks) -> u64 {
+        self.tag << 56 | 0xffff_0000 | offset
+    }
+
+    fn write(&mut self, _offset: u64, _width: Width, value: u64, _now: Ticks) {
+        assert_eq!(value & !1, 0, "the bus clears what the access does not move");
+        self.level = value == 1;
+    }
+
+    fn irq_level(&self) -> bool {
+        self.level
+    }
+
+    fn advance(&mut self, now: Ticks) {
+        self.level |= self.deadline.is_some_and(|deadline| deadline <= now);
+    }
+
+    fn deadline(&self) -> Option<Ticks> {
+        self.deadline.filter(|_| !self.level)
+    }
+
+    fn reset(&mut self) {
+        self.level = false;
+    }
+}
+
+const NOW: Ticks = Ticks(0);
+const WIDTHS: [Width; 4] = [Width::Byte, Width::Half, Width::Word, Width::Double];
+
+fn probe(tag: u64, start: u64, size: u64, deadline: Option<u64>) -> Peripheral {
+    let window = Region::new(Ipa::new(start), size).unwrap();
+    let device = Probe { tag, level: false, deadline: deadline.map(Ticks) };
+    Peripheral::new(window, Box::new(device))
+}
+
+fn unwired(_: IntId, _: bool) {
+    panic!("no interrupt is connected");
+}
+
+/// What a call reports to `line`.
+fn lines(call: impl FnOnce(&mut dyn FnMut(IntId, bool))) -> Vec<(IntId, bool)> {
+    let mut seen = Vec::new();
+    call(&mut |irq, level| seen.push((irq, level)));
+    seen
+}
+
+#[test]
+fn an_access_reaches_the_device_whose_window_holds_it() {
+    let bus = Bus::new(vec![probe(2, 0x2000, 0x1000, None), probe(1, 0x1000, 0x1000, None)]);
+    let bus = bus.ok().unwrap();
+    let read = |ipa, width| bus.read(Ipa::new(ipa), width, NOW, unwired);
+    assert_eq!(read(0x1008, Width::Double), Some(1 << 56 | 0xffff_0008));
+    assert_eq!(read(0x1ff8, Width::Double), Some(1 << 56 | 0xffff_0ff8));
+    assert_eq!(read(0x2000, Width::Double), Some(2 << 56 | 0xffff_0000));
+    assert_eq!(read(0x0ff8, Width::Double), None);
+    assert_eq!(read(0x3000, Width::Byte), None);
+    assert_eq!(read(u64::MAX - 7, Width::Double), None);
+}
+
+#[test]
+fn a_value_is_zero_extended_from_the_width_of_the_access() {
+    let bus = Bus::new(vec![probe(1, 0x1000, 0x1000, None)]).ok().unwrap();
+    let read = |width| bus.read(Ipa::new(0x1010), width, NOW, unwired);
+    assert_eq!(read(Width::Byte), Some(0x10));
+    assert_eq!(read(Width::Half), Some(0x0010));
+    assert_eq!(read(Width::Word), Some(0xffff_0010));
+    assert_eq!(bus.write(Ipa::new(0x1000), Width::Byte, u64::MAX << 8, NOW, unwired), Some(()));
+}
+
+#[test]
+fn an_access_that_is_misaligned_or_crosses_the_windows_end_reaches_nothing() {
+    let bus = Bus::new(vec![probe(1, 0x1000, 0x1004, None)]).ok().unwrap();
+    for width in WIDTHS {
+        for offset in 0..0x10 {
+            let ipa = Ipa::new(0x1000 + offset);
+            let answers = offset.is_multiple_of(width.bytes());
+            assert_eq!(bus.read(ipa, width, NOW, unwired).is_some(), answers);
+            assert_eq!(bus.write(ipa, width, 0, NOW, unwired).is_some(), answers);
+        }
+    }
+    assert!(bus.read(Ipa::new(0x2000), Width::Word, NOW, unwired).is_some());
+    assert!(bus.read(Ipa::new(0x2000), Width::Double, NOW, unwired).is_none());
+}
+
+#[test]
+fn a_window_may_touch_the_top_of_the_address_space() {
+    let bus = Bus::new(vec![probe(1, u64::MAX - 7, 8, None)]).ok().unwrap();
+    assert_eq!(bus.read(Ipa::new(u64::MAX), Width::Byte, NOW, unwired), Some(7));
+    assert!(bus.read(Ipa::new(u64::MAX - 7), Width::Double, NOW, unwired).is_some());
+}
+
+#[test]
+fn devices_that_overlap_are_refused() {
+    let region = |start, size| Region::new(Ipa::new(start), size).unwrap();
+    let outer = probe(1, 0x1000, 0x3000, None);
+    let inner = probe(2, 0x2000, 0x1000, None);
+    let conflict = Bus::new(vec![inner, outer]).err().unwrap();
+    assert_eq!(conflict, Conflict::Overlap(region(0x1000, 0x3000), region(0x2000, 0x1000)));
+}
+
+#[test]
+fn devices_that_share_an_interrupt_are_refused() {
+    let irq = IntId::spi(3);
+    let [a, b, c] = [0x1000, 0x2000, 0x3000].map(|start| probe(1, start, 0x1000, None));
+    let conflict = Bus::new(vec![a.with_irq(irq), b, c.with_irq(irq)]).err();
+    assert_eq!(conflict, Some(Conflict::SharedIrq(irq)));
+}
+
+#[test]
+fn every_access_reports_the_level_it_leaves() {
+    let irq = IntId::spi(3);
+    let bus = Bus::new(vec![probe(1, 0x1000, 0x1000, None).with_irq(irq)]).ok().unwrap();
+    let ipa = Ipa::new(0x1000);
+    let write =
+        |value| lines(|line| bus.write(ipa, Width::Word, value, NOW, line).unwrap_or_default());
+    assert_eq!(write(1), [(irq, true)]);
+    assert_eq!(lines(|line| drop(bus.read(ipa, Width::Word, NOW, line))), [(irq, true)]);
+    assert_eq!(write(0), [(irq, false)]);
+    assert_eq!(lines(|line| drop(bus.read(Ipa::new(0), Width::Word, NOW, line))), []);
+}
+
+#[test]
+fn a_poll_at_the_earliest_deadline_raises_that_devices_interrupt() {
+    let [early, late] = [IntId::spi(1), IntId::spi(2)];
+    let bus = Bus::new(vec![
+        probe(1, 0x1000, 0x1000, Some(900)).with_irq(late),
+        probe(2, 0x2000, 0x1000, Some(400)).with_irq(early),
+        probe(3, 0x3000, 0x1000, None),
+    ]);
+    let bus = bus.ok().unwrap();
+    assert_eq!(bus.deadline(), Some(Ticks(400)));
+    let poll = |now| lines(|line| bus.poll(Ticks(now), line));
+    assert_eq!(poll(399), [(late, false), (early, false)]);
+    assert_eq!(poll(400), [(late, false), (early, true)]);
+    assert_eq!(bus.deadline(), Some(Ticks(900)));
+    assert_eq!(lines(|line| bus.input(late, Ticks(900), line)), [(late, true)]);
+    assert_eq!(lines(|line| bus.input(IntId::spi(9), Ticks(900), line)), []);
+    assert_eq!(bus.deadline(), None);
+    assert_eq!(lines(|line| bus.reset(line)), [(late, false), (early, false)]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 8 } else { 256 }))]
+
+    #[test]
+    fn the_bus_finds_what_a_search_of_all_windows_finds(
+        sizes in prop::collection::vec((1u64..0x20, 0u64..0x10), 0..8),
+        ipa in 0u64..0x180,
+        width in prop::sample::select(&WIDTHS[..]),
+    ) {
+        let mut start = 0;
+        let mut windows = Vec::new();
+        for (tag, (size, gap)) in sizes.into_iter().enumerate() {
+            windows.push((tag as u64, start + gap, size));
+            start += gap + size;
+        }
+        let peripherals = windows.iter().map(|&(tag, start, size)| probe(tag, start, size, None));
+        let bus = Bus::new(peripherals.rev().collect()).ok().unwrap();
+        let bytes = width.bytes();
+        let expected = windows
+            .iter()
+            .find(|&&(_, start, size)| start <= ipa && ipa + bytes <= start + size)
+            .filter(|_| ipa % bytes == 0)
+            .map(|&(tag, start, _)| (tag << 56 | 0xffff_0000 | (ipa - start)) & width.mask());
+        prop_assert_eq!(bus.read(Ipa::new(ipa), width, NOW, unwired), expected);
+    }
+}

@@ -1,0 +1,63 @@
+//! Where a UART model's bytes go to and come from: the other end of its cable.
+
+use alloc::collections::VecDeque;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::mem;
+
+use spin::mutex::TicketMutex;
+
+/// One end of a serial cable. Both calls are made with the UART's lock held, so neither may block
+/// or reach back into the bus.
+pub trait SerialLine: Send + Sync {
+    /// The guest sends `byte`. A line that cannot keep up drops it.
+    fn send(&self, byte: u8);
+
+    /// The next byte for the guest, taken off the line. A UART asks only when it has room, so what
+    /// is waiting waits here; the line bounds how much.
+    fn receive(&self) -> Option<u8>;
+}
+
+impl<L: SerialLine + ?Sized> SerialLine for Arc<L> {
+    fn send(&self, byte: u8) {
+        (**self).send(byte);
+    }
+
+    fn receive(&self) -> Option<u8> {
+        (**self).receive()
+    }
+}
+
+/// A line for tests: receives what it was told to and keeps what was sent.
+#[derive(Default)]
+pub struct ScriptedLine {
+    input: TicketMutex<VecDeque<u8>>,
+    output: TicketMutex<Vec<u8>>,
+}
+
+impl ScriptedLine {
+    /// Lets the guest receive `bytes` after what already waits.
+    pub fn type_in(&self, bytes: &[u8]) {
+        self.input.lock().extend(bytes);
+    }
+
+    /// How many bytes the guest has not yet received.
+    pub fn waiting(&self) -> usize {
+        self.input.lock().len()
+    }
+
+    /// What the guest sent since the last call.
+    pub fn take_output(&self) -> Vec<u8> {
+        mem::take(&mut *self.output.lock())
+    }
+}
+
+impl SerialLine for ScriptedLine {
+    fn send(&self, byte: u8) {
+        self.output.lock().push(byte);
+    }
+
+    fn receive(&self) -> Option<u8> {
+        self.input.lock().pop_front()
+    }
+}
