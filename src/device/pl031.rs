@@ -57,11 +57,19 @@ pub struct Pl031 {
 }
 
 impl Pl031 {
-    /// A clock that counted `count_at_zero` seconds (since 1970, by convention) when the system
-    /// counter, of `frequency`, was zero.
-    pub const fn new(frequency: Frequency, count_at_zero: u32) -> Self {
-        let state =
-            State { count_at_zero, seen: 0, matches: 0, load: 0, unmasked: false, raised: false };
+    /// A clock that counts `count` seconds (since 1970, by convention) at the moment `now` of a
+    /// system counter of `frequency`.
+    #[expect(clippy::cast_possible_truncation, reason = "the count is modulo 2^32")]
+    pub fn new(frequency: Frequency, now: Ticks, count: u32) -> Self {
+        let seen = frequency.to_secs(now);
+        let state = State {
+            count_at_zero: count.wrapping_sub(seen as u32),
+            seen,
+            matches: 0,
+            load: 0,
+            unmasked: false,
+            raised: false,
+        };
         Self::restore(frequency, state)
     }
 
@@ -195,8 +203,13 @@ mod tests {
 
     const HZ: u64 = 1000;
 
-    fn clock(count_at_zero: u32) -> Pl031 {
-        Pl031::new(Frequency(NonZeroU32::new(1000).unwrap()), count_at_zero)
+    /// A clock that counts `count` when the system counter is zero.
+    fn clock(count: u32) -> Pl031 {
+        clock_at(0, count)
+    }
+
+    fn clock_at(now: u64, count: u32) -> Pl031 {
+        Pl031::new(Frequency(NonZeroU32::new(1000).unwrap()), Ticks(now), count)
     }
 
     fn read(clock: &mut Pl031, offset: u64, now: u64) -> u64 {
@@ -214,6 +227,13 @@ mod tests {
         assert_eq!(read(&mut clock, 0x000, HZ - 1), 0xffff_fffe);
         assert_eq!(read(&mut clock, 0x000, HZ), 0xffff_ffff);
         assert_eq!(read(&mut clock, 0x000, 2 * HZ), 0);
+    }
+
+    #[test]
+    fn a_clock_made_late_starts_with_its_count_and_no_match() {
+        let mut clock = clock_at(1000 * HZ + 1, 3);
+        assert_eq!(read(&mut clock, 0x000, 1001 * HZ), 4);
+        assert_eq!(read(&mut clock, 0x014, 1001 * HZ), 0);
     }
 
     #[test]
@@ -312,15 +332,13 @@ mod tests {
             let mut now = 0;
             for (register, value, wait) in steps {
                 let later = now + wait;
+                let was_raised = raised;
                 for _ in now / HZ..later / HZ {
                     count = count.wrapping_add(1);
                     raised |= count == matches;
                 }
-                if let Some(deadline) = clock.deadline().filter(|deadline| deadline.0 <= later) {
-                    prop_assert!(deadline.0 > now && raised);
-                } else {
-                    prop_assert!(!clock.irq_level() || raised && mask);
-                }
+                let due = clock.deadline().is_some_and(|deadline| deadline <= Ticks(later));
+                prop_assert_eq!(due, mask && raised && !was_raised);
                 now = later;
                 // Small values on both sides of the wrap.
                 let value = (value as u32).wrapping_sub(4);

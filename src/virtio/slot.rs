@@ -61,7 +61,7 @@ mod tests {
     #[test]
     fn every_slot_says_that_it_is_a_transport_without_a_device() {
         for slot in 0..u64::from(VIRTIO_SLOTS) {
-            let mut read = |offset| EmptySlots.read(slot * 0x200 + offset, Width::Word, NOW);
+            let read = |offset| EmptySlots.read(slot * 0x200 + offset, Width::Word, NOW);
             assert_eq!(read(0x000), 0x7472_6976);
             assert_eq!(read(0x004), 2);
             assert_eq!(read(0x008), 0);
