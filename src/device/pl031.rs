@@ -325,7 +325,7 @@ mod tests {
         #[test]
         fn random_accesses_equal_those_of_a_clock_that_steps_each_second(
             start in prop_oneof![0u32..8, u32::MAX - 8..=u32::MAX],
-            steps in prop::collection::vec((0u64..0x9, 0u64..12, 0u64..3 * HZ), 0..40),
+            steps in prop::collection::vec((0u64..0x9, 0u32..12, 0u64..3 * HZ), 0..40),
         ) {
             let mut clock = clock(start);
             let (mut count, mut matches, mut mask, mut raised) = (start, 0u32, false, false);
@@ -341,7 +341,7 @@ mod tests {
                 prop_assert_eq!(due, mask && raised && !was_raised);
                 now = later;
                 // Small values on both sides of the wrap.
-                let value = (value as u32).wrapping_sub(4);
+                let value = value.wrapping_sub(4);
                 let offset = register * 4;
                 clock.write(offset, Width::Word, value.into(), Ticks(now));
                 match offset {
