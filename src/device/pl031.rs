@@ -319,7 +319,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 8 } else { 256 }))]
+        #![proptest_config(crate::device::property_cases(8))]
 
         /// Against a clock that looks at each second that passes.
         #[test]

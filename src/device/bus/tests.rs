@@ -157,7 +157,7 @@ fn a_poll_at_the_earliest_deadline_raises_that_devices_interrupt() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 8 } else { 256 }))]
+    #![proptest_config(crate::device::property_cases(8))]
 
     #[test]
     fn the_bus_finds_what_a_search_of_all_windows_finds(

@@ -507,7 +507,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 256 }))]
+    #![proptest_config(crate::device::property_cases(4))]
 
     #[test]
     fn random_accesses_equal_the_manuals_words(steps in prop::collection::vec(step(), 0..120)) {
