@@ -1,5 +1,14 @@
 use super::*;
+use crate::device::pl011::Pl011;
+use crate::device::pl031::Pl031;
+use crate::device::serial::ScriptedLine;
+use crate::time::Frequency;
+use crate::virtio::slot::EmptySlots;
+use crate::vm::layout;
+use alloc::sync::Arc;
 use alloc::vec;
+use core::num::NonZeroU32;
+use core::sync::atomic::{AtomicBool, Ordering};
 use proptest::prelude::*;
 
 /// Answers with its tag and the offset, and holds its interrupt at the last bit written.
@@ -154,6 +163,48 @@ fn a_poll_at_the_earliest_deadline_raises_that_devices_interrupt() {
     assert_eq!(lines(|line| bus.input(IntId::spi(9), Ticks(900), line)), []);
     assert_eq!(bus.deadline(), None);
     assert_eq!(lines(|line| bus.reset(line)), [(late, false), (early, false)]);
+}
+
+#[test]
+fn the_last_level_reported_is_the_one_that_holds_however_vcpus_race() {
+    let irq = IntId::spi(3);
+    let bus = Bus::new(vec![probe(1, 0x1000, 0x1000, None).with_irq(irq)]).ok().unwrap();
+    let reported = AtomicBool::new(false);
+    let rounds = if cfg!(miri) { 20 } else { 500 };
+    for _ in 0..rounds {
+        std::thread::scope(|scope| {
+            for value in [0, 1] {
+                let (bus, reported) = (&bus, &reported);
+                let line = |_, level| reported.store(level, Ordering::Relaxed);
+                scope.spawn(move || bus.write(Ipa::new(0x1000), Width::Word, value, NOW, line));
+            }
+        });
+        let holds = lines(|line| bus.poll(NOW, line));
+        assert_eq!(holds, [(irq, reported.load(Ordering::Relaxed))]);
+    }
+}
+
+#[test]
+fn the_guest_machines_devices_answer_on_one_bus() {
+    let uart = Box::new(Pl011::new(Arc::new(ScriptedLine::default())));
+    let frequency = Frequency(NonZeroU32::new(62_500_000).unwrap());
+    let clock = Box::new(Pl031::new(frequency, NOW, 0));
+    let bus = Bus::new(vec![
+        Peripheral::new(layout::VIRTIO.region(), Box::new(EmptySlots)),
+        Peripheral::new(layout::UART.region(), uart).with_irq(layout::UART_IRQ),
+        Peripheral::new(layout::RTC.region(), clock).with_irq(layout::RTC_IRQ),
+    ]);
+    let bus = bus.ok().unwrap();
+    let read = |ipa| bus.read(Ipa::new(ipa), Width::Word, NOW, |_, level| assert!(!level));
+    assert_eq!(read(0x0900_0fe0), Some(0x11));
+    assert_eq!(read(0x0901_0fe0), Some(0x31));
+    assert_eq!(read(0x0a00_3e00), Some(0x7472_6976));
+    assert_eq!(read(0x0a00_4000), None);
+    assert_eq!(bus.deadline(), None);
+    let sent = lines(|line| {
+        bus.write(layout::UART.base, Width::Byte, 0x41, NOW, line).unwrap();
+    });
+    assert_eq!(sent, [(layout::UART_IRQ, false)]);
 }
 
 proptest! {
