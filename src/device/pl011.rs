@@ -240,7 +240,7 @@ impl State {
 }
 
 impl<L: SerialLine> Registers for Pl011<L> {
-    /// Revision r1p3, whose FIFOs are sixteen deep; as QEMU has it.
+    /// Revision r1p1, whose FIFOs are sixteen deep; as QEMU has it.
     const IDENTIFICATION: [u8; 8] = [0x11, 0x10, 0x14, 0x00, 0x0d, 0xf0, 0x05, 0xb1];
 
     fn read_register(&mut self, offset: u64) -> u32 {
