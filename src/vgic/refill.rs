@@ -1,0 +1,191 @@
+//! Choosing what goes into the list registers, and writing it there.
+//!
+//! Active interrupts come first, then pending ones, each by priority. One register always goes to the
+//! best pending interrupt: were all of them taken by active ones, a guest with nested handlers could
+//! not be interrupted any more. The active interrupt that has to make room is the one of the lowest
+//! priority, whose end comes last; the hardware counts it (`EOICount`).
+
+use super::list::{Link, ListRegister, ListRegisters, LrState, MAX_LIST_REGISTERS};
+use super::{BANKS, GicVersion, IntId, Place, Vgic, bits};
+
+/// The best few interrupts offered, by priority and then INTID.
+struct Best {
+    places: [(u8, Place); MAX_LIST_REGISTERS],
+    count: usize,
+    room: usize,
+    /// Not all that were offered found room.
+    more: bool,
+}
+
+impl Best {
+    fn of(room: usize) -> Self {
+        let none = (u8::MAX, Place { bank: 0, index: 0 });
+        let room = room.min(MAX_LIST_REGISTERS);
+        Self { places: [none; MAX_LIST_REGISTERS], count: 0, room, more: false }
+    }
+
+    /// To be offered in the order of INTIDs: of equals the first one stays ahead.
+    fn offer(&mut self, priority: u8, place: Place) {
+        let better = self.places[..self.count].iter().take_while(|kept| kept.0 <= priority);
+        let at = better.count();
+        self.more |= self.count == self.room;
+        if at >= self.room {
+            return;
+        }
+        self.count = (self.count + 1).min(self.room);
+        self.places[at..self.count].rotate_right(1);
+        self.places[at] = (priority, place);
+    }
+
+    fn iter(&self) -> impl Iterator<Item = Place> {
+        self.places[..self.count].iter().map(|kept| kept.1)
+    }
+}
+
+impl Vgic {
+    /// Writes what `v` is to have into the list registers, which have just been folded.
+    pub(super) fn refill(&mut self, v: usize, lrs: &mut impl ListRegisters) {
+        let count = lrs.count().clamp(1, MAX_LIST_REGISTERS);
+        let any_pending = (0..BANKS).any(|bank| self.pending_for(v, bank) != 0);
+        let mut active = Best::of(count - usize::from(any_pending));
+        for bank in 0..BANKS {
+            for index in bits(self.evicted_of(v, bank)) {
+                let priority = self.bank(v, bank).priority[index];
+                active.offer(priority, Place { bank, index });
+            }
+        }
+        let mut pending = Best::of(count - active.count);
+        if any_pending {
+            for bank in 0..BANKS {
+                for index in bits(self.pending_for(v, bank)) {
+                    let priority = self.bank(v, bank).priority[index];
+                    pending.offer(priority, Place { bank, index });
+                }
+            }
+        }
+        let mut wanted = [None; MAX_LIST_REGISTERS];
+        let mut attention = active.more || pending.more;
+        for (want, place) in wanted.iter_mut().zip(active.iter().chain(pending.iter())) {
+            let lr = self.take(v, place);
+            attention |= matches!(lr.link, Link::Software { eoi_maintenance: true, .. });
+            *want = Some(lr);
+        }
+        self.place(v, wanted, count, lrs);
+        let interface = &mut self.private[v].interface;
+        if active.more {
+            // What was counted so far is none of those that lose their register now.
+            let _ = lrs.take_eoi_count();
+        }
+        interface.set_maintenance(pending.more, active.more, lrs);
+        interface.attention = attention;
+        interface.live = attention || interface.slots.iter().any(Option::is_some);
+        self.release_physical(v, lrs);
+    }
+
+    /// Writes the registers that are not as wanted. An interrupt stays in the register it is in.
+    fn place(
+        &mut self,
+        v: usize,
+        mut wanted: [Option<ListRegister>; MAX_LIST_REGISTERS],
+        count: usize,
+        lrs: &mut impl ListRegisters,
+    ) {
+        let slots = &mut self.private[v].interface.slots;
+        let mut next = *slots;
+        for slot in &mut next {
+            let same = |want: &&mut Option<ListRegister>| {
+                want.map(|lr| lr.intid) == slot.map(|lr| lr.intid)
+            };
+            // `None` when nothing of the kind is wanted: the register becomes free.
+            *slot = slot.and_then(|_| wanted.iter_mut().find(same)).and_then(Option::take);
+        }
+        let mut rest = wanted.into_iter().flatten();
+        for slot in next.iter_mut().take(count).filter(|slot| slot.is_none()) {
+            *slot = rest.next();
+        }
+        // First out, then in: an interrupt is in two registers at no time.
+        for (index, (slot, next)) in slots.iter().zip(&next).enumerate() {
+            if slot.is_some() && next.is_none() {
+                lrs.write(index, None);
+            }
+        }
+        for (index, (slot, next)) in slots.iter().zip(&next).enumerate() {
+            if next.is_some() && slot != next {
+                lrs.write(index, *next);
+            }
+        }
+        *slots = next;
+    }
+
+    /// Takes an interrupt out of the model, into the form of a list register.
+    fn take(&mut self, v: usize, place: Place) -> ListRegister {
+        let bit = place.bit();
+        let bank = self.bank(v, place.bank);
+        let routed = place.bank.checked_sub(1).is_none_or(|s| self.shared[s].routed[v] & bit != 0);
+        let wanted = bank.pending() & bank.enabled & self.group_enabled(bank) & bit != 0;
+        let level = bank.level() & bit != 0;
+        let active = bank.active & bit != 0;
+        let (linked, forwarded) = (bank.linked & bit != 0, bank.forwarded & bit != 0);
+        let (priority, group1) = (bank.priority[place.index], bank.group & bit != 0);
+        let physical = IntId(bank.physical[place.index]);
+        let mut pending = wanted && routed;
+
+        let link = if linked && forwarded && !(active && pending) {
+            Link::Hardware { physical }
+        } else if self.version == GicVersion::V2 && place.is_sgi() {
+            let (source, more) = self.take_source(v, place.index, active, &mut pending);
+            Link::Software { eoi_maintenance: wanted && more, source }
+        } else {
+            // At the end of this one there is more to do: the input may still be high, the interrupt
+            // may go to another vCPU next, or the physical one has to be deactivated.
+            let more = wanted && (level || !routed) || forwarded;
+            Link::Software { eoi_maintenance: more, source: 0 }
+        };
+        let bank = self.bank_mut(v, place.bank);
+        bank.held |= bit;
+        if pending && bank.latch & bit != 0 {
+            bank.carried |= bit;
+            bank.latch &= !bit;
+        }
+        if matches!(link, Link::Hardware { .. }) {
+            bank.forwarded &= !bit;
+        }
+        if self.version == GicVersion::V2
+            && place.is_sgi()
+            && self.private[v].sources[place.index] != 0
+        {
+            self.private[v].bank.latch |= bit;
+        }
+        if let Some(shared) = place.bank.checked_sub(1) {
+            self.shared[shared].owned[v] |= bit;
+        }
+        let state = match (pending, active) {
+            (true, true) => LrState::PendingActive,
+            (false, true) => LrState::Active,
+            (_, false) => LrState::Pending,
+        };
+        ListRegister { intid: place.intid(), state, priority, group1, link }
+    }
+
+    /// The source a GICv2 SGI goes into its list register with, and whether others wait. The register
+    /// has room for one: while the SGI is active, only the same source's can be pending in it too.
+    fn take_source(
+        &mut self,
+        v: usize,
+        sgi: usize,
+        active: bool,
+        pending: &mut bool,
+    ) -> (u8, bool) {
+        let private = &mut self.private[v];
+        let waiting = &mut private.sources[sgi];
+        let source = match active {
+            true => private.active_source[sgi] & 7,
+            false => u8::try_from(waiting.trailing_zeros()).unwrap_or(0) & 7,
+        };
+        *pending = *pending && *waiting & 1 << source != 0;
+        if *pending {
+            *waiting &= !(1 << source);
+        }
+        (source, *waiting != 0)
+    }
+}

@@ -1,0 +1,106 @@
+//! Software generated interrupts: `GICD_SGIR` (IHI 0048), and `ICC_SGI1R_EL1` and its siblings (IHI
+//! 0069).
+
+use super::fields::{GICD_SGIR, ICC_SGIR};
+use super::{GicVersion, Notify, Vgic};
+use crate::vcpu::VcpuId;
+use tock_registers::LocalRegisterCopy;
+
+/// Which of the system registers that send an SGI. All have the same fields.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum SgiRegister {
+    /// `ICC_SGI0R_EL1`: group 0 only.
+    Sgi0r,
+    /// `ICC_SGI1R_EL1`: either group, the target's `GICR_IGROUPR0` says which.
+    Sgi1r,
+    /// `ICC_ASGI1R_EL1`: the other security state's group 1. There is none, so group 0 only.
+    Asgi1r,
+}
+
+impl Vgic {
+    /// `caller` writes `value` to one of the `ICC_SGI*R_EL1` registers. Targets that do not exist are
+    /// ignored, and so is everything on GICv2, where the registers do not exist.
+    pub fn send_sgi(&mut self, caller: VcpuId, register: SgiRegister, value: u64) -> Notify {
+        let Some(v) = self.index(caller) else { return Notify::NONE };
+        if self.version == GicVersion::V2 {
+            return Notify::NONE;
+        }
+        let write = LocalRegisterCopy::<u64, ICC_SGIR::Register>::new(value);
+        let sgi = narrow(write.read(ICC_SGIR::INTID));
+        let everybody = Notify::first(self.vcpus.into());
+        let targets = if write.is_set(ICC_SGIR::IRM) {
+            everybody.but(v)
+        } else {
+            let others = [ICC_SGIR::Aff3, ICC_SGIR::Aff2, ICC_SGIR::Aff1, ICC_SGIR::RS];
+            if others.iter().any(|&field| write.read(field) != 0) {
+                return Notify::NONE;
+            }
+            let list = write.read(ICC_SGIR::TargetList);
+            (0..usize::from(self.vcpus))
+                .filter(|&w| list & (1 << w) != 0)
+                .fold(Notify::NONE, |all, w| all | Notify::bit(w))
+        };
+        let mut notify = Notify::NONE;
+        for w in (0..usize::from(self.vcpus)).filter(|&w| targets.has(w)) {
+            let bank = &mut self.private[w].bank;
+            let group1 = bank.group & (1 << sgi) != 0;
+            if (register == SgiRegister::Sgi1r || !group1) && bank.set_pending(1 << sgi) != 0 {
+                notify = notify | Notify::bit(w);
+            }
+        }
+        self.mark(notify)
+    }
+
+    /// A write to `GICD_SGIR`, GICv2.
+    pub(super) fn write_sgir(&mut self, v: usize, value: u32) -> Notify {
+        let write = LocalRegisterCopy::<u32, GICD_SGIR::Register>::new(value);
+        let sgi = narrow(write.read(GICD_SGIR::SGIINTID).into());
+        let list = write.read(GICD_SGIR::CPUTargetList);
+        let mut notify = Notify::NONE;
+        for w in 0..usize::from(self.vcpus) {
+            let target = match write.read_as_enum(GICD_SGIR::TargetListFilter) {
+                Some(GICD_SGIR::TargetListFilter::Value::List) => list & (1 << w) != 0,
+                Some(GICD_SGIR::TargetListFilter::Value::AllOthers) => w != v,
+                Some(GICD_SGIR::TargetListFilter::Value::Sender) => w == v,
+                None => false,
+            };
+            if target {
+                notify = notify | self.add_sources(w, sgi, 1 << v);
+            }
+        }
+        notify
+    }
+
+    /// `GICD_SPENDSGIR`: SGI `sgi` of `w` is pending from `sources` too.
+    pub(super) fn add_sources(&mut self, w: usize, sgi: usize, sources: u8) -> Notify {
+        let private = &mut self.private[w];
+        let sources = sources & mask_of(self.vcpus);
+        if sources & !private.sources[sgi] == 0 {
+            return Notify::NONE;
+        }
+        private.sources[sgi] |= sources;
+        // The latch may be set already: another source may still be a new reason for a maintenance
+        // interrupt.
+        let _ = private.bank.set_pending(1 << sgi);
+        if private.bank.enabled & (1 << sgi) != 0 { Notify::bit(w) } else { Notify::NONE }
+    }
+
+    /// `GICD_CPENDSGIR`: SGI `sgi` of `v` is no longer pending from `sources`.
+    pub(super) fn remove_sources(&mut self, v: usize, sgi: usize, sources: u8) {
+        let private = &mut self.private[v];
+        private.sources[sgi] &= !sources;
+        if private.sources[sgi] == 0 {
+            private.bank.latch &= !(1 << sgi);
+        }
+    }
+}
+
+/// A bit for each vCPU.
+pub(super) const fn mask_of(vcpus: u8) -> u8 {
+    u8::MAX >> (8 - vcpus)
+}
+
+/// A field's value, as an index; fields are narrow.
+fn narrow(field: u64) -> usize {
+    usize::try_from(field & 0xf).unwrap_or(0)
+}
