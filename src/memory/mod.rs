@@ -1,1 +1,33 @@
-//! memory.
+//! Memory: who owns each frame, how a guest's addresses are translated, how the hypervisor reads and
+//! writes what a guest sees.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`phys`] | by-value access to physical memory; the only `unsafe` here |
+//! | [`frames`] | the frame pool, and the states a frame passes on its way to a guest |
+//! | [`maintenance`] | caches and TLBs: what only a CPU can do |
+//! | [`stage2`] | VMSAv8-64 stage-2 translation tables and VMIDs |
+//! | [`guest`] | a VM's RAM, reached by checked accesses through its IPAs |
+//!
+//! The physical addresses used here come from [`FramePool`] and from nowhere else, and what enters the
+//! pool is [`Ram`], whose creation is the one unsafe promise. That is why accesses are safe functions
+//! that do not leave this module.
+//!
+//! A frame's way: the pool hands out [`Dirty`] frames, `scrub` makes them [`Scrubbed`], `clean` makes
+//! them [`Clean`], and [`GuestMemory`] takes only those. It goes back after [`Stage2::destroy`] or
+//! [`Stage2::unmap`] returned, which is after the TLB invalidation completed.
+
+pub mod frames;
+pub mod guest;
+pub mod maintenance;
+pub mod phys;
+pub mod stage2;
+
+pub use frames::{Block, Clean, Dirty, FramePool, Frames, OutOfFrames, Scrubbed};
+pub use guest::{GuestMemory, OutsideRam, RamOverlap};
+pub use maintenance::{Maintenance, Operation, Recorder, Vttbr};
+pub use phys::{Ram, Word};
+pub use stage2::{
+    Geometry, Leaf, MapError, Mapping, MemoryType, PaRange, Perms, Stage2, Stage2Error,
+    TableFrames, Vmid, Vmids,
+};
