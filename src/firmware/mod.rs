@@ -14,8 +14,8 @@
 //! | [`fdt`] | describing the guest machine to the kernel |
 
 pub mod entropy;
-// pub mod fdt;
-// pub mod image;
+pub mod fdt;
+pub mod image;
 pub mod psci;
 pub mod smccc;
 pub mod trng;
