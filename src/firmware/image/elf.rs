@@ -7,7 +7,7 @@
 use alloc::vec::Vec;
 
 use elf::ElfBytes;
-use elf::abi::{EM_AARCH64, ET_DYN, ET_EXEC, PT_LOAD};
+use elf::abi::{EI_NIDENT, EM_AARCH64, ET_DYN, ET_EXEC, PT_LOAD};
 use elf::endian::AnyEndian;
 use elf::file::Class;
 use elf::segment::ProgramHeader;
@@ -76,9 +76,11 @@ pub fn load(
 
 /// `e_ident`: what has to be told apart before the rest can be understood.
 fn check_identity(file: &[u8]) -> Result<(), ImageError> {
-    let identity = elf::file::parse_ident::<AnyEndian>(file);
-    let (endian, class, ..) =
-        identity.map_err(|_| ImageError::ElfDamaged { part: "identification" })?;
+    let damaged = ImageError::ElfDamaged { part: "identification" };
+    // The parser does not look whether all of it is there.
+    let identity = file.first_chunk::<EI_NIDENT>().ok_or(damaged)?;
+    let identity = elf::file::parse_ident::<AnyEndian>(identity);
+    let (endian, class, ..) = identity.map_err(|_| damaged)?;
     if class != Class::ELF64 {
         return Err(ImageError::Elf32);
     }

@@ -32,7 +32,7 @@ pub fn is_gzip(file: &[u8]) -> bool {
 /// whole. The first piece has the first [`WINDOW`] bytes, or all. Returns how many there were.
 pub fn unpack(
     file: &[u8],
-    sink: &mut dyn FnMut(u64, &[u8]) -> Result<(), ImageError>,
+    mut sink: impl FnMut(u64, &[u8]) -> Result<(), ImageError>,
 ) -> Result<u64, ImageError> {
     let mut input = file.get(header_size(file)?..).ok_or(ImageError::CutShort)?;
     let mut inflater = Box::<DecompressorOxide>::default();
@@ -42,6 +42,12 @@ pub fn unpack(
     let mut hasher = Hasher::new();
     loop {
         let (status, read, written) = decompress(&mut inflater, input, &mut window, position, 0);
+        match status {
+            TINFLStatus::Done => {}
+            TINFLStatus::HasMoreOutput if written > 0 => {}
+            TINFLStatus::FailedCannotMakeProgress => return Err(ImageError::CutShort),
+            _ => return Err(ImageError::Damaged { part: "gzip data" }),
+        }
         input = input.get(read..).unwrap_or_default();
         let piece = window.get(position..position + written).unwrap_or_default();
         if !piece.is_empty() {
@@ -50,11 +56,8 @@ pub fn unpack(
         }
         unpacked += written as u64;
         position = (position + written) % WINDOW;
-        match status {
-            TINFLStatus::Done => break,
-            TINFLStatus::HasMoreOutput if written > 0 => {}
-            TINFLStatus::FailedCannotMakeProgress => return Err(ImageError::CutShort),
-            _ => return Err(ImageError::Damaged { part: "gzip data" }),
+        if status == TINFLStatus::Done {
+            break;
         }
     }
     check_trailer(input, hasher.finalize(), unpacked)?;

@@ -101,7 +101,7 @@ fn load_kernel(
 /// Unpacks a gzip file straight into guest memory.
 fn unpack(file: &[u8], ram: Region<Ipa>, guest: &mut dyn GuestWrite) -> Result<Kernel, ImageError> {
     let mut begun: Option<Plan> = None;
-    let unpacked = gzip::unpack(file, &mut |at, bytes| {
+    let unpacked = gzip::unpack(file, |at, bytes| {
         let plan = match begun {
             Some(plan) => plan,
             None if elf::is_elf(bytes) => {
