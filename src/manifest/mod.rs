@@ -88,7 +88,7 @@ pub struct VmConfig {
     pub cmdline: String,
 }
 
-/// What [`write`] makes a [`VmConfig`] and its payloads from.
+/// What [`write()`] makes a [`VmConfig`] and its payloads from.
 #[derive(Clone, Copy, Debug)]
 pub struct VmSource<'a> {
     /// See [`VmConfig::name`].
