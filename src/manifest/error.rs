@@ -1,0 +1,224 @@
+//! What can be wrong with a boot bundle: one variant for each mistake, whose text says what is
+//! wrong, where, and what to do about it.
+
+use alloc::string::String;
+
+use super::{
+    FORMAT_VERSION, MAX_CMDLINE, MAX_MEMORY, MAX_NAME, MAX_TABLE, MAX_VMS, PAYLOAD_ALIGN, VmConfig,
+};
+use crate::vcpu::MAX_VCPUS;
+
+/// Where in a manifest: the VM by its place, counted from 0, and by its name.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("VM {index} ({name:?})")]
+pub struct Place {
+    /// The VM's place in the manifest, counted from 0.
+    pub index: usize,
+    /// Its name; cut to [`MAX_NAME`] characters.
+    pub name: String,
+}
+
+impl Place {
+    pub(super) fn new(index: usize, vm: &VmConfig) -> Self {
+        Self { index, name: vm.name.chars().take(MAX_NAME).collect() }
+    }
+}
+
+/// Which of a VM's payloads.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum PayloadKind {
+    /// [`VmConfig::kernel`].
+    #[error("kernel")]
+    Kernel,
+    /// [`VmConfig::initrd`].
+    #[error("initrd")]
+    Initrd,
+}
+
+/// Why a bundle cannot be written or is not accepted.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum ManifestError {
+    /// The file ends before the bundle does.
+    #[error(
+        "the boot bundle is cut short: {have} of {want} bytes are there; \
+         copy it again, or check the initrd size the boot loader reports"
+    )]
+    Truncated {
+        /// The bytes that are there.
+        have: u64,
+        /// The bytes that the header, or the header's own size, asks for.
+        want: u64,
+    },
+    /// The first eight bytes are not [`super::MAGIC`].
+    #[error(
+        "this initrd is no Plinth boot bundle (it starts with {found:02x?}); pack one with xtask"
+    )]
+    Magic {
+        /// What is there.
+        found: [u8; 8],
+    },
+    /// The header names another format.
+    #[error(
+        "the boot bundle has format {found}, this hypervisor reads format {FORMAT_VERSION}; \
+         pack it again with the xtask of the same source"
+    )]
+    Version {
+        /// What the header says.
+        found: u32,
+    },
+    /// The contents do not match the header's CRC-32.
+    #[error(
+        "the boot bundle is damaged: its CRC-32 is {computed:#010x}, the header says {stored:#010x}; \
+         copy or pack it again"
+    )]
+    Checksum {
+        /// What the header says.
+        stored: u32,
+        /// What the contents give.
+        computed: u32,
+    },
+    /// The table's length in the header goes beyond the bundle or is absurd.
+    #[error(
+        "the boot bundle's table of VMs claims {table} bytes of a {total}-byte bundle \
+         (at most {MAX_TABLE}); pack it again"
+    )]
+    TableSize {
+        /// The table's length in the header.
+        table: u64,
+        /// The bundle's length in the header.
+        total: u64,
+    },
+    /// The table is not what postcard writes for this format.
+    #[error("the boot bundle's table of VMs cannot be decoded; pack it again")]
+    Table,
+    /// The manifest has no VM.
+    #[error("the manifest names no VM; add at least one [[vm]]")]
+    NoVm,
+    /// The manifest has more than [`MAX_VMS`].
+    #[error("the manifest names {count} VMs, at most {MAX_VMS} are possible; remove some")]
+    TooManyVms {
+        /// How many there are.
+        count: usize,
+    },
+    /// A name is empty.
+    #[error("VM {index} has an empty name; give it one")]
+    NameEmpty {
+        /// The VM's place in the manifest, counted from 0.
+        index: usize,
+    },
+    /// A name is longer than [`MAX_NAME`].
+    #[error(
+        "{place}: the name is {length} bytes long, at most {MAX_NAME} are possible; shorten it"
+    )]
+    NameTooLong {
+        /// Which VM.
+        place: Place,
+        /// The name's length in bytes.
+        length: usize,
+    },
+    /// A name has a character that is not printable ASCII, or a space.
+    #[error("{place}: the name may only have printable ASCII characters and no space; rename it")]
+    NameNotPrintable {
+        /// Which VM.
+        place: Place,
+    },
+    /// Two VMs have one name.
+    #[error("{place}: VM {first} has the same name already; rename one of them")]
+    NameDuplicate {
+        /// Which VM.
+        place: Place,
+        /// The place of the VM that had the name first.
+        first: usize,
+    },
+    /// No memory.
+    #[error("{place}: memory is 0; give it some, for instance 256 MiB")]
+    MemoryZero {
+        /// Which VM.
+        place: Place,
+    },
+    /// Memory is not whole pages.
+    #[error("{place}: memory of {memory} bytes is not a multiple of 4096; round it")]
+    MemoryUnaligned {
+        /// Which VM.
+        place: Place,
+        /// The bytes asked for.
+        memory: u64,
+    },
+    /// More memory than the guest machine's map has room for.
+    #[error(
+        "{place}: memory of {memory} bytes is above the guest machine's {MAX_MEMORY}; lower it"
+    )]
+    MemoryTooLarge {
+        /// Which VM.
+        place: Place,
+        /// The bytes asked for.
+        memory: u64,
+    },
+    /// No vCPU, or more than [`MAX_VCPUS`].
+    #[error("{place}: {vcpus} vCPUs are not possible; give it 1 to {MAX_VCPUS}")]
+    Vcpus {
+        /// Which VM.
+        place: Place,
+        /// The number asked for.
+        vcpus: u8,
+    },
+    /// A command line is longer than [`MAX_CMDLINE`].
+    #[error(
+        "{place}: the command line is {length} bytes long, \
+         arm64 Linux takes at most {MAX_CMDLINE}; shorten it"
+    )]
+    CmdlineTooLong {
+        /// Which VM.
+        place: Place,
+        /// Its length in bytes.
+        length: usize,
+    },
+    /// A command line has a control character.
+    #[error("{place}: the command line has the control character {character:?}; remove it")]
+    CmdlineControl {
+        /// Which VM.
+        place: Place,
+        /// The first one.
+        character: char,
+    },
+    /// A payload of no bytes.
+    #[error("{place}: the {kind} is empty; check the file it was packed from")]
+    PayloadEmpty {
+        /// Which VM.
+        place: Place,
+        /// Which payload.
+        kind: PayloadKind,
+    },
+    /// A payload does not start at a multiple of [`PAYLOAD_ALIGN`].
+    #[error(
+        "{place}: the {kind} starts at {offset:#x}, which is not a multiple of {PAYLOAD_ALIGN}; \
+         pack the bundle again"
+    )]
+    PayloadUnaligned {
+        /// Which VM.
+        place: Place,
+        /// Which payload.
+        kind: PayloadKind,
+        /// Its offset in the bundle.
+        offset: u64,
+    },
+    /// A payload overlaps the header or the table, or ends beyond the bundle.
+    #[error(
+        "{place}: the {kind} ({size} bytes at {offset:#x}) lies outside the payloads \
+         ({first:#x} up to {end:#x}); pack the bundle again"
+    )]
+    PayloadOutside {
+        /// Which VM.
+        place: Place,
+        /// Which payload.
+        kind: PayloadKind,
+        /// Its offset in the bundle.
+        offset: u64,
+        /// Its length.
+        size: u64,
+        /// Where the table ends.
+        first: u64,
+        /// Where the bundle ends.
+        end: u64,
+    },
+}
