@@ -33,8 +33,7 @@ pub const fn virtual_count(physical: Ticks, cntvoff: u64) -> Ticks {
 }
 
 /// One timer. The reset state is disabled.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-#[derive(serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct PhysicalTimer {
     /// `ENABLE` and `IMASK`; other bits are never kept.
     ctl: u64,

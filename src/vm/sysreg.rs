@@ -122,8 +122,7 @@ mod tests {
     fn every_encoding_survives_packing_and_the_syndrome() {
         for bits in 0..=u16::MAX {
             let reg = SysReg::from_bits(bits);
-            let (op0, op1, crn, crm, op2) =
-                (reg.op0(), reg.op1(), reg.crn(), reg.crm(), reg.op2());
+            let (op0, op1, crn, crm, op2) = (reg.op0(), reg.op1(), reg.crn(), reg.crm(), reg.op2());
             assert_eq!(SysReg::new(op0, op1, crn, crm, op2), reg);
             let iss = u32::from(op0) << 20
                 | u32::from(op2) << 17
