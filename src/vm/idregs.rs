@@ -1,7 +1,7 @@
 //! The ID registers as a guest sees them (Arm ARM, "ID_AA64PFR0_EL1" to "ID_AA64MMFR4_EL1"), for
 //! `HCR_EL2.TID3`.
 //!
-//! An allow-list: a field that is not in [`FIELDS`] reads 0, a field that is reads what this CPU has, up
+//! An allow-list: a field that is not in `FIELDS` reads 0, a field that is reads what this CPU has, up
 //! to the value in the list. What needs state that the world switch does not move, or a trap that nothing
 //! answers, is not in the list: SVE and SME (vector state), MTE (tag memory, `GCR_EL1`), PAuth (keys), RAS
 //! (`ERR*` registers), AMU, MPAM, SPE, TRBE, trace, PMU, nested virtualisation, `SCXTNUM_EL1` (CSV2 2),
