@@ -1,0 +1,75 @@
+//! The console's UART, whichever the board has.
+
+use core::num::NonZeroU32;
+
+use super::DriverError;
+use super::mini_uart::MiniUart;
+use super::mmio::Mmio;
+use super::pl011::Pl011;
+use crate::platform::board::UartKind;
+
+/// The speed of the console.
+pub const BAUD_RATE: u32 = 115_200;
+
+/// A UART. It works before the MMU is on and in a panic: no method locks, allocates or waits for ever.
+#[derive(Clone, Copy, Debug)]
+pub enum Uart {
+    /// Arm's PrimeCell UART.
+    Pl011(Pl011),
+    /// The BCM2835's mini UART.
+    MiniUart(MiniUart),
+}
+
+impl Uart {
+    /// The UART of kind `kind` with the registers `mmio`, as the boot loader left it.
+    pub fn new(kind: UartKind, mmio: Mmio) -> Result<Self, DriverError> {
+        match kind {
+            UartKind::Pl011 => Pl011::new(mmio).map(Self::Pl011),
+            UartKind::MiniUart => MiniUart::new(mmio).map(Self::MiniUart),
+        }
+    }
+
+    /// Sets the UART up: 8 data bits, no parity, one stop bit, FIFOs on, no interrupts. The speed is
+    /// [`BAUD_RATE`] where `clock` is known, and otherwise the boot loader's.
+    pub fn init(&self, clock: Option<NonZeroU32>) {
+        match self {
+            Self::Pl011(uart) => uart.init(clock),
+            Self::MiniUart(uart) => uart.init(clock),
+        }
+    }
+
+    /// Sends a byte. [`DriverError::Timeout`] when there is no room for it in time: the other end holds
+    /// the line, or the UART has no clock. The byte is lost then.
+    pub fn put(&self, byte: u8) -> Result<(), DriverError> {
+        match self {
+            Self::Pl011(uart) => uart.put(byte),
+            Self::MiniUart(uart) => uart.put(byte),
+        }
+    }
+
+    /// A byte that arrived, if any did. Bytes that arrived damaged are left out.
+    pub fn get(&self) -> Option<u8> {
+        match self {
+            Self::Pl011(uart) => uart.get(),
+            Self::MiniUart(uart) => uart.get(),
+        }
+    }
+
+    /// Asserts the interrupt whenever a byte has arrived.
+    pub fn enable_receive_interrupt(&self) {
+        match self {
+            Self::Pl011(uart) => uart.enable_receive_interrupt(),
+            Self::MiniUart(uart) => uart.enable_receive_interrupt(),
+        }
+    }
+
+    /// Withdraws the interrupt; to be called before the bytes are taken with [`get`](Self::get), so that
+    /// one which arrives meanwhile asserts it again.
+    pub fn acknowledge_receive_interrupt(&self) {
+        match self {
+            Self::Pl011(uart) => uart.acknowledge_receive_interrupt(),
+            // Its interrupt lasts for as long as there is a byte, and no longer.
+            Self::MiniUart(_) => {}
+        }
+    }
+}

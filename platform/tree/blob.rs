@@ -1,0 +1,206 @@
+//! The flattened device tree as bytes (Devicetree Specification v0.4, "Flattened Devicetree (DTB)
+//! Format").
+//!
+//! The `fdt` crate reads trees, but trusts them: it panics on a wrong offset or an unbalanced node, and
+//! also on a legal tree that holds `FDT_NOP` tokens, which firmware leaves wherever it deleted a node
+//! (QEMU does so for the Raspberry Pi's). So every token is checked here first, and what the crate gets
+//! to see is a fresh copy without any `FDT_NOP`.
+
+use alloc::vec::Vec;
+
+use crate::platform::error::{Flaw, TreeError};
+
+const MAGIC: u32 = 0xd00d_feed;
+/// The version that introduced the last header field, `size_dt_struct`; none came after it.
+const VERSION: u32 = 17;
+/// How many bytes the header takes.
+pub const HEADER_SIZE: usize = 40;
+/// The largest tree taken: what the arm64 Linux boot protocol allows.
+const MAX_SIZE: usize = 2 << 20;
+/// The most nodes taken, ten times what a large board has: the reader's memory is bounded by it.
+const MAX_NODES: usize = 4096;
+/// The deepest nesting taken; the `fdt` crate recurses and keeps a table of 64.
+const MAX_DEPTH: usize = 32;
+/// The longest name taken, of a node or a property; the specification allows 31 bytes.
+const MAX_NAME: usize = 255;
+
+const BEGIN_NODE: u32 = 1;
+const END_NODE: u32 = 2;
+const PROP: u32 = 3;
+const NOP: u32 = 4;
+const END: u32 = 9;
+
+/// How many bytes the tree takes whose first [`HEADER_SIZE`] bytes are `header`. This is for who holds
+/// no more than a pointer: nothing but the header may be touched before its size is known.
+pub fn total_size(header: &[u8; HEADER_SIZE]) -> Result<usize, TreeError> {
+    if word(header, 0)? != MAGIC {
+        return Err(TreeError { offset: 0, flaw: Flaw::Magic });
+    }
+    let size = offset(header, 4)?;
+    if (HEADER_SIZE..=MAX_SIZE).contains(&size) {
+        Ok(size)
+    } else {
+        Err(TreeError { offset: 4, flaw: Flaw::Size })
+    }
+}
+
+/// A tree that can be read without another check: its offsets, tokens, names and lengths all hold, and
+/// it has no `FDT_NOP`.
+pub struct CheckedBlob(Vec<u8>);
+
+impl CheckedBlob {
+    /// A copy of the tree that `blob` starts with.
+    pub fn copy_of(blob: &[u8]) -> Result<Self, TreeError> {
+        checked_copy(blob).map(Self)
+    }
+
+    /// The tree.
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+fn checked_copy(blob: &[u8]) -> Result<Vec<u8>, TreeError> {
+    let header = blob.first_chunk().ok_or(TreeError { offset: 0, flaw: Flaw::Truncated })?;
+    let size = total_size(header)?;
+    let blob = blob.get(..size).ok_or(TreeError { offset: 4, flaw: Flaw::Truncated })?;
+    let (version, oldest_reader) = (word(blob, 20)?, word(blob, 24)?);
+    if version < VERSION || oldest_reader > VERSION {
+        return Err(TreeError { offset: 20, flaw: Flaw::Version });
+    }
+    let strings = block(blob, 12, 32)?;
+    let structure = block(blob, 8, 36)?;
+    let reservations = reservations(blob)?;
+
+    let structure_at = HEADER_SIZE + reservations.len();
+    let mut copy = Vec::with_capacity(structure_at + structure.bytes.len() + strings.bytes.len());
+    copy.resize(HEADER_SIZE, 0);
+    copy.extend_from_slice(reservations);
+    structure.copy_checked(strings.bytes, &mut copy)?;
+    let strings_at = copy.len();
+    copy.extend_from_slice(strings.bytes);
+
+    let fields = [
+        MAGIC as usize,
+        copy.len(),
+        structure_at,
+        strings_at,
+        HEADER_SIZE,
+        VERSION as usize,
+        VERSION as usize,
+        0,
+        strings.bytes.len(),
+        strings_at - structure_at,
+    ];
+    for (to, field) in copy.chunks_exact_mut(4).zip(fields) {
+        // Nothing exceeds `MAX_SIZE` but the magic, which is 32 bits wide.
+        to.copy_from_slice(&u32::try_from(field).unwrap_or(u32::MAX).to_be_bytes());
+    }
+    Ok(copy)
+}
+
+/// The memory reservation block of `blob`, its end marker included.
+fn reservations(blob: &[u8]) -> Result<&[u8], TreeError> {
+    let start = offset(blob, 16)?;
+    let entries = blob.get(start..).ok_or(TreeError { offset: 16, flaw: Flaw::Truncated })?;
+    let count = entries
+        .chunks_exact(16)
+        .position(|entry| entry.iter().all(|byte| *byte == 0))
+        .ok_or(TreeError { offset: start, flaw: Flaw::Truncated })?;
+    entries.get(..(count + 1) * 16).ok_or(TreeError { offset: start, flaw: Flaw::Truncated })
+}
+
+/// One block of the tree, and where it lies.
+struct Block<'a> {
+    bytes: &'a [u8],
+    start: usize,
+}
+
+/// The block whose place stands at `place` in the header, and whose length at `length`.
+fn block(blob: &[u8], place: usize, length: usize) -> Result<Block<'_>, TreeError> {
+    let start = offset(blob, place)?;
+    let bytes = start
+        .checked_add(offset(blob, length)?)
+        .and_then(|end| blob.get(start..end))
+        .ok_or(TreeError { offset: place, flaw: Flaw::Truncated })?;
+    Ok(Block { bytes, start })
+}
+
+impl Block<'_> {
+    /// Appends the tokens of this structure block to `copy`, all but `FDT_NOP`.
+    fn copy_checked(&self, strings: &[u8], copy: &mut Vec<u8>) -> Result<(), TreeError> {
+        let (mut at, mut depth, mut nodes) = (0, 0usize, 0usize);
+        // Properties come before subnodes; the crate stops at the first subnode.
+        let mut properties_may_follow = false;
+        loop {
+            let flaw = |flaw| TreeError { offset: self.start + at, flaw };
+            let token = word(self.bytes, at).map_err(|_| flaw(Flaw::Truncated))?;
+            // The root is one node, with nothing beside it.
+            let beside_root = if nodes == 0 { BEGIN_NODE } else { END };
+            if depth == 0 && token != NOP && token != beside_root {
+                return Err(flaw(Flaw::Nesting));
+            }
+            let end = match token {
+                BEGIN_NODE => {
+                    let name = name(self.bytes, at + 4).ok_or(flaw(Flaw::Name))?;
+                    depth += 1;
+                    nodes += 1;
+                    properties_may_follow = true;
+                    if depth > MAX_DEPTH || nodes > MAX_NODES {
+                        return Err(flaw(Flaw::TooLarge));
+                    }
+                    at + 4 + name.len() + 1
+                }
+                END_NODE => {
+                    depth -= 1;
+                    properties_may_follow = false;
+                    at + 4
+                }
+                PROP => {
+                    let length = offset(self.bytes, at + 4).map_err(|_| flaw(Flaw::Truncated))?;
+                    let name_at = offset(self.bytes, at + 8).map_err(|_| flaw(Flaw::Truncated))?;
+                    name(strings, name_at).ok_or(flaw(Flaw::Name))?;
+                    if !properties_may_follow {
+                        return Err(flaw(Flaw::Nesting));
+                    }
+                    (at + 12).checked_add(length).ok_or(flaw(Flaw::Truncated))?
+                }
+                NOP => {
+                    at += 4;
+                    continue;
+                }
+                END if depth == 0 => at + 4,
+                _ => return Err(flaw(Flaw::Token)),
+            };
+            let end = end.next_multiple_of(4);
+            let bytes = self.bytes.get(at..end).ok_or(flaw(Flaw::Truncated))?;
+            copy.extend_from_slice(bytes);
+            if token == END {
+                return Ok(());
+            }
+            at = end;
+        }
+    }
+}
+
+/// The name that starts at `at` and ends in a zero byte.
+fn name(bytes: &[u8], at: usize) -> Option<&str> {
+    let bytes = bytes.get(at..)?;
+    let end = bytes.iter().take(MAX_NAME + 1).position(|byte| *byte == 0)?;
+    core::str::from_utf8(bytes.get(..end)?).ok()
+}
+
+/// The big-endian word at `at`.
+fn word(bytes: &[u8], at: usize) -> Result<u32, TreeError> {
+    bytes
+        .get(at..)
+        .and_then(|rest| rest.first_chunk())
+        .map(|word| u32::from_be_bytes(*word))
+        .ok_or(TreeError { offset: at, flaw: Flaw::Truncated })
+}
+
+/// The same, as an offset or a length.
+fn offset(bytes: &[u8], at: usize) -> Result<usize, TreeError> {
+    // On the targets there are, `usize` is no narrower than 32 bits.
+    word(bytes, at).map(|word| word as usize)
+}
