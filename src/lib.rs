@@ -9,6 +9,7 @@
 //! | [`time`] | counter ticks and their frequency |
 //! | [`machine`] | the one big seam: this CPU, or a scripted one |
 //! | [`exit`] | why a guest stopped: syndromes decoded once |
+//! | [`hypervisor`] | what all CPUs share |
 //! | [`cpu`] | the loop: pick a vCPU, run it, handle its exit, apply the outcome |
 //! | [`sched`] | which vCPU a CPU runs next |
 //! | [`vcpu`] | one virtual CPU's state |
@@ -28,12 +29,15 @@ extern crate alloc;
 
 pub mod addr;
 pub mod console;
+pub mod cpu;
 pub mod device;
 pub mod exit;
 pub mod firmware;
+pub mod hypervisor;
 pub mod machine;
 pub mod manifest;
 pub mod memory;
+pub mod sched;
 pub mod time;
 pub mod vcpu;
 pub mod vgic;

@@ -1,1 +1,38 @@
-//! The aarch64-only half.
+//! The aarch64-only half: the only `asm!`, the real [`Machine`](crate::machine::Machine).
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`boot`] | the assembly before Rust, the image's layout |
+//! | [`start`] | the boot story |
+//! | [`smp`] | the other CPUs |
+//! | [`mmu`] | EL2's own address space |
+//! | [`traps`] | which guest actions trap, and why |
+//! | [`world`] | the world switch and the exception vectors |
+//! | [`el1`] | the registers that stay in the CPU while a vCPU is loaded |
+//! | [`gic`] | the physical GIC and the list registers |
+//! | [`timer`] | the generic timer |
+//! | [`maintenance`] | caches and TLBs |
+//! | [`this_cpu`] | all of it as a `Machine` |
+//! | [`heap`] | the heap |
+//! | [`id_registers`] | what the CPU says of itself |
+//! | [`crash`], [`power`], [`percpu`] | the last words |
+//! | [`regs`] | registers that `aarch64-cpu` lacks |
+#![allow(unsafe_code)]
+
+pub mod boot;
+pub mod crash;
+pub mod el1;
+pub mod gic;
+pub mod heap;
+pub mod id_registers;
+pub mod maintenance;
+pub mod mmu;
+pub mod percpu;
+pub mod power;
+pub mod regs;
+pub mod smp;
+pub mod start;
+pub mod this_cpu;
+pub mod timer;
+pub mod traps;
+pub mod world;

@@ -17,7 +17,7 @@ use buddy_system_allocator::FrameAllocator;
 
 use super::maintenance::Maintenance;
 use super::phys::{self, Ram};
-use crate::addr::{Addr, PAGE_SIZE, PhysAddr, Region};
+use crate::addr::{PAGE_SIZE, PhysAddr, Region};
 
 /// Holds whatever its last owner wrote.
 #[derive(Debug)]

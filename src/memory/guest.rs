@@ -14,7 +14,7 @@ use super::frames::{Clean, FramePool, Frames, Run};
 use super::maintenance::Maintenance;
 use super::phys::{self, Word};
 use super::stage2::{MapError, Mapping, MemoryType, Perms, Stage2, TableFrames};
-use crate::addr::{Addr, Ipa, PhysAddr, Region};
+use crate::addr::{Ipa, PhysAddr, Region};
 
 /// Not all of the bytes from `ipa` on are RAM of this VM.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]

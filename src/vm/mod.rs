@@ -1,7 +1,226 @@
-//! One virtual machine.
+//! One virtual machine: what belongs to it, and who may touch it when.
+//!
+//! A VM is shared by all CPUs. A vCPU's own state ([`Vcpu`]) is in one place at a time: with the CPU that
+//! has it loaded, or parked here. Everything else is behind a lock of its own.
+//!
+//! Lock order: `lifecycle`, then `vgic`. A device's lock is taken and left inside the bus.
 
+pub mod create;
 pub mod debug;
+pub mod handle;
 pub mod idregs;
 pub mod layout;
+pub mod lifecycle;
+mod mmio;
 pub mod ptimer;
 pub mod sysreg;
+mod trapped;
+
+use alloc::boxed::Box;
+use alloc::string::String;
+use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+
+use spin::mutex::TicketMutex;
+
+use crate::device::bus::Bus;
+use crate::firmware::entropy::Entropy;
+use crate::machine::{CpuId, Space};
+use crate::memory::{GuestMemory, Stage2};
+use crate::sched::VmId;
+use crate::time::Ticks;
+use crate::vcpu::{Vcpu, VcpuId};
+use crate::vgic::{GicVersion, Vgic};
+
+pub use handle::{Next, Outcome};
+use lifecycle::Lifecycle;
+pub use lifecycle::Stop;
+use ptimer::PhysicalTimer;
+
+/// What another CPU asks of a vCPU.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Request {
+    /// Look at your interrupts, and at whether your VM is being stopped.
+    Sync = 1,
+    /// Begin again, out of reset.
+    Start = 2,
+}
+
+/// The requests a vCPU found.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Requests {
+    /// [`Request::Sync`] was among them.
+    pub sync: bool,
+    /// [`Request::Start`] was among them.
+    pub start: bool,
+}
+
+/// A vCPU as other CPUs see it.
+struct VcpuSlot {
+    /// Bits of [`Request`].
+    requests: AtomicU8,
+    /// The CPU it runs on.
+    home: CpuId,
+    /// Its state, while no CPU has it loaded.
+    parked: TicketMutex<Option<Box<Vcpu>>>,
+}
+
+/// What the stage-2 hardware is told of a VM.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Regime {
+    /// `VTTBR_EL2`.
+    pub vttbr: u64,
+    /// `VTCR_EL2`.
+    pub vtcr: u64,
+}
+
+/// One virtual machine.
+pub struct Vm {
+    id: VmId,
+    name: String,
+    vcpus: Box<[VcpuSlot]>,
+    vgic: TicketMutex<Vgic>,
+    gic_version: GicVersion,
+    bus: Bus,
+    memory: GuestMemory,
+    stage2: TicketMutex<Stage2>,
+    regime: Regime,
+    lifecycle: TicketMutex<Lifecycle>,
+    /// Counts the resets; see [`Vm::incarnation`].
+    incarnation: AtomicU32,
+    /// Not 0 while a stop is under way.
+    stopping: AtomicU8,
+    /// `CNTVOFF_EL2`: virtual time is the counter less this.
+    counter_offset: AtomicU64,
+    /// Which vCPU ran last on each CPU (+ 1; 0: none), because of their common VMID.
+    last_on: Box<[AtomicU8]>,
+    id_registers: idregs::IdRegs,
+    entropy: TicketMutex<Option<Entropy>>,
+    /// What the VM is started from again after a reset.
+    source: create::Source,
+    /// Cache maintenance of all RAM in progress.
+    flush: TicketMutex<trapped::Flush>,
+}
+
+impl Vm {
+    /// Its place in the bundle.
+    pub const fn id(&self) -> VmId {
+        self.id
+    }
+
+    /// Its name in the manifest.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// How many vCPUs it has, 1 to [`crate::vcpu::MAX_VCPUS`].
+    pub fn vcpu_count(&self) -> u8 {
+        u8::try_from(self.vcpus.len()).unwrap_or(u8::MAX)
+    }
+
+    /// Decide which CPU runs a vCPU, before anything runs.
+    pub fn assign(&mut self, vcpu: VcpuId, cpu: CpuId) {
+        if let Some(slot) = self.vcpus.get_mut(vcpu.index()) {
+            slot.home = cpu;
+        }
+    }
+
+    /// The CPU that runs a vCPU; `None` when the VM has no such vCPU.
+    pub fn home(&self, vcpu: VcpuId) -> Option<CpuId> {
+        self.vcpus.get(vcpu.index()).map(|slot| slot.home)
+    }
+
+    /// The VM's interrupt controller.
+    pub const fn vgic(&self) -> &TicketMutex<Vgic> {
+        &self.vgic
+    }
+
+    /// Which incarnation of the VM this is. Registers that a CPU still holds of an earlier one are
+    /// nobody's.
+    pub fn incarnation(&self) -> u32 {
+        self.incarnation.load(Ordering::Acquire)
+    }
+
+    /// Leave a request with a vCPU. Its CPU sees it before the next entry, once woken or kicked.
+    pub fn post(&self, vcpu: VcpuId, request: Request) {
+        if let Some(slot) = self.vcpus.get(vcpu.index()) {
+            slot.requests.fetch_or(request as u8, Ordering::AcqRel);
+        }
+    }
+
+    /// Whether a vCPU has requests to look at.
+    pub fn has_requests(&self, vcpu: VcpuId) -> bool {
+        self.vcpus.get(vcpu.index()).is_some_and(|slot| slot.requests.load(Ordering::Acquire) != 0)
+    }
+
+    /// Whether a vCPU is to begin again.
+    pub fn is_to_start(&self, vcpu: VcpuId) -> bool {
+        self.vcpus
+            .get(vcpu.index())
+            .is_some_and(|slot| slot.requests.load(Ordering::Acquire) & Request::Start as u8 != 0)
+    }
+
+    /// Take a vCPU's requests; its CPU sees to all of them now.
+    pub fn take_requests(&self, vcpu: VcpuId) -> Requests {
+        let bits =
+            self.vcpus.get(vcpu.index()).map_or(0, |slot| slot.requests.swap(0, Ordering::AcqRel));
+        Requests { sync: bits & Request::Sync as u8 != 0, start: bits & Request::Start as u8 != 0 }
+    }
+
+    /// A vCPU's state goes to the CPU that is about to load it.
+    pub fn resume_vcpu(&self, vcpu: VcpuId) -> Option<Box<Vcpu>> {
+        self.vcpus.get(vcpu.index())?.parked.lock().take()
+    }
+
+    /// A vCPU's state comes back from the CPU that had it loaded.
+    pub fn park_vcpu(&self, vcpu: VcpuId, state: Box<Vcpu>) {
+        if let Some(slot) = self.vcpus.get(vcpu.index()) {
+            *slot.parked.lock() = Some(state);
+        }
+    }
+
+    /// What `cpu` needs to know to load `vcpu`. `shared`: other vCPUs use that CPU as well.
+    pub fn space(&self, vcpu: VcpuId, cpu: CpuId, shared: bool) -> Space {
+        let me = vcpu.0 + 1;
+        let last = self.last_on.get(cpu.index()).map_or(0, |last| last.swap(me, Ordering::AcqRel));
+        Space {
+            vttbr: self.regime.vttbr,
+            vtcr: self.regime.vtcr,
+            counter_offset: self.counter_offset.load(Ordering::Acquire),
+            mpidr: vcpu.mpidr(),
+            trap_wait: shared,
+            stale_tlb: last != me,
+        }
+    }
+
+    /// The VM's virtual time at `now`.
+    pub fn virtual_now(&self, now: Ticks) -> Ticks {
+        Ticks(now.0.wrapping_sub(self.counter_offset.load(Ordering::Acquire)))
+    }
+
+    /// When one of a vCPU's timers fires next, its registers being out of the CPU.
+    pub fn deadline(&self, vcpu: &Vcpu, now: Ticks) -> Option<Ticks> {
+        let (ctl, cval) = (vcpu.el1.cntv_ctl_el0, vcpu.el1.cntv_cval_el0);
+        let virt = PhysicalTimer::from_registers(ctl, cval);
+        let offset = self.counter_offset.load(Ordering::Acquire);
+        [virt.deadline(now, offset), vcpu.physical_timer.deadline(now, offset)]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// When the emulated physical timer of a loaded vCPU fires next.
+    pub fn physical_timer_deadline(&self, vcpu: &Vcpu, now: Ticks) -> Option<Ticks> {
+        vcpu.physical_timer.deadline(now, self.counter_offset.load(Ordering::Acquire))
+    }
+
+    /// The CPU that keeps time for the VM's devices; `None` once the VM has stopped.
+    pub fn timekeeper(&self) -> Option<CpuId> {
+        (!self.has_stopped()).then(|| self.home(VcpuId(0))).flatten()
+    }
+
+    /// When a device of the VM has something to do by itself.
+    pub fn device_deadline(&self) -> Option<Ticks> {
+        let offset = self.counter_offset.load(Ordering::Acquire);
+        self.bus.deadline().map(|at| at.saturating_add(Ticks(offset)))
+    }
+}

@@ -10,7 +10,7 @@ use tock_registers::{LocalRegisterCopy, register_structs};
 
 use crate::platform::driver::DriverError;
 use crate::platform::driver::mmio::{Block, Mmio};
-use crate::vgic::IntId;
+use crate::vgic::{IntId, Link, ListRegister, LrState};
 
 pub use bits::{HCR, LR, MISR, VTR};
 
@@ -110,97 +110,52 @@ register_structs! {
     }
 }
 
-/// What a list register holds.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct ListRegister {
-    /// The interrupt as the guest sees it.
-    pub intid: IntId,
-    /// How far it is.
-    pub state: LrState,
-    /// Its priority; GICv2 keeps the upper five bits.
-    pub priority: u8,
-    /// Whether it is in the guest's group 1.
-    pub group1: bool,
-    /// Whether there is a physical interrupt behind it.
-    pub link: Link,
+/// An interrupt as GICH_LRn has it. GICv2 keeps the upper five bits of the priority.
+pub fn encode(interrupt: ListRegister) -> u32 {
+    let mut lr = LocalRegisterCopy::<u32, LR::Register>::new(0);
+    lr.modify(
+        LR::VirtualID.val(interrupt.intid.0.into())
+            + LR::Priority.val(u32::from(interrupt.priority) >> 3)
+            + LR::Grp1.val(interrupt.group1.into()),
+    );
+    lr.modify(match interrupt.state {
+        LrState::Pending => LR::State::Pending,
+        LrState::Active => LR::State::Active,
+        LrState::PendingActive => LR::State::PendingActive,
+    });
+    lr.modify(match interrupt.link {
+        Link::Software { eoi_maintenance, source } => {
+            LR::EOI.val(eoi_maintenance.into()) + LR::CPUID.val(source.into())
+        }
+        Link::Hardware { physical } => LR::HW::SET + LR::PhysicalID.val(physical.0.into()),
+    });
+    lr.get()
 }
 
-/// How far the interrupt in a list register is.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum LrState {
-    /// The guest has not acknowledged it.
-    Pending,
-    /// The guest acknowledged it and has not deactivated it.
-    Active,
-    /// Active, and pending once more.
-    PendingActive,
-}
-
-/// What is behind the interrupt in a list register.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Link {
-    /// Nothing but this model.
-    Software {
-        /// The guest's end of interrupt is to raise the maintenance interrupt.
-        eoi_maintenance: bool,
-        /// For an SGI, the vCPU it came from.
-        source: u8,
-    },
-    /// A physical interrupt, which the guest's deactivation deactivates.
-    Hardware {
-        /// Which.
-        physical: IntId,
-    },
-}
-
-impl ListRegister {
-    /// The interrupt as GICH_LRn has it.
-    pub fn encode(self) -> u32 {
-        let mut lr = LocalRegisterCopy::<u32, LR::Register>::new(0);
-        lr.modify(
-            LR::VirtualID.val(self.intid.0.into())
-                + LR::Priority.val(u32::from(self.priority) >> 3)
-                + LR::Grp1.val(self.group1.into()),
-        );
-        lr.modify(match self.state {
-            LrState::Pending => LR::State::Pending,
-            LrState::Active => LR::State::Active,
-            LrState::PendingActive => LR::State::PendingActive,
-        });
-        lr.modify(match self.link {
-            Link::Software { eoi_maintenance, source } => {
-                LR::EOI.val(eoi_maintenance.into()) + LR::CPUID.val(source.into())
+/// What GICH_LRn holds; `None` when it is empty.
+pub fn decode(lr: u32) -> Option<ListRegister> {
+    let lr = LocalRegisterCopy::<u32, LR::Register>::new(lr);
+    let state = match lr.read_as_enum(LR::State) {
+        Some(LR::State::Value::Pending) => LrState::Pending,
+        Some(LR::State::Value::Active) => LrState::Active,
+        Some(LR::State::Value::PendingActive) => LrState::PendingActive,
+        Some(LR::State::Value::Invalid) | None => return None,
+    };
+    let intid = |field| u16::try_from(lr.read(field)).ok().map(IntId);
+    Some(ListRegister {
+        intid: intid(LR::VirtualID)?,
+        state,
+        priority: u8::try_from(lr.read(LR::Priority) << 3).ok()?,
+        group1: lr.is_set(LR::Grp1),
+        link: if lr.is_set(LR::HW) {
+            Link::Hardware { physical: intid(LR::PhysicalID)? }
+        } else {
+            Link::Software {
+                eoi_maintenance: lr.is_set(LR::EOI),
+                source: u8::try_from(lr.read(LR::CPUID)).ok()?,
             }
-            Link::Hardware { physical } => LR::HW::SET + LR::PhysicalID.val(physical.0.into()),
-        });
-        lr.get()
-    }
-
-    /// What GICH_LRn holds; `None` when it is empty.
-    pub fn decode(lr: u32) -> Option<Self> {
-        let lr = LocalRegisterCopy::<u32, LR::Register>::new(lr);
-        let state = match lr.read_as_enum(LR::State) {
-            Some(LR::State::Value::Pending) => LrState::Pending,
-            Some(LR::State::Value::Active) => LrState::Active,
-            Some(LR::State::Value::PendingActive) => LrState::PendingActive,
-            Some(LR::State::Value::Invalid) | None => return None,
-        };
-        let intid = |field| u16::try_from(lr.read(field)).ok().map(IntId);
-        Some(Self {
-            intid: intid(LR::VirtualID)?,
-            state,
-            priority: u8::try_from(lr.read(LR::Priority) << 3).ok()?,
-            group1: lr.is_set(LR::Grp1),
-            link: if lr.is_set(LR::HW) {
-                Link::Hardware { physical: intid(LR::PhysicalID)? }
-            } else {
-                Link::Software {
-                    eoi_maintenance: lr.is_set(LR::EOI),
-                    source: u8::try_from(lr.read(LR::CPUID)).ok()?,
-                }
-            },
-        })
-    }
+        },
+    })
 }
 
 /// A CPU's virtual interface control.
@@ -264,11 +219,12 @@ impl VirtualInterface {
         count
     }
 
-    /// Asks for maintenance at underflow, and at the end of an interrupt in no list register.
-    pub fn set_maintenance(&self, underflow: bool, eoi_count: bool) {
+    /// Asks for maintenance while no list register is pending, and at the end of an interrupt in no
+    /// list register.
+    pub fn set_maintenance(&self, no_pending: bool, entry_not_present: bool) {
         self.registers
             .hcr
-            .modify(HCR::UIE.val(underflow.into()) + HCR::LRENPIE.val(eoi_count.into()));
+            .modify(HCR::NPIE.val(no_pending.into()) + HCR::LRENPIE.val(entry_not_present.into()));
     }
 
     /// GICH_VTR.

@@ -8,7 +8,8 @@
 //! Not decided here: `CTR_EL0`, `CLIDR_EL1`, `CCSIDR_EL1`, `CSSELR_EL1` (`HCR_EL2.TID2` is off).
 
 use super::{SysReg, names};
-use crate::vgic::GicVersion;
+use crate::machine::El1Register;
+use crate::vgic::{GicVersion, SgiRegister};
 use crate::vm::debug::DebugReg;
 use crate::vm::idregs::{self, IdRegs};
 use crate::vm::ptimer::TimerReg;
@@ -53,17 +54,6 @@ pub struct TrapFacts<'a> {
     pub gic: GicVersion,
 }
 
-/// The group of an SGI (IHI 0069, "ICC_SGI1R_EL1", "ICC_ASGI1R_EL1", "ICC_SGI0R_EL1").
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum SgiKind {
-    /// Group 1 of the guest's own security state.
-    Group1,
-    /// Group 1 of the other security state, of which the guest has none.
-    OtherGroup1,
-    /// Group 0.
-    Group0,
-}
-
 /// Maintenance of the whole data cache by set and way (`HCR_EL2.TSW`).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum SetWay {
@@ -73,23 +63,6 @@ pub enum SetWay {
     Clean,
     /// `DC CISW`.
     CleanInvalidate,
-}
-
-/// A stage-1 control of EL1 (`HCR_EL2.TVM`, `HCR_EL2.TRVM`).
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[allow(missing_docs)] // the manual's names with `_EL1` left off
-pub enum VmControl {
-    Sctlr,
-    Ttbr0,
-    Ttbr1,
-    Tcr,
-    Esr,
-    Far,
-    Afsr0,
-    Afsr1,
-    Mair,
-    Amair,
-    ContextIdr,
 }
 
 /// What the access does. The caller knows the direction and, for a write, the value.
@@ -102,7 +75,7 @@ pub enum Action {
     /// The guest takes an Undefined Instruction exception, `ESR_EL1.EC` 0; the PC does not advance.
     Undefined,
     /// Write: the value asks for software generated interrupts.
-    Sgi(SgiKind),
+    Sgi(SgiRegister),
     /// The physical timer, either direction.
     PhysicalTimer(TimerReg),
     /// Read: `CNTPCT_EL0`.
@@ -112,7 +85,7 @@ pub enum Action {
     /// Write: cache maintenance.
     SetWay(SetWay),
     /// A stage-1 control, either direction.
-    VmControl(VmControl),
+    VmControl(El1Register),
 }
 
 /// `ICC_SRE_EL1` of a GICv3 guest: `SRE`, `DFB` and `DIB`, the system registers and nothing else.
@@ -211,9 +184,9 @@ fn other(reg: SysReg, facts: &TrapFacts<'_>) -> Option<Rule> {
     Some(match reg {
         names::REVIDR_EL1 | names::AIDR_EL1 => ReadOnly(Action::Read(0)),
         names::ACTLR_EL1 => IgnoresWrites(Action::Read(facts.actlr)),
-        names::ICC_SGI1R_EL1 if v3 => WriteOnly(Action::Sgi(SgiKind::Group1)),
-        names::ICC_ASGI1R_EL1 if v3 => WriteOnly(Action::Sgi(SgiKind::OtherGroup1)),
-        names::ICC_SGI0R_EL1 if v3 => WriteOnly(Action::Sgi(SgiKind::Group0)),
+        names::ICC_SGI1R_EL1 if v3 => WriteOnly(Action::Sgi(SgiRegister::Sgi1r)),
+        names::ICC_ASGI1R_EL1 if v3 => WriteOnly(Action::Sgi(SgiRegister::Asgi1r)),
+        names::ICC_SGI0R_EL1 if v3 => WriteOnly(Action::Sgi(SgiRegister::Sgi0r)),
         names::ICC_SRE_EL1 if v3 => IgnoresWrites(Action::Read(SRE_ALWAYS)),
         names::CNTPCT_EL0 => ReadOnly(Action::ReadCounter),
         names::CNTP_TVAL_EL0 => Both(Action::PhysicalTimer(TimerReg::Tval)),
@@ -223,19 +196,19 @@ fn other(reg: SysReg, facts: &TrapFacts<'_>) -> Option<Rule> {
     })
 }
 
-const fn vm_control(reg: SysReg) -> Option<VmControl> {
+const fn vm_control(reg: SysReg) -> Option<El1Register> {
     Some(match reg {
-        names::SCTLR_EL1 => VmControl::Sctlr,
-        names::TTBR0_EL1 => VmControl::Ttbr0,
-        names::TTBR1_EL1 => VmControl::Ttbr1,
-        names::TCR_EL1 => VmControl::Tcr,
-        names::ESR_EL1 => VmControl::Esr,
-        names::FAR_EL1 => VmControl::Far,
-        names::AFSR0_EL1 => VmControl::Afsr0,
-        names::AFSR1_EL1 => VmControl::Afsr1,
-        names::MAIR_EL1 => VmControl::Mair,
-        names::AMAIR_EL1 => VmControl::Amair,
-        names::CONTEXTIDR_EL1 => VmControl::ContextIdr,
+        names::SCTLR_EL1 => El1Register::Sctlr,
+        names::TTBR0_EL1 => El1Register::Ttbr0,
+        names::TTBR1_EL1 => El1Register::Ttbr1,
+        names::TCR_EL1 => El1Register::Tcr,
+        names::ESR_EL1 => El1Register::Esr,
+        names::FAR_EL1 => El1Register::Far,
+        names::AFSR0_EL1 => El1Register::Afsr0,
+        names::AFSR1_EL1 => El1Register::Afsr1,
+        names::MAIR_EL1 => El1Register::Mair,
+        names::AMAIR_EL1 => El1Register::Amair,
+        names::CONTEXTIDR_EL1 => El1Register::Contextidr,
         _ => return None,
     })
 }

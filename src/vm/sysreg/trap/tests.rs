@@ -63,9 +63,9 @@ fn every_encoding() -> impl Iterator<Item = SysReg> {
 
 #[test]
 fn software_generated_interrupts_exist_for_a_gicv3_guest_alone() {
-    let group1 = (Action::Undefined, Action::Sgi(SgiKind::Group1));
-    let other = (Action::Undefined, Action::Sgi(SgiKind::OtherGroup1));
-    let group0 = (Action::Undefined, Action::Sgi(SgiKind::Group0));
+    let group1 = (Action::Undefined, Action::Sgi(SgiRegister::Sgi1r));
+    let other = (Action::Undefined, Action::Sgi(SgiRegister::Asgi1r));
+    let group0 = (Action::Undefined, Action::Sgi(SgiRegister::Sgi0r));
     assert_eq!(v3().el1(SysReg::new(3, 0, 12, 11, 5)), group1);
     assert_eq!(v3().el1(SysReg::new(3, 0, 12, 11, 6)), other);
     assert_eq!(v3().el1(SysReg::new(3, 0, 12, 11, 7)), group0);

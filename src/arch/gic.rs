@@ -1,0 +1,460 @@
+//! The physical GIC as this CPU uses it: interrupts to EL2, and the list registers of the loaded vCPU.
+//! (GICv2: IHI 0048B; GICv3: IHI 0069H.)
+//!
+//! Priority drop and deactivation are apart (`EOImode` = 1), so that an interrupt handed to a guest stays
+//! active until the guest itself deactivates it through its list register.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use aarch64_cpu::asm::barrier;
+use aarch64_cpu::registers::MPIDR_EL1;
+use tock_registers::LocalRegisterCopy;
+use tock_registers::interfaces::Readable;
+use tock_registers::register_bitfields;
+
+use super::regs::{
+    ICC_BPR1_EL1, ICC_CTLR_EL1, ICC_DIR_EL1, ICC_EOIR1_EL1, ICC_IAR1_EL1, ICC_IGRPEN0_EL1,
+    ICC_IGRPEN1_EL1, ICC_PMR_EL1, ICC_SGI1R_EL1, ICC_SRE_EL2, ICH_HCR_EL2, ICH_VMCR_EL2,
+    ICH_VTR_EL2, read_ich_ap0r, read_ich_ap1r, read_ich_lr, write_ich_ap0r, write_ich_ap1r,
+    write_ich_lr,
+};
+use crate::addr::{PhysAddr, Region};
+use crate::machine::CpuId;
+use crate::platform::board;
+use crate::platform::driver::gicv2::gicc::{Acknowledged, CpuInterface};
+use crate::platform::driver::gicv2::gich::{self, VirtualInterface};
+use crate::platform::driver::gicv2::{self, Interfaces};
+use crate::platform::driver::gicv3::{self, redistributor::Redistributor};
+use crate::platform::driver::mmio::Mmio;
+use crate::platform::driver::{DriverError, gic::Lines};
+use crate::vcpu::GicCpuContext;
+use crate::vgic::{IntId, Link, ListRegister, ListRegisters, LrState};
+
+register_bitfields! { u64,
+    /// Interrupt Controller List Registers, `ICH_LR<n>_EL2`.
+    ICH_LR [
+        vINTID OFFSET(0) NUMBITS(32) [],
+        pINTID OFFSET(32) NUMBITS(13) [],
+        EOI OFFSET(41) NUMBITS(1) [],
+        Priority OFFSET(48) NUMBITS(8) [],
+        Group OFFSET(60) NUMBITS(1) [],
+        HW OFFSET(61) NUMBITS(1) [],
+        State OFFSET(62) NUMBITS(2) [ Invalid = 0, Pending = 1, Active = 2, PendingActive = 3 ]
+    ],
+    /// Interrupt Controller Hyp Control Register, `ICH_HCR_EL2`.
+    ICH_HCR [
+        En OFFSET(0) NUMBITS(1) [],
+        LRENPIE OFFSET(2) NUMBITS(1) [],
+        NPIE OFFSET(3) NUMBITS(1) [],
+        EOIcount OFFSET(27) NUMBITS(5) []
+    ]
+}
+
+/// The software generated interrupt by which CPUs call each other.
+const KICK: IntId = IntId(0);
+
+/// `GICH_HCR.En`.
+const GICH_HCR_EN: u32 = 1;
+
+/// How each CPU is addressed: GICv2's interface mask, or its affinity.
+static ADDRESSES: [AtomicU64; 256] = [const { AtomicU64::new(0) }; 256];
+
+/// An acknowledged physical interrupt.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Physical {
+    /// Another CPU's call; finished.
+    Kick,
+    /// The list registers want attention; finished.
+    Maintenance,
+    /// Anything else; active.
+    Other(IntId),
+}
+
+#[derive(Debug)]
+enum Hardware {
+    V2 {
+        distributor: gicv2::Distributor,
+        interface: CpuInterface,
+        virt: VirtualInterface,
+    },
+    V3 {
+        distributor: gicv3::Distributor,
+        redistributor: Redistributor,
+        list_registers: usize,
+        /// How many `ICH_AP0R<n>` and `ICH_AP1R<n>` there are.
+        active_priorities: usize,
+    },
+}
+
+/// This CPU's part of the GIC.
+#[derive(Debug)]
+pub struct Gic {
+    hardware: Hardware,
+    maintenance: IntId,
+    /// What [`ListRegisters::set_maintenance`] asked for last.
+    asked: (bool, bool),
+}
+
+/// The affinity fields of this CPU.
+fn affinity() -> u64 {
+    MPIDR_EL1.get() & 0xff_00ff_ffff
+}
+
+fn registers(region: &Region<PhysAddr>) -> Mmio {
+    // SAFETY: the board's tree says the region holds these registers, `start` has mapped it as Device,
+    // and it stays mapped. Every CPU uses the same registers as the architecture provides for.
+    unsafe { Mmio::new(*region) }
+}
+
+impl Gic {
+    /// Set the GIC up as far as it is this CPU's; CPU 0 sets up the distributor first of all.
+    pub fn start(id: CpuId, board: &board::Gic) -> Self {
+        match Self::try_start(id, board) {
+            Ok(gic) => gic,
+            Err(error) => panic!("the GIC on CPU {}: {error}", id.0),
+        }
+    }
+
+    fn try_start(id: CpuId, board: &board::Gic) -> Result<Self, DriverError> {
+        let (hardware, maintenance, address) = match board {
+            board::Gic::V2 { gicd, gicc, gich, maintenance, .. } => {
+                let distributor = gicv2::Distributor::new(registers(gicd))?;
+                if id == CpuId(0) {
+                    distributor.init();
+                }
+                distributor.init_cpu();
+                let interface = CpuInterface::new(registers(gicc))?;
+                interface.init();
+                let virt = VirtualInterface::new(registers(gich))?;
+                virt.init();
+                let address = u64::from(distributor.this_interface().0);
+                (Hardware::V2 { distributor, interface, virt }, maintenance, address)
+            }
+            board::Gic::V3 { gicd, redistributors, stride, maintenance } => {
+                let distributor = gicv3::Distributor::new(registers(gicd))?;
+                if id == CpuId(0) {
+                    distributor.init(affinity())?;
+                }
+                let regions: alloc::vec::Vec<Mmio> = redistributors.iter().map(registers).collect();
+                let redistributor = Redistributor::find(&regions, *stride, affinity())?;
+                redistributor.init()?;
+                let (list_registers, active_priorities) = start_v3_interface();
+                let hardware =
+                    Hardware::V3 { distributor, redistributor, list_registers, active_priorities };
+                (hardware, maintenance, affinity())
+            }
+        };
+        ADDRESSES[id.index()].store(address, Ordering::Release);
+        let mut gic = Self { hardware, maintenance: maintenance.intid, asked: (false, false) };
+        gic.enable(KICK);
+        gic.enable(maintenance.intid);
+        Ok(gic)
+    }
+
+    fn lines(&self, intid: IntId) -> &Lines {
+        match &self.hardware {
+            Hardware::V2 { distributor, .. } => distributor.lines(),
+            Hardware::V3 { redistributor, .. } if intid.0 < 32 => redistributor.lines(),
+            Hardware::V3 { distributor, .. } => distributor.lines(),
+        }
+    }
+
+    /// Let an interrupt through to this CPU.
+    pub fn enable(&mut self, intid: IntId) {
+        if let Err(error) = self.lines(intid).enable(intid) {
+            log::error!("interrupt {}: {error}", intid.0);
+        }
+    }
+
+    /// Have a shared interrupt go to this CPU.
+    pub fn route_here(&mut self, intid: IntId) {
+        let routed = match &self.hardware {
+            Hardware::V2 { distributor, .. } => {
+                distributor.set_target(intid, distributor.this_interface())
+            }
+            Hardware::V3 { distributor, .. } => distributor.set_route(intid, affinity()),
+        };
+        if let Err(error) = routed {
+            log::error!("interrupt {}: {error}", intid.0);
+        }
+    }
+
+    /// Set or clear the physical active state of one of this CPU's private interrupts.
+    pub fn set_active(&mut self, intid: IntId, active: bool) {
+        let lines = self.lines(intid);
+        let done = if active { lines.set_active(intid) } else { lines.clear_active(intid) };
+        debug_assert!(done.is_ok());
+        barrier::dsb(barrier::SY); // the distributor has seen it before the guest runs
+    }
+
+    /// Take the most urgent pending interrupt.
+    pub fn acknowledge(&mut self) -> Option<Physical> {
+        let taken = match &self.hardware {
+            Hardware::V2 { interface, .. } => interface.acknowledge()?,
+            Hardware::V3 { .. } => {
+                let intid = u16::try_from(ICC_IAR1_EL1.get()).ok().filter(|intid| *intid < 1020)?;
+                barrier::dsb(barrier::SY); // the read's effect, before anything it allows
+                Acknowledged { intid: IntId(intid), source: 0 }
+            }
+        };
+        if taken.intid == KICK {
+            self.finish_taken(taken);
+            Some(Physical::Kick)
+        } else if taken.intid == self.maintenance {
+            self.finish_taken(taken);
+            Some(Physical::Maintenance)
+        } else {
+            Some(Physical::Other(taken.intid))
+        }
+    }
+
+    /// Let interrupts of the same priority through again; this one stays active.
+    pub fn drop_priority(&mut self, intid: IntId) {
+        match &self.hardware {
+            Hardware::V2 { interface, .. } => {
+                interface.drop_priority(Acknowledged { intid, source: 0 });
+            }
+            Hardware::V3 { .. } => ICC_EOIR1_EL1.set(intid.0.into()),
+        }
+    }
+
+    /// Done with an interrupt: priority drop and deactivation.
+    pub fn finish(&mut self, intid: IntId) {
+        self.finish_taken(Acknowledged { intid, source: 0 });
+    }
+
+    fn finish_taken(&mut self, taken: Acknowledged) {
+        match &self.hardware {
+            Hardware::V2 { interface, .. } => {
+                interface.drop_priority(taken);
+                interface.deactivate(taken);
+            }
+            Hardware::V3 { .. } => {
+                ICC_EOIR1_EL1.set(taken.intid.0.into());
+                ICC_DIR_EL1.set(taken.intid.0.into());
+            }
+        }
+    }
+
+    /// Interrupt another CPU.
+    pub fn kick(&mut self, cpu: CpuId) {
+        let address = ADDRESSES[cpu.index()].load(Ordering::Acquire);
+        barrier::dsb(barrier::ISHST); // what the other is to find, before it looks
+        match &self.hardware {
+            Hardware::V2 { distributor, .. } => {
+                let interfaces = Interfaces((address & 0xff) as u8);
+                let sent = distributor.send_sgi(KICK, interfaces);
+                debug_assert!(sent.is_ok());
+            }
+            Hardware::V3 { .. } => {
+                ICC_SGI1R_EL1.set(sgi1r(KICK, address));
+                barrier::isb(barrier::SY);
+            }
+        }
+    }
+
+    /// Put a vCPU's CPU interface into the hardware, its list registers empty.
+    pub fn load(&mut self, context: &GicCpuContext) {
+        self.asked = (false, false);
+        match &self.hardware {
+            Hardware::V2 { virt, .. } => {
+                for index in 0..virt.count() {
+                    virt.set_lr(index, 0);
+                }
+                virt.set_vmcr(context.vmcr);
+                virt.set_apr(context.ap0[0]);
+                virt.set_hcr(GICH_HCR_EN);
+            }
+            Hardware::V3 { list_registers, active_priorities, .. } => {
+                for index in 0..*list_registers {
+                    write_ich_lr(index, 0);
+                }
+                ICH_VMCR_EL2.set(context.vmcr.into());
+                for index in 0..*active_priorities {
+                    write_ich_ap0r(index, context.ap0[index].into());
+                    write_ich_ap1r(index, context.ap1[index].into());
+                }
+                ICH_HCR_EL2.set(ICH_HCR::En::SET.value);
+            }
+        }
+    }
+
+    /// Take a vCPU's CPU interface out of the hardware. The list registers stay until they are folded.
+    pub fn save(&mut self, context: &mut GicCpuContext) {
+        match &self.hardware {
+            Hardware::V2 { virt, .. } => {
+                context.vmcr = virt.vmcr();
+                context.ap0[0] = virt.apr();
+            }
+            Hardware::V3 { active_priorities, .. } => {
+                context.vmcr = low_word(ICH_VMCR_EL2.get());
+                for index in 0..*active_priorities {
+                    context.ap0[index] = low_word(read_ich_ap0r(index));
+                    context.ap1[index] = low_word(read_ich_ap1r(index));
+                }
+            }
+        }
+    }
+
+    /// Turn the virtual CPU interface off: no vCPU is loaded.
+    pub fn park(&mut self) {
+        match &self.hardware {
+            Hardware::V2 { virt, .. } => virt.set_hcr(0),
+            Hardware::V3 { .. } => ICH_HCR_EL2.set(0),
+        }
+    }
+}
+
+/// `ICC_SGI1R_EL1` for one CPU (its page in IHI 0069H): up to 16 CPUs share all but Aff0.
+fn sgi1r(intid: IntId, affinity: u64) -> u64 {
+    let aff = |shift: u32| affinity >> shift & 0xff;
+    let range = aff(0) >> 4;
+    aff(32) << 48
+        | range << 44
+        | aff(16) << 32
+        | u64::from(intid.0) << 24
+        | aff(8) << 16
+        | 1 << (aff(0) & 0xf)
+}
+
+/// Set up this CPU's GICv3 interface. Returns how many list registers and active priority registers the
+/// virtual one has.
+fn start_v3_interface() -> (usize, usize) {
+    // SRE; DFB and DIB: no bypass; Enable: EL1 may use its system registers.
+    ICC_SRE_EL2.set(0b1111);
+    barrier::isb(barrier::SY); // the registers below exist from here on
+    ICC_IGRPEN1_EL1.set(0);
+    ICC_IGRPEN0_EL1.set(0);
+    ICC_PMR_EL1.set(0xff);
+    ICC_BPR1_EL1.set(0);
+    ICC_CTLR_EL1.set(1 << 1); // EOImode
+    ICH_HCR_EL2.set(0);
+    ICH_VMCR_EL2.set(0);
+    let vtr = ICH_VTR_EL2.get();
+    let list_registers = (vtr & 0x1f) as usize + 1;
+    let preemption_bits = (vtr >> 26 & 7) + 1;
+    let active_priorities = 1 << preemption_bits.saturating_sub(5);
+    for index in 0..list_registers {
+        write_ich_lr(index, 0);
+    }
+    for index in 0..active_priorities {
+        write_ich_ap0r(index, 0);
+        write_ich_ap1r(index, 0);
+    }
+    ICC_IGRPEN1_EL1.set(1);
+    barrier::isb(barrier::SY);
+    (list_registers, active_priorities)
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "registers of 32 bits")]
+const fn low_word(value: u64) -> u32 {
+    value as u32
+}
+
+impl ListRegisters for Gic {
+    fn count(&self) -> usize {
+        match &self.hardware {
+            Hardware::V2 { virt, .. } => virt.count(),
+            Hardware::V3 { list_registers, .. } => *list_registers,
+        }
+    }
+
+    #[inline]
+    fn read(&self, index: usize) -> Option<ListRegister> {
+        match &self.hardware {
+            Hardware::V2 { virt, .. } => gich::decode(virt.lr(index)),
+            Hardware::V3 { .. } => decode(read_ich_lr(index)),
+        }
+    }
+
+    #[inline]
+    fn write(&mut self, index: usize, lr: Option<ListRegister>) {
+        match &self.hardware {
+            Hardware::V2 { virt, .. } => virt.set_lr(index, lr.map_or(0, gich::encode)),
+            Hardware::V3 { .. } => write_ich_lr(index, lr.map_or(0, encode)),
+        }
+    }
+
+    fn take_eoi_count(&mut self) -> u32 {
+        match &self.hardware {
+            Hardware::V2 { virt, .. } => virt.take_eoi_count(),
+            Hardware::V3 { .. } => {
+                let mut hcr = LocalRegisterCopy::<u64, ICH_HCR::Register>::new(ICH_HCR_EL2.get());
+                let count = hcr.read(ICH_HCR::EOIcount);
+                if count != 0 {
+                    hcr.modify(ICH_HCR::EOIcount.val(0));
+                    ICH_HCR_EL2.set(hcr.get());
+                }
+                low_word(count)
+            }
+        }
+    }
+
+    fn set_maintenance(&mut self, no_pending: bool, entry_not_present: bool) {
+        if self.asked == (no_pending, entry_not_present) {
+            return;
+        }
+        self.asked = (no_pending, entry_not_present);
+        match &self.hardware {
+            Hardware::V2 { virt, .. } => virt.set_maintenance(no_pending, entry_not_present),
+            Hardware::V3 { .. } => {
+                let mut hcr = LocalRegisterCopy::<u64, ICH_HCR::Register>::new(ICH_HCR_EL2.get());
+                hcr.modify(
+                    ICH_HCR::NPIE.val(no_pending.into())
+                        + ICH_HCR::LRENPIE.val(entry_not_present.into()),
+                );
+                ICH_HCR_EL2.set(hcr.get());
+            }
+        }
+    }
+
+    fn deactivate(&mut self, physical: IntId) {
+        match &self.hardware {
+            Hardware::V2 { interface, .. } => {
+                interface.deactivate(Acknowledged { intid: physical, source: 0 });
+            }
+            Hardware::V3 { .. } => ICC_DIR_EL1.set(physical.0.into()),
+        }
+    }
+}
+
+fn encode(interrupt: ListRegister) -> u64 {
+    let mut lr = LocalRegisterCopy::<u64, ICH_LR::Register>::new(0);
+    lr.modify(
+        ICH_LR::vINTID.val(interrupt.intid.0.into())
+            + ICH_LR::Priority.val(interrupt.priority.into())
+            + ICH_LR::Group.val(interrupt.group1.into()),
+    );
+    lr.modify(match interrupt.state {
+        LrState::Pending => ICH_LR::State::Pending,
+        LrState::Active => ICH_LR::State::Active,
+        LrState::PendingActive => ICH_LR::State::PendingActive,
+    });
+    lr.modify(match interrupt.link {
+        Link::Software { eoi_maintenance, .. } => ICH_LR::EOI.val(eoi_maintenance.into()),
+        Link::Hardware { physical } => ICH_LR::HW::SET + ICH_LR::pINTID.val(physical.0.into()),
+    });
+    lr.get()
+}
+
+fn decode(lr: u64) -> Option<ListRegister> {
+    let lr = LocalRegisterCopy::<u64, ICH_LR::Register>::new(lr);
+    let state = match lr.read_as_enum(ICH_LR::State) {
+        Some(ICH_LR::State::Value::Pending) => LrState::Pending,
+        Some(ICH_LR::State::Value::Active) => LrState::Active,
+        Some(ICH_LR::State::Value::PendingActive) => LrState::PendingActive,
+        Some(ICH_LR::State::Value::Invalid) | None => return None,
+    };
+    let intid = |field| u16::try_from(lr.read(field)).ok().map(IntId);
+    Some(ListRegister {
+        intid: intid(ICH_LR::vINTID)?,
+        state,
+        priority: u8::try_from(lr.read(ICH_LR::Priority)).ok()?,
+        group1: lr.is_set(ICH_LR::Group),
+        link: if lr.is_set(ICH_LR::HW) {
+            Link::Hardware { physical: intid(ICH_LR::pINTID)? }
+        } else {
+            Link::Software { eoi_maintenance: lr.is_set(ICH_LR::EOI), source: 0 }
+        },
+    })
+}

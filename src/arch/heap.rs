@@ -1,0 +1,39 @@
+//! The heap: `buddy_system_allocator`'s, behind this project's one kind of lock.
+
+use core::alloc::{GlobalAlloc, Layout};
+use core::ptr::{NonNull, null_mut};
+
+use buddy_system_allocator::Heap;
+use spin::mutex::TicketMutex;
+
+use crate::addr::{PhysAddr, Region};
+
+struct LockedHeap(TicketMutex<Heap<32>>);
+
+#[global_allocator]
+static HEAP: LockedHeap = LockedHeap(TicketMutex::new(Heap::empty()));
+
+/// Give the heap more memory.
+///
+/// # Safety
+/// `region` is mapped, writable memory that nobody else has, for good.
+pub unsafe fn add(region: Region<PhysAddr>) {
+    let start = region.start().raw() as usize;
+    // SAFETY: the caller's promise.
+    unsafe { HEAP.0.lock().add_to_heap(start, region.last().raw() as usize + 1) };
+}
+
+// SAFETY: the buddy allocator hands out blocks of the layout's size and alignment, each once until it
+// is given back; the lock serialises the calls.
+unsafe impl GlobalAlloc for LockedHeap {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        self.0.lock().alloc(layout).map_or(null_mut(), NonNull::as_ptr)
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        if let Some(block) = NonNull::new(block) {
+            // SAFETY: the caller gives back what `alloc` returned for this layout.
+            unsafe { self.0.lock().dealloc(block, layout) };
+        }
+    }
+}

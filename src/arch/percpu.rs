@@ -1,0 +1,56 @@
+//! What the exception vectors need of the CPU they run on; `TPIDR_EL2` points to it.
+
+use aarch64_cpu::registers::TPIDR_EL2;
+use alloc::boxed::Box;
+use tock_registers::interfaces::{Readable, Writeable};
+
+use crate::machine::CpuId;
+
+/// One CPU's block. The vectors know the offsets.
+#[repr(C)]
+#[derive(Debug)]
+pub struct PerCpu {
+    /// The top of a stack that nothing but the crash report uses.
+    pub emergency_stack: u64,
+    /// Not 0 while an SError at EL2 is expected.
+    pub serror_window: u64,
+    /// Which CPU.
+    pub cpu: CpuId,
+    /// The stack it normally runs on, lowest and highest address: a backtrace keeps inside.
+    pub stack: (u64, u64),
+}
+
+/// How large an emergency stack is: room for the report's formatting.
+pub const EMERGENCY_STACK: usize = 16 * 1024;
+
+#[repr(C, align(16))]
+struct Stack([u8; EMERGENCY_STACK]);
+
+static mut BOOT_EMERGENCY_STACK: Stack = Stack([0; EMERGENCY_STACK]);
+static mut BOOT: PerCpu =
+    PerCpu { emergency_stack: 0, serror_window: 0, cpu: CpuId(0), stack: (0, 0) };
+
+/// Make the boot CPU able to report its own crash, before there is a heap.
+pub fn install_boot(stack: (u64, u64)) {
+    let top = &raw const BOOT_EMERGENCY_STACK as u64 + EMERGENCY_STACK as u64;
+    // SAFETY: called once, first thing on the boot CPU while no other runs.
+    unsafe {
+        BOOT.emergency_stack = top;
+        BOOT.stack = stack;
+    }
+    TPIDR_EL2.set(&raw const BOOT as u64);
+}
+
+/// Make a secondary CPU able to report its own crash. The block and the stack live for ever.
+pub fn install(cpu: CpuId, stack: (u64, u64)) {
+    let emergency: &'static mut [u128] =
+        Box::leak(alloc::vec![0u128; EMERGENCY_STACK / 16].into_boxed_slice());
+    let top = emergency.as_ptr_range().end as u64;
+    let block = Box::leak(Box::new(PerCpu { emergency_stack: top, serror_window: 0, cpu, stack }));
+    TPIDR_EL2.set(&raw const *block as u64);
+}
+
+/// This CPU's block.
+pub fn current() -> *mut PerCpu {
+    TPIDR_EL2.get() as *mut PerCpu
+}

@@ -1,0 +1,112 @@
+//! The other CPUs: turned on one after the other, each with a stack of its own.
+
+use alloc::boxed::Box;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use aarch64_cpu::registers::VBAR_EL2;
+use tock_registers::interfaces::Writeable;
+
+use super::maintenance::Upkeep;
+use super::this_cpu::ThisCpu;
+use super::{boot, mmu, percpu, power, timer, traps, world};
+use crate::addr::{PhysAddr, Region};
+use crate::machine::CpuId;
+use crate::memory::Maintenance;
+use crate::platform::board::{Board, BoardCpu, EnableMethod};
+use crate::time::Frequency;
+
+/// The size of a secondary CPU's stack, its guard page included.
+pub const STACK: u64 = 64 * 1024;
+
+/// How long a CPU may take from `CPU_ON` to its first sign of life.
+const PATIENCE_MICROS: u64 = 1_000_000;
+
+/// What a secondary CPU reads with its MMU off. The entry code knows the offsets.
+#[repr(C)]
+#[derive(Debug)]
+pub struct SecondaryBoot {
+    /// `MAIR_EL2`.
+    pub mair: u64,
+    /// `TCR_EL2`.
+    pub tcr: u64,
+    /// `TTBR0_EL2`.
+    pub ttbr0: u64,
+    stack_top: u64,
+    stack_bottom: u64,
+    id: CpuId,
+    board: &'static Board,
+    arrived: AtomicBool,
+}
+
+/// Turn on every CPU of the board but this one. Returns how many run in the end, this one included;
+/// they have the numbers from 0 on. A CPU that does not come is left out.
+pub fn start_others(
+    board: &'static Board,
+    this: u64,
+    stacks: impl IntoIterator<Item = Region<PhysAddr>>,
+    frequency: Frequency,
+) -> u8 {
+    let mut running = 1;
+    let others = board.cpus.iter().filter(|cpu| cpu.mpidr != this);
+    for (cpu, stack) in others.zip(stacks) {
+        match start(board, cpu, CpuId(running), stack, frequency) {
+            Ok(()) => running += 1,
+            Err(reason) => log::error!("CPU {:#x} does not come up: {reason}", cpu.mpidr),
+        }
+    }
+    running
+}
+
+fn start(
+    board: &'static Board,
+    cpu: &BoardCpu,
+    id: CpuId,
+    stack: Region<PhysAddr>,
+    frequency: Frequency,
+) -> Result<(), &'static str> {
+    let (mair, tcr, ttbr0) = mmu::registers();
+    let stack_top = stack.last().raw() + 1;
+    // Never freed: a CPU that comes too late must find it.
+    let boot: &'static SecondaryBoot = Box::leak(Box::new(SecondaryBoot {
+        mair,
+        tcr,
+        ttbr0,
+        stack_top,
+        stack_bottom: stack.start().raw(),
+        id,
+        board,
+        arrived: AtomicBool::new(false),
+    }));
+    let address = PhysAddr::new(&raw const *boot as u64);
+    if let Some(region) = Region::new(address, size_of::<SecondaryBoot>() as u64) {
+        // Read with the MMU off, past the caches.
+        Upkeep.clean_to_poc(region);
+    }
+    match cpu.enable {
+        EnableMethod::Psci => {
+            power::cpu_on(cpu.mpidr, boot::secondary_entry().raw(), address.raw())?;
+        }
+        EnableMethod::SpinTable { .. } => return Err("spin-table is not supported yet"),
+        EnableMethod::None => return Err("the device tree names no way to enable it"),
+    }
+    let begin = timer::now();
+    while !boot.arrived.load(Ordering::Acquire) {
+        if timer::now().since(begin) > frequency.micros(PATIENCE_MICROS) {
+            return Err("it gave no sign of life");
+        }
+        core::hint::spin_loop();
+    }
+    Ok(())
+}
+
+/// The first line of Rust on a secondary CPU: MMU on, on its own stack.
+#[unsafe(no_mangle)]
+extern "C" fn plinth_secondary_main(boot: &'static SecondaryBoot) -> ! {
+    VBAR_EL2.set(world::vectors());
+    mmu::enforce_wxn();
+    percpu::install(boot.id, (boot.stack_bottom, boot.stack_top));
+    traps::init();
+    let machine = ThisCpu::new(boot.id, boot.board);
+    boot.arrived.store(true, Ordering::Release);
+    super::start::run(machine)
+}

@@ -1,0 +1,390 @@
+//! The boot story: from the first line of Rust to the first guest instruction.
+
+use alloc::vec::Vec;
+use core::fmt::Write;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use aarch64_cpu::asm;
+use aarch64_cpu::registers::{ID_AA64MMFR0_EL1, MPIDR_EL1, VBAR_EL2};
+use spin::Once;
+use tock_registers::interfaces::{Readable, Writeable};
+
+use super::maintenance::{self, Upkeep};
+use super::mmu::{AddressSpace, Use};
+use super::power::{self, Verdict};
+use super::this_cpu::ThisCpu;
+use super::{boot, heap, id_registers, percpu, smp, timer, traps, world};
+use crate::addr::{PAGE_SIZE, PhysAddr, Region};
+use crate::console::{self, GuestLine};
+use crate::cpu::{Cpu, Step};
+use crate::firmware::entropy::Entropy;
+use crate::hypervisor::Hypervisor;
+use crate::machine::{CpuId, Machine};
+use crate::manifest;
+use crate::memory::{FramePool, Geometry, Ram, Vmids};
+use crate::platform::board::{self, Board, BoardUart, Gic};
+use crate::platform::driver::mmio::Mmio;
+use crate::platform::driver::uart::Uart;
+use crate::sched::VmId;
+use crate::vgic::{GicVersion, IntId};
+use crate::vm::Vm;
+use crate::vm::create::{Creation, Host};
+use crate::vm::idregs::IdFacts;
+
+/// The heap before the memory map is known: the board's facts and EL2's own tables fit.
+const FIRST_HEAP: usize = 512 * 1024;
+/// What the heap gets once memory is known.
+const SECOND_HEAP: u64 = 4 * 1024 * 1024;
+/// As large as the largest concatenated root tables: it may stand in for any VM's.
+const EMPTY_ROOT: u64 = 64 * 1024;
+
+#[repr(C, align(4096))]
+struct FirstHeap([u8; FIRST_HEAP]);
+static mut FIRST: FirstHeap = FirstHeap([0; FIRST_HEAP]);
+
+static BOARD: Once<Board> = Once::new();
+static HYPERVISOR: Once<Hypervisor> = Once::new();
+/// `VTTBR_EL2` of a stage 2 that maps nothing, under VMID 0.
+static EMPTY_STAGE2: AtomicU64 = AtomicU64::new(0);
+
+/// What `VTTBR_EL2` holds while no vCPU is loaded.
+pub fn empty_stage2() -> u64 {
+    EMPTY_STAGE2.load(Ordering::Relaxed)
+}
+
+/// The first line of Rust on the boot CPU: early map on, on the boot stack. `tree` is what the loader
+/// left in `x0`.
+#[unsafe(no_mangle)]
+extern "C" fn plinth_main(tree: u64) -> ! {
+    VBAR_EL2.set(world::vectors());
+    percpu::install_boot(boot::stack());
+    traps::init();
+    first_heap();
+
+    let (board, tree) = read_board(tree);
+    start_console(board);
+    log::info!("{} on {}, {} CPUs", env!("CARGO_PKG_VERSION"), board.model, board.cpus.len());
+    power::init(board.psci);
+    let mut frames = frame_pool(board, tree);
+    let stacks = map_everything(board, tree, &mut frames);
+    maintenance::invalidate_all_guests();
+
+    let Some(frequency) = timer::frequency() else { fail("CNTFRQ_EL0 is 0: firmware must set it") };
+    console::set_clock(timer::now, frequency);
+    let mut machine = ThisCpu::new(CpuId(0), board);
+    let cpus = smp::start_others(board, this_mpidr(), stacks, frequency);
+    log::info!("{cpus} CPUs at EL2, {} MiB free", frames.free_bytes() >> 20);
+
+    let vms = create_vms(board, &mut machine, frames, cpus, frequency);
+    if vms.is_empty() {
+        fail("no guest could be started");
+    }
+    console::set_shared(vms.len() > 1);
+    if let Some(uart) = board.uart.interrupt {
+        machine.listen_to(uart.intid);
+        console::listen();
+    }
+    let hypervisor = HYPERVISOR.call_once(|| Hypervisor::new(vms, usize::from(cpus), frequency));
+    hypervisor.start_all(&mut machine);
+    asm::sev(); // the others wait for the hypervisor
+    run(machine)
+}
+
+/// Entered at EL1: say so on the tree's UART, and stop.
+#[unsafe(no_mangle)]
+extern "C" fn plinth_below_el2(tree: u64) -> ! {
+    first_heap();
+    let start = PhysAddr::new(tree);
+    let uart = tree_blob(start).and_then(|(blob, _)| Board::read_uart(blob).ok());
+    if let Some(uart) = uart {
+        use_uart(&uart, console::Level::default());
+        log::error!("entered below EL2: start the machine with virtualisation on");
+        let _ = writeln!(console::Emergency::new(), "plinth: power off (failed: not at EL2)");
+    }
+    park()
+}
+
+/// Run guests on this CPU until all have stopped.
+pub fn run(machine: ThisCpu) -> ! {
+    let hypervisor = loop {
+        match HYPERVISOR.get() {
+            Some(hypervisor) => break hypervisor,
+            None => asm::wfe(),
+        }
+    };
+    let mut cpu = Cpu::new(machine, hypervisor, device_interrupt);
+    while cpu.step() != Step::Finished {}
+    if cpu.machine().id() == CpuId(0) {
+        log::info!("every guest has stopped");
+        power::off(Verdict::Ok);
+    }
+    loop {
+        asm::wfi();
+    }
+}
+
+/// An interrupt of the one device the hypervisor has: its UART.
+fn device_interrupt(hypervisor: &Hypervisor, machine: &mut ThisCpu, _: IntId) {
+    console::pause_listening();
+    let focus = hypervisor.vm(console::focus()).filter(|vm| !vm.has_stopped());
+    // What is typed after the focused guest has stopped goes to the next that runs.
+    let Some(vm) = focus.or_else(|| hypervisor.vms().iter().find(|vm| !vm.has_stopped())) else {
+        return;
+    };
+    console::set_focus(vm.id());
+    let notify = vm.serial_input(machine.now());
+    hypervisor.notify(machine, vm, notify);
+}
+
+fn first_heap() {
+    let first = PhysAddr::new(&raw mut FIRST as u64);
+    if let Some(region) = Region::new(first, FIRST_HEAP as u64) {
+        // SAFETY: nobody else names this memory, and this is called once.
+        unsafe { heap::add(region) };
+    }
+}
+
+/// Say why the machine cannot be used, and power it off.
+fn fail(reason: &'static str) -> ! {
+    log::error!("{reason}");
+    power::off(Verdict::Failed(reason))
+}
+
+fn this_mpidr() -> u64 {
+    // Aff3 and Aff2..Aff0 (Arm ARM, "MPIDR_EL1").
+    MPIDR_EL1.get() & 0xff_00ff_ffff
+}
+
+/// Read the board's tree. Without one there is no UART to say so on.
+fn read_board(address: u64) -> (&'static Board, Region<PhysAddr>) {
+    let start = PhysAddr::new(address);
+    let Some((blob, tree)) = tree_blob(start) else { park() };
+    match Board::read(blob, start) {
+        Ok(board) => (BOARD.call_once(|| board), tree),
+        Err(error) => {
+            if let Ok(uart) = Board::read_uart(blob) {
+                use_uart(&uart, console::Level::default());
+                log::error!("the board's device tree: {error}");
+            }
+            park()
+        }
+    }
+}
+
+/// The tree at `start`, if there is one.
+fn tree_blob(start: PhysAddr) -> Option<(&'static [u8], Region<PhysAddr>)> {
+    if start.raw() == 0 || !start.is_aligned(8) {
+        return None;
+    }
+    // SAFETY: the early map covers the header; a loader that leaves no tree leaves no better address.
+    let header = unsafe { &*(start.raw() as *const [u8; board::HEADER_SIZE]) };
+    let size = board::total_size(header).ok()?;
+    if size > 2 << 20 {
+        return None;
+    }
+    // SAFETY: the early map covers 2 MiB from `start`, and nobody writes to the tree.
+    let blob = unsafe { core::slice::from_raw_parts(start.raw() as *const u8, size) };
+    Some((blob, Region::new(start, size as u64)?))
+}
+
+fn park() -> ! {
+    loop {
+        asm::wfi();
+    }
+}
+
+fn start_console(board: &Board) {
+    let level = board
+        .chosen
+        .bootargs
+        .split_ascii_whitespace()
+        .find_map(|word| word.strip_prefix("log="))
+        .and_then(|level| level.parse().ok())
+        .unwrap_or_default();
+    use_uart(&board.uart, level);
+}
+
+/// Log on `uart`, which the early map makes reachable.
+fn use_uart(uart: &BoardUart, level: console::Level) {
+    boot::early_map_device(uart.registers.start());
+    // SAFETY: the tree says the UART is there; it is mapped as a device by the early map, and by the
+    // final one after it.
+    let registers = unsafe { Mmio::new(uart.registers) };
+    if let Ok(driver) = Uart::new(uart.kind, registers) {
+        driver.init(uart.clock);
+        console::init(driver);
+        console::init_log(level, driver);
+    }
+}
+
+/// All memory that nobody has.
+fn frame_pool(board: &Board, tree: Region<PhysAddr>) -> FramePool {
+    let taken: Vec<_> = [Some(boot::image()), Some(tree), board.chosen.initrd]
+        .into_iter()
+        .flatten()
+        .map(|region| region.grow_to(PAGE_SIZE))
+        .collect();
+    let mut frames = FramePool::default();
+    for region in board.usable_memory(&taken) {
+        // SAFETY: the tree says this is memory, nobody has it, and `map_everything` maps it for good
+        // before it is touched.
+        frames.add(unsafe { Ram::new(region) }, &[]);
+    }
+    frames
+}
+
+/// The final map: the image by its parts, memory, devices; stacks with guard pages. Returns the stacks
+/// of the other CPUs.
+fn map_everything(
+    board: &Board,
+    tree: Region<PhysAddr>,
+    frames: &mut FramePool,
+) -> Vec<Region<PhysAddr>> {
+    let mut space = AddressSpace::new();
+    for region in board.usable_memory(&[]) {
+        space.map(region, Use::Data);
+    }
+    if let Some(bundle) = board.chosen.initrd {
+        space.map(bundle, Use::Constants);
+    }
+    space.map(tree, Use::Constants);
+    space.map(boot::code(), Use::Code);
+    space.map(boot::constants(), Use::Constants);
+    space.map(boot::data(), Use::Data);
+    space.unmap_page(boot::stack_guard());
+    space.map(board.uart.registers, Use::Device);
+    if let Some(rtc) = board.rtc {
+        space.map(rtc, Use::Device);
+    }
+    match &board.gic {
+        Gic::V2 { gicd, gicc, gich, gicv, .. } => {
+            for registers in [gicd, gicc, gich, gicv] {
+                space.map(*registers, Use::Device);
+            }
+        }
+        Gic::V3 { gicd, redistributors, .. } => {
+            space.map(*gicd, Use::Device);
+            for region in redistributors {
+                space.map(*region, Use::Device);
+            }
+        }
+    }
+    let mut stacks = Vec::new();
+    for _ in 1..board.cpus.len() {
+        let Some(stack) = keep(frames, smp::STACK) else { fail("no memory for stacks") };
+        space.unmap_page(stack.start());
+        stacks.push(stack);
+    }
+    let more = keep(frames, SECOND_HEAP);
+    let empty = keep(frames, EMPTY_ROOT);
+    // SAFETY: image, stacks, memory and the devices in use are mapped above.
+    unsafe { space.activate() };
+    if let Some(more) = more {
+        // SAFETY: the frames were allocated for this and are mapped.
+        unsafe { heap::add(more) };
+    }
+    let Some(root) = empty else { fail("no memory for the empty stage 2") };
+    // SAFETY: the frames were allocated for this and are mapped.
+    unsafe { core::ptr::write_bytes(root.start().raw() as *mut u8, 0, EMPTY_ROOT as usize) };
+    EMPTY_STAGE2.store(root.start().raw(), Ordering::Relaxed);
+    stacks
+}
+
+/// Frames that are never given back: one aligned block of at least `bytes`.
+fn keep(frames: &mut FramePool, bytes: u64) -> Option<Region<PhysAddr>> {
+    let order = u8::try_from(bytes.div_ceil(PAGE_SIZE).next_power_of_two().ilog2()).ok()?;
+    frames.allocate_block(order).map(|block| block.region())
+}
+
+/// Build every guest of the bundle. One that cannot be built is refused, and the others run.
+fn create_vms(
+    board: &Board,
+    machine: &mut ThisCpu,
+    mut frames: FramePool,
+    cpus: u8,
+    frequency: crate::time::Frequency,
+) -> Vec<Vm> {
+    let Some(region) = board.chosen.initrd else {
+        fail("there is no bundle: pass one as the initrd")
+    };
+    // SAFETY: the loader put the bundle there, it is mapped read-only, and no frame of it is handed out.
+    let bundle: &'static [u8] = unsafe {
+        core::slice::from_raw_parts(
+            region.start().raw() as *const u8,
+            usize::try_from(region.size()).unwrap_or(0),
+        )
+    };
+    let manifest = match manifest::read(bundle) {
+        Ok(manifest) => manifest,
+        Err(error) => {
+            log::error!("the bundle: {error}");
+            fail("the bundle cannot be used")
+        }
+    };
+    let (gic_version, gicv) = match &board.gic {
+        Gic::V2 { gicv, .. } => (GicVersion::V2, Some(gicv.start())),
+        Gic::V3 { .. } => (GicVersion::V3, None),
+    };
+    let geometry = Geometry::for_machine(crate::memory::PaRange::from_field(
+        ID_AA64MMFR0_EL1.read(ID_AA64MMFR0_EL1::PARange),
+    ));
+    let mut entropy = seed(board);
+    let mut vmids = Vmids::default();
+    let mut vms: Vec<Vm> = Vec::new();
+    let host = Host {
+        gic_version,
+        gicv,
+        geometry,
+        cpus,
+        frequency,
+        virtual_timer: board.timer.virt.intid,
+        epoch: epoch(board),
+        id_registers: id_registers::for_guests(&IdFacts {
+            ipa_bits: u8::try_from(geometry.ipa_bits()).unwrap_or(u8::MAX),
+            gicv3: gic_version == GicVersion::V3,
+        }),
+    };
+    for config in manifest.vms() {
+        let id = VmId(u16::try_from(vms.len()).unwrap_or(u16::MAX));
+        let creation = Creation {
+            id,
+            config,
+            manifest: &manifest,
+            host: &host,
+            entropy: entropy.as_mut().map(Entropy::fork),
+            now: machine.now(),
+        };
+        let line = GuestLine::new(id, &config.name);
+        match Vm::create(creation, line, &mut frames, &mut vmids, &Upkeep) {
+            Ok(vm) => {
+                log::info!("{}: {} MiB, {} vCPUs", vm.name(), config.memory >> 20, vm.vcpu_count());
+                vms.push(vm);
+            }
+            Err(error) => log::error!("{}: refused: {error}", config.name),
+        }
+    }
+    vms
+}
+
+/// Seconds since 1970, as the board's clock has it; 0 without one.
+fn epoch(board: &Board) -> u32 {
+    board.rtc.map_or(0, |rtc| {
+        // SAFETY: the tree says a PL031 is there, it is mapped as a device, and RTCDR is its first
+        // register (DDI 0224).
+        unsafe { (rtc.start().raw() as *const u32).read_volatile() }
+    })
+}
+
+/// A generator seeded from what the firmware gives, stirred with the counter.
+fn seed(board: &Board) -> Option<Entropy> {
+    let mut bytes = board.chosen.rng_seed.clone();
+    if let Some(seed) = board.chosen.kaslr_seed {
+        bytes.extend_from_slice(&seed.to_le_bytes());
+    }
+    if bytes.is_empty() {
+        log::warn!("the board's tree has no rng-seed: guests get no entropy");
+        return None;
+    }
+    bytes.extend_from_slice(&timer::now().0.to_le_bytes());
+    Entropy::from_seed(&bytes)
+}

@@ -1,0 +1,204 @@
+//! The world switch: into a guest, and back out through the exception vectors.
+//!
+//! `enter` looks like a function call: it saves the callee-saved registers, loads the guest's and
+//! returns when the guest exits. EL2 runs with all exceptions masked, so whatever arrives through the
+//! current-EL vectors is fatal, with one exception: an SError inside the window that `take_serror`
+//! opens to find out who caused it.
+
+use core::arch::global_asm;
+use core::mem::offset_of;
+
+use super::crash::{CrashFrame, EMERGENCY_FRAME};
+use super::percpu::{self, PerCpu};
+use crate::exit::Vector;
+use crate::vcpu::GuestRegs;
+
+global_asm!(
+    r#"
+.section .text.hot, "ax"
+
+.macro xpairs op, base
+    \op x2, x3, [\base, #16]
+    \op x4, x5, [\base, #32]
+    \op x6, x7, [\base, #48]
+    \op x8, x9, [\base, #64]
+    \op x10, x11, [\base, #80]
+    \op x12, x13, [\base, #96]
+    \op x14, x15, [\base, #112]
+    \op x16, x17, [\base, #128]
+    \op x18, x19, [\base, #144]
+    \op x20, x21, [\base, #160]
+    \op x22, x23, [\base, #176]
+    \op x24, x25, [\base, #192]
+    \op x26, x27, [\base, #208]
+    \op x28, x29, [\base, #224]
+.endm
+
+.macro saved op
+    \op x19, x20, [sp, #16]
+    \op x21, x22, [sp, #32]
+    \op x23, x24, [sp, #48]
+    \op x25, x26, [sp, #64]
+    \op x27, x28, [sp, #80]
+    \op x29, x30, [sp, #96]
+.endm
+
+// plinth_enter(x0 = &mut GuestRegs) -> x0 = which vector
+.global plinth_enter
+.balign 64
+plinth_enter:
+    sub     sp, sp, #112
+    saved   stp
+    str     x0, [sp]
+    ldp     x1, x2, [x0, #{PC}]
+    msr     ELR_EL2, x1
+    msr     SPSR_EL2, x2
+    xpairs  ldp, x0
+    ldr     x30, [x0, #240]
+    ldp     x0, x1, [x0]
+    eret
+    dsb     nsh                         // no speculation past the return
+    isb
+
+.macro from_guest vector
+.balign 128
+    stp     x0, x1, [sp, #-16]!
+    mov     x1, #\vector
+    b       plinth_leave
+.endm
+
+.macro fatal kind
+.balign 128
+    msr     SP_EL0, x0                  // the guest's is lost, and so is the guest
+    mov     x0, #\kind
+    b       plinth_fatal
+.endm
+
+plinth_leave:
+    ldr     x0, [sp, #16]               // &mut GuestRegs
+    xpairs  stp, x0
+    str     x30, [x0, #240]
+    ldp     x2, x3, [sp], #16
+    stp     x2, x3, [x0]
+    mrs     x2, ELR_EL2
+    mrs     x3, SPSR_EL2
+    stp     x2, x3, [x0, #{PC}]
+    mov     x0, x1
+    saved   ldp
+    add     sp, sp, #112
+    ret
+
+.global plinth_vectors
+.balign 2048
+plinth_vectors:
+    fatal 0                             // current EL with SP_EL0: never used
+    fatal 1
+    fatal 2
+    fatal 3
+    fatal 4                             // current EL with SP_EL2
+    fatal 5
+    fatal 6
+.balign 128                             // SError at EL2: expected in the window alone
+    msr     SP_EL0, x0
+    mrs     x0, TPIDR_EL2
+    ldr     x0, [x0, #{SERROR_WINDOW}]
+    cbz     x0, 1f
+    mrs     x0, TPIDR_EL2
+    str     xzr, [x0, #{SERROR_WINDOW}] // taken
+    mrs     x0, SP_EL0
+    eret
+1:  mov     x0, #7
+    b       plinth_fatal
+    from_guest {SYNC}                   // lower EL, AArch64
+    from_guest {IRQ}
+    from_guest {IRQ}
+    from_guest {SERROR}
+    from_guest {SYNC}                   // lower EL, AArch32
+    from_guest {IRQ}
+    from_guest {IRQ}
+    from_guest {SERROR}
+
+// x0 = which vector; the interrupted x0 is in SP_EL0. The stack pointer may be what is broken, so
+// the frame goes to this CPU's emergency stack.
+plinth_fatal:
+    msr     TPIDRRO_EL0, x1
+    mrs     x1, TPIDR_EL2
+    ldr     x1, [x1, #{EMERGENCY}]
+    sub     x1, x1, #{FRAME}
+    xpairs  stp, x1
+    str     x30, [x1, #240]
+    str     x0, [x1, #{KIND}]
+    mrs     x2, SP_EL0
+    mrs     x3, TPIDRRO_EL0
+    stp     x2, x3, [x1]
+    mov     x2, sp
+    str     x2, [x1, #{SP}]
+    mrs     x2, ELR_EL2
+    mrs     x3, SPSR_EL2
+    stp     x2, x3, [x1, #{ELR}]
+    mrs     x2, ESR_EL2
+    mrs     x3, FAR_EL2
+    stp     x2, x3, [x1, #{ESR}]
+    mov     sp, x1
+    mov     x0, x1
+    b       plinth_crash
+
+// plinth_take_serror(x0 = &mut window): let a pending SError be taken here and now. The vector
+// clears the window when it was.
+.global plinth_take_serror
+plinth_take_serror:
+    mov     x1, #1
+    str     x1, [x0]
+    dsb     sy                          // what the guest started has completed, or failed
+    isb
+    msr     DAIFClr, #4
+    isb
+    msr     DAIFSet, #4
+    ldr     x2, [x0]
+    str     xzr, [x0]
+    eor     x0, x2, x1
+    ret
+"#,
+    PC = const offset_of!(GuestRegs, pc),
+    SYNC = const Vector::Sync as u64,
+    IRQ = const Vector::Irq as u64,
+    SERROR = const Vector::SError as u64,
+    SERROR_WINDOW = const offset_of!(PerCpu, serror_window),
+    EMERGENCY = const offset_of!(PerCpu, emergency_stack),
+    FRAME = const EMERGENCY_FRAME,
+    KIND = const offset_of!(CrashFrame, kind),
+    SP = const offset_of!(CrashFrame, sp),
+    ELR = const offset_of!(CrashFrame, elr),
+    ESR = const offset_of!(CrashFrame, esr),
+);
+
+unsafe extern "C" {
+    fn plinth_enter(regs: *mut GuestRegs) -> u64;
+    fn plinth_take_serror(window: *mut u64) -> u64;
+    static plinth_vectors: u8;
+}
+
+/// Run the guest whose other registers are loaded, until something brings it back to EL2.
+#[inline]
+pub fn enter(regs: &mut GuestRegs) -> Vector {
+    // SAFETY: `regs` is valid for the whole call and nothing else refers to it. The assembly keeps
+    // the callee-saved registers, and returns through the lower-EL vectors with the stack as it was.
+    match unsafe { plinth_enter(regs) } {
+        vector if vector == Vector::Sync as u64 => Vector::Sync,
+        vector if vector == Vector::Irq as u64 => Vector::Irq,
+        _ => Vector::SError,
+    }
+}
+
+/// Take an SError that is pending now, if any. Returns whether there was one.
+pub fn take_serror() -> bool {
+    let block = percpu::current();
+    // SAFETY: the block is this CPU's own and lives for ever; the vector returns to the interrupted
+    // instruction with all registers intact.
+    unsafe { plinth_take_serror(&raw mut (*block).serror_window) != 0 }
+}
+
+/// Where the vector table is, for `VBAR_EL2`.
+pub fn vectors() -> u64 {
+    &raw const plinth_vectors as u64
+}

@@ -1,0 +1,312 @@
+//! The loop every CPU runs: pick a vCPU, run it, handle its exit, apply the outcome.
+//!
+//! EL2 runs with interrupts masked; a physical interrupt is one more reason to exit. A vCPU's registers
+//! stay in the CPU until another vCPU needs it, so a guest that waits alone costs no switch.
+
+use alloc::boxed::Box;
+
+use crate::exit::Exit;
+use crate::hypervisor::Hypervisor;
+use crate::machine::{Interrupt, Machine};
+use crate::sched::Entity;
+use crate::time::Ticks;
+use crate::vcpu::Vcpu;
+use crate::vm::layout::{PHYSICAL_TIMER_IRQ, VIRTUAL_TIMER_IRQ};
+use crate::vm::{Next, Requests, Stop, Vm};
+
+/// A CPU at work.
+pub struct Cpu<'h, M> {
+    machine: M,
+    hypervisor: &'h Hypervisor,
+    loaded: Option<Loaded<'h>>,
+    /// What the deadline timer is set to.
+    deadline: Option<Ticks>,
+    /// Gets the physical interrupts of the hypervisor's devices.
+    on_device: fn(&Hypervisor, &mut M, crate::vgic::IntId),
+}
+
+/// The vCPU whose registers are in the CPU.
+struct Loaded<'h> {
+    entity: Entity,
+    vm: &'h Vm,
+    /// The VM's incarnation these registers belong to; after a reset they are nobody's.
+    incarnation: u32,
+    vcpu: Box<Vcpu>,
+}
+
+/// What a step came to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Step {
+    /// A guest ran.
+    Ran,
+    /// There was nothing to run, and the CPU slept.
+    Slept,
+    /// Every VM has stopped.
+    Finished,
+}
+
+impl<'h, M: Machine> Cpu<'h, M> {
+    /// A CPU that has nothing loaded. `on_device` handles the interrupts of the hypervisor's own
+    /// devices.
+    pub fn new(
+        machine: M,
+        hypervisor: &'h Hypervisor,
+        on_device: fn(&Hypervisor, &mut M, crate::vgic::IntId),
+    ) -> Self {
+        Self { machine, hypervisor, loaded: None, deadline: None, on_device }
+    }
+
+    /// The machine underneath.
+    pub fn machine(&mut self) -> &mut M {
+        &mut self.machine
+    }
+
+    /// Run the most deserving vCPU until its next exit and deal with that, or sleep.
+    pub fn step(&mut self) -> Step {
+        let picked = {
+            let now = self.machine.now();
+            self.hypervisor.queue(self.machine.id()).lock().pick(now)
+        };
+        let Some(entity) = picked else {
+            if self.hypervisor.all_stopped() {
+                return Step::Finished;
+            }
+            self.arm_deadline();
+            self.machine.idle();
+            self.interrupts();
+            return Step::Slept;
+        };
+        if let Some(loaded) = self.prepare(entity) {
+            self.arm_deadline();
+            self.run(loaded);
+        }
+        Step::Ran
+    }
+
+    /// Run the vCPU until something other than its own affairs comes up.
+    fn run(&mut self, mut loaded: Loaded<'h>) {
+        loop {
+            let exit = self.machine.run(&mut loaded.vcpu.regs);
+            if exit == Exit::Irq {
+                self.loaded = Some(loaded);
+                return self.interrupts();
+            }
+            let me = loaded.entity.vcpu;
+            let outcome = loaded.vm.handle(&mut self.machine, me, &mut loaded.vcpu, exit);
+            self.hypervisor.notify(&mut self.machine, loaded.vm, outcome.notify);
+            if outcome.timer_changed {
+                self.arm_for(&loaded);
+            }
+            match outcome.next {
+                Next::Resume if !loaded.vm.has_requests(me) => {}
+                next => {
+                    self.loaded = Some(loaded);
+                    return self.apply(next);
+                }
+            }
+        }
+    }
+
+    /// Do what an exit came to, the vCPU being loaded.
+    fn apply(&mut self, next: Next) {
+        let Some(loaded) = &mut self.loaded else { return };
+        let (entity, vm) = (loaded.entity, loaded.vm);
+        let queue = self.hypervisor.queue(self.machine.id());
+        match next {
+            Next::Resume => {}
+            Next::Yield => queue.lock().yield_now(),
+            Next::Block => {
+                // A request that came in since the vCPU last looked keeps it running.
+                if !vm.has_requests(entity.vcpu) {
+                    queue.lock().block(entity);
+                }
+            }
+            Next::Start(target) => self.hypervisor.start(&mut self.machine, vm, target),
+            Next::PowerDown => self.retire(entity, vm),
+            Next::Stop(stop) => self.hypervisor.begin_stop(&mut self.machine, vm, stop),
+        }
+    }
+
+    /// Bring a picked vCPU's registers into the CPU and attend to its requests. `None` when it turned
+    /// out not to run.
+    fn prepare(&mut self, entity: Entity) -> Option<Loaded<'h>> {
+        let vm = self.hypervisor.vm(entity.vm)?;
+        self.hypervisor.queue(self.machine.id()).lock().attend(entity);
+        let requests = vm.take_requests(entity.vcpu);
+        if vm.is_stopping() {
+            self.retire(entity, vm);
+            return None;
+        }
+        let is_loaded = self.current().is_some_and(|loaded| loaded.entity == entity);
+        if requests.start || !is_loaded {
+            self.unload();
+            self.load(entity, vm, requests)?;
+        } else if requests.sync {
+            self.sync();
+        }
+        self.loaded.take()
+    }
+
+    /// Turn a vCPU of this CPU off.
+    fn retire(&mut self, entity: Entity, vm: &'h Vm) {
+        if self.loaded.as_ref().is_some_and(|loaded| loaded.entity == entity) {
+            self.unload();
+        }
+        let mut queue = self.hypervisor.queue(self.machine.id()).lock();
+        queue.turn_off(entity);
+        // Somebody may have turned it on again while it was on its way out.
+        if vm.is_to_start(entity.vcpu) {
+            queue.start(entity);
+        }
+        drop(queue);
+        self.hypervisor.retired(&mut self.machine, vm);
+    }
+
+    /// The loaded vCPU, unless its VM has been reset since.
+    fn current(&self) -> Option<&Loaded<'h>> {
+        self.loaded.as_ref().filter(|loaded| loaded.incarnation == loaded.vm.incarnation())
+    }
+
+    /// Load a vCPU into the empty CPU, out of reset if it was started.
+    fn load(&mut self, entity: Entity, vm: &'h Vm, requests: Requests) -> Option<()> {
+        let me = entity.vcpu;
+        let vcpu = if requests.start { vm.reset_vcpu(me) } else { vm.resume_vcpu(me) };
+        let Some(vcpu) = vcpu else {
+            log::error!("{}: vCPU {} is to run but has no state", vm.name(), me.0);
+            self.hypervisor.queue(self.machine.id()).lock().turn_off(entity);
+            return None;
+        };
+        let shared = self.hypervisor.queue(self.machine.id()).lock().len() > 1;
+        let space = vm.space(me, self.machine.id(), shared);
+        self.machine.load(&vcpu, &space);
+        let in_hand = vm.vgic().lock().holds_physical(me, VIRTUAL_TIMER_IRQ);
+        self.machine.set_virtual_timer_active(in_hand);
+        self.loaded = Some(Loaded { entity, vm, incarnation: vm.incarnation(), vcpu });
+        self.sync();
+        Some(())
+    }
+
+    /// Bring timer lines and list registers of the loaded vCPU up to date.
+    fn sync(&mut self) {
+        let Some(loaded) = &mut self.loaded else { return };
+        let me = loaded.entity.vcpu;
+        let now = loaded.vm.virtual_now(self.machine.now());
+        let mut vgic = loaded.vm.vgic().lock();
+        // This vCPU syncs right away: what it would be told of its own lines, it sees now.
+        let asserted = loaded.vcpu.physical_timer.output(now);
+        let _ = vgic.set_level(me, PHYSICAL_TIMER_IRQ, asserted);
+        if !self.machine.virtual_timer_asserted() {
+            let _ = vgic.set_level(me, VIRTUAL_TIMER_IRQ, false);
+        }
+        let notify = vgic.sync(me, self.machine.list_registers());
+        drop(vgic);
+        let vm = loaded.vm;
+        self.hypervisor.notify(&mut self.machine, vm, notify);
+    }
+
+    /// Take the loaded vCPU's registers out of the CPU, unless its VM has been reset meanwhile.
+    fn unload(&mut self) {
+        let Some(mut loaded) = self.loaded.take() else { return };
+        let me = loaded.entity.vcpu;
+        let serror = self.machine.unload(&mut loaded.vcpu);
+        if loaded.incarnation != loaded.vm.incarnation() {
+            return;
+        }
+        let notify = loaded.vm.vgic().lock().unload(me, self.machine.list_registers());
+        self.hypervisor.notify(&mut self.machine, loaded.vm, notify);
+        let deadline = loaded.vm.deadline(&loaded.vcpu, self.machine.now());
+        loaded.vm.park_vcpu(me, loaded.vcpu);
+        self.hypervisor.queue(self.machine.id()).lock().set_deadline(loaded.entity, deadline);
+        if serror {
+            loaded.vm.report_serror(me);
+            self.hypervisor.begin_stop(&mut self.machine, loaded.vm, Stop::Crashed);
+        }
+    }
+
+    /// Take every pending physical interrupt.
+    fn interrupts(&mut self) {
+        // Bounded: a device that never stops asserting must not keep the CPU here.
+        for _ in 0..16 {
+            let Some(interrupt) = self.machine.acknowledge() else { break };
+            match interrupt {
+                Interrupt::Kick => {}
+                Interrupt::Deadline => self.deadline_passed(),
+                Interrupt::VirtualTimer => self.virtual_timer_fired(),
+                Interrupt::Maintenance => {
+                    if let Some(loaded) = &self.loaded {
+                        loaded.vm.post(loaded.entity.vcpu, crate::vm::Request::Sync);
+                    }
+                }
+                Interrupt::Device(intid) => {
+                    (self.on_device)(self.hypervisor, &mut self.machine, intid);
+                }
+            }
+        }
+    }
+
+    fn virtual_timer_fired(&mut self) {
+        let Some(loaded) = self.current() else {
+            // Nobody's: it must not stay active and block the next vCPU's.
+            return self.machine.set_virtual_timer_active(false);
+        };
+        let (vm, me) = (loaded.vm, loaded.entity.vcpu);
+        let notify = vm.vgic().lock().set_level(me, VIRTUAL_TIMER_IRQ, true);
+        self.hypervisor.notify(&mut self.machine, vm, notify);
+    }
+
+    fn deadline_passed(&mut self) {
+        self.deadline = None;
+        let now = self.machine.now();
+        let cpu = self.machine.id();
+        // One at a time: the lock is not held across the list.
+        while self.hypervisor.queue(cpu).lock().expire(now).is_some() {}
+        if let Some(loaded) = self.current() {
+            let (vm, me) = (loaded.vm, loaded.entity.vcpu);
+            let asserted = loaded.vcpu.physical_timer.output(vm.virtual_now(now));
+            let notify = vm.vgic().lock().set_level(me, PHYSICAL_TIMER_IRQ, asserted);
+            self.hypervisor.notify(&mut self.machine, vm, notify);
+        }
+        for vm in self.hypervisor.vms() {
+            if vm.timekeeper() == Some(cpu) {
+                let notify = vm.advance_devices(now);
+                self.hypervisor.notify(&mut self.machine, vm, notify);
+            }
+        }
+    }
+
+    /// Set the deadline timer to the next thing this CPU has to do by itself.
+    fn arm_deadline(&mut self) {
+        match self.loaded.take() {
+            Some(loaded) => {
+                self.arm_for(&loaded);
+                self.loaded = Some(loaded);
+            }
+            None => self.arm(None),
+        }
+    }
+
+    fn arm_for(&mut self, loaded: &Loaded<'h>) {
+        let (now, me) = (self.machine.now(), loaded.entity.vcpu);
+        // A line that is high already waits for the guest, not for time.
+        let timer = loaded
+            .vm
+            .physical_timer_deadline(&loaded.vcpu, now)
+            .filter(|_| !loaded.vm.vgic().lock().is_pending(me, PHYSICAL_TIMER_IRQ));
+        self.arm(timer);
+    }
+
+    fn arm(&mut self, timer: Option<Ticks>) {
+        let cpu = self.machine.id();
+        let devices = self
+            .hypervisor
+            .vms()
+            .iter()
+            .filter(|vm| vm.timekeeper() == Some(cpu))
+            .filter_map(Vm::device_deadline);
+        let next = devices.chain(timer).chain(self.hypervisor.next_event(cpu)).min();
+        if next != self.deadline {
+            self.machine.set_deadline(next);
+            self.deadline = next;
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! A CPU that follows a script: tests run the whole hypervisor on it.

@@ -1,0 +1,182 @@
+//! What a VM makes of an exit: the one match.
+
+use super::{Stop, Vm};
+use crate::exit::{Exit, FaultSource, StageTwoFault};
+use crate::firmware::smccc::{self, Effect, Facts, Mitigations};
+use crate::machine::Machine;
+use crate::vcpu::{Exception, Vcpu, VcpuId};
+use crate::vgic::Notify;
+
+/// What becomes of the vCPU.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Next {
+    /// It runs on.
+    Resume,
+    /// It gives way to whoever else wants the CPU.
+    Yield,
+    /// It waits for an interrupt.
+    Block,
+    /// Another vCPU of the VM is turned on.
+    Start(VcpuId),
+    /// It is turned off.
+    PowerDown,
+    /// The whole VM stops.
+    Stop(Stop),
+}
+
+/// What an exit comes to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Outcome {
+    /// What becomes of the vCPU.
+    pub next: Next,
+    /// The vCPUs that have to look at their interrupts, this one perhaps among them.
+    pub notify: Notify,
+    /// A timer that the hypervisor keeps for the vCPU, or a device's, was set anew.
+    pub timer_changed: bool,
+}
+
+impl Outcome {
+    /// Only `next`.
+    pub(super) const fn of(next: Next) -> Self {
+        Self { next, notify: Notify::NONE, timer_changed: false }
+    }
+}
+
+impl Vm {
+    /// Deal with the exit of a loaded vCPU.
+    pub fn handle<M: Machine>(
+        &self,
+        machine: &mut M,
+        me: VcpuId,
+        vcpu: &mut Vcpu,
+        exit: Exit,
+    ) -> Outcome {
+        match exit {
+            Exit::Irq => Outcome::of(Next::Resume),
+            Exit::Mmio(access) => match self.mmio(machine, me, &mut vcpu.regs, &access) {
+                Some(notify) => {
+                    vcpu.regs.skip_instruction();
+                    // Only a device with a clock of its own can have set a timer.
+                    let timer_changed = super::layout::RTC.region().contains(access.ipa);
+                    Outcome { next: Next::Resume, notify, timer_changed }
+                }
+                None => {
+                    let fault = StageTwoFault {
+                        ipa: Some(access.ipa),
+                        far: Some(access.far),
+                        source: FaultSource::Data { write: false },
+                        walk: false,
+                    };
+                    self.fault(machine, vcpu, &fault)
+                }
+            },
+            Exit::Sysreg { iss } => self.trapped(machine, me, vcpu, iss),
+            Exit::Hvc(immediate) => self.call(machine, vcpu, me, immediate, false),
+            Exit::Smc(immediate) => self.call(machine, vcpu, me, immediate, true),
+            Exit::Wfi => {
+                vcpu.regs.skip_instruction();
+                self.wait(machine, me, vcpu)
+            }
+            Exit::Wfe => {
+                vcpu.regs.skip_instruction();
+                Outcome::of(Next::Yield)
+            }
+            Exit::Fault(fault) | Exit::ExternalAbort(fault) => self.fault(machine, vcpu, &fault),
+            Exit::NotOffered => {
+                machine.inject(&mut vcpu.regs, Exception::Undefined);
+                Outcome::of(Next::Resume)
+            }
+            Exit::SError { .. } => {
+                self.report_crash(me, &vcpu.regs, "an asynchronous abort (SError)", &exit);
+                Outcome::of(Next::Stop(Stop::Crashed))
+            }
+            Exit::Unexpected { .. } => {
+                self.report_crash(me, &vcpu.regs, "an exit nobody asked for", &exit);
+                Outcome::of(Next::Stop(Stop::Crashed))
+            }
+        }
+    }
+
+    /// An access that nothing answers: the guest gets a synchronous external abort, as it would from
+    /// an empty place on a bus. Cache maintenance by address has nothing to do there.
+    fn fault<M: Machine>(
+        &self,
+        machine: &mut M,
+        vcpu: &mut Vcpu,
+        fault: &StageTwoFault,
+    ) -> Outcome {
+        let (far, walk) = (fault.far, fault.walk);
+        match fault.source {
+            FaultSource::Maintenance if !walk => vcpu.regs.skip_instruction(),
+            FaultSource::Fetch => {
+                machine.inject(&mut vcpu.regs, Exception::InstructionAbort { far, walk });
+            }
+            _ => machine.inject(&mut vcpu.regs, Exception::DataAbort { far, walk }),
+        }
+        // A guest whose vectors lie where nothing can be fetched would fault for ever; it only uses up
+        // its own time, and is preempted like any other loop.
+        Outcome::of(Next::Resume)
+    }
+
+    /// `WFI`, or PSCI's standby: wait unless there is something to take already, whatever its
+    /// priority and `PSTATE.I` (Arm ARM, "WFI wake-up events").
+    fn wait<M: Machine>(&self, machine: &mut M, me: VcpuId, vcpu: &Vcpu) -> Outcome {
+        let mut vgic = self.vgic.lock();
+        let notify = vgic.fold(me, machine.list_registers());
+        let pending = vgic.has_pending(me);
+        drop(vgic);
+        // The virtual timer's interrupt may still be on its way.
+        let timer = machine.virtual_timer_asserted()
+            || vcpu.physical_timer.output(self.virtual_now(machine.now()));
+        let next = if pending || timer { Next::Resume } else { Next::Block };
+        Outcome { next, notify, timer_changed: false }
+    }
+
+    /// A call to the firmware (SMCCC, DEN0028) by `HVC` or `SMC`.
+    fn call<M: Machine>(
+        &self,
+        machine: &mut M,
+        vcpu: &mut Vcpu,
+        me: VcpuId,
+        immediate: u16,
+        smc: bool,
+    ) -> Outcome {
+        let regs = &mut vcpu.regs;
+        if immediate != 0 {
+            // SMCCC knows immediate 0 alone. HVC has advanced the PC already; the exception is taken
+            // at the instruction.
+            if !smc {
+                regs.pc = regs.pc.wrapping_sub(4);
+            }
+            machine.inject(regs, Exception::Undefined);
+            return Outcome::of(Next::Resume);
+        }
+        if smc {
+            regs.skip_instruction();
+        }
+        let mut entropy = self.entropy.lock();
+        let mut lifecycle = self.lifecycle.lock();
+        let [x0, x1, x2, x3, x4, x5, x6, x7, ..] = regs.x;
+        let response = smccc::call(
+            &[x0, x1, x2, x3, x4, x5, x6, x7],
+            me,
+            lifecycle.power_mut(self.vcpus.len()),
+            &Facts { ram: self.source.ram(), mitigations: Mitigations::default() },
+            &mut |bytes| entropy.as_mut().map(|entropy| entropy.fill(bytes)).is_some(),
+        );
+        drop(lifecycle);
+        drop(entropy);
+        for (register, result) in regs.x.iter_mut().zip(response.results()) {
+            *register = *result;
+        }
+        match response.effect {
+            // No workaround is promised (`Mitigations`), so none can be asked for.
+            Effect::None | Effect::Workaround(_) => Outcome::of(Next::Resume),
+            Effect::CpuOn { target } => Outcome::of(Next::Start(target)),
+            Effect::CpuOff => Outcome::of(Next::PowerDown),
+            Effect::Suspend => self.wait(machine, me, vcpu),
+            Effect::SystemOff => Outcome::of(Next::Stop(Stop::Off)),
+            Effect::SystemReset => Outcome::of(Next::Stop(Stop::Reset)),
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! A guest's access to what stage 2 leaves out: its interrupt controller and its devices.
+
+use super::Vm;
+use super::layout::{GICD, GICR, GICR_STRIDE};
+use crate::exit::{Direction, MmioAccess};
+use crate::machine::Machine;
+use crate::vcpu::{GuestRegs, VcpuId};
+use crate::vgic::{Frame, GicVersion, Notify};
+
+impl Vm {
+    /// Let the device at an access's address answer it. `None` when nothing is there.
+    pub(super) fn mmio<M: Machine>(
+        &self,
+        machine: &mut M,
+        me: VcpuId,
+        regs: &mut GuestRegs,
+        access: &MmioAccess,
+    ) -> Option<Notify> {
+        match self.gic_frame(access) {
+            Some((frame, offset)) => {
+                Some(self.gic_access(machine, me, regs, access, frame, offset))
+            }
+            None => self.device_access(machine, regs, access),
+        }
+    }
+
+    /// Which GIC register frame an access is to, and the offset in it.
+    fn gic_frame(&self, access: &MmioAccess) -> Option<(Frame, u64)> {
+        let within = |window: super::layout::Window| {
+            let offset = access.ipa.offset_from(window.base)?;
+            let last = offset.checked_add(access.width.bytes() - 1)?;
+            let aligned = access.ipa.is_aligned(access.width.bytes());
+            (aligned && last < window.size).then_some(offset)
+        };
+        if let Some(offset) = within(GICD) {
+            return Some((Frame::Distributor, offset));
+        }
+        if self.gic_version == GicVersion::V2 {
+            return None;
+        }
+        let offset = within(GICR)?;
+        let vcpu = u8::try_from(offset / GICR_STRIDE).ok()?;
+        (vcpu < self.vcpu_count())
+            .then_some((Frame::Redistributor(VcpuId(vcpu)), offset % GICR_STRIDE))
+    }
+
+    fn gic_access<M: Machine>(
+        &self,
+        machine: &mut M,
+        me: VcpuId,
+        regs: &mut GuestRegs,
+        access: &MmioAccess,
+        frame: Frame,
+        offset: u64,
+    ) -> Notify {
+        let mut vgic = self.vgic.lock();
+        // What is in the list registers is part of what the guest asks about.
+        let folded = vgic.fold(me, machine.list_registers());
+        match access.direction {
+            Direction::Read { .. } => {
+                let value = vgic.read(me, frame, offset, access.width);
+                let stale = vgic.take_stale().without(me);
+                drop(vgic);
+                regs.write(access.gpr, access.extend(value));
+                folded | stale
+            }
+            Direction::Write => {
+                let value = regs.read(access.gpr);
+                folded | vgic.write(me, frame, offset, access.width, value)
+            }
+        }
+    }
+
+    fn device_access<M: Machine>(
+        &self,
+        machine: &M,
+        regs: &mut GuestRegs,
+        access: &MmioAccess,
+    ) -> Option<Notify> {
+        let now = self.virtual_now(machine.now());
+        let mut notify = Notify::NONE;
+        let line = |irq, level| {
+            notify = self.vgic.lock().set_level(VcpuId(0), irq, level);
+        };
+        match access.direction {
+            Direction::Read { .. } => {
+                let value = self.bus.read(access.ipa, access.width, now, line)?;
+                regs.write(access.gpr, access.extend(value));
+            }
+            Direction::Write => {
+                let value = regs.read(access.gpr);
+                self.bus.write(access.ipa, access.width, value, now, line)?;
+            }
+        }
+        Some(notify)
+    }
+}
