@@ -427,7 +427,9 @@ fn nodes_that_firmware_overwrote_with_nops_are_skipped() {
     let structure = word(&blob, 8)..word(&blob, 8) + word(&blob, 36);
     let name = blob.windows(13).position(|bytes| bytes == b"pl031@9010000").unwrap();
     let mut without = blob.clone();
-    let end = (name..structure.end).step_by(4).find(|at| word(&blob, *at) == 2).unwrap() + 4;
+    // Its end is followed by the next node's begin.
+    let mut words = (name..structure.end).step_by(4);
+    let end = words.find(|at| (word(&blob, *at), word(&blob, at + 4)) == (2, 1)).unwrap() + 4;
     for nop in (name - 4..end).step_by(4) {
         without[nop..nop + 4].copy_from_slice(&4u32.to_be_bytes());
     }
