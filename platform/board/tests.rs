@@ -4,10 +4,10 @@ use crate::platform::error::{Flaw, TreeError};
 use crate::vgic::IntId;
 use alloc::format;
 use alloc::vec;
+use dtoolkit::ToPropertyValue;
 use dtoolkit::fdt::Fdt;
 use dtoolkit::memreserve::MemoryReservation;
 use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
-use dtoolkit::{Property, ToPropertyValue};
 use proptest::prelude::*;
 
 const VIRT_GICV2: &[u8] = include_bytes!("../testdata/qemu-virt-gv2.dtb");
@@ -427,7 +427,9 @@ fn nodes_that_firmware_overwrote_with_nops_are_skipped() {
     let structure = word(&blob, 8)..word(&blob, 8) + word(&blob, 36);
     let name = blob.windows(13).position(|bytes| bytes == b"pl031@9010000").unwrap();
     let mut without = blob.clone();
-    let end = (name..structure.end).step_by(4).find(|at| word(&blob, *at) == 2).unwrap() + 4;
+    // Its end is followed by the next node's begin.
+    let mut words = (name..structure.end).step_by(4);
+    let end = words.find(|at| (word(&blob, *at), word(&blob, at + 4)) == (2, 1)).unwrap() + 4;
     for nop in (name - 4..end).step_by(4) {
         without[nop..nop + 4].copy_from_slice(&4u32.to_be_bytes());
     }
@@ -460,13 +462,13 @@ fn a_blob_that_is_no_tree_says_why() {
         (8, u32::MAX, Flaw::Truncated),
         (16, u32::MAX, Flaw::Truncated),
         (36, 0x100, Flaw::Truncated),
-        (word(VIRT_GICV2, 8) as u32, 2, Flaw::Nesting), // the root's end first
-        (word(VIRT_GICV2, 8) as u32, 9, Flaw::Nesting),
-        (word(VIRT_GICV2, 8) as u32 + 8, 7, Flaw::Token),
-        (word(VIRT_GICV2, 8) as u32 + 16, u32::MAX, Flaw::Name),
+        (word(VIRT_GICV2, 8), 2, Flaw::Nesting), // the root's end first
+        (word(VIRT_GICV2, 8), 9, Flaw::Nesting),
+        (word(VIRT_GICV2, 8) + 8, 7, Flaw::Token),
+        (word(VIRT_GICV2, 8) + 16, u32::MAX, Flaw::Name),
     ] {
         let mut blob = VIRT_GICV2.to_vec();
-        blob[offset as usize..][..4].copy_from_slice(&value.to_be_bytes());
+        blob[offset..][..4].copy_from_slice(&value.to_be_bytes());
         assert_eq!(flaw(&blob), Some(expected), "{value:#x} at {offset:#x}");
     }
 }
@@ -492,7 +494,7 @@ fn a_tree_cut_off_anywhere_is_an_error() {
         assert!(Board::read(&blob, AT).is_err());
         // The same with a header that owns up to it.
         if let Some(size) = blob.get_mut(4..8) {
-            size.copy_from_slice(&(length as u32).to_be_bytes());
+            size.copy_from_slice(&u32::try_from(length).unwrap().to_be_bytes());
             let _ = Board::read(&blob, AT);
         }
     }

@@ -121,7 +121,7 @@ impl Pl011 {
 fn divisor(clock: NonZeroU32) -> Option<(u32, u32)> {
     let in_64ths = (u64::from(clock.get()) * 8 / u64::from(BAUD_RATE)).div_ceil(2);
     let integer = u32::try_from(in_64ths / 64).ok()?;
-    (1..=0xffff).contains(&integer).then(|| (integer, (in_64ths % 64) as u32))
+    (1..=0xffff).contains(&integer).then_some((integer, (in_64ths % 64) as u32))
 }
 
 #[cfg(test)]

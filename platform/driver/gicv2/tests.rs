@@ -6,7 +6,6 @@ use crate::platform::driver::fake::FakePages;
 use crate::platform::driver::gic::DEFAULT_PRIORITY;
 use crate::vgic::{Link, ListRegister, LrState};
 use proptest::prelude::*;
-use tock_registers::interfaces::Readable;
 
 /// A distributor of 64 interrupts, with each register full of ones.
 fn distributor() -> (FakePages, Distributor) {
@@ -180,8 +179,8 @@ fn list_registers_beyond_the_last_are_neither_read_nor_written() {
     pages.write(0x110, 0x5555u32);
     let virt = VirtualInterface::new(pages.mmio()).unwrap();
     assert_eq!(virt.count(), 4);
-    for index in 0..70 {
-        virt.set_lr(index, 0x1000_0000 + index as u32);
+    for (index, value) in (0x1000_0000..0x1000_0046).enumerate() {
+        virt.set_lr(index, value);
     }
     assert_eq!(pages.word(0x10c), 0x1000_0003);
     assert_eq!(pages.word(0x110), 0x5555);

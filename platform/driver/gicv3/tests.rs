@@ -31,11 +31,9 @@ fn init_routes_every_spi_to_the_boot_cpu_and_enables_group_1() {
 
 #[test]
 fn a_distributor_whose_writes_never_end_is_an_error() {
-    let pages = FakePages::new(0x1_0000);
-    struct Stuck(Distributor);
-    let stuck = Stuck(Distributor::new(pages.mmio()).unwrap());
-    pages.write(0x000, 0x8000_0000u32);
-    assert_eq!(stuck.0.wait(), Err(DriverError::Timeout));
+    let (pages, distributor) = distributor();
+    pages.write(0x000, 0x8000_0000u32); // RWP
+    assert_eq!(distributor.wait(), Err(DriverError::Timeout));
 }
 
 #[test]
