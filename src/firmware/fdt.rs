@@ -184,6 +184,7 @@ fn intc(machine: &GuestMachine<'_>) -> DeviceTreeNode {
     set(&mut node, "reg", cells(&[base.raw(), size, second.base.raw(), second.size]));
     flag(&mut node, "interrupt-controller");
     set(&mut node, "#interrupt-cells", 3u32);
+    set(&mut node, "#address-cells", 0u32);
     set(&mut node, "phandle", GIC);
     node
 }
