@@ -26,6 +26,9 @@ pub enum Task {
     Test {
         /// Only the tests whose name contains this
         filter: Option<String>,
+        /// Only the guests, straight on QEMU: what fails here is not Plinth's fault
+        #[arg(long)]
+        bare: bool,
     },
     /// Builds the hypervisor's image and prints where it is
     Build,

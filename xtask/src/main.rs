@@ -41,7 +41,7 @@ fn main() -> ExitCode {
     };
     let done = match task {
         Task::Run(options) => run::run(&options),
-        Task::Test { filter } => suite::run(filter.as_deref()),
+        Task::Test { filter, bare } => suite::run(filter.as_deref(), bare),
         Task::Build => build::hypervisor().map(|image| {
             println!("{}", image.raw.display());
             ExitCode::SUCCESS
