@@ -186,7 +186,7 @@ struct RunFiles(PathBuf);
 
 impl RunFiles {
     fn new() -> Result<Self> {
-        let folder = paths::target().join("xtask").join(format!("run-{}", std::process::id()));
+        let folder = paths::scratch("run")?;
         std::fs::create_dir_all(&folder)
             .with_context(|| format!("cannot make {}", folder.display()))?;
         Ok(Self(folder))

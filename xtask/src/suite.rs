@@ -77,10 +77,7 @@ pub struct Bench {
 
 impl Bench {
     fn new(bare: bool) -> Result<Self> {
-        let folder = paths::target().join("xtask");
-        std::fs::create_dir_all(&folder)
-            .with_context(|| format!("cannot make {}", folder.display()))?;
-        let program = folder.join(format!("test-{}", std::process::id()));
+        let program = paths::scratch("test")?;
         std::fs::copy("/proc/self/exe", &program).context("cannot copy xtask")?;
         Ok(Self {
             bare,
@@ -130,6 +127,7 @@ fn once<T: Clone>(
 
 /// Runs every step whose name contains `filter`. The last line of output is the total.
 pub fn run(filter: Option<&str>, bare: bool) -> Result<ExitCode> {
+    command::stop_on_signals()?;
     let bench = Bench::new(bare)?;
     let mut steps = Vec::new();
     if !bare {

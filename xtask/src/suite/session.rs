@@ -29,7 +29,9 @@ impl Session {
     /// Starts `xtask run ARGS`, which ends by itself after `seconds` at the latest.
     pub fn start(bench: &Bench, args: &[&str], seconds: u64) -> Result<Self> {
         let mut command = Command::new(&bench.program);
-        command.arg("run").arg("--timeout").arg(seconds.to_string());
+        // It must not outlive us either.
+        command.arg("exec-with-parent").arg(std::process::id().to_string()).arg("--");
+        command.arg(&bench.program).arg("run").arg("--timeout").arg(seconds.to_string());
         if bench.bare {
             command.arg("--bare");
         }
