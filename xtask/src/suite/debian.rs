@@ -10,6 +10,9 @@ const BOOT_SECONDS: u64 = 150;
 const ANSWER_SECONDS: u64 = 30;
 const RUN_SECONDS: u64 = 400;
 
+/// What a test does with a guest that has come up to its prompt.
+type AtPrompt = fn(&mut Session) -> Result<()>;
+
 pub fn steps() -> Vec<Step> {
     let mut steps = Vec::new();
     for gic in ["2", "3"] {
@@ -22,7 +25,7 @@ pub fn steps() -> Vec<Step> {
         let name = format!("debian/boot-{cpu}");
         steps.push(Step::new(name, move |bench| boot(bench, gic, 2, cpu).into()));
     }
-    let at_prompt: [(&str, fn(&mut Session) -> Result<()>); 3] = [
+    let at_prompt: [(&str, AtPrompt); 3] = [
         ("answers-what-is-typed", typed),
         ("reboots-in-place", reboot),
         ("power-off-ends-the-run", power_off),
