@@ -1,2 +1,62 @@
+<<<<<<< HEAD
 //! x
 fn main() {}
+=======
+//! `cargo xtask`: builds Plinth, boots guests on it under QEMU, and tests all of it.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`cli`] | the command line |
+//! | [`run`] | from arguments to a running machine and its exit status |
+//! | [`manifest`], [`guest`], [`image`], [`size`] | which guests, and whether they can boot at all |
+//! | [`build`], [`symbols`] | the hypervisor's image and its symbols |
+//! | [`qemu`], [`console`], [`terminal`] | the machine, its serial line, and the user's terminal |
+//! | [`apt`], [`debian`], [`initramfs`] | what is fetched from Debian: QEMU and the default guest |
+//! | [`lint`], [`doctor`], [`suite`] | house rules, what is installed, and everything CI runs |
+
+mod apt;
+mod build;
+mod cli;
+mod console;
+mod debian;
+mod doctor;
+mod guest;
+mod image;
+mod initramfs;
+mod lint;
+mod manifest;
+mod paths;
+mod qemu;
+mod run;
+mod size;
+mod suite;
+mod symbols;
+mod terminal;
+
+use std::process::ExitCode;
+
+use cli::Task;
+
+fn main() -> ExitCode {
+    terminal::restore_on_panic();
+    let task = match cli::parse(std::env::args_os()) {
+        Ok(task) => task,
+        Err(stop) => return stop.report(),
+    };
+    let done = match task {
+        Task::Run(options) => run::run(&options),
+        Task::Test { filter, bare } => suite::run(filter.as_deref(), bare),
+        Task::Build => build::hypervisor().map(|image| {
+            println!("{}", image.raw.display());
+            ExitCode::SUCCESS
+        }),
+        Task::Doctor => doctor::report(),
+        Task::Lint => lint::report(),
+        Task::ExecWithParent { parent, command } => qemu::exec_with_parent(parent, &command),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+>>>>>>> xtask

@@ -1,0 +1,196 @@
+//! Builds the hypervisor: cargo makes an ELF file, and the bytes of its loaded segments are the
+//! raw arm64 Image that QEMU, U-Boot and the Raspberry Pi's firmware load.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use object::Endianness;
+use object::elf::{FileHeader64, PT_LOAD};
+use object::read::elf::{FileHeader, ProgramHeader};
+
+use crate::paths;
+
+/// The target without FP/SIMD registers, so that the hypervisor never touches a guest's.
+pub const TARGET: &str = "aarch64-unknown-none-softfloat";
+
+/// The only place for the image's code generation flags. Position independent, because firmware
+/// loads it anywhere; frame pointers, for the backtraces it prints.
+const RUSTFLAGS: [&str; 4] = ["-C", "relocation-model=pie", "-C", "force-frame-pointers=yes"];
+
+/// A built hypervisor.
+pub struct Hypervisor {
+    /// What the machine loads.
+    pub raw: PathBuf,
+    /// The same with symbols and line numbers.
+    pub elf: PathBuf,
+}
+
+/// `cargo`, of the toolchain that runs us.
+pub fn cargo() -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(paths::root());
+    // What `cargo run` sets for us is ours, and would make build scripts run again.
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            cargo.env_remove(name);
+        }
+    }
+    cargo
+}
+
+/// `cargo TASK` for the bare machine, with the image's flags.
+pub fn cargo_bare(task: &str) -> Command {
+    let mut cargo = cargo();
+    cargo.args([task, "--target", TARGET, "--package", "plinth"]);
+    // The encoded variable outranks RUSTFLAGS and every configuration file, so that the image is
+    // the same whatever the user's are.
+    cargo.env("CARGO_ENCODED_RUSTFLAGS", RUSTFLAGS.join("\x1f")).env_remove("RUSTFLAGS");
+    cargo
+}
+
+/// Builds the hypervisor; cargo shows its progress.
+pub fn hypervisor() -> Result<Hypervisor> {
+    need_target()?;
+    let mut cargo = cargo_bare("build");
+    cargo.args(["--release", "--bin", "plinth"]).stdout(std::io::stderr());
+    let status = cargo.status().context("cannot run cargo")?;
+    if !status.success() {
+        bail!("the hypervisor does not build");
+    }
+    let elf = paths::target().join(TARGET).join("release").join("plinth");
+    let bytes = std::fs::read(&elf).with_context(|| format!("cannot read {}", elf.display()))?;
+    let image = flatten(&bytes).with_context(|| format!("cannot use {}", elf.display()))?;
+    if image.get(56..60) != Some(b"ARM\x64") {
+        bail!("{} does not begin with an arm64 Image header", elf.display());
+    }
+    let raw = paths::target().join("plinth.img");
+    paths::write_if_changed(&raw, &image)?;
+    Ok(Hypervisor { raw, elf })
+}
+
+/// Builds the guest payloads and gives the folder their ELF files are in.
+pub fn guests() -> Result<PathBuf> {
+    need_target()?;
+    let folder = paths::root().join("guests");
+    let mut cargo = cargo();
+    cargo.args(["build", "--release", "--quiet", "--target", TARGET]).current_dir(&folder);
+    cargo.env("CARGO_TARGET_DIR", paths::target().join("guests"));
+    cargo.stdout(std::io::stderr());
+    if !cargo.status().context("cannot run cargo")?.success() {
+        bail!("the guest payloads do not build");
+    }
+    Ok(paths::target().join("guests").join(TARGET).join("release"))
+}
+
+/// Whether the Rust target is installed, wherever Rust came from.
+pub fn has_target() -> bool {
+    sysroot().is_ok_and(|root| root.join("lib/rustlib").join(TARGET).is_dir())
+}
+
+/// Installs the Rust target when it is missing.
+fn need_target() -> Result<()> {
+    if has_target() {
+        return Ok(());
+    }
+    eprintln!("xtask: installing the Rust target {TARGET}");
+    let status = Command::new("rustup").args(["target", "add", TARGET]).status();
+    if status.is_ok_and(|status| status.success()) && has_target() {
+        return Ok(());
+    }
+    bail!("the Rust target {TARGET} is missing; install it with `rustup target add {TARGET}`");
+}
+
+fn sysroot() -> Result<PathBuf> {
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let output = Command::new(rustc)
+        .args(["--print", "sysroot"])
+        .current_dir(paths::root())
+        .stderr(Stdio::null())
+        .output()
+        .context("cannot run rustc")?;
+    Ok(Path::new(String::from_utf8_lossy(&output.stdout).trim()).to_owned())
+}
+
+/// The bytes that an ELF file's segments put into memory, from the lowest address on; what `objcopy
+/// -O binary` makes, without asking for an objcopy. Memory after the last byte (`.bss`) is left to
+/// the image's own header and start-up code.
+fn flatten(elf: &[u8]) -> Result<Vec<u8>> {
+    /// More than any image; a stray segment must not fill the disk.
+    const LIMIT: u64 = 256 << 20;
+    let header = FileHeader64::<Endianness>::parse(elf)?;
+    let endian = header.endian()?;
+    let loaded = || {
+        let headers = header.program_headers(endian, elf).unwrap_or_default().iter();
+        headers.filter(|one| one.p_type(endian) == PT_LOAD && one.p_filesz(endian) > 0)
+    };
+    let base = loaded().map(|one| one.p_paddr(endian)).min().context("it has nothing to load")?;
+    let mut image = Vec::new();
+    for segment in loaded() {
+        let data = segment.data(endian, elf).ok().context("a segment is cut off")?;
+        let start = segment.p_paddr(endian) - base;
+        if start > LIMIT {
+            bail!("its segments are more than {LIMIT} bytes apart");
+        }
+        let start = usize::try_from(start)?;
+        let end = start + data.len();
+        if image.len() < end {
+            image.resize(end, 0);
+        }
+        image[start..end].copy_from_slice(data);
+    }
+    Ok(image)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::flatten;
+
+    /// An ELF file with two loaded segments: `abcd` at 0x1000 and `ef` at 0x1008 with a tail that
+    /// is not in the file.
+    fn elf() -> Vec<u8> {
+        let mut bytes = b"\x7fELF\x02\x01\x01".to_vec();
+        bytes.resize(16, 0);
+        for (value, size) in [
+            (2u64, 2),
+            (183, 2),
+            (1, 4),
+            (0x1000, 8),
+            (64, 8),
+            (0, 8),
+            (0, 4),
+            (64, 2),
+            (56, 2),
+            (2, 2),
+            (0, 2),
+            (0, 2),
+            (0, 2),
+        ] {
+            bytes.extend(&value.to_le_bytes()[..size]);
+        }
+        for (offset, address, in_file, in_memory) in
+            [(176u64, 0x1000u64, 4u64, 4u64), (180, 0x1008, 2, 64)]
+        {
+            bytes.extend([1u8, 0, 0, 0, 5, 0, 0, 0]);
+            for value in [offset, address, address, in_file, in_memory, 4] {
+                bytes.extend(value.to_le_bytes());
+            }
+        }
+        bytes.extend(b"abcdef");
+        bytes
+    }
+
+    #[test]
+    fn segments_keep_their_distance_and_bss_is_left_out() {
+        assert_eq!(flatten(&elf()).expect("a good file"), b"abcd\0\0\0\0ef");
+    }
+
+    #[test]
+    fn a_file_that_ends_too_soon_is_an_error() {
+        let whole = elf();
+        for length in 0..whole.len() {
+            assert!(flatten(&whole[..length]).is_err(), "{length} bytes");
+        }
+    }
+}

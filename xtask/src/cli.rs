@@ -1,0 +1,211 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand};
+
+use crate::size;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about = "Builds, runs and tests Plinth.")]
+#[command(disable_help_subcommand = true)]
+struct CommandLine {
+    #[command(subcommand)]
+    task: Task,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Task {
+    /// Boots guests on Plinth under QEMU; with nothing named, a Debian guest with a shell
+    Run(Box<RunOptions>),
+    /// Runs everything that CI runs
+    Test {
+        /// Only the tests whose name contains this
+        filter: Option<String>,
+        /// Only the guests, straight on QEMU: what fails here is not Plinth's fault
+        #[arg(long)]
+        bare: bool,
+    },
+    /// Builds the hypervisor's image and prints where it is
+    Build,
+    /// Says what is installed and what is missing
+    Doctor,
+    /// Checks the house rules of the source tree
+    Lint,
+    /// Becomes another program that dies with its parent (how QEMU is started)
+    #[command(hide = true)]
+    ExecWithParent {
+        parent: u32,
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+        command: Vec<OsString>,
+    },
+}
+
+/// The machine and the guests of one run.
+#[derive(Args, Clone, Debug)]
+pub struct RunOptions {
+    /// A TOML file that describes the guests
+    pub manifest: Option<PathBuf>,
+    /// The board that QEMU emulates
+    #[arg(long, default_value = "qemu-virt")]
+    pub board: String,
+    /// The machine's interrupt controller: GICv2 or GICv3
+    #[arg(long, default_value_t = 3, value_parser = gic)]
+    pub gic: u8,
+    /// The machine's CPU, by QEMU's name
+    #[arg(long, default_value = "cortex-a72", value_name = "NAME")]
+    pub cpu: String,
+    /// How many CPUs the machine has
+    #[arg(long, default_value_t = 2, value_name = "N")]
+    pub smp: u32,
+    /// How much memory the machine has
+    #[arg(long, default_value = "2G", value_name = "SIZE", value_parser = size::parse)]
+    pub memory: u64,
+    /// One guest without a manifest: its kernel (arm64 Image, raw or gzip'd; ELF; flat binary)
+    #[arg(long, value_name = "FILE", conflicts_with = "manifest")]
+    pub kernel: Option<PathBuf>,
+    /// The guest's initial RAM disk
+    #[arg(long, value_name = "FILE", requires = "kernel")]
+    pub initrd: Option<PathBuf>,
+    /// The guest's kernel command line
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, conflicts_with = "manifest")]
+    pub cmdline: Option<String>,
+    /// How many vCPUs the guest has, 1 to 8 [default: 1, and 2 for the Debian guest]
+    #[arg(long, value_name = "N", conflicts_with = "manifest")]
+    pub vcpus: Option<u64>,
+    /// How much memory the guest has [default: 512M]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse, conflicts_with = "manifest")]
+    pub guest_memory: Option<u64>,
+    /// Succeed as soon as TEXT has appeared on a console
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub until: Option<String>,
+    /// Give up, with a failure, after so many seconds
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub timeout: Option<f64>,
+    /// Deterministic virtual time: one instruction is one nanosecond
+    #[arg(long)]
+    pub icount: bool,
+    /// Boot arguments for the hypervisor
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub hv_args: Option<String>,
+    /// The one guest straight on QEMU, without Plinth, to compare
+    #[arg(long, conflicts_with_all = ["manifest", "hv_args"])]
+    pub bare: bool,
+    /// Passed on to QEMU
+    #[arg(last = true, value_name = "ARGS")]
+    pub qemu: Vec<String>,
+}
+
+fn gic(text: &str) -> Result<u8, String> {
+    match text {
+        "2" => Ok(2),
+        "3" => Ok(3),
+        _ => Err("a GIC is version 2 or 3".to_owned()),
+    }
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if seconds > 0.0 && seconds <= 1e9 => Ok(seconds),
+        _ => Err("want a positive number of seconds".to_owned()),
+    }
+}
+
+/// Why the command line leads to no task: help was asked for, or it is wrong.
+#[derive(Debug)]
+pub struct Stop(clap::Error);
+
+impl Stop {
+    /// Prints the help, or the mistake as one line, and gives the exit status.
+    pub fn report(&self) -> ExitCode {
+        match self.0.kind() {
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+                print!("{}", self.0);
+                ExitCode::SUCCESS
+            }
+            ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+                eprint!("{}", self.0);
+                ExitCode::from(2)
+            }
+            _ => {
+                eprintln!("{}", self.line());
+                ExitCode::from(2)
+            }
+        }
+    }
+
+    /// clap's message without its blank lines, usage and tips.
+    fn line(&self) -> String {
+        let text = self.0.to_string();
+        let message = text
+            .lines()
+            .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"))
+            .map(str::trim)
+            .filter(|line| !line.is_empty() && !line.starts_with("tip:"));
+        message.collect::<Vec<_>>().join(" ")
+    }
+}
+
+/// Reads the command line.
+pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Task, Stop> {
+    CommandLine::try_parse_from(args).map(|line| line.task).map_err(Stop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{RunOptions, Stop, Task, parse};
+
+    fn args(line: &str) -> Result<Task, Stop> {
+        parse(["xtask"].into_iter().chain(line.split_whitespace()).map(Into::into))
+    }
+
+    fn run(line: &str) -> RunOptions {
+        match args(line) {
+            Ok(Task::Run(options)) => *options,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_plain_run_has_the_documented_defaults() {
+        let options = run("run");
+        assert_eq!(options.board, "qemu-virt");
+        assert_eq!((options.gic, options.cpu.as_str(), options.smp), (3, "cortex-a72", 2));
+        assert_eq!(options.memory, 2 << 30);
+        assert!(options.manifest.is_none() && options.kernel.is_none() && !options.icount);
+    }
+
+    #[test]
+    fn what_follows_two_dashes_goes_to_qemu() {
+        let options = run("run --gic 2 guests.toml -- -d int -D log");
+        assert_eq!(options.qemu, ["-d", "int", "-D", "log"]);
+        assert_eq!(options.manifest.as_deref(), Some("guests.toml".as_ref()));
+    }
+
+    #[test]
+    fn texts_may_start_with_a_dash() {
+        assert_eq!(run("run --until --ready --hv-args -x").until.as_deref(), Some("--ready"));
+    }
+
+    #[test]
+    fn a_mistake_is_one_line_that_names_it() {
+        for (line, word) in [
+            ("run --gic 4", "GIC is version 2 or 3"),
+            ("run --memory 1024", "unit"),
+            ("run --timeout never", "seconds"),
+            ("run a.toml --kernel Image", "--kernel"),
+            ("run a.toml --vcpus 2", "--vcpus"),
+            ("run --initrd x", "--kernel"),
+            ("run --colour", "--colour"),
+            ("walk", "walk"),
+        ] {
+            let text = args(line).err().unwrap_or_else(|| panic!("{line} is accepted")).line();
+            assert!(text.starts_with("error: ") && text.contains(word), "{line}: {text}");
+            assert!(!text.contains('\n'), "{text}");
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! `cargo xtask test`: everything CI runs, one named step after the other.
+//!
+//! | steps | what they show |
+//! |---|---|
+//! | `host/…` | formatting, lints, documentation, tests on the developer's PC, Miri |
+//! | `run/…` | the command line refuses what is wrong, and leaves no QEMU behind |
+//! | `guests/…` | each payload of `guests/` gets the answers it wants, on both GICs |
+//! | `debian/…` | Debian boots, takes input, reboots and powers off |
+
+mod command;
+mod debian;
+mod host;
+mod machine;
+mod payloads;
+mod refusals;
+mod session;
+
+use std::cell::OnceCell;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+
+use crate::{build, paths, qemu};
+
+/// How many tests came out how.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Counts {
+    pub passed: u32,
+    pub failed: u32,
+    pub skipped: u32,
+}
+
+/// What a step comes to.
+pub enum Outcome {
+    Passed,
+    /// With the reason.
+    Skipped(String),
+    /// With the reason and the output that shows it.
+    Failed(String),
+    /// A step that runs many tests of its own.
+    Many(Counts, String),
+}
+
+impl From<Result<()>> for Outcome {
+    fn from(done: Result<()>) -> Self {
+        match done {
+            Ok(()) => Self::Passed,
+            Err(why) => Self::Failed(format!("{why:#}")),
+        }
+    }
+}
+
+/// One named test.
+pub struct Step {
+    name: String,
+    run: Box<dyn Fn(&Bench) -> Outcome>,
+}
+
+impl Step {
+    fn new(name: impl Into<String>, run: impl Fn(&Bench) -> Outcome + 'static) -> Self {
+        Self { name: name.into(), run: Box::new(run) }
+    }
+}
+
+/// What steps share: made when the first step needs it, and made once.
+pub struct Bench {
+    /// Guests run straight on QEMU instead of on Plinth.
+    bare: bool,
+    /// A copy of ourselves: a step may build us anew.
+    program: PathBuf,
+    hypervisor: OnceCell<Result<(), String>>,
+    payloads: OnceCell<Result<PathBuf, String>>,
+    debian: OnceCell<Result<(), String>>,
+}
+
+impl Bench {
+    fn new(bare: bool) -> Result<Self> {
+        let program = paths::scratch("test")?;
+        std::fs::copy("/proc/self/exe", &program).context("cannot copy xtask")?;
+        Ok(Self {
+            bare,
+            program,
+            hypervisor: OnceCell::new(),
+            payloads: OnceCell::new(),
+            debian: OnceCell::new(),
+        })
+    }
+
+    /// QEMU, and a hypervisor if guests are to run on one.
+    fn machine(&self) -> Result<()> {
+        let make = || {
+            qemu::need()?;
+            if !self.bare {
+                build::hypervisor()?;
+            }
+            Ok(())
+        };
+        once(&self.hypervisor, make).map(drop)
+    }
+
+    /// The folder of the payloads' ELF files.
+    fn payloads(&self) -> Result<PathBuf> {
+        once(&self.payloads, build::guests)
+    }
+
+    /// The default guest is in the cache.
+    fn debian(&self) -> Result<()> {
+        once(&self.debian, || crate::debian::guest().map(drop))
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.program);
+    }
+}
+
+fn once<T: Clone>(
+    cell: &OnceCell<Result<T, String>>,
+    make: impl FnOnce() -> Result<T>,
+) -> Result<T> {
+    let made = cell.get_or_init(|| make().map_err(|why| format!("{why:#}")));
+    made.clone().map_err(anyhow::Error::msg)
+}
+
+/// Runs every step whose name contains `filter`. The last line of output is the total.
+pub fn run(filter: Option<&str>, bare: bool) -> Result<ExitCode> {
+    command::stop_on_signals()?;
+    let bench = Bench::new(bare)?;
+    let mut steps = Vec::new();
+    if !bare {
+        steps.extend(host::steps());
+        steps.extend(refusals::steps());
+        steps.extend(machine::steps());
+    }
+    steps.extend(payloads::steps()?);
+    steps.extend(debian::steps());
+    let wanted = |step: &&Step| filter.is_none_or(|text| step.name.contains(text));
+    let mut total = Counts::default();
+    let mut failed = Vec::new();
+    for step in steps.iter().filter(wanted) {
+        let start = Instant::now();
+        let outcome = (step.run)(&bench);
+        let seconds = start.elapsed().as_secs_f64();
+        let (counts, text, output) = describe(&outcome);
+        println!("test {} ... {text} ({seconds:.1} s)", step.name);
+        if counts.failed > 0 {
+            println!("---- {} ----\n{}\n----", step.name, output.trim_end());
+            failed.push(step.name.as_str());
+        }
+        total.passed += counts.passed;
+        total.failed += counts.failed;
+        total.skipped += counts.skipped;
+    }
+    if !failed.is_empty() {
+        println!("failed: {}", failed.join(", "));
+    }
+    let Counts { passed, failed, skipped } = total;
+    println!("{passed} passed, {failed} failed, {skipped} skipped");
+    let ran = passed + failed + skipped > 0;
+    if !ran {
+        eprintln!("error: no test has `{}` in its name", filter.unwrap_or_default());
+    }
+    Ok(if failed == 0 && ran { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// An outcome's counts, its one-line result, and the output to show if it failed.
+fn describe(outcome: &Outcome) -> (Counts, String, &str) {
+    let one = Counts::default();
+    match outcome {
+        Outcome::Passed => (Counts { passed: 1, ..one }, "ok".to_owned(), ""),
+        Outcome::Skipped(why) => (Counts { skipped: 1, ..one }, format!("skipped: {why}"), ""),
+        Outcome::Failed(output) => (Counts { failed: 1, ..one }, "FAILED".to_owned(), output),
+        Outcome::Many(counts, output) => {
+            let Counts { passed, failed, skipped } = counts;
+            let word = if *failed == 0 { "ok" } else { "FAILED" };
+            let text = format!("{word}: {passed} passed, {failed} failed, {skipped} skipped");
+            (*counts, text, output)
+        }
+    }
+}

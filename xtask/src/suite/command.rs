@@ -1,0 +1,92 @@
+//! Runs a command to its end within a time limit and keeps what it prints.
+//!
+//! Each command leads a process group of its own, so that cargo's children end with it: when the
+//! time is over, and when we are told to stop.
+
+use std::fs::File;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process_group};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::paths;
+
+/// The process group that runs now. Static, because a signal must find it.
+static RUNNING: Mutex<Option<Pid>> = Mutex::new(None);
+
+/// A command that has ended.
+pub struct Done {
+    pub status: ExitStatus,
+    /// Standard output and standard error, interleaved as they came.
+    pub output: String,
+}
+
+/// Runs `command` for at most `seconds`.
+pub fn run(command: &mut Command, seconds: u64) -> Result<Done> {
+    let folder = paths::target().join("xtask");
+    std::fs::create_dir_all(&folder)?;
+    let path = folder.join(format!("output-{}", std::process::id()));
+    let file = File::create(&path).context("cannot keep output")?;
+    command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).process_group(0);
+    let name = command.get_program().to_string_lossy().into_owned();
+    let mut child = command.spawn().with_context(|| format!("cannot run {name}"))?;
+    note(i32::try_from(child.id()).ok().and_then(Pid::from_raw));
+    let status = wait(&mut child, Instant::now() + Duration::from_secs(seconds));
+    note(None);
+    let output = String::from_utf8_lossy(&std::fs::read(&path)?).into_owned();
+    let _ = std::fs::remove_file(&path);
+    match status? {
+        Some(status) => Ok(Done { status, output }),
+        None => bail!("{name} was not done after {seconds} s\n{output}"),
+    }
+}
+
+/// Runs `command`; failure is an error with its output.
+pub fn succeed(command: &mut Command, seconds: u64) -> Result<String> {
+    let Done { status, output } = run(command, seconds)?;
+    if !status.success() {
+        bail!("{status}\n{output}");
+    }
+    Ok(output)
+}
+
+/// Makes a signal to us end the running command too.
+pub fn stop_on_signals() -> Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGQUIT]).context("no signals")?;
+    std::thread::spawn(move || {
+        if let Some(number) = signals.forever().next() {
+            kill_running();
+            std::process::exit(128 + number);
+        }
+    });
+    Ok(())
+}
+
+fn wait(child: &mut Child, deadline: Instant) -> Result<Option<ExitStatus>> {
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        if Instant::now() > deadline {
+            kill_running();
+            child.wait()?;
+            return Ok(None);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn note(group: Option<Pid>) {
+    *RUNNING.lock().unwrap_or_else(PoisonError::into_inner) = group;
+}
+
+fn kill_running() {
+    if let Some(group) = *RUNNING.lock().unwrap_or_else(PoisonError::into_inner) {
+        let _ = kill_process_group(group, Signal::KILL);
+    }
+}

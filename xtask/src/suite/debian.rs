@@ -1,0 +1,98 @@
+//! Steps that boot the default Debian guest.
+
+use anyhow::Result;
+
+use super::session::Session;
+use super::{Bench, Step};
+
+/// Enough for a boot on a slow machine that does other things too.
+const BOOT_SECONDS: u64 = 150;
+const ANSWER_SECONDS: u64 = 30;
+const RUN_SECONDS: u64 = 400;
+
+/// What a test does with a guest that has come up to its prompt.
+type AtPrompt = fn(&mut Session) -> Result<()>;
+
+pub fn steps() -> Vec<Step> {
+    let mut steps = Vec::new();
+    for gic in ["2", "3"] {
+        for vcpus in [1, 4] {
+            let name = format!("debian/boot-gicv{gic}-{vcpus}-vcpus");
+            steps.push(Step::new(name, move |bench| boot(bench, gic, vcpus, "cortex-a72").into()));
+        }
+    }
+    for (gic, cpu) in [("3", "max"), ("2", "neoverse-n1")] {
+        let name = format!("debian/boot-{cpu}");
+        steps.push(Step::new(name, move |bench| boot(bench, gic, 2, cpu).into()));
+    }
+    let at_prompt: [(&str, AtPrompt); 3] = [
+        ("answers-what-is-typed", typed),
+        ("reboots-in-place", reboot),
+        ("power-off-ends-the-run", power_off),
+    ];
+    for (name, test) in at_prompt {
+        for gic in ["2", "3"] {
+            steps.push(Step::new(format!("debian/{name}-gicv{gic}"), move |bench| {
+                start(bench, gic).and_then(|mut session| test(&mut session)).into()
+            }));
+        }
+    }
+    steps
+}
+
+fn marker(vcpus: u32) -> String {
+    format!("plinth-guest-ready {}", 42_000 + vcpus)
+}
+
+/// The guest comes up with all its vCPUs.
+fn boot(bench: &Bench, gic: &str, vcpus: u32, cpu: &str) -> Result<()> {
+    bench.machine()?;
+    bench.debian()?;
+    let (count, marker) = (vcpus.to_string(), marker(vcpus));
+    let args = ["--gic", gic, "--vcpus", &count, "--smp", &count, "--cpu", cpu, "--until", &marker];
+    let mut session = Session::start(bench, &args, BOOT_SECONDS)?;
+    session.end_with(0, BOOT_SECONDS + 10)
+}
+
+/// A session whose guest has come up to its prompt.
+fn start(bench: &Bench, gic: &str) -> Result<Session> {
+    bench.machine()?;
+    bench.debian()?;
+    let mut session = Session::start(bench, &["--gic", gic], RUN_SECONDS)?;
+    prompt(&mut session)?;
+    Ok(session)
+}
+
+fn prompt(session: &mut Session) -> Result<()> {
+    session.expect(&marker(2), BOOT_SECONDS)?;
+    session.expect("# ", ANSWER_SECONDS)
+}
+
+fn typed(session: &mut Session) -> Result<()> {
+    // The answer is not in the question, so an echo alone does not pass.
+    session.send("echo answer-$((6 * 7)) $(uname -m)\r")?;
+    session.expect("answer-42 aarch64", ANSWER_SECONDS)?;
+    // Longer than any FIFO on the way.
+    session.send(&format!("echo {} | wc -c | sed s/^/length-/\r", "x".repeat(200)))?;
+    session.expect("length-201", ANSWER_SECONDS)?;
+    session.send("sleep 1000\r")?;
+    session.expect("\n", ANSWER_SECONDS)?;
+    // Ctrl-C is the guest's to handle.
+    session.send("\x03")?;
+    session.expect("# ", ANSWER_SECONDS)
+}
+
+fn reboot(session: &mut Session) -> Result<()> {
+    session.send("touch /run/here; ls /run | wc -l | sed s/^/files-/\r")?;
+    session.expect("files-1", ANSWER_SECONDS)?;
+    session.send("reboot -f\r")?;
+    prompt(session)?;
+    // Memory starts anew, and the console still takes input.
+    session.send("ls /run | wc -l | sed s/^/files-/\r")?;
+    session.expect("files-0", ANSWER_SECONDS)
+}
+
+fn power_off(session: &mut Session) -> Result<()> {
+    session.send("poweroff -f\r")?;
+    session.end_with(0, ANSWER_SECONDS)
+}

@@ -1,0 +1,140 @@
+//! Steps that run on the developer's PC alone.
+
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use super::command::{self, Done};
+use super::{Counts, Outcome, Step};
+use crate::doctor::first_line;
+use crate::{build, lint, paths};
+
+/// Enough for a build from nothing on a slow machine.
+const BUILD_SECONDS: u64 = 1200;
+
+/// The guests' package, in a workspace of its own.
+const GUESTS: &str = "guests/Cargo.toml";
+
+pub fn steps() -> Vec<Step> {
+    let mut steps = vec![
+        Step::new("host/fmt", |_| cargo(&["fmt", "--all", "--check"]).into()),
+        Step::new("host/lint", |_| house_rules().into()),
+        Step::new("host/clippy", |_| {
+            let targets = ["clippy", "--quiet", "--workspace", "--all-targets", "--"];
+            cargo(&[targets.as_slice(), &["-D", "warnings"]].concat()).into()
+        }),
+        Step::new("host/clippy-bare", |_| clippy_bare().into()),
+        Step::new("host/rustdoc", |_| rustdoc().into()),
+        Step::new("host/tests", |_| {
+            tests().unwrap_or_else(|why| Outcome::Failed(format!("{why:#}")))
+        }),
+        Step::new("host/miri", |_| miri()),
+    ];
+    if paths::root().join(GUESTS).exists() {
+        steps.push(Step::new("host/fmt-guests", |_| {
+            cargo(&["fmt", "--all", "--check", "--manifest-path", GUESTS]).into()
+        }));
+        steps.push(Step::new("host/clippy-guests", |_| clippy_guests().into()));
+    }
+    steps
+}
+
+fn cargo(args: &[&str]) -> Result<()> {
+    command::succeed(build::cargo().args(args), BUILD_SECONDS).map(drop)
+}
+
+fn house_rules() -> Result<()> {
+    let offences = lint::offences(paths::root())?;
+    if !offences.is_empty() {
+        bail!("{}", offences.join("\n"));
+    }
+    Ok(())
+}
+
+fn clippy_bare() -> Result<()> {
+    let mut cargo = build::cargo_bare("clippy");
+    cargo.args(["--quiet", "--lib", "--bins", "--", "-D", "warnings"]);
+    command::succeed(&mut cargo, BUILD_SECONDS).map(drop)
+}
+
+fn clippy_guests() -> Result<()> {
+    let mut cargo = build::cargo();
+    cargo.current_dir(paths::root().join("guests"));
+    cargo.env("CARGO_TARGET_DIR", paths::target().join("guests"));
+    cargo.args(["clippy", "--quiet", "--release", "--target", build::TARGET]);
+    cargo.args(["--", "-D", "warnings"]);
+    command::succeed(&mut cargo, BUILD_SECONDS).map(drop)
+}
+
+fn rustdoc() -> Result<()> {
+    let mut cargo = build::cargo();
+    cargo.args(["doc", "--quiet", "--workspace", "--no-deps", "--document-private-items"]);
+    cargo.env("RUSTDOCFLAGS", "-D warnings");
+    command::succeed(&mut cargo, BUILD_SECONDS).map(drop)
+}
+
+fn tests() -> Result<Outcome> {
+    let mut cargo = build::cargo();
+    cargo.args(["test", "--quiet", "--workspace", "--no-fail-fast"]);
+    let Done { status, output } = command::run(&mut cargo, BUILD_SECONDS)?;
+    let mut counts = counts(&output);
+    if !status.success() {
+        // Something that does not build, or crashes, never comes to count its failures.
+        counts.failed = counts.failed.max(1);
+    }
+    Ok(Outcome::Many(counts, output))
+}
+
+/// The sum over all `test result:` lines.
+fn counts(output: &str) -> Counts {
+    let mut sum = Counts::default();
+    for line in output.lines().filter(|line| line.starts_with("test result: ")) {
+        let number = |word: &str| {
+            let parts = line.split([';', '.']).map(str::trim);
+            let mut found =
+                parts.filter_map(|part| part.strip_suffix(word)?.trim().parse::<u32>().ok());
+            found.next_back().unwrap_or_default()
+        };
+        sum.passed += number("passed");
+        sum.failed += number("failed");
+        sum.skipped += number("ignored");
+    }
+    sum
+}
+
+/// The pure tests once more under Miri, which finds what a test run cannot see.
+fn miri() -> Outcome {
+    let nightly = |args: &[&str]| {
+        let mut command = Command::new("rustup");
+        command.args(["run", "nightly", "cargo", "miri"]).args(args).current_dir(paths::root());
+        for name in ["CARGO", "RUSTC", "RUSTDOC", "RUSTUP_TOOLCHAIN", "RUSTFLAGS"] {
+            command.env_remove(name);
+        }
+        // Property tests look at their environment and the clock.
+        command.env("MIRIFLAGS", "-Zmiri-disable-isolation").env("PROPTEST_CASES", "2");
+        command
+    };
+    if first_line(&["rustup", "run", "nightly", "cargo", "miri", "--version"]).is_none() {
+        return Outcome::Skipped("there is no nightly toolchain with Miri".to_owned());
+    }
+    if command::succeed(&mut nightly(&["setup"]), BUILD_SECONDS).is_err() {
+        return Outcome::Skipped("Miri cannot build its standard library here".to_owned());
+    }
+    let mut command = nightly(&["test", "--quiet", "--package", "plinth", "--lib"]);
+    command::succeed(&mut command, BUILD_SECONDS).map(drop).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::counts;
+    use crate::suite::Counts;
+
+    #[test]
+    fn the_results_of_all_test_programs_are_added() {
+        let output = "running 3 tests\n...\n\
+            test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; done\n\
+            noise\n\
+            test result: FAILED. 10 passed; 2 failed; 0 ignored; 0 measured; 7 filtered out;\n";
+        assert_eq!(counts(output), Counts { passed: 13, failed: 2, skipped: 1 });
+    }
+}

@@ -1,0 +1,140 @@
+//! A run of `cargo xtask run` that a test types into and reads from.
+
+use std::io::{Read, Write};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use super::Bench;
+
+/// How often a session looks whether something has happened.
+const TICK: Duration = Duration::from_millis(10);
+
+/// How much of the output an error shows.
+const SHOWN_LINES: usize = 60;
+
+/// A run in progress. Dropping it kills xtask, and QEMU dies with xtask.
+pub struct Session {
+    child: Child,
+    input: ChildStdin,
+    output: Arc<Mutex<Vec<u8>>>,
+    /// Where in the output the next [`Session::expect`] begins to look.
+    read: usize,
+}
+
+impl Session {
+    /// Starts `xtask run ARGS`, which ends by itself after `seconds` at the latest.
+    pub fn start(bench: &Bench, args: &[&str], seconds: u64) -> Result<Self> {
+        let mut command = Command::new(&bench.program);
+        // It must not outlive us either.
+        command.arg("exec-with-parent").arg(std::process::id().to_string()).arg("--");
+        command.arg(&bench.program).arg("run").arg("--timeout").arg(seconds.to_string());
+        if bench.bare {
+            command.arg("--bare");
+        }
+        command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().context("cannot start xtask")?;
+        let output = Arc::default();
+        let input = child.stdin.take().context("no input")?;
+        collect(child.stdout.take().context("no output")?, &output);
+        collect(child.stderr.take().context("no errors")?, &output);
+        Ok(Self { child, input, output, read: 0 })
+    }
+
+    /// The process id of xtask.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits until `text` appears after what was read so far.
+    pub fn expect(&mut self, text: &str, seconds: u64) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(seconds);
+        loop {
+            // Asked before the output is looked at: what was printed last must not be missed.
+            let ended = self.child.try_wait()?;
+            if let Some(at) = self.find(text) {
+                self.read += at + text.len();
+                return Ok(());
+            }
+            if let Some(status) = ended {
+                thread::sleep(TICK);
+                if self.find(text).is_none() {
+                    bail!("xtask ended ({status}) before `{text}`\n{}", self.shown());
+                }
+            } else if Instant::now() > deadline {
+                bail!("no `{text}` within {seconds} s\n{}", self.shown());
+            } else {
+                thread::sleep(TICK);
+            }
+        }
+    }
+
+    /// Types.
+    pub fn send(&mut self, text: &str) -> Result<()> {
+        self.input.write_all(text.as_bytes()).context("cannot type")
+    }
+
+    /// Waits for the end and gives the exit status; 128 plus its number for a signal.
+    pub fn end(&mut self, seconds: u64) -> Result<i32> {
+        let deadline = Instant::now() + Duration::from_secs(seconds);
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status.code().unwrap_or(128));
+            }
+            if Instant::now() > deadline {
+                bail!("xtask has not ended within {seconds} s\n{}", self.shown());
+            }
+            thread::sleep(TICK);
+        }
+    }
+
+    /// Like [`Session::end`], but any status except `want` is an error.
+    pub fn end_with(&mut self, want: i32, seconds: u64) -> Result<()> {
+        let status = self.end(seconds)?;
+        if status != want {
+            // The last output may still be on its way.
+            thread::sleep(10 * TICK);
+            bail!("xtask ended with {status} instead of {want}\n{}", self.shown());
+        }
+        Ok(())
+    }
+
+    /// All output so far.
+    pub fn text(&self) -> String {
+        let output = self.output.lock().unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8_lossy(&output).into_owned()
+    }
+
+    fn find(&self, text: &str) -> Option<usize> {
+        let output = self.output.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = output.get(self.read..)?;
+        new.windows(text.len()).position(|window| window == text.as_bytes())
+    }
+
+    fn shown(&self) -> String {
+        let text = self.text();
+        let lines: Vec<_> = text.lines().collect();
+        lines[lines.len().saturating_sub(SHOWN_LINES)..].join("\n")
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn collect(mut from: impl Read + Send + 'static, into: &Arc<Mutex<Vec<u8>>>) {
+    let into = Arc::clone(into);
+    thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok(count @ 1..) = from.read(&mut buffer) {
+            let mut output = into.lock().unwrap_or_else(PoisonError::into_inner);
+            output.extend_from_slice(&buffer[..count]);
+        }
+    });
+}
