@@ -3,7 +3,7 @@
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use crate::machine::machine;
-use crate::sysreg::{affinity, cpu, unmask_interrupts};
+use crate::sysreg::{affinity, cpu, mask_interrupts, unmask_interrupts};
 use crate::{MAX_CPUS, entry, gic, psci, timer};
 
 /// What a started CPU runs; it gets the context id of `CPU_ON`.
@@ -41,6 +41,9 @@ pub(crate) extern "C" fn secondary(context: u64) -> ! {
     panic!("CPU_OFF returned");
 }
 
+/// The SGI that tells a CPU in [`serve`] to look for work.
+pub const WAKE: u32 = 15;
+
 /// Serves [`call`] and [`post`] for ever, interrupts unmasked.
 pub fn serve(_: u64) {
     let own = cpu();
@@ -49,9 +52,14 @@ pub fn serve(_: u64) {
     JOBS[own].store(0, Ordering::Relaxed);
     ONLINE[own].store(true, Ordering::Release);
     loop {
+        // Masked, so that the SGI of `post` cannot slip in between the look and the WFI.
+        mask_interrupts();
         let job = JOBS[own].load(Ordering::Acquire);
         if job == 0 {
-            core::hint::spin_loop();
+            crate::instruction!("wfi");
+        }
+        unmask_interrupts();
+        if job == 0 {
             continue;
         }
         // SAFETY: only `post` stores here, a function of this type.
@@ -77,6 +85,8 @@ pub fn start_all() -> usize {
 pub fn post(cpu: usize, job: fn(u64) -> u64, argument: u64) {
     VALUES[cpu].store(argument, Ordering::Relaxed);
     JOBS[cpu].store(job as *const () as usize, Ordering::Release);
+    let affinity = machine().cpus().iter().find(|&&affinity| number(affinity) == cpu);
+    gic::send(WAKE, gic::Target::Affinity(*affinity.expect("a CPU of the tree")));
 }
 
 /// The value of what CPU number `cpu` was given last; `None` if it takes more than 10 s.
