@@ -23,7 +23,7 @@ pub fn msr(op0: u32, op1: u32, crn: u32, crm: u32, op2: u32) -> u32 {
 }
 
 /// Executes `instruction` with `x0` and `x1`; what x0 is afterwards and whether it was refused.
-/// The instruction must not change other registers nor jump.
+/// The instruction may change what a call may (AAPCS64) but x30, and must not jump.
 pub fn run(instruction: u32, x0: u64, x1: u64) -> (u64, Option<Caught>) {
     let stub = STUB.0.get().cast::<u32>();
     // SAFETY: the stub is ours, two instructions fit; no other CPU runs it.
@@ -38,7 +38,7 @@ pub fn run(instruction: u32, x0: u64, x1: u64) -> (u64, Option<Caught>) {
         // SAFETY: the stub returns; an exception it raises is skipped by the vectors.
         unsafe {
             core::arch::asm!("blr {}", in(reg) stub, inout("x0") x0, in("x1") x1,
-                lateout("x30") _, options(nostack));
+                clobber_abi("C"), options(nostack));
         }
         x0
     })

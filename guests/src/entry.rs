@@ -5,7 +5,10 @@
 //! 4 KiB in RAM: the boot CPU applies the `R_AARCH64_RELATIVE` entries before any Rust runs. What
 //! was written with the caches off is thrown out of them before they go on.
 
+use core::sync::atomic::{AtomicU64, Ordering};
+
 use crate::MAX_CPUS;
+use crate::sysreg::cpu;
 
 /// What each CPU's stack takes, a power of two.
 pub const STACK_SIZE: usize = 0x8000;
@@ -15,6 +18,28 @@ struct Stacks([[u8; STACK_SIZE]; MAX_CPUS]);
 
 // Written through the stack pointer only.
 static mut STACKS: Stacks = Stacks([[0; STACK_SIZE]; MAX_CPUS]);
+
+/// What a CPU was like at its first instruction.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct EntryState {
+    /// Whether debug exceptions, SErrors, IRQs and FIQs were masked (`DAIF`).
+    pub masked: bool,
+    /// Whether the MMU and the data cache were off (`SCTLR_EL1.M`, `.C`).
+    pub mmu_off: bool,
+}
+
+static ENTRY: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
+
+/// Called first on each CPU with what the entry code read.
+pub(crate) fn remember(daif: u64, sctlr: u64) {
+    ENTRY[cpu()].store(daif | (sctlr & 5), Ordering::Release);
+}
+
+/// What CPU number `cpu` was like when it was last started.
+pub fn state(cpu: usize) -> EntryState {
+    let seen = ENTRY[cpu].load(Ordering::Acquire);
+    EntryState { masked: seen & 0x3c0 == 0x3c0, mmu_off: seen & 5 == 0 }
+}
 
 unsafe extern "C" {
     /// Where PSCI `CPU_ON` starts a secondary CPU; x0 is the context id.
@@ -38,6 +63,8 @@ _head:
     .long   0
 
 start:
+    mrs     x20, daif
+    mrs     x21, sctlr_el1
     msr     daifset, #0xf
     mov     x19, x0
 
@@ -81,17 +108,23 @@ start:
     bl      mmu_on
     bl      own_stack
     mov     x0, x19
+    mov     x1, x20
+    mov     x2, x21
     mov     x29, xzr
     mov     x30, xzr
     b       {boot}
 
     .global secondary_entry
 secondary_entry:
+    mrs     x20, daif
+    mrs     x21, sctlr_el1
     msr     daifset, #0xf
     mov     x19, x0
     bl      mmu_on
     bl      own_stack
     mov     x0, x19
+    mov     x1, x20
+    mov     x2, x21
     mov     x29, xzr
     mov     x30, xzr
     b       {secondary}

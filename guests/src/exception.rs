@@ -43,6 +43,8 @@ impl Caught {
 
 /// EC: unknown reason, which is what an UNDEFINED instruction gives.
 pub const UNKNOWN: u64 = 0x00;
+/// EC: illegal execution state.
+pub const ILLEGAL_STATE: u64 = 0x0e;
 /// EC: instruction abort without a change of level.
 pub const INSTRUCTION_ABORT: u64 = 0x21;
 /// EC: PC alignment fault.
@@ -198,6 +200,10 @@ fn synchronous(vector: u64, frame: &mut Frame) {
     own.esr.store(caught.esr, Ordering::Relaxed);
     own.far.store(caught.far, Ordering::Relaxed);
     own.elr.store(caught.elr, Ordering::Relaxed);
+    // An illegal return left PSTATE.IL set, which would make every next instruction illegal.
+    if caught.class() == ILLEGAL_STATE {
+        frame.spsr &= !(1 << 20);
+    }
     let lost = match caught.class() {
         0x20 | INSTRUCTION_ABORT | PC_ALIGNMENT => true,
         // Executed somewhere else, and whatever is there is no instruction.

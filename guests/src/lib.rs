@@ -57,7 +57,8 @@ unsafe extern "Rust" {
 }
 
 /// Where the entry code goes on, on its stack and with the MMU on.
-pub(crate) extern "C" fn boot(x0: u64) -> ! {
+pub(crate) extern "C" fn boot(x0: u64, daif: u64, sctlr: u64) -> ! {
+    entry::remember(daif, sctlr);
     uart::enable();
     machine::read_tree(x0);
     let mut report = report::Report::new();

@@ -87,7 +87,8 @@ pub fn tree() -> Fdt<'static> {
 pub(crate) fn read_tree(x0: u64) {
     let at = if x0 == 0 { RAM_BASE } else { x0 };
     // SAFETY: the address is in RAM by the boot protocol; `from_ptr` looks for the magic first.
-    let tree = unsafe { Fdt::from_ptr(at as *const u8) }.expect("a device tree in x0 or at RAM's start");
+    let tree =
+        unsafe { Fdt::from_ptr(at as *const u8) }.expect("a device tree in x0 or at RAM's start");
     let mut affinities = [0; MAX_CPUS];
     let mut cpus = 0;
     for cpu in tree.cpus().take(MAX_CPUS) {

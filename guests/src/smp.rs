@@ -32,7 +32,8 @@ pub fn start(target: u64, main: Main, context: u64) -> i64 {
 }
 
 /// Where [`entry`] goes on with a secondary CPU.
-pub(crate) extern "C" fn secondary(context: u64) -> ! {
+pub(crate) extern "C" fn secondary(context: u64, daif: u64, sctlr: u64) -> ! {
+    entry::remember(daif, sctlr);
     let main = MAINS[cpu()].load(Ordering::SeqCst);
     // SAFETY: `start` stored a function of this type before it started us.
     let main = unsafe { core::mem::transmute::<usize, Main>(main) };

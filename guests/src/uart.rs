@@ -1,7 +1,7 @@
 //! The PL011 (DDI 0183) as the console: polled output, whole lines under a lock.
 
 use core::fmt::{self, Write};
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use crate::mmio;
 
@@ -76,8 +76,16 @@ pub fn put(byte: u8) {
     mmio::write32(DR, u32::from(byte));
 }
 
+static MASK_AT_ENTRY: AtomicU32 = AtomicU32::new(0);
+
+/// UARTIMSC before [`enable`].
+pub fn mask_at_entry() -> u32 {
+    MASK_AT_ENTRY.load(Ordering::Relaxed)
+}
+
 /// 8 bits, FIFOs on, no interrupts.
 pub fn enable() {
+    MASK_AT_ENTRY.store(mmio::read32(IMSC), Ordering::Relaxed);
     mmio::write32(IMSC, 0);
     mmio::write32(LCR_H, LCR_8N1_FIFO);
     mmio::write32(CR, CR_ON);

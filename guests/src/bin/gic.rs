@@ -115,7 +115,8 @@ fn registers(report: &mut Report) {
     }
     let intid = FIRST;
     gic::enable(intid);
-    let on = (gic::is_enabled(intid), read32(gicd + gic::ICENABLER + u64::from(intid / 32 * 4)) != 0);
+    let on =
+        (gic::is_enabled(intid), read32(gicd + gic::ICENABLER + u64::from(intid / 32 * 4)) != 0);
     gic::disable(intid);
     report.equal(
         "ISENABLER and ICENABLER read alike",
@@ -160,7 +161,11 @@ fn states(report: &mut Report) {
     delivers(report, "and what is pending is delivered then", &[intid]);
 
     let nothing = gic::acknowledge();
-    report.equal("with nothing pending the acknowledge is 1023", gic::intid(nothing), gic::SPURIOUS);
+    report.equal(
+        "with nothing pending the acknowledge is 1023",
+        gic::intid(nothing),
+        gic::SPURIOUS,
+    );
     gic::end(nothing);
     gic::end(FIRST + 2);
     gic::set_pending(intid);
@@ -224,7 +229,8 @@ fn many(report: &mut Report) {
             gic::set_pending(intid);
         }
         let taken = deliver().count();
-        let once = intids().all(|intid| interrupt::taken_in_order().filter(|&i| i == intid).count() == 1);
+        let once =
+            intids().all(|intid| interrupt::taken_in_order().filter(|&i| i == intid).count() == 1);
         let urgencies = || interrupt::taken_in_order().map(priority);
         let ordered = urgencies().zip(urgencies().skip(1)).all(|(first, next)| first <= next);
         let what = ["edge-triggered", "level-sensitive", "edge-triggered, again"][round];
@@ -434,7 +440,11 @@ fn retarget(report: &mut Report) {
         let here = deliver().count() as u32;
         let all = here + counts().1 - before.1;
         // Once by the 1-N model; QEMU has each CPU take an edge that software set.
-        report.holds("an SPI for two CPUs is taken, by each at most once", (1..=2).contains(&all), all);
+        report.holds(
+            "an SPI for two CPUs is taken, by each at most once",
+            (1..=2).contains(&all),
+            all,
+        );
         write8(gicd + v2::ITARGETSR + u64::from(intid), 0);
         gic::set_pending(intid);
         delivers(report, "an SPI for no CPU is not delivered", &[]);

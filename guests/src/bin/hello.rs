@@ -5,7 +5,7 @@
 
 use guests::machine::{self, GicAt, machine};
 use guests::report::Report;
-use guests::{instruction, mmu, mrs, println, psci, sysreg, uart};
+use guests::{entry, instruction, mmu, mrs, println, psci, sysreg, uart};
 
 guests::payload!(main);
 
@@ -19,13 +19,19 @@ fn main(report: &mut Report) {
     let mpidr = mrs!("mpidr_el1");
     report.equal("MPIDR_EL1 bit 31 is RES1, MT and U are 0", mpidr & 0xc100_0000, 0x8000_0000);
     report.equal("the boot CPU is the first of the tree", sysreg::affinity(), facts.cpus()[0]);
-    report.holds("interrupts are masked at entry", mrs!("daif") & 0x3c0 == 0x3c0, mrs!("daif"));
+    let state = entry::state(sysreg::cpu());
+    report.holds("interrupts are masked at entry", state.masked, state);
+    report.holds("MMU and data cache are off at entry", state.mmu_off, state);
 
     if facts.x0 == 0 {
         report.skip("x0 holds the device tree", "started as an ELF file without one");
     } else {
         report.equal("the device tree in x0 is aligned to 8", facts.x0 % 8, 0);
-        report.holds("the device tree is at most 2 MiB", facts.tree_size <= 2 << 20, facts.tree_size);
+        report.holds(
+            "the device tree is at most 2 MiB",
+            facts.tree_size <= 2 << 20,
+            facts.tree_size,
+        );
     }
     let tree_end = facts.tree + facts.tree_size;
     let ram_end = facts.ram + facts.ram_size;
@@ -64,9 +70,8 @@ fn memory(report: &mut Report, ram_end: u64) {
     let facts = machine();
     let start = (linked_end() + 0xf_ffff) & !0xf_ffff;
     let tree = facts.tree..facts.tree + facts.tree_size;
-    let words = || {
-        (start..ram_end).step_by(0x10_0000).chain([ram_end - 8]).filter(|at| !tree.contains(at))
-    };
+    let words =
+        || (start..ram_end).step_by(0x10_0000).chain([ram_end - 8]).filter(|at| !tree.contains(at));
     let mut not_zero = 0;
     for at in words() {
         not_zero += u64::from(load(at) != 0);

@@ -39,7 +39,11 @@ fn main(report: &mut Report) {
     let (first, at) = (read32(rtc + DR), timer::now());
     wait_until(3000, || read32(rtc + DR) != first);
     let second = (timer::now() - at) * 1000 / frequency();
-    report.holds("one of its seconds is one of the counter's", (700..=1600).contains(&second), second);
+    report.holds(
+        "one of its seconds is one of the counter's",
+        (700..=1600).contains(&second),
+        second,
+    );
 
     gic::init();
     interrupt::take();

@@ -12,7 +12,7 @@ use guests::report::Report;
 use guests::smp::{self, number};
 use guests::sysreg::{self, cpu};
 use guests::timer::wait_until;
-use guests::{MAX_CPUS, interrupt, mmio, mrs, msr, println};
+use guests::{MAX_CPUS, entry, interrupt, mmio, msr, println};
 
 guests::payload!(main);
 
@@ -21,7 +21,6 @@ const SGI: u32 = 5;
 const CONTEXT: u64 = 0xc0de_0000_dead_0000;
 
 static SEEN: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
-static EARLY: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
 /// GICv2: bit n is set once an SGI named CPU interface n as its source.
 static SOURCES: [AtomicU32; MAX_CPUS] = [const { AtomicU32::new(0) }; MAX_CPUS];
 
@@ -49,8 +48,6 @@ fn main(report: &mut Report) {
 
 /// What a CPU does that only says that it is there.
 fn show_up(context: u64) {
-    // Bits a fresh CPU must have: EL1h with all interrupts masked.
-    EARLY[cpu()].store(mrs!("daif") | mrs!("currentel"), Ordering::Relaxed);
     println!("CPU {:#x} is on, context id {context:#x}", sysreg::affinity());
     SEEN[cpu()].store(context, Ordering::Release);
 }
@@ -63,11 +60,12 @@ fn start_in_order(report: &mut Report) {
         let answer = smp::start(target, show_up, context);
         let on = wait_until(5000, || SEEN[number(target)].load(Ordering::Acquire) != 0);
         contexts &= answer == 0 && on && SEEN[number(target)].load(Ordering::Acquire) == context;
-        states &= EARLY[number(target)].load(Ordering::Relaxed) == 0x3c4;
+        let state = entry::state(number(target));
+        states &= state.masked && state.mmu_off;
         off &= wait_until(5000, || psci::affinity_info(target) == AFFINITY_OFF);
     }
     report.holds("CPU_ON starts each CPU with its context id", contexts, ());
-    report.holds("a started CPU is at EL1 with interrupts masked", states, &EARLY);
+    report.holds("a started CPU has its interrupts masked and its MMU off", states, ());
     report.holds("AFFINITY_INFO says OFF before CPU_ON and after CPU_OFF", off, ());
 
     let own = sysreg::affinity();
@@ -82,7 +80,11 @@ fn start_in_order(report: &mut Report) {
     let first = smp::start(target, stay, 0);
     let on = wait_until(5000, || psci::affinity_info(target) == AFFINITY_ON);
     report.equal("AFFINITY_INFO of a started CPU is ON", (first, on), (0, true));
-    report.equal("CPU_ON of a CPU that is on is ALREADY_ON", smp::start(target, stay, 0), ALREADY_ON);
+    report.equal(
+        "CPU_ON of a CPU that is on is ALREADY_ON",
+        smp::start(target, stay, 0),
+        ALREADY_ON,
+    );
     SEEN[number(target)].store(1, Ordering::Release);
     let off = wait_until(5000, || psci::affinity_info(target) == AFFINITY_OFF);
     report.holds("a CPU that called CPU_OFF gets OFF", off, ());
@@ -143,7 +145,11 @@ fn every_pair(report: &mut Report) {
     let what = "every CPU's SGIs arrive at every CPU (GICv2: with their source)";
     report.holds(what, arrived, &SOURCES[..cpus.len()]);
     let each = ROUNDS * cpus.len() as u32;
-    report.holds("each CPU took as many SGIs as were sent", all_took(&before, None, each), counts());
+    report.holds(
+        "each CPU took as many SGIs as were sent",
+        all_took(&before, None, each),
+        counts(),
+    );
 }
 
 fn broadcast(report: &mut Report) {
@@ -170,17 +176,12 @@ fn nobody(report: &mut Report) {
     let before = counts();
     if gic::is_v3() {
         let there = machine().cpus();
-        let absent: u64 = (0..16)
-            .filter(|&aff0| !there.contains(&aff0))
-            .fold(0, |list, aff0| list | 1 << aff0);
+        let absent: u64 =
+            (0..16).filter(|&aff0| !there.contains(&aff0)).fold(0, |list, aff0| list | 1 << aff0);
         let sgi = u64::from(SGI) << 24;
-        for value in [
-            sgi | absent,
-            sgi | 0xff << 16 | 1,
-            sgi | 0xff << 32 | 1,
-            sgi | 0xff << 48 | 1,
-            sgi,
-        ] {
+        for value in
+            [sgi | absent, sgi | 0xff << 16 | 1, sgi | 0xff << 32 | 1, sgi | 0xff << 48 | 1, sgi]
+        {
             msr!("icc_sgi1r_el1", value);
         }
     } else {
@@ -195,7 +196,7 @@ fn nobody(report: &mut Report) {
     // What is reserved may reach anybody, but has to leave a working controller.
     if gic::is_v3() {
         msr!("icc_sgi1r_el1", v3::sgi_value(SGI, 0xff));
-        msr!("icc_sgi1r_el1", u64::MAX & !(1 << 40 | 0xf << 24) | u64::from(SGI) << 24);
+        msr!("icc_sgi1r_el1", !(1 << 40 | 0xf << 24) | u64::from(SGI) << 24);
     } else {
         mmio::write32(gic::distributor() + v2::SGIR, 3 << 24 | 0xff << 16 | SGI);
     }

@@ -36,7 +36,11 @@ fn main(report: &mut Report) {
 
 fn counter(report: &mut Report, timer: Timer) {
     let hz = frequency();
-    report.holds("CNTFRQ_EL0 is from 1 MHz to 1 GHz", (1_000_000..=1_000_000_000).contains(&hz), hz);
+    report.holds(
+        "CNTFRQ_EL0 is from 1 MHz to 1 GHz",
+        (1_000_000..=1_000_000_000).contains(&hz),
+        hz,
+    );
     let mut last = timer.count();
     let mut backwards = 0;
     for _ in 0..20_000 {
@@ -96,7 +100,11 @@ fn values(report: &mut Report, timer: Timer) {
     report.holds("TVAL goes on below 0", past < -1000, past);
 
     timer.set_ctl(!0);
-    report.equal("CTL has ENABLE, IMASK and a read-only ISTATUS", timer.ctl(), ENABLE | IMASK | ISTATUS);
+    report.equal(
+        "CTL has ENABLE, IMASK and a read-only ISTATUS",
+        timer.ctl(),
+        ENABLE | IMASK | ISTATUS,
+    );
     timer.set_ctl(!ENABLE);
     report.equal("IMASK stays with ENABLE off", timer.ctl() & (ENABLE | IMASK), IMASK);
     timer.stop();
@@ -207,7 +215,11 @@ fn delivery(report: &mut Report, timer: Timer) {
     timer.set_ctl(ENABLE);
     let arrived = wait_until(2000, || taken() - before >= 10);
     timer::spin(2000);
-    report.equal("re-arming in the past fires again each time", (arrived, taken() - before), (true, 10));
+    report.equal(
+        "re-arming in the past fires again each time",
+        (arrived, taken() - before),
+        (true, 10),
+    );
     timer.stop();
 }
 
