@@ -385,7 +385,8 @@ fn misaligned(report: &mut Report) {
 /// Every word where registers are, and one in each 64 bytes where there are none.
 fn words(size: u64) -> impl Iterator<Item = u64> {
     let dense = |offset: u64| {
-        matches!(offset & 0xffff, 0..0x1100 | 0x6000..0x6800 | 0xff00..) || offset % 64 == 0
+        matches!(offset & 0xffff, 0..0x1100 | 0x6000..0x6800 | 0xff00..)
+            || offset.is_multiple_of(64)
     };
     (0..size).step_by(4).filter(move |&offset| dense(offset))
 }
