@@ -53,7 +53,6 @@ pub enum Conduit {
 /// Calls with all of x0 to x17 given and handed back.
 pub fn call_registers(conduit: Conduit, x: [u64; 18]) -> [u64; 18] {
     let mut x = x;
-    // x18 is not for asm operands on this target, x19 is LLVM's: a pointer in x20 carries the rest.
     macro_rules! conduit {
         ($instruction:literal) => {
             // SAFETY: the call changes x0 to x17 at most (SMCCC), all of them are handed back.
