@@ -1,0 +1,64 @@
+//! Stage 1 of the payloads: one level-1 table of 1 GiB blocks, the same for all CPUs.
+//!
+//! The first GiB is devices, the next three are RAM, the rest up to 512 GiB is devices that are not
+//! there, except where a payload asks for an alias with other attributes.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use crate::instruction;
+
+/// How memory is seen through a block: an index into `MAIR_EL1` as entry.rs sets it.
+#[derive(Clone, Copy)]
+pub enum Memory {
+    /// Device-nGnRE.
+    Device = 0,
+    /// Normal, non-cacheable.
+    NonCacheable = 1,
+    /// Normal, write-back.
+    WriteBack = 2,
+}
+
+/// A translation table of the 4 KiB granule.
+#[repr(C, align(4096))]
+pub struct Table([AtomicU64; 512]);
+
+const GIB: u64 = 1 << 30;
+const VALID: u64 = 1;
+const ACCESSED: u64 = 1 << 10;
+const INNER_SHAREABLE: u64 = 3 << 8;
+const EXECUTE_NEVER: u64 = 3 << 53;
+
+const fn block(address: u64, memory: Memory, executable: bool) -> u64 {
+    let never = if executable { 0 } else { EXECUTE_NEVER };
+    address | never | ACCESSED | INNER_SHAREABLE | ((memory as u64) << 2) | VALID
+}
+
+/// The level-1 table that `TTBR0_EL1` points to.
+pub static LEVEL1: Table = {
+    let mut table = [const { AtomicU64::new(0) }; 512];
+    let mut i = 0;
+    while i < 512 {
+        let ram = i >= 1 && i < 4;
+        let memory = if ram { Memory::WriteBack } else { Memory::Device };
+        table[i] = AtomicU64::new(block(i as u64 * GIB, memory, ram));
+        i += 1;
+    }
+    Table(table)
+};
+
+/// The first address of the GiB that [`alias`] maps.
+pub const ALIAS: u64 = 256 * GIB;
+
+/// Maps the GiB at [`ALIAS`] to the one that holds `address`, executable, as `memory`; returns where
+/// `address` is to be found there.
+pub fn alias(address: u64, memory: Memory) -> u64 {
+    let entry = &LEVEL1.0[(ALIAS / GIB) as usize];
+    entry.store(0, Ordering::Relaxed); // break before make
+    instruction!("dsb ishst");
+    instruction!("tlbi vmalle1is");
+    instruction!("dsb ish");
+    entry.store(block(address & !(GIB - 1), memory, true), Ordering::Relaxed);
+    instruction!("dsb ishst");
+    instruction!("isb");
+    ALIAS + (address & (GIB - 1))
+}
