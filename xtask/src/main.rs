@@ -1,7 +1,3 @@
-<<<<<<< HEAD
-//! x
-fn main() {}
-=======
 //! `cargo xtask`: builds Plinth, boots guests on it under QEMU, and tests all of it.
 //!
 //! | module | what it is |
@@ -59,4 +55,3 @@ fn main() -> ExitCode {
         ExitCode::FAILURE
     })
 }
->>>>>>> xtask
