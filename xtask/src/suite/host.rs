@@ -24,7 +24,14 @@ pub fn steps() -> Vec<Step> {
             cargo(&[targets.as_slice(), &["-D", "warnings"]].concat()).into()
         }),
         Step::new("host/clippy-bare", |_| clippy_bare().into()),
-        Step::new("host/rustdoc", |_| rustdoc().into()),
+        Step::new("host/rustdoc", |_| {
+            let mut cargo = build::cargo();
+            cargo.args(["doc", "--workspace", "--document-private-items"]);
+            rustdoc(&mut cargo).into()
+        }),
+        Step::new("host/rustdoc-bare", |_| {
+            rustdoc(build::cargo_bare("doc").args(["--lib", "--document-private-items"])).into()
+        }),
         Step::new("host/tests", |_| {
             tests().unwrap_or_else(|why| Outcome::Failed(format!("{why:#}")))
         }),
@@ -66,11 +73,9 @@ fn clippy_guests() -> Result<()> {
     command::succeed(&mut cargo, BUILD_SECONDS).map(drop)
 }
 
-fn rustdoc() -> Result<()> {
-    let mut cargo = build::cargo();
-    cargo.args(["doc", "--quiet", "--workspace", "--no-deps", "--document-private-items"]);
-    cargo.env("RUSTDOCFLAGS", "-D warnings");
-    command::succeed(&mut cargo, BUILD_SECONDS).map(drop)
+fn rustdoc(cargo: &mut Command) -> Result<()> {
+    cargo.args(["--quiet", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings");
+    command::succeed(cargo, BUILD_SECONDS).map(drop)
 }
 
 fn tests() -> Result<Outcome> {
