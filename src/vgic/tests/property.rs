@@ -34,7 +34,7 @@ fn step() -> impl Strategy<Value = Step> {
         Pend, Priority, Raise, Route, Sgi, Sources, Unload,
     };
     prop_oneof![
-        3 => any::<bool>().prop_map(|more| Enable(more)),
+        3 => any::<bool>().prop_map(Enable),
         2 => any::<bool>().prop_map(Pend),
         1 => any::<bool>().prop_map(Activate),
         2 => (0..4_u8).prop_map(|priority| Priority(priority << 3)),
@@ -343,7 +343,7 @@ impl Run {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: if cfg!(miri) { 3 } else { 192 },
+        cases: if cfg!(miri) { 3 } else { 96 },
         failure_persistence: None,
         ..ProptestConfig::default()
     })]

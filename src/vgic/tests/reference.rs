@@ -72,11 +72,9 @@ impl Reference {
     /// What `v` would take now.
     pub fn best(&mut self, v: usize) -> Option<u16> {
         let running = self.running[v].last().copied().unwrap_or(0xff);
-        let (priority, intid) = (0..64)
-            .filter_map(|intid| {
-                self.deliverable(v, intid).then(|| (self.of(v, intid).priority, intid))
-            })
-            .min()?;
+        let waiting: Vec<u16> = (0..64).filter(|&intid| self.deliverable(v, intid)).collect();
+        let ranked = waiting.into_iter().map(|intid| (self.of(v, intid).priority, intid));
+        let (priority, intid) = ranked.min()?;
         (priority < running).then_some(intid)
     }
 
