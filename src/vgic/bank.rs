@@ -65,7 +65,7 @@ impl Bank {
 
     /// Those whose physical interrupt is kept active for nothing.
     pub const fn released(&self) -> u32 {
-        self.forwarded & !self.held & !(self.linked & (self.latch | self.active))
+        self.forwarded & !(self.linked & (self.held | self.latch | self.active))
     }
 
     pub fn keep_wiring(&mut self, old: &Self) {

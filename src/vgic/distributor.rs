@@ -126,5 +126,5 @@ fn spi_of_router(offset: u64) -> Option<(usize, usize)> {
 }
 
 const fn is_lower_half(offset: u64, width: Width) -> bool {
-    matches!(width, Width::Word | Width::Double) && offset % 8 == 0
+    matches!(width, Width::Word | Width::Double) && offset.is_multiple_of(8)
 }

@@ -60,8 +60,8 @@ register_bitfields! { u64,
 pub(super) const IIDR: u32 = 0x0000_043b;
 
 /// What the identification registers say (IHI 0048 and IHI 0069, "Identification registers"), from
-/// the frame's end less 0x30: PIDR4 to PIDR7, PIDR0 to PIDR3, CIDR0 to CIDR3. Only `ArchRev`, bits
-/// [7:4] of PIDR2, is architecture.
+/// the frame's end less 0x30: PIDR4 to PIDR7, PIDR0 to PIDR3, CIDR0 to CIDR3. Only `ArchRev`,
+/// bits 7 to 4 of PIDR2, is architecture.
 pub(super) const fn identification(arch_rev: u8, index: u64) -> u32 {
     match index {
         0 => 0x04,

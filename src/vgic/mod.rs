@@ -159,7 +159,7 @@ impl Vgic {
     /// they were last folded; [`take_stale`](Self::take_stale) names them.
     pub fn read(&mut self, caller: VcpuId, frame: Frame, offset: u64, width: Width) -> u64 {
         let Some(v) = self.index(caller) else { return 0 };
-        if offset % width.bytes() != 0 {
+        if !offset.is_multiple_of(width.bytes()) {
             return 0;
         }
         let value = match frame {
@@ -184,7 +184,7 @@ impl Vgic {
         value: u64,
     ) -> Notify {
         let Some(v) = self.index(caller) else { return Notify::NONE };
-        if offset % width.bytes() != 0 {
+        if !offset.is_multiple_of(width.bytes()) {
             return Notify::NONE;
         }
         let value = value & width.mask();

@@ -19,11 +19,7 @@ impl Vgic {
         width: Width,
     ) -> u64 {
         if let Some(offset) = offset.checked_sub(SGI_BASE) {
-            // ITARGETSR is not here.
-            return match offset {
-                0x800..0xc00 => 0,
-                _ => self.read_bank_register(reader, v, 0..1, offset, width),
-            };
+            return self.read_bank_register(reader, v, 0..1, offset, width);
         }
         match (offset, width) {
             (0x04, Width::Word) => IIDR.into(),

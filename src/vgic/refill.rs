@@ -138,7 +138,7 @@ impl Vgic {
         } else {
             // At the end of this one there is more to do: the input may still be high, the interrupt
             // may go to another vCPU next, or the physical one has to be deactivated.
-            let more = wanted && (level || !routed) || forwarded;
+            let more = wanted && (level || !routed) || linked && forwarded;
             Link::Software { eoi_maintenance: more, source: 0 }
         };
         let bank = self.bank_mut(v, place.bank);

@@ -1,0 +1,192 @@
+//! Interrupts that stand for physical ones.
+
+use super::*;
+use crate::vgic::Link;
+
+const PHYSICAL: IntId = IntId::ppi(11);
+
+fn timer() -> Machine {
+    let mut machine = Machine::v2(2, 4);
+    machine.vgic.link(vcpu(0), TIMER, Some(PHYSICAL));
+    machine
+}
+
+fn deactivated(machine: &mut Machine) -> usize {
+    machine.cpu(0).deactivated.len()
+}
+
+#[test]
+fn the_guests_end_deactivates_the_physical_interrupt_without_an_exit() {
+    let mut machine = timer();
+    for n in 1..4 {
+        machine.set_level(0, TIMER, true);
+        let lr = machine.cpu(0).holding(TIMER).unwrap();
+        assert_eq!((lr.state, lr.link), (LrState::Pending, Link::Hardware { physical: PHYSICAL }));
+        assert_eq!(machine.ack(0), Some(TIMER));
+        assert!(!machine.end(0, TIMER));
+        assert_eq!(machine.ack(0), None);
+        assert_eq!(deactivated(&mut machine), n);
+    }
+    machine.sync(0);
+    machine.fold(0);
+    assert!(!machine.vgic.holds_physical(vcpu(0), TIMER));
+}
+
+#[test]
+fn a_linked_interrupt_is_never_pending_and_active() {
+    let mut machine = timer();
+    machine.set_level(0, TIMER, true);
+    machine.ack(0);
+    machine.raise(0, DISK);
+    machine.sync(0);
+    assert_eq!(machine.cpu(0).holding(TIMER).unwrap().state, LrState::Active);
+}
+
+#[test]
+fn the_next_physical_interrupt_may_arrive_before_the_end_is_folded() {
+    let mut machine = timer();
+    machine.set_level(0, TIMER, true);
+    machine.ack(0);
+    machine.end(0, TIMER);
+    machine.set_level(0, TIMER, true);
+    assert_eq!(machine.ack(0), Some(TIMER));
+    machine.end(0, TIMER);
+    assert_eq!(deactivated(&mut machine), 2);
+}
+
+#[test]
+fn a_linked_input_that_falls_before_it_is_taken_is_withdrawn_and_deactivated() {
+    let mut machine = timer();
+    machine.set_level(0, TIMER, true);
+    machine.set_level(0, TIMER, false);
+    assert_eq!(machine.ack(0), None);
+    assert_eq!(deactivated(&mut machine), 1);
+    // And the same where it had no list register yet.
+    machine.write(0, 0x180, 1 << 27);
+    machine.set_level(0, TIMER, true);
+    assert_eq!(deactivated(&mut machine), 1);
+    machine.set_level(0, TIMER, false);
+    assert_eq!(deactivated(&mut machine), 2);
+}
+
+#[test]
+fn a_linked_input_that_falls_after_it_was_taken_is_left_to_the_guest() {
+    let mut machine = timer();
+    machine.set_level(0, TIMER, true);
+    machine.ack(0);
+    machine.set_level(0, TIMER, false);
+    assert_eq!(deactivated(&mut machine), 0);
+    machine.end(0, TIMER);
+    assert_eq!(deactivated(&mut machine), 1);
+    machine.sync(0);
+    assert_eq!(deactivated(&mut machine), 1);
+}
+
+#[test]
+fn clearing_the_active_state_of_a_linked_interrupt_clears_the_physical_one() {
+    let mut machine = timer();
+    machine.set_level(0, TIMER, true);
+    machine.ack(0);
+    machine.write(0, 0x380, 1 << 27); // ICACTIVER0
+    assert_eq!(machine.cpu(0).deactivated, [PHYSICAL]);
+    assert!(machine.cpu(0).holding(TIMER).is_none());
+}
+
+#[test]
+fn clearing_a_pending_linked_interrupt_lets_the_physical_one_fire_again() {
+    let mut machine = timer();
+    machine.set_level(0, TIMER, true);
+    machine.write(0, 0x280, 1 << 27); // ICPENDR0
+    assert_eq!(machine.ack(0), None);
+    assert_eq!(machine.cpu(0).deactivated, [PHYSICAL]);
+}
+
+#[test]
+fn what_the_guest_makes_pending_itself_is_not_linked() {
+    let mut machine = timer();
+    machine.write(0, 0x200, 1 << 27); // ISPENDR0
+    assert_eq!(machine.ack(0), Some(TIMER));
+    machine.end(0, TIMER);
+    machine.sync(0);
+    assert_eq!(deactivated(&mut machine), 0);
+}
+
+#[test]
+fn a_linked_interrupt_made_pending_while_active_comes_again_and_ends_once_physically() {
+    let mut machine = timer();
+    machine.set_level(0, TIMER, true);
+    machine.ack(0);
+    machine.write(0, 0x200, 1 << 27); // ISPENDR0
+    assert_eq!(machine.cpu(0).holding(TIMER).unwrap().state, LrState::PendingActive);
+    machine.end(0, TIMER);
+    assert_eq!(machine.ack(0), Some(TIMER));
+    machine.end(0, TIMER);
+    assert_eq!(machine.cpu(0).deactivated, [PHYSICAL]);
+}
+
+#[test]
+fn an_unloaded_vcpu_still_holds_its_physical_interrupt() {
+    let mut machine = timer();
+    machine.set_level(0, TIMER, true);
+    machine.ack(0);
+    machine.unload(0);
+    assert!(machine.vgic.holds_physical(vcpu(0), TIMER));
+    assert!(machine.vgic.is_active(vcpu(0), TIMER));
+    assert_eq!(deactivated(&mut machine), 0);
+    machine.sync(0);
+    let lr = machine.cpu(0).holding(TIMER).unwrap();
+    assert_eq!((lr.state, lr.link), (LrState::Active, Link::Hardware { physical: PHYSICAL }));
+    machine.end(0, TIMER);
+    assert_eq!(machine.cpu(0).deactivated, [PHYSICAL]);
+}
+
+#[test]
+fn a_linked_interrupt_without_a_list_register_is_deactivated_when_its_end_is_counted() {
+    let mut machine = Machine::v2(1, 1);
+    machine.vgic.link(vcpu(0), TIMER, Some(PHYSICAL));
+    machine.access(0, Frame::Distributor, 0x41b, Width::Byte, Some(0x80));
+    machine.set_level(0, TIMER, true);
+    machine.ack(0);
+    machine.raise(0, DISK); // of priority 0: it takes the only list register
+    assert_eq!(machine.ack(0), Some(DISK));
+    machine.end(0, DISK);
+    assert!(machine.end(0, TIMER));
+    assert_eq!(machine.cpu(0).deactivated, [PHYSICAL]);
+}
+
+#[test]
+fn reset_gives_the_physical_interrupt_back() {
+    let mut machine = timer();
+    machine.set_level(0, TIMER, true);
+    machine.ack(0);
+    machine.unload(0);
+    machine.vgic.reset();
+    machine.sync(0);
+    assert_eq!(machine.cpu(0).deactivated, [PHYSICAL]);
+    machine.sync(0);
+    assert_eq!(deactivated(&mut machine), 1);
+}
+
+#[test]
+fn unlinking_gives_the_physical_interrupt_back() {
+    let mut machine = timer();
+    machine.set_level(0, TIMER, true);
+    machine.ack(0);
+    machine.vgic.link(vcpu(0), TIMER, None);
+    machine.sync(0);
+    assert_eq!(machine.cpu(0).deactivated, [PHYSICAL]);
+    assert_eq!(machine.cpu(0).holding(TIMER).unwrap().state, LrState::Active);
+}
+
+#[test]
+fn an_assigned_devices_edge_is_deactivated_where_it_is_taken() {
+    let mut machine = Machine::v2(2, 4);
+    let physical = IntId(77);
+    machine.vgic.link(vcpu(0), DISK, Some(physical));
+    machine.write(0, 0x830, 0b10); // ITARGETSR: vCPU 1
+    machine.raise(0, DISK);
+    assert_eq!(machine.ack(0), None);
+    assert_eq!(machine.ack(1), Some(DISK));
+    machine.end(1, DISK);
+    assert_eq!(machine.cpu(1).deactivated, [physical]);
+}
