@@ -21,7 +21,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use spin::mutex::SpinMutex;
 
-use crate::addr::{Addr, PhysAddr, Region};
+use crate::addr::{PhysAddr, Region};
 
 const _: () = assert!(size_of::<usize>() == size_of::<u64>(), "an address is a pointer value");
 

@@ -4,7 +4,7 @@ use tock_registers::fields::FieldValue;
 use tock_registers::{LocalRegisterCopy, register_bitfields};
 
 use super::geometry::Level;
-use crate::addr::{Addr, PhysAddr};
+use crate::addr::PhysAddr;
 
 register_bitfields! { u64,
     /// A stage-2 Table, Block or Page descriptor, 4 KiB granule.

@@ -6,7 +6,7 @@
 use super::TableFrames;
 use super::descriptor::{Entry, Mapping, Perms};
 use super::geometry::{Geometry, Level};
-use crate::addr::{Addr, Ipa, PAGE_SIZE, PhysAddr, Region};
+use crate::addr::{Ipa, PAGE_SIZE, PhysAddr, Region};
 use crate::memory::frames::Block;
 use crate::memory::maintenance::{Maintenance, Vttbr};
 use crate::memory::phys;
