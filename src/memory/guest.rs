@@ -271,6 +271,7 @@ mod tests {
 
     const BASE: Ipa = Ipa::new(0x4000_0000);
     const SIZE: u64 = 7 * 4096;
+    const LEN: usize = 7 * 4096;
 
     fn pool() -> FramePool {
         let mut pool = FramePool::new();
@@ -399,7 +400,7 @@ mod tests {
         let mut pool = pool();
         let mut memory = GuestMemory::new();
         memory.add(BASE, frames(&mut pool, SIZE)).unwrap();
-        memory.write_from(BASE, &[0xa5; SIZE as usize]).unwrap();
+        memory.write_from(BASE, &[0xa5; LEN]).unwrap();
         memory.release(&mut pool);
 
         let scrubbed = pool.allocate(64 * 4096).unwrap().scrub();
@@ -457,9 +458,9 @@ mod tests {
             writes in prop::collection::vec((0..SIZE + 64, 0usize..5000, any::<u8>()), 1..12),
         ) {
             let memory = ram();
-            let mut model = vec![0u8; SIZE as usize];
+            let mut model = vec![0u8; LEN];
             for (offset, len, byte) in writes {
-                let start = offset as usize;
+                let start = usize::try_from(offset).unwrap();
                 let result = memory.write_from(at(offset), &vec![byte; len]);
                 match model.get_mut(start..start + len) {
                     Some(bytes) => {
@@ -471,7 +472,7 @@ mod tests {
                 let expected = model.get(start..start + 4).map(|b| u32::from_le_bytes(b.try_into().unwrap()));
                 prop_assert_eq!(memory.read::<u32>(at(offset)).ok(), expected);
             }
-            let mut all = vec![0; SIZE as usize];
+            let mut all = vec![0; LEN];
             memory.read_into(BASE, &mut all).unwrap();
             prop_assert!(all == model);
         }
