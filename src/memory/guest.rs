@@ -452,7 +452,11 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 128 }))]
+        #![proptest_config(ProptestConfig {
+            cases: if cfg!(miri) { 4 } else { 128 },
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
         #[test]
         fn guest_ram_behaves_as_an_array_of_bytes(
             writes in prop::collection::vec((0..SIZE + 64, 0usize..5000, any::<u8>()), 1..12),
