@@ -453,7 +453,7 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig {
-            cases: if cfg!(miri) { 4 } else { 128 },
+            cases: if cfg!(miri) { 1 } else { 128 },
             failure_persistence: None,
             ..ProptestConfig::default()
         })]

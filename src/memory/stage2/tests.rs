@@ -263,10 +263,11 @@ fn new_pool() -> FramePool {
 
 /// Random changes, each with few or many frames for tables, against the model.
 fn behaves_as_the_model(bits: u32) {
-    let cases = if cfg!(miri) { 2 } else { 40 };
+    let cases = if cfg!(miri) { 1 } else { 40 };
     let config = Config { cases, failure_persistence: None, ..Config::default() };
     let budget = prop_oneof![0..5u32, Just(u32::MAX)];
-    let changes = prop::collection::vec((any_change(bits), budget), 1..16);
+    let changes =
+        prop::collection::vec((any_change(bits), budget), 1..if cfg!(miri) { 4 } else { 16 });
     let geometry = Geometry::new(bits, PaRange::Bits48).unwrap();
     let pool = RefCell::new(new_pool());
     let outcome = TestRunner::new(config).run(&changes, |changes| {
