@@ -397,15 +397,16 @@ mod tests {
 
     #[test]
     fn frames_reach_a_guest_zeroed_and_are_cleaned_after_the_zeroing() {
-        let mut pool = pool();
+        let mut pool = FramePool::new();
+        pool.add(Ram::from_heap(SIZE, 4096).unwrap(), &[]);
         let mut memory = GuestMemory::new();
         memory.add(BASE, frames(&mut pool, SIZE)).unwrap();
         memory.write_from(BASE, &[0xa5; LEN]).unwrap();
         memory.release(&mut pool);
 
-        let scrubbed = pool.allocate(64 * 4096).unwrap().scrub();
+        let scrubbed = pool.allocate(SIZE).unwrap().scrub();
         let regions: Vec<_> = scrubbed.regions().collect();
-        let mut bytes = vec![1; 64 * 4096];
+        let mut bytes = vec![1; LEN];
         let mut rest = &mut bytes[..];
         for region in &regions {
             let (now, later) = rest.split_at_mut(slice_len(region));
