@@ -288,3 +288,181 @@ fn frame_number(at: PhysAddr) -> usize {
 fn to_usize(frames: u64) -> usize {
     usize::try_from(frames).expect("addresses have as many bits as pointers")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    const GIB: u64 = 1 << 30;
+
+    fn region(start: u64, size: u64) -> Region<PhysAddr> {
+        Region::new(PhysAddr::new(start), size).unwrap()
+    }
+
+    /// A pool over RAM that does not exist: no test here touches it.
+    fn pool(start: u64, size: u64) -> FramePool {
+        let mut pool = FramePool::new();
+        pool.add(Ram::imaginary(start, size), &[]);
+        pool
+    }
+
+    fn sizes(frames: &Frames<Dirty>) -> Vec<u64> {
+        frames.regions().map(|region| region.size()).collect()
+    }
+
+    #[test]
+    fn three_gibibytes_cost_three_gibibytes_in_two_blocks() {
+        let mut pool = pool(0x4000_0000, 8 * GIB);
+        let frames = pool.allocate(3 * GIB).unwrap();
+        assert_eq!(sizes(&frames), [2 * GIB, GIB]);
+        assert_eq!(pool.free_bytes(), 5 * GIB);
+        assert!(frames.regions().all(|block| block.start().is_aligned(block.size())));
+        pool.free(frames);
+        assert_eq!(pool.free_bytes(), 8 * GIB);
+    }
+
+    #[test]
+    fn an_odd_size_wastes_less_than_a_frame() {
+        let mut pool = pool(0x4000_0000, GIB);
+        let frames = pool.allocate((7 << 20) + 1).unwrap();
+        assert_eq!(sizes(&frames), [4 << 20, 2 << 20, 1 << 20, 4096]);
+        pool.free(frames);
+        assert_eq!(pool.allocate(0).unwrap().size(), 0);
+    }
+
+    #[test]
+    fn fragmented_memory_is_used_to_the_last_frame() {
+        let mut pool = pool(0x1000_0000, 64 * 4096);
+        let single: Vec<_> = (0..64).map(|_| pool.allocate_block(0).unwrap()).collect();
+        let (free, kept): (Vec<_>, Vec<_>) =
+            single.into_iter().partition(|block| block.region().start().is_aligned(8192));
+        free.into_iter().for_each(|block| pool.free_block(block));
+        let frames = pool.allocate(32 * 4096).unwrap();
+        assert_eq!(sizes(&frames), [4096; 32]);
+        assert_eq!(pool.allocate(1).unwrap_err(), OutOfFrames { wanted: 1, free: 0 });
+        pool.free(frames);
+        kept.into_iter().for_each(|block| pool.free_block(block));
+        assert_eq!(sizes(&pool.allocate(64 * 4096).unwrap()), [64 * 4096]);
+    }
+
+    #[test]
+    fn more_than_there_is_changes_nothing() {
+        let mut pool = pool(0x1000_0000, 5 * 4096);
+        for wanted in [5 * 4096 + 1, GIB, u64::MAX] {
+            assert_eq!(pool.allocate(wanted).unwrap_err(), OutOfFrames { wanted, free: 5 * 4096 });
+        }
+        assert!(pool.allocate_block(3).is_none());
+        assert!(pool.allocate_block(MAX_ORDER).is_none());
+        assert!(pool.allocate_block(u8::MAX).is_none());
+        assert_eq!(pool.allocate(5 * 4096).unwrap().size(), 5 * 4096);
+    }
+
+    #[test]
+    fn what_is_reserved_even_in_part_is_never_handed_out() {
+        let mut pool = FramePool::new();
+        let reserved = [region(0x1000_0800, 1), region(0x1000_4fff, 2), region(0, 0x1000_0001)];
+        pool.add(Ram::imaginary(0x0fff_f800, 0x9000), &reserved);
+        // Frames 0x1000_0 (twice), 4 and 5 are reserved, 7 and the first are not whole.
+        assert_eq!(pool.free_bytes(), 5 * 4096);
+        let frames = pool.allocate(5 * 4096).unwrap();
+        for hole in reserved {
+            assert!(frames.regions().all(|block| !block.overlaps(&hole)));
+        }
+    }
+
+    #[test]
+    fn memory_that_is_added_twice_is_there_once() {
+        let mut pool = pool(0x1000_0000, 0x4000);
+        pool.add(Ram::imaginary(0x1000_2000, 0x4000), &[]);
+        assert_eq!(pool.total_bytes(), 0x6000);
+        let frames = pool.allocate(0x6000).unwrap();
+        let starts: BTreeSet<_> = frames.regions().map(|block| block.start()).collect();
+        assert_eq!(starts.len(), frames.regions().len());
+    }
+
+    #[test]
+    fn neither_frame_zero_nor_what_lies_beyond_48_bits_is_used() {
+        let mut pool = pool(0, 0x3000);
+        assert_eq!(pool.total_bytes(), 0x2000);
+        pool.add(Ram::imaginary((1 << 48) - 0x1000, u64::MAX - (1 << 48)), &[]);
+        assert_eq!(pool.total_bytes(), 0x3000);
+        pool.add(Ram::imaginary(0x10_0001, 0x1ffd), &[]);
+        assert_eq!(pool.total_bytes(), 0x3000);
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Allocate(u64),
+        Block(u8),
+        Free(prop::sample::Index),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            (0..200 * 4096u64).prop_map(Step::Allocate),
+            (0..8u8).prop_map(Step::Block),
+            any::<prop::sample::Index>().prop_map(Step::Free),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig {
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
+        #[test]
+        #[cfg_attr(miri, ignore = "touches no memory, and is slow there")]
+        fn every_frame_has_one_owner_and_the_count_is_exact(
+            start in 1..600u64,
+            steps in prop::collection::vec(step(), 1..40),
+        ) {
+            const TOTAL: u64 = 555;
+            let mut pool = pool(start * 4096, TOTAL * 4096);
+            let all: BTreeSet<u64> = (start..start + TOTAL).collect();
+            let mut owned: BTreeSet<u64> = BTreeSet::new();
+            let mut held: Vec<Frames<Dirty>> = Vec::new();
+            let numbers = |block: Region<PhysAddr>| {
+                block.start().raw() / 4096..=block.last().raw() / 4096
+            };
+            for step in steps {
+                let free = TOTAL - owned.len() as u64;
+                let got = match step {
+                    Step::Allocate(bytes) => {
+                        let frames = pool.allocate(bytes);
+                        prop_assert_eq!(frames.is_ok(), bytes.div_ceil(4096) <= free);
+                        frames.ok().inspect(|frames| {
+                            assert_eq!(frames.size(), bytes.div_ceil(4096) * 4096);
+                        })
+                    }
+                    Step::Block(order) => pool
+                        .allocate_block(order)
+                        .map(|block| Frames { runs: vec![block.run], state: PhantomData }),
+                    Step::Free(index) if !held.is_empty() => {
+                        let frames = held.swap_remove(index.index(held.len()));
+                        for number in frames.regions().flat_map(numbers) {
+                            prop_assert!(owned.remove(&number));
+                        }
+                        pool.free(frames);
+                        None
+                    }
+                    Step::Free(_) => None,
+                };
+                if let Some(frames) = got {
+                    prop_assert!(sizes(&frames).is_sorted_by(|a, b| a >= b));
+                    for block in frames.regions() {
+                        prop_assert!(block.start().is_aligned(block.size()));
+                    }
+                    for number in frames.regions().flat_map(numbers) {
+                        prop_assert!(all.contains(&number) && owned.insert(number));
+                    }
+                    held.push(frames);
+                }
+                prop_assert_eq!(pool.free_bytes(), (TOTAL - owned.len() as u64) * 4096);
+            }
+            held.into_iter().for_each(|frames| pool.free(frames));
+            prop_assert_eq!(pool.allocate(TOTAL * 4096).map(|frames| frames.size()), Ok(TOTAL * 4096));
+        }
+    }
+}

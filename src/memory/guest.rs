@@ -126,15 +126,13 @@ impl GuestMemory {
         let first = self.pieces.partition_point(|piece| piece.ipas.last() < ipas.start());
         let touched = self.pieces.get(first..).unwrap_or_default();
         let mut next = ipas.start();
-        let mut count = 0;
-        for piece in touched {
+        for (before, piece) in touched.iter().enumerate() {
             if !piece.ipas.contains(next) {
                 return Err(outside);
             }
-            count += 1;
             match piece.ipas.end() {
                 Some(end) if end <= ipas.last() => next = end,
-                _ => return Ok(physical(touched.get(..count).unwrap_or_default(), ipas)),
+                _ => return Ok(physical(touched.get(..=before).unwrap_or_default(), ipas)),
             }
         }
         Err(outside)
@@ -263,4 +261,225 @@ fn slice_len(piece: &Region<PhysAddr>) -> usize {
 
 fn word_len<T>() -> usize {
     size_of::<T>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::{Geometry, Operation, PaRange, Ram, Recorder, Vmids};
+    use proptest::prelude::*;
+
+    const BASE: Ipa = Ipa::new(0x4000_0000);
+    const SIZE: u64 = 7 * 4096;
+    const LEN: usize = 7 * 4096;
+
+    fn pool() -> FramePool {
+        let mut pool = FramePool::new();
+        pool.add(Ram::from_heap(64 * 4096, 64 * 4096).unwrap(), &[]);
+        pool
+    }
+
+    /// Seven frames: blocks of four, two and one.
+    fn ram() -> GuestMemory {
+        let mut memory = GuestMemory::new();
+        memory.add(BASE, frames(&mut pool(), SIZE)).unwrap();
+        memory
+    }
+
+    fn frames(pool: &mut FramePool, size: u64) -> Frames<Clean> {
+        pool.allocate(size).unwrap().scrub().clean(&Recorder::default())
+    }
+
+    fn at(offset: u64) -> Ipa {
+        BASE.checked_add(offset).unwrap()
+    }
+
+    fn region(offset: u64, size: u64) -> Region<Ipa> {
+        Region::new(at(offset), size).unwrap()
+    }
+
+    #[test]
+    fn an_integer_across_two_blocks_is_read_as_it_was_written() {
+        let memory = ram();
+        let across = at(4 * 4096 - 3);
+        memory.write(across, 0x1122_3344_5566_7788_u64).unwrap();
+        assert_eq!(memory.read::<u64>(across), Ok(0x1122_3344_5566_7788));
+        assert_eq!(memory.read::<u8>(at(4 * 4096)), Ok(0x55));
+        assert_eq!(memory.read::<u16>(at(4 * 4096 - 1)), Ok(0x5566));
+    }
+
+    #[test]
+    fn an_access_that_leaves_ram_by_one_byte_changes_nothing() {
+        let memory = ram();
+        let end = at(SIZE - 7);
+        assert_eq!(memory.write(end, u64::MAX), Err(OutsideRam { ipa: end, size: 8 }));
+        assert_eq!(memory.write_from(end, &[1; 8]), Err(OutsideRam { ipa: end, size: 8 }));
+        assert!(memory.zero(region(0, SIZE + 1)).is_err());
+        let mut tail = [1; 7];
+        memory.read_into(end, &mut tail).unwrap();
+        assert_eq!(tail, [0; 7]);
+        let before = Ipa::new(BASE.raw() - 1);
+        assert!(memory.read::<u16>(before).is_err());
+        assert!(memory.read::<u8>(before).is_err());
+        assert!(memory.read::<u8>(at(SIZE)).is_err());
+    }
+
+    #[test]
+    fn the_ends_of_the_address_space_are_outside_and_panic_nowhere() {
+        let memory = ram();
+        for raw in [0, 1, u64::MAX, u64::MAX - 7, 1 << 63, (1 << 48) - 1] {
+            let ipa = Ipa::new(raw);
+            assert!(memory.read::<u64>(ipa).is_err());
+            assert!(memory.write(ipa, 0u32).is_err());
+            assert!(memory.read_into(ipa, &mut [0; 16]).is_err());
+            assert!(memory.write_from(ipa, &[0; 16]).is_err());
+            assert_eq!(memory.write_from(ipa, &[]), Ok(()));
+        }
+        let all = Region::new(Ipa::new(0), u64::MAX).unwrap();
+        assert!(memory.zero(all).is_err() && memory.pieces(all).is_err());
+        assert!(GuestMemory::new().pieces(region(0, 1)).is_err());
+    }
+
+    #[test]
+    fn ram_may_end_where_the_address_space_ends() {
+        let mut memory = GuestMemory::new();
+        let last = Ipa::new(u64::MAX - 4095);
+        memory.add(last, frames(&mut pool(), 4096)).unwrap();
+        let end = Ipa::new(u64::MAX - 7);
+        memory.write(end, 5u64).unwrap();
+        assert_eq!(memory.read(end), Ok(5u64));
+        assert!(memory.write(Ipa::new(u64::MAX - 6), 5u64).is_err());
+    }
+
+    #[test]
+    fn ram_over_ram_is_refused_and_given_back() {
+        let mut pool = pool();
+        let mut memory = GuestMemory::new();
+        memory.add(at(4096), frames(&mut pool, 8192)).unwrap();
+        for base in [at(0), at(4096), at(8192), at(1), Ipa::new(u64::MAX - 4095)] {
+            let RamOverlap(back) = memory.add(base, frames(&mut pool, 8192)).unwrap_err();
+            pool.free(back);
+        }
+        memory.add(at(3 * 4096), frames(&mut pool, 4096)).unwrap();
+        memory.add(at(0), frames(&mut pool, 4096)).unwrap();
+        assert!(memory.contains(&region(0, 4 * 4096)) && !memory.contains(&region(0, 16385)));
+        memory.release(&mut pool);
+        assert_eq!(pool.free_bytes(), pool.total_bytes());
+    }
+
+    #[test]
+    fn a_hole_between_two_pieces_is_no_ram() {
+        let mut pool = pool();
+        let mut memory = GuestMemory::new();
+        memory.add(at(0), frames(&mut pool, 4096)).unwrap();
+        memory.add(at(8192), frames(&mut pool, 4096)).unwrap();
+        assert!(memory.write_from(at(4000), &[0; 5000]).is_err());
+        assert!(!memory.contains(&region(4096, 4096)) && memory.contains(&region(8192, 4096)));
+    }
+
+    #[test]
+    fn what_a_guest_sees_without_caches_is_cleaned_piece_by_piece() {
+        let memory = ram();
+        let cpu = Recorder::default();
+        let touched = region(4 * 4096 - 64, 128);
+        memory.clean_to_poc(touched, &cpu).unwrap();
+        let expected: Vec<_> = memory.pieces(touched).unwrap().map(Operation::CleanToPoc).collect();
+        assert_eq!((cpu.take(), expected.len()), (expected, 2));
+        memory.sync_instructions(region(0, 4), &cpu).unwrap();
+        memory.clean_invalidate_to_poc(region(0, 4), &cpu).unwrap();
+        assert!(matches!(
+            cpu.take()[..],
+            [Operation::SyncInstructions(a), Operation::CleanInvalidateToPoc(b)] if a == b
+        ));
+        assert!(memory.clean_to_poc(region(SIZE, 1), &cpu).is_err());
+        assert_eq!(cpu.take(), []);
+    }
+
+    #[test]
+    fn frames_reach_a_guest_zeroed_and_are_cleaned_after_the_zeroing() {
+        let mut pool = FramePool::new();
+        pool.add(Ram::from_heap(SIZE, 4096).unwrap(), &[]);
+        let mut memory = GuestMemory::new();
+        memory.add(BASE, frames(&mut pool, SIZE)).unwrap();
+        memory.write_from(BASE, &[0xa5; LEN]).unwrap();
+        memory.release(&mut pool);
+
+        let scrubbed = pool.allocate(SIZE).unwrap().scrub();
+        let regions: Vec<_> = scrubbed.regions().collect();
+        let mut bytes = vec![1; LEN];
+        let mut rest = &mut bytes[..];
+        for region in &regions {
+            let (now, later) = rest.split_at_mut(slice_len(region));
+            phys::read_into(region.start(), now);
+            rest = later;
+        }
+        assert!(bytes.iter().all(|&byte| byte == 0));
+        let cpu = Recorder::default();
+        let clean = scrubbed.clean(&cpu);
+        let expected: Vec<_> = regions.into_iter().map(Operation::CleanToPoc).collect();
+        assert_eq!(cpu.take(), expected);
+        pool.free(clean);
+    }
+
+    #[test]
+    fn all_ram_is_mapped_or_none_however_few_tables_there_are() {
+        let mut pool = pool();
+        let (mut vmids, cpu) = (Vmids::new(), Recorder::default());
+        let geometry = Geometry::new(39, PaRange::Bits48).unwrap();
+        let mut stage2 = Stage2::new(geometry, &mut vmids, &mut pool, &cpu).unwrap();
+        let mut memory = GuestMemory::new();
+        // The last page lies behind a 1 GiB boundary and needs tables of its own.
+        memory.add(Ipa::new(0x8000_0000 - 3 * 4096), frames(&mut pool, 4 * 4096)).unwrap();
+        memory.add(Ipa::new(0x8000_0000 + 4096), frames(&mut pool, 4096)).unwrap();
+        let mut kept = pool.allocate(pool.free_bytes()).unwrap();
+        for few in 0..4 {
+            assert_eq!(pool.free_bytes(), few * 4096);
+            let result = memory.map(&mut stage2, Perms::RWX, &mut pool, &cpu);
+            assert_eq!(result, Err(MapError::OutOfTables));
+            assert_eq!(pool.free_bytes(), few * 4096);
+            assert_eq!(stage2.first_leaf(&geometry.ipas()), None);
+            let all = pool.free_bytes() + kept.size();
+            pool.free(kept);
+            kept = pool.allocate(all - (few + 1) * 4096).unwrap();
+        }
+        memory.map(&mut stage2, Perms::RWX, &mut pool, &cpu).unwrap();
+        for (ipas, pa) in memory.blocks() {
+            assert_eq!(stage2.translate(ipas.start()).map(|to| to.pa), Some(pa));
+        }
+        stage2.destroy(&mut vmids, &mut pool, &cpu);
+        memory.release(&mut pool);
+        pool.free(kept);
+        assert_eq!(pool.free_bytes(), pool.total_bytes());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig {
+            cases: if cfg!(miri) { 1 } else { 128 },
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
+        #[test]
+        fn guest_ram_behaves_as_an_array_of_bytes(
+            writes in prop::collection::vec((0..SIZE + 64, 0usize..5000, any::<u8>()), 1..12),
+        ) {
+            let memory = ram();
+            let mut model = vec![0u8; LEN];
+            for (offset, len, byte) in writes {
+                let start = usize::try_from(offset).unwrap();
+                let result = memory.write_from(at(offset), &vec![byte; len]);
+                match model.get_mut(start..start + len) {
+                    Some(bytes) => {
+                        bytes.fill(byte);
+                        prop_assert_eq!(result, Ok(()));
+                    }
+                    None => prop_assert!(result.is_err() || len == 0),
+                }
+                let expected = model.get(start..start + 4).map(|b| u32::from_le_bytes(b.try_into().unwrap()));
+                prop_assert_eq!(memory.read::<u32>(at(offset)).ok(), expected);
+            }
+            let mut all = vec![0; LEN];
+            memory.read_into(BASE, &mut all).unwrap();
+            prop_assert!(all == model);
+        }
+    }
 }

@@ -228,15 +228,15 @@ mod tests {
     #[test]
     fn copies_arrive_whole_at_every_alignment_and_length_and_touch_nothing_else() {
         let base = ram();
-        for offset in 0..9 {
+        for start in 0..9 {
             for len in 0..27 {
                 zero(Region::new(base, 64).unwrap());
-                let at = base.checked_add(offset).unwrap();
+                let at = base.checked_add(start as u64).unwrap();
                 let bytes: Vec<u8> = (1..=len).collect();
                 write_from(at, &bytes);
                 let mut all = [0; 64];
                 read_into(base, &mut all);
-                let (start, end) = (offset as usize, offset as usize + bytes.len());
+                let end = start + bytes.len();
                 assert_eq!(all[start..end], bytes);
                 assert!(all[..start].iter().chain(&all[end..]).all(|&b| b == 0));
                 let mut again = vec![0; bytes.len()];
