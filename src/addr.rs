@@ -210,10 +210,7 @@ impl<A: Addr> Region<A> {
     /// The smallest region of whole `alignment`-sized, aligned units around this one.
     pub fn grow_to(&self, alignment: u64) -> Self {
         let mask = alignment - 1;
-        Self {
-            start: A::new(self.start.raw() & !mask),
-            last: A::new(self.last.raw() | mask),
-        }
+        Self { start: A::new(self.start.raw() & !mask), last: A::new(self.last.raw() | mask) }
     }
 }
 
@@ -265,7 +262,9 @@ mod tests {
             for unit in [1, 2, 4, 8] {
                 let whole: Vec<u64> = bytes(a)
                     .into_iter()
-                    .filter(|b| (b & !(unit - 1)..(b & !(unit - 1)) + unit).all(|x| a.contains(Ipa::new(x))))
+                    .filter(|b| {
+                        (b & !(unit - 1)..(b & !(unit - 1)) + unit).all(|x| a.contains(Ipa::new(x)))
+                    })
                     .collect();
                 assert_eq!(a.shrink_to(unit).map(|r| bytes(&r)).unwrap_or_default(), whole);
                 assert!(a.grow_to(unit).contains_region(a));

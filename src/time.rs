@@ -4,8 +4,18 @@ use core::num::NonZeroU32;
 
 /// A value of the system counter (`CNTPCT_EL0`), or a span of it. The unit is one tick of the
 /// counter, whose length only [`Frequency`] knows.
-#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
-#[derive(serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    Eq,
+    Ord,
+    PartialEq,
+    PartialOrd,
+    serde::Serialize,
+    serde::Deserialize,
+)]
 pub struct Ticks(pub u64);
 
 impl Ticks {

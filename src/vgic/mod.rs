@@ -39,8 +39,9 @@ pub use sgi::SgiRegister;
 
 /// An interrupt's number, INTID (IHI 0048 and IHI 0069, "Interrupt IDs"): 0 to 15 SGI, 16 to 31 PPI,
 /// 32 to 1019 SPI, 1020 to 1023 special.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-#[derive(serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, serde::Serialize, serde::Deserialize,
+)]
 pub struct IntId(pub u16);
 
 impl IntId {
@@ -61,8 +62,7 @@ impl IntId {
 }
 
 /// Which register view a guest sees; always that of the machine it runs on.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[derive(serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub enum GicVersion {
     /// GICv2, IHI 0048B.
     V2,

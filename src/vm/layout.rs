@@ -20,7 +20,8 @@ impl Window {
 
     /// The window as a region.
     pub fn region(self) -> Region<Ipa> {
-        Region::new(self.base, self.size).expect("the windows of this file are neither empty nor wrap")
+        Region::new(self.base, self.size)
+            .expect("the windows of this file are neither empty nor wrap")
     }
 }
 
