@@ -113,14 +113,9 @@ impl<'h, M: Machine> Cpu<'h, M> {
         let (entity, vm) = (loaded.entity, loaded.vm);
         let queue = self.hypervisor.queue(self.machine.id());
         match next {
-            Next::Resume => {}
+            // What a waiting vCPU waits for may be there: `prepare` looks before it blocks.
+            Next::Resume | Next::Block => {}
             Next::Yield => queue.lock().yield_now(),
-            Next::Block => {
-                // A request that came in since the vCPU last looked keeps it running.
-                if !vm.has_requests(entity.vcpu) {
-                    queue.lock().block(entity);
-                }
-            }
             Next::Start(target) => self.hypervisor.start(&mut self.machine, vm, target),
             Next::PowerDown => self.retire(entity, vm),
             Next::Stop(stop) => self.hypervisor.begin_stop(&mut self.machine, vm, stop),
@@ -144,7 +139,30 @@ impl<'h, M: Machine> Cpu<'h, M> {
         } else if requests.sync {
             self.sync();
         }
+        if self.goes_on_waiting() && self.hypervisor.queue(self.machine.id()).lock().block(entity) {
+            return None;
+        }
         self.loaded.take()
+    }
+
+    /// Whether the loaded vCPU waits for an interrupt and there is none for it, whatever its priority
+    /// and `PSTATE.I` (Arm ARM, "WFI wake-up events").
+    fn goes_on_waiting(&mut self) -> bool {
+        let Some(loaded) = &mut self.loaded else { return false };
+        if !loaded.vcpu.waiting {
+            return false;
+        }
+        let me = loaded.entity.vcpu;
+        let mut vgic = loaded.vm.vgic().lock();
+        let notify = vgic.fold(me, self.machine.list_registers());
+        // The virtual timer's interrupt may still be on its way to EL2.
+        let coming =
+            self.machine.virtual_timer_asserted() && !vgic.holds_physical(me, VIRTUAL_TIMER_IRQ);
+        loaded.vcpu.waiting = !coming && !vgic.has_pending(me);
+        drop(vgic);
+        let (vm, waiting) = (loaded.vm, loaded.vcpu.waiting);
+        self.hypervisor.notify(&mut self.machine, vm, notify.without(me));
+        waiting
     }
 
     /// Turn a vCPU of this CPU off.
@@ -190,14 +208,7 @@ impl<'h, M: Machine> Cpu<'h, M> {
     fn sync(&mut self) {
         let Some(loaded) = &mut self.loaded else { return };
         let me = loaded.entity.vcpu;
-        let now = loaded.vm.virtual_now(self.machine.now());
-        let mut vgic = loaded.vm.vgic().lock();
-        // This vCPU syncs right away: what it would be told of its own lines, it sees now.
-        let asserted = loaded.vcpu.physical_timer.output(now);
-        let _ = vgic.set_level(me, PHYSICAL_TIMER_IRQ, asserted);
-        if !self.machine.virtual_timer_asserted() {
-            let _ = vgic.set_level(me, VIRTUAL_TIMER_IRQ, false);
-        }
+        let mut vgic = loaded.vm.sample_timers(&self.machine, me, &loaded.vcpu);
         let notify = vgic.sync(me, self.machine.list_registers());
         drop(vgic);
         let vm = loaded.vm;

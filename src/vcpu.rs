@@ -167,6 +167,9 @@ pub struct Vcpu {
     pub gic: GicCpuContext,
     /// Moved when a CPU changes its vCPU, once it is used.
     pub debug: DebugRegs,
+    /// It waits for an interrupt (`WFI`, PSCI's `CPU_SUSPEND`): it does not run until one can be
+    /// delivered.
+    pub waiting: bool,
     /// The guest cleans its caches by set/way: writes to its translation registers trap until its
     /// caches are on.
     pub watch_caches: bool,

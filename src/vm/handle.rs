@@ -14,7 +14,7 @@ pub enum Next {
     Resume,
     /// It gives way to whoever else wants the CPU.
     Yield,
-    /// It waits for an interrupt.
+    /// It waits for an interrupt: [`Vcpu::waiting`] is set, and the run loop looks whether there is one.
     Block,
     /// Another vCPU of the VM is turned on.
     Start(VcpuId),
@@ -53,7 +53,7 @@ impl Vm {
     ) -> Outcome {
         match exit {
             Exit::Irq => Outcome::of(Next::Resume),
-            Exit::Mmio(access) => match self.mmio(machine, me, &mut vcpu.regs, &access) {
+            Exit::Mmio(access) => match self.mmio(machine, me, vcpu, &access) {
                 Some(notify) => {
                     vcpu.regs.skip_instruction();
                     // Only a device with a clock of its own can have set a timer.
@@ -75,7 +75,8 @@ impl Vm {
             Exit::Smc(immediate) => self.call(machine, vcpu, me, immediate, true),
             Exit::Wfi => {
                 vcpu.regs.skip_instruction();
-                self.wait(machine, me, vcpu)
+                vcpu.waiting = true;
+                Outcome::of(Next::Block)
             }
             Exit::Wfe => {
                 vcpu.regs.skip_instruction();
@@ -116,20 +117,6 @@ impl Vm {
         // A guest whose vectors lie where nothing can be fetched would fault for ever; it only uses up
         // its own time, and is preempted like any other loop.
         Outcome::of(Next::Resume)
-    }
-
-    /// `WFI`, or PSCI's standby: wait unless there is something to take already, whatever its
-    /// priority and `PSTATE.I` (Arm ARM, "WFI wake-up events").
-    fn wait<M: Machine>(&self, machine: &mut M, me: VcpuId, vcpu: &Vcpu) -> Outcome {
-        let mut vgic = self.vgic.lock();
-        let notify = vgic.fold(me, machine.list_registers());
-        let pending = vgic.has_pending(me);
-        drop(vgic);
-        // The virtual timer's interrupt may still be on its way.
-        let timer = machine.virtual_timer_asserted()
-            || vcpu.physical_timer.output(self.virtual_now(machine.now()));
-        let next = if pending || timer { Next::Resume } else { Next::Block };
-        Outcome { next, notify, timer_changed: false }
     }
 
     /// A call to the firmware (SMCCC, DEN0028) by `HVC` or `SMC`.
@@ -174,7 +161,10 @@ impl Vm {
             Effect::None | Effect::Workaround(_) => Outcome::of(Next::Resume),
             Effect::CpuOn { target } => Outcome::of(Next::Start(target)),
             Effect::CpuOff => Outcome::of(Next::PowerDown),
-            Effect::Suspend => self.wait(machine, me, vcpu),
+            Effect::Suspend => {
+                vcpu.waiting = true;
+                Outcome::of(Next::Block)
+            }
             Effect::SystemOff => Outcome::of(Next::Stop(Stop::Off)),
             Effect::SystemReset => Outcome::of(Next::Stop(Stop::Reset)),
         }

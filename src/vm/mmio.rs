@@ -4,7 +4,7 @@ use super::Vm;
 use super::layout::{GICD, GICR, GICR_STRIDE};
 use crate::exit::{Direction, MmioAccess};
 use crate::machine::Machine;
-use crate::vcpu::{GuestRegs, VcpuId};
+use crate::vcpu::{GuestRegs, Vcpu, VcpuId};
 use crate::vgic::{Frame, GicVersion, Notify};
 
 impl Vm {
@@ -13,14 +13,14 @@ impl Vm {
         &self,
         machine: &mut M,
         me: VcpuId,
-        regs: &mut GuestRegs,
+        vcpu: &mut Vcpu,
         access: &MmioAccess,
     ) -> Option<Notify> {
         match self.gic_frame(access) {
             Some((frame, offset)) => {
-                Some(self.gic_access(machine, me, regs, access, frame, offset))
+                Some(self.gic_access(machine, me, vcpu, access, frame, offset))
             }
-            None => self.device_access(machine, regs, access),
+            None => self.device_access(machine, &mut vcpu.regs, access),
         }
     }
 
@@ -48,12 +48,13 @@ impl Vm {
         &self,
         machine: &mut M,
         me: VcpuId,
-        regs: &mut GuestRegs,
+        vcpu: &mut Vcpu,
         access: &MmioAccess,
         frame: Frame,
         offset: u64,
     ) -> Notify {
-        let mut vgic = self.vgic.lock();
+        let mut vgic = self.sample_timers(machine, me, vcpu);
+        let regs = &mut vcpu.regs;
         // What is in the list registers is part of what the guest asks about.
         let folded = vgic.fold(me, machine.list_registers());
         match access.direction {

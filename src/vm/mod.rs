@@ -20,11 +20,11 @@ use alloc::boxed::Box;
 use alloc::string::String;
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
-use spin::mutex::TicketMutex;
+use spin::mutex::{TicketMutex, TicketMutexGuard};
 
 use crate::device::bus::Bus;
 use crate::firmware::entropy::Entropy;
-use crate::machine::{CpuId, Space};
+use crate::machine::{CpuId, Machine, Space};
 use crate::memory::{GuestMemory, Stage2};
 use crate::sched::VmId;
 use crate::time::Ticks;
@@ -195,6 +195,23 @@ impl Vm {
     /// The VM's virtual time at `now`.
     pub fn virtual_now(&self, now: Ticks) -> Ticks {
         Ticks(now.0.wrapping_sub(self.counter_offset.load(Ordering::Acquire)))
+    }
+
+    /// Bring the timer lines of the loaded vCPU up to date. It looks at its interrupts next, so nobody
+    /// has to be told.
+    pub fn sample_timers<M: Machine>(
+        &self,
+        machine: &M,
+        me: VcpuId,
+        vcpu: &Vcpu,
+    ) -> TicketMutexGuard<'_, Vgic> {
+        let asserted = vcpu.physical_timer.output(self.virtual_now(machine.now()));
+        let mut vgic = self.vgic.lock();
+        let _ = vgic.set_level(me, layout::PHYSICAL_TIMER_IRQ, asserted);
+        if !machine.virtual_timer_asserted() {
+            let _ = vgic.set_level(me, layout::VIRTUAL_TIMER_IRQ, false);
+        }
+        vgic
     }
 
     /// When one of a vCPU's timers fires next, its registers being out of the CPU.
