@@ -21,6 +21,8 @@ pub struct Cpu<'h, M> {
     loaded: Option<Loaded<'h>>,
     /// What the deadline timer is set to.
     deadline: Option<Ticks>,
+    /// Where the interrupt controller forgets levels: when to make it look again.
+    nudge: Option<Ticks>,
     /// Gets the physical interrupts of the hypervisor's devices.
     on_device: fn(&Hypervisor, &mut M, crate::vgic::IntId),
 }
@@ -53,7 +55,7 @@ impl<'h, M: Machine> Cpu<'h, M> {
         hypervisor: &'h Hypervisor,
         on_device: fn(&Hypervisor, &mut M, crate::vgic::IntId),
     ) -> Self {
-        Self { machine, hypervisor, loaded: None, deadline: None, on_device }
+        Self { machine, hypervisor, loaded: None, deadline: None, nudge: None, on_device }
     }
 
     /// The machine underneath.
@@ -153,12 +155,15 @@ impl<'h, M: Machine> Cpu<'h, M> {
             return false;
         }
         let me = loaded.entity.vcpu;
-        let mut vgic = loaded.vm.vgic().lock();
-        let notify = vgic.fold(me, self.machine.list_registers());
+        let mut vgic = loaded.vm.sample_timers(&self.machine, me, &loaded.vcpu);
+        let mut notify = vgic.fold(me, self.machine.list_registers());
         // The virtual timer's interrupt may still be on its way to EL2.
         let coming =
             self.machine.virtual_timer_asserted() && !vgic.holds_physical(me, VIRTUAL_TIMER_IRQ);
         loaded.vcpu.waiting = !coming && !vgic.has_pending(me);
+        if !loaded.vcpu.waiting {
+            notify = notify | vgic.sync(me, self.machine.list_registers());
+        }
         drop(vgic);
         let (vm, waiting) = (loaded.vm, loaded.vcpu.waiting);
         self.hypervisor.notify(&mut self.machine, vm, notify.without(me));
@@ -262,12 +267,18 @@ impl<'h, M: Machine> Cpu<'h, M> {
         };
         let (vm, me) = (loaded.vm, loaded.entity.vcpu);
         let notify = vm.vgic().lock().set_level(me, VIRTUAL_TIMER_IRQ, true);
+        if self.machine.forgets_levels() {
+            self.nudge = Some(self.machine.now().saturating_add(self.hypervisor.nudge_after()));
+            self.arm_deadline();
+        }
         self.hypervisor.notify(&mut self.machine, vm, notify);
     }
 
     fn deadline_passed(&mut self) {
         self.deadline = None;
         let now = self.machine.now();
+        // That this interrupt came was the nudge.
+        self.nudge = self.nudge.filter(|at| *at > now);
         let cpu = self.machine.id();
         // One at a time: the lock is not held across the list.
         while self.hypervisor.queue(cpu).lock().expire(now).is_some() {}
@@ -314,7 +325,8 @@ impl<'h, M: Machine> Cpu<'h, M> {
             .iter()
             .filter(|vm| vm.timekeeper() == Some(cpu))
             .filter_map(Vm::device_deadline);
-        let next = devices.chain(timer).chain(self.hypervisor.next_event(cpu)).min();
+        let next =
+            devices.chain(timer).chain(self.nudge).chain(self.hypervisor.next_event(cpu)).min();
         if next != self.deadline {
             self.machine.set_deadline(next);
             self.deadline = next;

@@ -20,12 +20,17 @@ use crate::vm::{Request, Stop, Vm};
 /// A time slice, in microseconds: short enough to type against a spinning neighbour.
 const SLICE_MICROS: u64 = 5_000;
 
+/// How long a guest's timer handler may take before an interrupt controller that forgets levels is made
+/// to look again, in microseconds.
+const NUDGE_MICROS: u64 = 500;
+
 /// The VMs of the bundle and the CPUs they share.
 pub struct Hypervisor {
     vms: Vec<Vm>,
     queues: Box<[TicketMutex<RunQueue>]>,
     /// VMs that have not stopped for good.
     alive: AtomicUsize,
+    nudge_after: Ticks,
 }
 
 impl Hypervisor {
@@ -45,7 +50,8 @@ impl Hypervisor {
             }
         }
         let alive = AtomicUsize::new(vms.len());
-        Self { vms, queues: queues.into_boxed_slice(), alive }
+        let nudge_after = frequency.micros(NUDGE_MICROS);
+        Self { vms, queues: queues.into_boxed_slice(), alive, nudge_after }
     }
 
     /// Start every VM's boot vCPU.
@@ -53,6 +59,11 @@ impl Hypervisor {
         for vm in &self.vms {
             self.start(machine, vm, VcpuId(0));
         }
+    }
+
+    /// See [`Machine::forgets_levels`].
+    pub const fn nudge_after(&self) -> Ticks {
+        self.nudge_after
     }
 
     /// The VM with this number.

@@ -36,7 +36,8 @@ register_structs! {
     pub(super) Registers {
         (0x000 => pub(super) ctlr: ReadWrite<u32, CTLR::Register>),
         (0x004 => pub(super) typer: ReadOnly<u32, TYPER::Register>),
-        (0x008 => _identification),
+        (0x008 => pub(super) iidr: ReadOnly<u32>),
+        (0x00c => _identification),
         (0x080 => pub(super) group: [ReadWrite<u32>; 32]),
         (0x100 => set_enable: [ReadWrite<u32>; 32]),
         (0x180 => clear_enable: [ReadWrite<u32>; 32]),

@@ -53,6 +53,10 @@ register_bitfields! { u64,
 /// The software generated interrupt by which CPUs call each other.
 const KICK: IntId = IntId(0);
 
+/// `GICD_IIDR` of QEMU's GICv2, which names no product. It does not look at its inputs again when a
+/// list register with `HW` deactivates an interrupt.
+const QEMU_GICV2_IIDR: u32 = 0x43b;
+
 /// `GICH_HCR.En`.
 const GICH_HCR_EN: u32 = 1;
 
@@ -91,6 +95,8 @@ enum Hardware {
 pub struct Gic {
     hardware: Hardware,
     maintenance: IntId,
+    /// See [`crate::machine::Machine::forgets_levels`].
+    forgets_levels: bool,
     /// What [`ListRegisters::set_maintenance`] asked for last.
     asked: (bool, bool),
 }
@@ -116,6 +122,7 @@ impl Gic {
     }
 
     fn try_start(id: CpuId, board: &board::Gic) -> Result<Self, DriverError> {
+        let mut forgets_levels = false;
         let (hardware, maintenance, address) = match board {
             board::Gic::V2 { gicd, gicc, gich, maintenance, .. } => {
                 let distributor = gicv2::Distributor::new(registers(gicd))?;
@@ -123,6 +130,7 @@ impl Gic {
                     distributor.init();
                 }
                 distributor.init_cpu();
+                forgets_levels = distributor.iidr() == QEMU_GICV2_IIDR;
                 let interface = CpuInterface::new(registers(gicc))?;
                 interface.init();
                 let virt = VirtualInterface::new(registers(gich))?;
@@ -145,10 +153,20 @@ impl Gic {
             }
         };
         ADDRESSES[id.index()].store(address, Ordering::Release);
-        let mut gic = Self { hardware, maintenance: maintenance.intid, asked: (false, false) };
+        let mut gic = Self {
+            hardware,
+            maintenance: maintenance.intid,
+            forgets_levels,
+            asked: (false, false),
+        };
         gic.enable(KICK);
         gic.enable(maintenance.intid);
         Ok(gic)
+    }
+
+    /// See [`crate::machine::Machine::forgets_levels`].
+    pub const fn forgets_levels(&self) -> bool {
+        self.forgets_levels
     }
 
     fn lines(&self, intid: IntId) -> &Lines {

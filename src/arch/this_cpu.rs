@@ -151,6 +151,10 @@ impl Machine for ThisCpu {
         self.gic.set_active(self.timers.virt, active);
     }
 
+    fn forgets_levels(&self) -> bool {
+        self.gic.forgets_levels()
+    }
+
     fn acknowledge(&mut self) -> Option<Interrupt> {
         match self.gic.acknowledge()? {
             Physical::Kick => Some(Interrupt::Kick),

@@ -34,6 +34,8 @@ pub(super) struct Bank {
     pub drop_active: u32,
     /// Of those held: the fold is to find it active.
     pub add_active: u32,
+    /// Found newly active by the last fold: the guest ends the latest one first.
+    pub fresh: u32,
 
     /// Stands for the physical interrupt in `physical`.
     pub linked: u32,

@@ -139,6 +139,9 @@ impl Vgic {
         }
         if active {
             bank.active |= bit;
+            if !was.state.is_active() {
+                bank.fresh |= bit;
+            }
         }
         match was.link {
             // An empty one has been deactivated physically with the virtual interrupt.

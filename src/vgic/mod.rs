@@ -198,6 +198,12 @@ impl Vgic {
         self.mark(notify)
     }
 
+    /// Whether `vcpu`'s list registers no longer say what this model wants: it has to sync before it
+    /// runs on. A withdrawal is no [`Notify`], so whoever runs `vcpu` asks after each change.
+    pub const fn wants_sync(&self, vcpu: VcpuId) -> bool {
+        self.dirty.contains(vcpu)
+    }
+
     /// The vCPUs whose list registers hold interrupts whose pending or active state was read since
     /// the last call. A guest that polls `GICD_ISACTIVER` gets its answer sooner if they are made to
     /// sync now; they do at their next exit anyway.

@@ -30,6 +30,11 @@ impl Notify {
         if vcpu.0 < 8 { Self(self.0 & !(1 << vcpu.0)) } else { self }
     }
 
+    /// Only `vcpu`.
+    pub const fn only(vcpu: VcpuId) -> Self {
+        if vcpu.0 < 8 { Self(1 << vcpu.0) } else { Self::NONE }
+    }
+
     /// Each of them, from the lowest.
     pub fn iter(self) -> impl Iterator<Item = VcpuId> {
         (0..8).map(VcpuId).filter(move |&vcpu| self.contains(vcpu))

@@ -1,6 +1,7 @@
 //! Choosing what goes into the list registers, and writing it there.
 //!
-//! Active interrupts come first, then pending ones, each by priority. One register always goes to the
+//! Active interrupts come first, then pending ones, each by priority; what the guest has just taken
+//! stays whatever its priority, as its end comes next. One register always goes to the
 //! best pending interrupt: were all of them taken by active ones, a guest with nested handlers could
 //! not be interrupted any more. The active interrupt that has to make room is the one of the lowest
 //! priority, whose end comes last; the hardware counts it (`EOICount`).
@@ -27,7 +28,15 @@ impl Best {
     /// To be offered in the order of INTIDs: of equals the first one stays ahead.
     fn offer(&mut self, priority: u8, place: Place) {
         let better = self.places[..self.count].iter().take_while(|kept| kept.0 <= priority);
-        let at = better.count();
+        self.insert(better.count(), priority, place);
+    }
+
+    /// Before all that have been offered so far.
+    fn offer_first(&mut self, place: Place) {
+        self.insert(0, 0, place);
+    }
+
+    fn insert(&mut self, at: usize, priority: u8, place: Place) {
         self.more |= self.count == self.room;
         if at >= self.room {
             return;
@@ -49,9 +58,19 @@ impl Vgic {
         let any_pending = (0..BANKS).any(|bank| self.pending_for(v, bank) != 0);
         let mut active = Best::of(count - usize::from(any_pending));
         for bank in 0..BANKS {
-            for index in bits(self.evicted_of(v, bank)) {
-                let priority = self.bank(v, bank).priority[index];
-                active.offer(priority, Place { bank, index });
+            let evicted = self.evicted_of(v, bank);
+            let words = self.bank_mut(v, bank);
+            let fresh = words.fresh & evicted;
+            words.fresh &= !evicted;
+            for index in bits(evicted) {
+                let place = Place { bank, index };
+                if fresh & place.bit() == 0 {
+                    active.offer(self.bank(v, bank).priority[index], place);
+                } else {
+                    // Of several taken since, the later ones have the higher INTIDs, unless their
+                    // priorities differ; and then the priority drop tells them apart.
+                    active.offer_first(place);
+                }
             }
         }
         let mut pending = Best::of(count - active.count);

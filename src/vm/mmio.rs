@@ -20,7 +20,7 @@ impl Vm {
             Some((frame, offset)) => {
                 Some(self.gic_access(machine, me, vcpu, access, frame, offset))
             }
-            None => self.device_access(machine, &mut vcpu.regs, access),
+            None => self.device_access(machine, me, &mut vcpu.regs, access),
         }
     }
 
@@ -57,31 +57,32 @@ impl Vm {
         let regs = &mut vcpu.regs;
         // What is in the list registers is part of what the guest asks about.
         let folded = vgic.fold(me, machine.list_registers());
-        match access.direction {
+        let notify = match access.direction {
             Direction::Read { .. } => {
                 let value = vgic.read(me, frame, offset, access.width);
-                let stale = vgic.take_stale().without(me);
-                drop(vgic);
                 regs.write(access.gpr, access.extend(value));
-                folded | stale
+                folded | vgic.take_stale() | vgic.sync(me, machine.list_registers())
             }
             Direction::Write => {
                 let value = regs.read(access.gpr);
-                folded | vgic.write(me, frame, offset, access.width, value)
+                let written = vgic.write(me, frame, offset, access.width, value);
+                folded | written | vgic.sync(me, machine.list_registers())
             }
-        }
+        };
+        notify.without(me)
     }
 
     fn device_access<M: Machine>(
         &self,
         machine: &M,
+        me: VcpuId,
         regs: &mut GuestRegs,
         access: &MmioAccess,
     ) -> Option<Notify> {
         let now = self.virtual_now(machine.now());
         let mut notify = Notify::NONE;
         let line = |irq, level| {
-            notify = self.vgic.lock().set_level(VcpuId(0), irq, level);
+            notify = self.drive(me, irq, level);
         };
         match access.direction {
             Direction::Read { .. } => {

@@ -29,7 +29,7 @@ use crate::memory::{GuestMemory, Stage2};
 use crate::sched::VmId;
 use crate::time::Ticks;
 use crate::vcpu::{Vcpu, VcpuId};
-use crate::vgic::{GicVersion, Vgic};
+use crate::vgic::{GicVersion, IntId, Notify, Vgic};
 
 pub use handle::{Next, Outcome};
 use lifecycle::Lifecycle;
@@ -195,6 +195,14 @@ impl Vm {
     /// The VM's virtual time at `now`.
     pub fn virtual_now(&self, now: Ticks) -> Ticks {
         Ticks(now.0.wrapping_sub(self.counter_offset.load(Ordering::Acquire)))
+    }
+
+    /// Set an interrupt's input line on behalf of the running vCPU `me`, which has to look at its
+    /// interrupts also when one of them is withdrawn.
+    fn drive(&self, me: VcpuId, irq: IntId, level: bool) -> Notify {
+        let mut vgic = self.vgic.lock();
+        let notify = vgic.set_level(me, irq, level);
+        if vgic.wants_sync(me) { notify | Notify::only(me) } else { notify }
     }
 
     /// Bring the timer lines of the loaded vCPU up to date. It looks at its interrupts next, so nobody

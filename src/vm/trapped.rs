@@ -102,7 +102,7 @@ impl Vm {
         let now = self.virtual_now(machine.now());
         vcpu.physical_timer.write(timer, value, now);
         let level = vcpu.physical_timer.output(now);
-        self.vgic.lock().set_level(me, PHYSICAL_TIMER_IRQ, level)
+        self.drive(me, PHYSICAL_TIMER_IRQ, level)
     }
 
     /// A cache operation by set/way, which would see every guest's lines: all of this VM's RAM is

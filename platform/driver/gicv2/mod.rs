@@ -32,6 +32,11 @@ impl Distributor {
         Ok(Self { lines: Lines::of_distributor(gicd)? })
     }
 
+    /// Who made it: GICD_IIDR. A GIC-400 has the product number 2 in the uppermost byte.
+    pub fn iidr(&self) -> u32 {
+        self.lines.registers.iidr.get()
+    }
+
     /// The interrupts; those below 32 are the calling CPU's.
     pub fn lines(&self) -> &Lines {
         &self.lines
