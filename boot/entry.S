@@ -186,6 +186,24 @@ enable_mmu:
     isb
     ret
 
+// plinth_switch_tables(x0 = root): no memory is touched while the MMU is off, so the caches may keep
+// what they have.
+.global plinth_switch_tables
+plinth_switch_tables:
+    mrs     x1, SCTLR_EL2
+    bic     x2, x1, #1
+    dsb     SY                          // what was stored has been stored
+    msr     SCTLR_EL2, x2
+    isb
+    msr     TTBR0_EL2, x0
+    isb
+    tlbi    ALLE2
+    dsb     NSH
+    isb
+    msr     SCTLR_EL2, x1
+    isb
+    ret
+
 // Invalidate the data cache lines of [x0, x1) to the point of coherency. Clobbers x0, x2, x3.
 invalidate:
     mrs     x2, CTR_EL0

@@ -11,8 +11,9 @@ use crate::machine::{Interrupt, Machine};
 use crate::sched::Entity;
 use crate::time::Ticks;
 use crate::vcpu::Vcpu;
+use crate::vgic::ListRegisters;
 use crate::vm::layout::{PHYSICAL_TIMER_IRQ, VIRTUAL_TIMER_IRQ};
-use crate::vm::{Next, Requests, Stop, Vm};
+use crate::vm::{Next, Request, Requests, Stop, Vm};
 
 /// A CPU at work.
 pub struct Cpu<'h, M> {
@@ -65,6 +66,7 @@ impl<'h, M: Machine> Cpu<'h, M> {
 
     /// Run the most deserving vCPU until its next exit and deal with that, or sleep.
     pub fn step(&mut self) -> Step {
+        self.drop_stale();
         let picked = {
             let now = self.machine.now();
             self.hypervisor.queue(self.machine.id()).lock().pick(now)
@@ -74,7 +76,10 @@ impl<'h, M: Machine> Cpu<'h, M> {
                 return Step::Finished;
             }
             self.arm_deadline();
-            self.machine.idle();
+            if !self.machine.idle() {
+                // An asynchronous abort is outstanding: taking the registers out settles whose.
+                self.unload();
+            }
             self.interrupts();
             return Step::Slept;
         };
@@ -95,12 +100,13 @@ impl<'h, M: Machine> Cpu<'h, M> {
             }
             let me = loaded.entity.vcpu;
             let outcome = loaded.vm.handle(&mut self.machine, me, &mut loaded.vcpu, exit);
-            self.hypervisor.notify(&mut self.machine, loaded.vm, outcome.notify);
+            let queued = self.hypervisor.notify(&mut self.machine, loaded.vm, outcome.notify);
             if outcome.timer_changed {
                 self.arm_for(&loaded);
             }
             match outcome.next {
-                Next::Resume if !loaded.vm.has_requests(me) => {}
+                // Somebody who now waits for this CPU gets a slice of it.
+                Next::Resume if !queued && !loaded.vm.has_requests(me) => {}
                 next => {
                     self.loaded = Some(loaded);
                     return self.apply(next);
@@ -141,7 +147,12 @@ impl<'h, M: Machine> Cpu<'h, M> {
         } else if requests.sync {
             self.sync();
         }
-        if self.goes_on_waiting() && self.hypervisor.queue(self.machine.id()).lock().block(entity) {
+        if self.goes_on_waiting() {
+            // Refused when something has come meanwhile: the next round looks at that. It does not run
+            // either way.
+            if !self.hypervisor.queue(self.machine.id()).lock().block(entity) {
+                self.interrupts();
+            }
             return None;
         }
         self.loaded.take()
@@ -161,9 +172,8 @@ impl<'h, M: Machine> Cpu<'h, M> {
         let coming =
             self.machine.virtual_timer_asserted() && !vgic.holds_physical(me, VIRTUAL_TIMER_IRQ);
         loaded.vcpu.waiting = !coming && !vgic.has_pending(me);
-        if !loaded.vcpu.waiting {
-            notify = notify | vgic.sync(me, self.machine.list_registers());
-        }
+        // Also before it sleeps: what asks for maintenance must not go on asking.
+        notify = notify | vgic.sync(me, self.machine.list_registers());
         drop(vgic);
         let (vm, waiting) = (loaded.vm, loaded.vcpu.waiting);
         self.hypervisor.notify(&mut self.machine, vm, notify.without(me));
@@ -197,10 +207,13 @@ impl<'h, M: Machine> Cpu<'h, M> {
         let Some(vcpu) = vcpu else {
             log::error!("{}: vCPU {} is to run but has no state", vm.name(), me.0);
             self.hypervisor.queue(self.machine.id()).lock().turn_off(entity);
+            self.hypervisor.retired(&mut self.machine, vm);
             return None;
         };
         let shared = self.hypervisor.queue(self.machine.id()).lock().len() > 1;
-        let space = vm.space(me, self.machine.id(), shared);
+        let mut space = vm.space(me, self.machine.id(), shared);
+        // Out of reset with an empty TLB.
+        space.stale_tlb |= requests.start;
         self.machine.load(&vcpu, &space);
         let in_hand = vm.vgic().lock().holds_physical(me, VIRTUAL_TIMER_IRQ);
         self.machine.set_virtual_timer_active(in_hand);
@@ -226,11 +239,16 @@ impl<'h, M: Machine> Cpu<'h, M> {
         let me = loaded.entity.vcpu;
         let serror = self.machine.unload(&mut loaded.vcpu);
         if loaded.incarnation != loaded.vm.incarnation() {
+            let lrs = self.machine.list_registers();
+            for index in 0..lrs.count() {
+                lrs.write(index, None);
+            }
+            lrs.set_maintenance(false, false);
             return;
         }
         let notify = loaded.vm.vgic().lock().unload(me, self.machine.list_registers());
         self.hypervisor.notify(&mut self.machine, loaded.vm, notify);
-        let deadline = loaded.vm.deadline(&loaded.vcpu, self.machine.now());
+        let deadline = loaded.vm.deadline(me, &loaded.vcpu, self.machine.now());
         loaded.vm.park_vcpu(me, loaded.vcpu);
         self.hypervisor.queue(self.machine.id()).lock().set_deadline(loaded.entity, deadline);
         if serror {
@@ -248,11 +266,7 @@ impl<'h, M: Machine> Cpu<'h, M> {
                 Interrupt::Kick => {}
                 Interrupt::Deadline => self.deadline_passed(),
                 Interrupt::VirtualTimer => self.virtual_timer_fired(),
-                Interrupt::Maintenance => {
-                    if let Some(loaded) = &self.loaded {
-                        loaded.vm.post(loaded.entity.vcpu, crate::vm::Request::Sync);
-                    }
-                }
+                Interrupt::Maintenance => self.maintain(),
                 Interrupt::Device(intid) => {
                     (self.on_device)(self.hypervisor, &mut self.machine, intid);
                 }
@@ -260,8 +274,27 @@ impl<'h, M: Machine> Cpu<'h, M> {
         }
     }
 
+    /// The list registers want attention: see to it at once, as the vCPU may not run soon.
+    fn maintain(&mut self) {
+        self.drop_stale();
+        self.sync();
+        if let Some(loaded) = &self.loaded {
+            let (vm, me) = (loaded.vm, loaded.entity.vcpu);
+            self.hypervisor.request(&mut self.machine, vm, me, Request::Sync);
+        }
+    }
+
+    /// Take registers out of the CPU whose VM has been reset since: their timers and list registers
+    /// would go on asking.
+    fn drop_stale(&mut self) {
+        if self.loaded.is_some() && self.current().is_none() {
+            self.unload();
+        }
+    }
+
     fn virtual_timer_fired(&mut self) {
-        let Some(loaded) = self.current() else {
+        self.drop_stale();
+        let Some(loaded) = &self.loaded else {
             // Nobody's: it must not stay active and block the next vCPU's.
             return self.machine.set_virtual_timer_active(false);
         };

@@ -110,13 +110,25 @@ pub struct MmioAccess {
     pub direction: Direction,
     /// The register loaded or stored.
     pub gpr: Gpr,
+    /// The guest is big-endian: device registers are little-endian, so the bytes change places. The
+    /// syndrome does not tell; whoever knows the guest's state sets it.
+    pub swapped: bool,
 }
 
 impl MmioAccess {
+    /// What a store of `value` moves, in the device's byte order; and a load likewise.
+    pub const fn stored(&self, value: u64) -> u64 {
+        if self.swapped {
+            value.swap_bytes() >> (64 - 8 * self.width.bytes())
+        } else {
+            value & self.width.mask()
+        }
+    }
+
     /// What a load leaves in its register when the device answered `value`.
     pub fn extend(&self, value: u64) -> u64 {
         let Direction::Read { sign_extend, sixty_four } = self.direction else { return value };
-        let mut value = value & self.width.mask();
+        let mut value = self.stored(value);
         let sign = 1 << (8 * self.width.bytes() - 1);
         if sign_extend && value & sign != 0 {
             value |= !self.width.mask();
@@ -315,6 +327,7 @@ fn data_abort(iss: u32, far: u64, hpfar: u64) -> Exit {
             }
         },
         gpr: Gpr::new(iss.read(DataAbortIss::SRT)),
+        swapped: false,
     })
 }
 
@@ -357,6 +370,7 @@ mod tests {
                 width: Width::Word,
                 direction: Direction::Write,
                 gpr: Gpr::new(5),
+                swapped: false,
             })
         );
     }
@@ -396,6 +410,7 @@ mod tests {
             width,
             direction: Direction::Read { sign_extend, sixty_four },
             gpr: Gpr::ZERO,
+            swapped: false,
         };
         assert_eq!(load(false, false, Width::Byte).extend(0x1ff), 0xff);
         assert_eq!(load(true, false, Width::Byte).extend(0x80), 0xffff_ff80);
@@ -403,6 +418,20 @@ mod tests {
         assert_eq!(load(true, true, Width::Word).extend(0x8000_0000), 0xffff_ffff_8000_0000);
         assert_eq!(load(true, true, Width::Half).extend(0x7fff), 0x7fff);
         assert_eq!(load(false, true, Width::Double).extend(u64::MAX), u64::MAX);
+    }
+
+    #[test]
+    fn a_big_endian_guest_moves_the_same_bytes_the_other_way_round() {
+        let access = MmioAccess {
+            ipa: Ipa::new(0),
+            far: 0,
+            width: Width::Word,
+            direction: Direction::Read { sign_extend: true, sixty_four: true },
+            gpr: Gpr::ZERO,
+            swapped: true,
+        };
+        assert_eq!(access.stored(0xffff_ffff_1122_3344), 0x4433_2211);
+        assert_eq!(access.extend(0x8000_0080), 0xffff_ffff_8000_0080);
     }
 
     #[test]

@@ -86,21 +86,32 @@ impl Hypervisor {
         &self.queues[cpu.index()]
     }
 
-    /// Let the vCPUs in `notify` look at their interrupts, wherever they are.
-    pub fn notify<M: Machine>(&self, machine: &mut M, vm: &Vm, notify: Notify) {
+    /// Let the vCPUs in `notify` look at their interrupts, wherever they are. Returns whether one of
+    /// them waits for this CPU now.
+    pub fn notify<M: Machine>(&self, machine: &mut M, vm: &Vm, notify: Notify) -> bool {
+        let mut queued = false;
         for vcpu in notify.iter() {
-            self.request(machine, vm, vcpu, Request::Sync);
+            queued |= self.request(machine, vm, vcpu, Request::Sync);
         }
+        queued
     }
 
-    /// Leave a request with a vCPU and see to it that its CPU looks at it.
-    pub fn request<M: Machine>(&self, machine: &mut M, vm: &Vm, vcpu: VcpuId, request: Request) {
-        let Some(cpu) = vm.home(vcpu) else { return };
+    /// Leave a request with a vCPU and see to it that its CPU looks at it. Returns whether it waits for
+    /// this CPU now.
+    pub fn request<M: Machine>(
+        &self,
+        machine: &mut M,
+        vm: &Vm,
+        vcpu: VcpuId,
+        request: Request,
+    ) -> bool {
+        let Some(cpu) = vm.home(vcpu) else { return false };
         vm.post(vcpu, request);
         let woken = self.queue(cpu).lock().wake(Entity { vm: vm.id(), vcpu });
         if woken != Woken::Nothing && cpu != machine.id() {
             machine.kick(cpu);
         }
+        woken == Woken::Queued && cpu == machine.id()
     }
 
     /// A vCPU that was off waits for its CPU from now on, unless its VM is being stopped.
@@ -129,7 +140,9 @@ impl Hypervisor {
             let retired = self.queue(cpu).lock().retire(Entity { vm: vm.id(), vcpu });
             match retired {
                 Retired::Off => self.retired(machine, vm),
-                Retired::Running => self.request(machine, vm, vcpu, Request::Sync),
+                Retired::Running => {
+                    self.request(machine, vm, vcpu, Request::Sync);
+                }
                 Retired::WasOff => {}
             }
         }

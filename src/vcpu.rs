@@ -173,6 +173,8 @@ pub struct Vcpu {
     /// The guest cleans its caches by set/way: writes to its translation registers trap until its
     /// caches are on.
     pub watch_caches: bool,
+    /// How much of RAM a cache operation by set/way has cleaned so far, in bytes.
+    pub flushed: u64,
     /// The EL1 physical timer, which is emulated.
     pub physical_timer: PhysicalTimer,
 }
@@ -202,6 +204,8 @@ pub enum Exception {
         far: Option<u64>,
         /// On a page-table walk.
         walk: bool,
+        /// A store.
+        write: bool,
     },
     /// A synchronous external abort on an instruction fetch.
     InstructionAbort {
@@ -271,17 +275,19 @@ impl Exception {
     fn syndrome(self, from_lower: bool) -> u64 {
         const IL: u64 = 1 << 25;
         const FNV: u64 = 1 << 10;
+        const WNR: u64 = 1 << 6;
         const EXTERNAL: u64 = 0b01_0000;
         const EXTERNAL_ON_WALK: u64 = 0b01_0100;
         let same = u64::from(!from_lower);
         let (class, iss) = match self {
             Self::Undefined => (0x00, 0),
-            Self::InstructionAbort { far, walk } | Self::DataAbort { far, walk } => {
+            Self::InstructionAbort { far, walk } | Self::DataAbort { far, walk, .. } => {
                 let class = if matches!(self, Self::DataAbort { .. }) { 0x24 } else { 0x20 };
                 let status = if walk { EXTERNAL_ON_WALK } else { EXTERNAL };
                 // FnV means nothing on a walk's abort.
                 let fnv = if far.is_none() && !walk { FNV } else { 0 };
-                (class | same, status | fnv)
+                let wnr = if matches!(self, Self::DataAbort { write: true, .. }) { WNR } else { 0 };
+                (class | same, status | fnv | wnr)
             }
         };
         class << 26 | IL | iss
@@ -314,13 +320,13 @@ mod tests {
 
     #[test]
     fn an_abort_from_el0_and_from_el1_differ_in_class_alone() {
-        let abort = Exception::DataAbort { far: Some(0x99), walk: false };
+        let abort = Exception::DataAbort { far: Some(0x99), walk: false, write: true };
         let from_el0 = abort.enter(&regs(pstate::EL0T), 0, 0);
         let from_el1 = abort.enter(&regs(pstate::EL1H), 0, 0);
         assert_eq!(from_el0.esr >> 26, 0x24);
         assert_eq!(from_el1.esr >> 26, 0x25);
         assert_eq!(from_el1.far, Some(0x99));
-        assert_eq!(from_el1.esr & 0x3f, 0b01_0000);
+        assert_eq!(from_el1.esr & 0x7f, 1 << 6 | 0b01_0000);
     }
 
     #[test]

@@ -95,6 +95,11 @@ impl MiniUart {
     pub fn enable_receive_interrupt(&self) {
         self.registers.ier.write(IER::RX::SET + IER::LINE_STATUS::SET);
     }
+
+    /// See [`Uart::disable_receive_interrupt`](super::uart::Uart::disable_receive_interrupt).
+    pub fn disable_receive_interrupt(&self) {
+        self.registers.ier.set(0);
+    }
 }
 
 /// The divisor, `core clock / (8 * baud rate) - 1` ("Baudrate", AUX_MU_BAUD_REG).
@@ -161,5 +166,7 @@ mod tests {
         let (page, uart) = uart();
         uart.enable_receive_interrupt();
         assert_eq!(page.word(AUX_MU_IER), 5);
+        uart.disable_receive_interrupt();
+        assert_eq!(page.word(AUX_MU_IER), 0);
     }
 }

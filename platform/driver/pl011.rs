@@ -110,9 +110,9 @@ impl Pl011 {
         self.registers.imsc.write(INT::RX::SET + INT::RT::SET);
     }
 
-    /// See [`Uart::acknowledge_receive_interrupt`](super::uart::Uart::acknowledge_receive_interrupt).
-    pub fn acknowledge_receive_interrupt(&self) {
-        self.registers.icr.write(INT::RX::SET + INT::RT::SET);
+    /// See [`Uart::disable_receive_interrupt`](super::uart::Uart::disable_receive_interrupt).
+    pub fn disable_receive_interrupt(&self) {
+        self.registers.imsc.set(0);
     }
 }
 
@@ -212,8 +212,8 @@ mod tests {
         let (page, uart) = uart();
         uart.enable_receive_interrupt();
         assert_eq!(page.word(UARTIMSC), 0x50);
-        uart.acknowledge_receive_interrupt();
-        assert_eq!(page.word(UARTICR), 0x50);
+        uart.disable_receive_interrupt();
+        assert_eq!(page.word(UARTIMSC), 0);
     }
 
     #[test]

@@ -63,13 +63,12 @@ impl Uart {
         }
     }
 
-    /// Withdraws the interrupt; to be called before the bytes are taken with [`get`](Self::get), so that
-    /// one which arrives meanwhile asserts it again.
-    pub fn acknowledge_receive_interrupt(&self) {
+    /// Asserts no interrupt any more. To be enabled again once [`get`](Self::get) has taken every byte: a
+    /// PL011's interrupt tells of bytes that come, not of bytes that are there.
+    pub fn disable_receive_interrupt(&self) {
         match self {
-            Self::Pl011(uart) => uart.acknowledge_receive_interrupt(),
-            // Its interrupt lasts for as long as there is a byte, and no longer.
-            Self::MiniUart(_) => {}
+            Self::Pl011(uart) => uart.disable_receive_interrupt(),
+            Self::MiniUart(uart) => uart.disable_receive_interrupt(),
         }
     }
 }

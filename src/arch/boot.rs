@@ -32,6 +32,7 @@ unsafe extern "C" {
     static plinth_secondary: u8;
     fn plinth_early_map(address: u64, attributes: u64);
     fn plinth_early_device(address: u64);
+    fn plinth_switch_tables(root: u64);
 }
 
 macro_rules! symbol {
@@ -77,6 +78,16 @@ pub fn stack() -> (u64, u64) {
 /// Where secondary CPUs enter.
 pub fn secondary_entry() -> PhysAddr {
     symbol!(plinth_secondary)
+}
+
+/// Change EL2's translation tables. Block sizes differ between old and new, so translation is off in
+/// between (Arm ARM, "Using break-before-make").
+///
+/// # Safety
+/// The tables at `root` map the image, the stack and all that is in use one to one.
+pub unsafe fn switch_tables(root: u64) {
+    // SAFETY: the caller's promise.
+    unsafe { plinth_switch_tables(root) };
 }
 
 /// Make the 2 MiB block around a device's registers reachable before the final map exists.

@@ -14,9 +14,9 @@ use tock_registers::register_bitfields;
 
 use super::regs::{
     ICC_BPR1_EL1, ICC_CTLR_EL1, ICC_DIR_EL1, ICC_EOIR1_EL1, ICC_IAR1_EL1, ICC_IGRPEN0_EL1,
-    ICC_IGRPEN1_EL1, ICC_PMR_EL1, ICC_SGI1R_EL1, ICC_SRE_EL2, ICH_HCR_EL2, ICH_VMCR_EL2,
-    ICH_VTR_EL2, read_ich_ap0r, read_ich_ap1r, read_ich_lr, write_ich_ap0r, write_ich_ap1r,
-    write_ich_lr,
+    ICC_IGRPEN1_EL1, ICC_PMR_EL1, ICC_SGI1R_EL1, ICC_SRE_EL1, ICC_SRE_EL2, ICH_HCR_EL2,
+    ICH_VMCR_EL2, ICH_VTR_EL2, read_ich_ap0r, read_ich_ap1r, read_ich_lr, write_ich_ap0r,
+    write_ich_ap1r, write_ich_lr,
 };
 use crate::addr::{PhysAddr, Region};
 use crate::machine::CpuId;
@@ -56,6 +56,9 @@ const KICK: IntId = IntId(0);
 /// `GICD_IIDR` of QEMU's GICv2, which names no product. It does not look at its inputs again when a
 /// list register with `HW` deactivates an interrupt.
 const QEMU_GICV2_IIDR: u32 = 0x43b;
+
+/// The priority of kicks and deadlines: above the drivers' default, and one that a non-secure caller has.
+const URGENT: u8 = 0x80;
 
 /// `GICH_HCR.En`.
 const GICH_HCR_EN: u32 = 1;
@@ -159,7 +162,7 @@ impl Gic {
             forgets_levels,
             asked: (false, false),
         };
-        gic.enable(KICK);
+        gic.enable_urgent(KICK);
         gic.enable(maintenance.intid);
         Ok(gic)
     }
@@ -184,6 +187,14 @@ impl Gic {
         }
     }
 
+    /// Let one of the hypervisor's own interrupts through, before all that a guest can provoke.
+    pub fn enable_urgent(&mut self, intid: IntId) {
+        if let Err(error) = self.lines(intid).set_priority(intid, URGENT) {
+            log::error!("interrupt {}: {error}", intid.0);
+        }
+        self.enable(intid);
+    }
+
     /// Have a shared interrupt go to this CPU.
     pub fn route_here(&mut self, intid: IntId) {
         let routed = match &self.hardware {
@@ -202,7 +213,9 @@ impl Gic {
         let lines = self.lines(intid);
         let done = if active { lines.set_active(intid) } else { lines.clear_active(intid) };
         debug_assert!(done.is_ok());
-        barrier::dsb(barrier::SY); // the distributor has seen it before the guest runs
+        // A write may be acknowledged early; the answer to a read says that it has arrived.
+        let _ = lines.is_active(intid);
+        barrier::dsb(barrier::SY);
     }
 
     /// Take the most urgent pending interrupt.
@@ -338,9 +351,13 @@ fn sgi1r(intid: IntId, affinity: u64) -> u64 {
 /// Set up this CPU's GICv3 interface. Returns how many list registers and active priority registers the
 /// virtual one has.
 fn start_v3_interface() -> (usize, usize) {
-    // SRE; DFB and DIB: no bypass; Enable: EL1 may use its system registers.
+    // SRE; DFB and DIB: no bypass. EL1's own copy says the same and, with Enable, may be written first.
     ICC_SRE_EL2.set(0b1111);
     barrier::isb(barrier::SY); // the registers below exist from here on
+    ICC_SRE_EL1.set(0b0111);
+    barrier::isb(barrier::SY); // EL1's copy is written before its accesses trap
+    ICC_SRE_EL2.set(0b0111);
+    barrier::isb(barrier::SY);
     ICC_IGRPEN1_EL1.set(0);
     ICC_IGRPEN0_EL1.set(0);
     ICC_PMR_EL1.set(0xff);
@@ -388,7 +405,10 @@ impl ListRegisters for Gic {
     #[inline]
     fn write(&mut self, index: usize, lr: Option<ListRegister>) {
         match &self.hardware {
-            Hardware::V2 { virt, .. } => virt.set_lr(index, lr.map_or(0, gich::encode)),
+            Hardware::V2 { virt, .. } => {
+                virt.set_lr(index, lr.map_or(0, gich::encode));
+                barrier::dsb(barrier::SY); // it has arrived before the guest runs
+            }
             Hardware::V3 { .. } => write_ich_lr(index, lr.map_or(0, encode)),
         }
     }

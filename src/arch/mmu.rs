@@ -5,7 +5,7 @@ use aarch64_cpu::registers::{MAIR_EL2, SCTLR_EL2, TCR_EL2, TTBR0_EL2};
 use aarch64_paging::descriptor::El23Attributes;
 use aarch64_paging::idmap::IdMap;
 use aarch64_paging::paging::{El2, MemoryRegion};
-use tock_registers::interfaces::{ReadWriteable, Readable, Writeable};
+use tock_registers::interfaces::{ReadWriteable, Readable};
 
 use crate::addr::{PAGE_SIZE, PhysAddr, Region};
 
@@ -101,11 +101,10 @@ impl AddressSpace {
         let root = self.map.root_address().0 as u64;
         core::mem::forget(self);
         barrier::dsb(barrier::ISHST); // the walker sees the tables before it is sent there
-        TTBR0_EL2.set(root);
-        barrier::isb(barrier::SY);
-        super::maintenance::invalidate_el2();
-        SCTLR_EL2.modify(SCTLR_EL2::WXN::Enable);
-        barrier::isb(barrier::SY);
+        // SAFETY: everything in use is mapped one to one before and after, and the code in between
+        // touches no memory.
+        unsafe { super::boot::switch_tables(root) };
+        enforce_wxn();
         root
     }
 }

@@ -35,6 +35,8 @@ macro_rules! registers {
 }
 
 registers! {
+    /// Interrupt Status Register.
+    ISR_EL1 = "S3_0_C12_C1_0";
     /// Cache Type Register.
     CTR_EL0 = "S3_3_C0_C0_1";
     /// Virtualization Processor ID Register: what a guest reads from `MIDR_EL1`.

@@ -1,8 +1,9 @@
 //! The other CPUs: turned on one after the other, each with a stack of its own.
 
 use alloc::boxed::Box;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicU8, Ordering};
 
+use aarch64_cpu::asm;
 use aarch64_cpu::registers::VBAR_EL2;
 use tock_registers::interfaces::Writeable;
 
@@ -35,8 +36,17 @@ pub struct SecondaryBoot {
     stack_bottom: u64,
     id: CpuId,
     board: &'static Board,
-    arrived: AtomicBool,
+    state: AtomicU8,
 }
+
+/// The boot CPU waits for it.
+const AWAITED: u8 = 0;
+/// It has arrived in time, and owns its number.
+const ARRIVED: u8 = 1;
+/// It runs.
+const READY: u8 = 2;
+/// It came too late: its number may be another's.
+const GIVEN_UP: u8 = 3;
 
 /// Turn on every CPU of the board but this one. Returns how many run in the end, this one included;
 /// they have the numbers from 0 on. A CPU that does not come is left out.
@@ -75,7 +85,7 @@ fn start(
         stack_bottom: stack.start().raw(),
         id,
         board,
-        arrived: AtomicBool::new(false),
+        state: AtomicU8::new(AWAITED),
     }));
     let address = PhysAddr::new(&raw const *boot as u64);
     if let Some(region) = Region::new(address, size_of::<SecondaryBoot>() as u64) {
@@ -90,8 +100,10 @@ fn start(
         EnableMethod::None => return Err("the device tree names no way to enable it"),
     }
     let begin = timer::now();
-    while !boot.arrived.load(Ordering::Acquire) {
-        if timer::now().since(begin) > frequency.micros(PATIENCE_MICROS) {
+    while boot.state.load(Ordering::Acquire) != READY {
+        let late = timer::now().since(begin) > frequency.micros(PATIENCE_MICROS);
+        // Who has arrived has the number, and is waited for.
+        if late && change(&boot.state, AWAITED, GIVEN_UP) {
             return Err("it gave no sign of life");
         }
         core::hint::spin_loop();
@@ -99,14 +111,23 @@ fn start(
     Ok(())
 }
 
+fn change(state: &AtomicU8, from: u8, to: u8) -> bool {
+    state.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
+}
+
 /// The first line of Rust on a secondary CPU: MMU on, on its own stack.
 #[unsafe(no_mangle)]
 extern "C" fn plinth_secondary_main(boot: &'static SecondaryBoot) -> ! {
     VBAR_EL2.set(world::vectors());
     mmu::enforce_wxn();
+    if !change(&boot.state, AWAITED, ARRIVED) {
+        loop {
+            asm::wfi();
+        }
+    }
     percpu::install(boot.id, (boot.stack_bottom, boot.stack_top));
     traps::init();
     let machine = ThisCpu::new(boot.id, boot.board);
-    boot.arrived.store(true, Ordering::Release);
+    boot.state.store(READY, Ordering::Release);
     super::start::run(machine)
 }

@@ -21,7 +21,7 @@ use crate::firmware::entropy::Entropy;
 use crate::hypervisor::Hypervisor;
 use crate::machine::{CpuId, Machine};
 use crate::manifest;
-use crate::memory::{FramePool, Geometry, Ram, Vmids};
+use crate::memory::{FramePool, Geometry, PaRange, Ram, Vmids};
 use crate::platform::board::{self, Board, BoardUart, Gic};
 use crate::platform::driver::mmio::Mmio;
 use crate::platform::driver::uart::Uart;
@@ -46,6 +46,17 @@ static BOARD: Once<Board> = Once::new();
 static HYPERVISOR: Once<Hypervisor> = Once::new();
 /// `VTTBR_EL2` of a stage 2 that maps nothing, under VMID 0.
 static EMPTY_STAGE2: AtomicU64 = AtomicU64::new(0);
+
+/// `VTCR_EL2` of every stage 2 on this machine.
+pub fn vtcr() -> u64 {
+    geometry().vtcr().get()
+}
+
+/// The shape of every stage 2 on this machine.
+fn geometry() -> Geometry {
+    let range = ID_AA64MMFR0_EL1.read(ID_AA64MMFR0_EL1::PARange);
+    Geometry::for_machine(PaRange::from_field(range))
+}
 
 /// What `VTTBR_EL2` holds while no vCPU is loaded.
 pub fn empty_stage2() -> u64 {
@@ -86,7 +97,9 @@ extern "C" fn plinth_main(tree: u64) -> ! {
     }
     let hypervisor = HYPERVISOR.call_once(|| Hypervisor::new(vms, usize::from(cpus), frequency));
     hypervisor.start_all(&mut machine);
-    asm::sev(); // the others wait for the hypervisor
+    for cpu in 1..cpus {
+        machine.kick(CpuId(cpu)); // it waits for the hypervisor
+    }
     run(machine)
 }
 
@@ -109,7 +122,8 @@ pub fn run(machine: ThisCpu) -> ! {
     let hypervisor = loop {
         match HYPERVISOR.get() {
             Some(hypervisor) => break hypervisor,
-            None => asm::wfe(),
+            // The boot CPU kicks when it is there: WFI ends with a pending interrupt, taken or not.
+            None => asm::wfi(),
         }
     };
     let mut cpu = Cpu::new(machine, hypervisor, device_interrupt);
@@ -325,9 +339,7 @@ fn create_vms(
         Gic::V2 { gicv, .. } => (GicVersion::V2, Some(gicv.start())),
         Gic::V3 { .. } => (GicVersion::V3, None),
     };
-    let geometry = Geometry::for_machine(crate::memory::PaRange::from_field(
-        ID_AA64MMFR0_EL1.read(ID_AA64MMFR0_EL1::PARange),
-    ));
+    let geometry = geometry();
     let mut entropy = seed(board);
     let mut vmids = Vmids::default();
     let mut vms: Vec<Vm> = Vec::new();

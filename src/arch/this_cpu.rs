@@ -9,6 +9,7 @@ use tock_registers::interfaces::{Readable, Writeable};
 
 use super::gic::{Gic, Physical};
 use super::maintenance::Upkeep;
+use super::regs::ISR_EL1;
 use super::{el1, maintenance, percpu, timer, traps, world};
 use crate::exit::{Exit, Vector};
 use crate::machine::{CpuId, El1Register, Interrupt, Machine, Space};
@@ -16,6 +17,9 @@ use crate::platform::board::Board;
 use crate::time::Ticks;
 use crate::vcpu::{ExceptionEntry, GuestRegs, Vcpu};
 use crate::vgic::IntId;
+
+/// `ISR_EL1.A`: an SError is pending.
+const ISR_A: u64 = 1 << 8;
 
 /// This CPU.
 pub struct ThisCpu {
@@ -38,10 +42,15 @@ impl ThisCpu {
     pub fn new(id: CpuId, board: &Board) -> Self {
         let timers =
             Timers { hypervisor: board.timer.hypervisor.intid, virt: board.timer.virt.intid };
+        VTCR_EL2.set(super::start::vtcr());
+        VTTBR_EL2.set(super::start::empty_stage2());
+        barrier::isb(barrier::SY); // the empty stage 2 is in place before it is turned on
+        HCR_EL2.set(traps::HCR_PARKED);
+        barrier::isb(barrier::SY);
         el1::unlock_debug();
         el1::clear_debug();
         let mut gic = Gic::start(id, &board.gic);
-        gic.enable(timers.hypervisor);
+        gic.enable_urgent(timers.hypervisor);
         gic.enable(timers.virt);
         Self { id, gic, upkeep: Upkeep, timers, debug_loaded: false }
     }
@@ -67,8 +76,8 @@ impl Machine for ThisCpu {
 
     fn load(&mut self, vcpu: &Vcpu, space: &Space) {
         // EL1's registers go in while stage 2 still leads nowhere: what the CPU fetches speculatively
-        // through half a context must not stay in the TLB under a guest's VMID (Cortex-A72 erratum
-        // 1319367).
+        // through half a context must not stay in the TLB under a guest's VMID, nor reach memory
+        // (Cortex-A72 erratum 1319367).
         VMPIDR_EL2.set(space.mpidr);
         CNTVOFF_EL2.set(space.counter_offset);
         el1::load(&vcpu.el1);
@@ -86,14 +95,14 @@ impl Machine for ThisCpu {
     }
 
     fn unload(&mut self, vcpu: &mut Vcpu) -> bool {
+        VTTBR_EL2.set(super::start::empty_stage2());
+        barrier::isb(barrier::SY); // stage 2 leads nowhere from here on
         el1::save(&mut vcpu.el1);
         el1::save_fp(&mut vcpu.fp);
         timer::stop_virtual();
         self.gic.save(&mut vcpu.gic);
         let serror = world::take_serror();
-        HCR_EL2.set(traps::hcr_idle());
-        VTTBR_EL2.set(super::start::empty_stage2());
-        barrier::isb(barrier::SY); // stage 2 leads nowhere from here on
+        HCR_EL2.set(traps::HCR_PARKED);
         if self.debug_loaded {
             el1::clear_debug();
             self.debug_loaded = false;
@@ -180,9 +189,13 @@ impl Machine for ThisCpu {
         timer::set_deadline(at);
     }
 
-    fn idle(&mut self) {
+    fn idle(&mut self) -> bool {
         barrier::dsb(barrier::SY); // nothing of ours is outstanding while the CPU sleeps
+        if ISR_EL1.get() & ISR_A != 0 {
+            return false;
+        }
         asm::wfi();
+        true
     }
 
     fn kick(&mut self, cpu: CpuId) {

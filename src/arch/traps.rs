@@ -45,6 +45,10 @@ register_bitfields! { u64,
 /// `E2H` and `TGE` are 0: EL2 is not a host with an EL0 of its own.
 pub const HCR_IDLE: u64 = 1 << 31 | 1 << 5 | 1 << 4 | 1 << 3;
 
+/// `HCR_EL2` while a CPU has no vCPU loaded but may still hold EL1 registers of one: stage 2 is on, and
+/// leads nowhere, so that nothing is fetched on behalf of what is left in them.
+pub const HCR_PARKED: u64 = HCR_IDLE | 1;
+
 /// See [`HCR_IDLE`].
 pub const fn hcr_idle() -> u64 {
     HCR_IDLE

@@ -103,10 +103,15 @@ plinth_vectors:
     mrs     x0, TPIDR_EL2
     ldr     x0, [x0, #{SERROR_WINDOW}]
     cbz     x0, 1f
+    str     x1, [sp, #-16]!
     mrs     x0, TPIDR_EL2
-    str     xzr, [x0, #{SERROR_WINDOW}] // taken
+    mov     x1, #2                      // taken
+    str     x1, [x0, #{SERROR_WINDOW}]
+    ldr     x1, [sp], #16
     mrs     x0, SP_EL0
     eret
+    dsb     nsh
+    isb
 1:  mov     x0, #7
     b       plinth_fatal
     from_guest {SYNC}                   // lower EL, AArch64
@@ -143,8 +148,8 @@ plinth_fatal:
     mov     x0, x1
     b       plinth_crash
 
-// plinth_take_serror(x0 = &mut window): let a pending SError be taken here and now. The vector
-// clears the window when it was.
+// plinth_take_serror(x0 = &mut window) -> x0 = whether: let pending SErrors be taken here and now. The
+// vector leaves 2 in the window when there was one.
 .global plinth_take_serror
 plinth_take_serror:
     mov     x1, #1
@@ -156,7 +161,8 @@ plinth_take_serror:
     msr     DAIFSet, #4
     ldr     x2, [x0]
     str     xzr, [x0]
-    eor     x0, x2, x1
+    cmp     x2, x1
+    cset    x0, ne
     ret
 "#,
     PC = const offset_of!(GuestRegs, pc),

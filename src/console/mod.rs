@@ -22,7 +22,10 @@ use crate::sched::VmId;
 /// The longest line of several guests' output that is kept together, in bytes.
 const LINE: usize = 256;
 
-static HOST: TicketMutex<Host> = TicketMutex::new(Host { uart: None, column: 0 });
+/// How many bytes are dropped before a stalled line is tried again.
+const STALL: u32 = 4096;
+
+static HOST: TicketMutex<Host> = TicketMutex::new(Host { uart: None, stalled: 0, column: 0 });
 
 /// The guest that gets what is typed.
 static FOCUS: AtomicUsize = AtomicUsize::new(0);
@@ -31,6 +34,8 @@ static SHARED: AtomicBool = AtomicBool::new(false);
 
 struct Host {
     uart: Option<Uart>,
+    /// The other end held the line when a byte was to go out: bytes are dropped until one goes.
+    stalled: u32,
     /// How many bytes the current line has: a log line begins on a line of its own.
     column: usize,
 }
@@ -38,8 +43,15 @@ struct Host {
 impl Host {
     fn put(&mut self, byte: u8) {
         let Some(uart) = &self.uart else { return };
-        // A line that nobody drains loses bytes rather than time.
-        let _ = uart.put(byte);
+        // A line that nobody drains loses bytes rather than time: after one that had to wait in vain,
+        // only every so many-th is tried.
+        if self.stalled > 0 {
+            self.stalled -= 1;
+            return;
+        }
+        if uart.put(byte).is_err() {
+            self.stalled = STALL;
+        }
         self.column = if byte == b'\n' { 0 } else { self.column + 1 };
     }
 
@@ -90,7 +102,7 @@ pub fn listen() {
 /// Bytes have arrived: no more interrupts until the guest has taken them all.
 pub fn pause_listening() {
     if let Some(uart) = &HOST.lock().uart {
-        uart.acknowledge_receive_interrupt();
+        uart.disable_receive_interrupt();
     }
 }
 
@@ -115,7 +127,8 @@ impl SerialLine for GuestLine {
             return HOST.lock().put(byte);
         }
         let mut line = self.line.lock();
-        if !matches!(byte, b'\r' | b'\n') {
+        // No control characters but the tab: nobody writes over another guest's prefix.
+        if !byte.is_ascii_control() || byte == b'\t' {
             line.push(byte);
         }
         if byte == b'\n' || line.len() >= LINE {

@@ -132,8 +132,9 @@ pub trait Machine {
     fn acknowledge(&mut self) -> Option<Interrupt>;
     /// Ask for [`Interrupt::Deadline`] at `at`; `None` for never.
     fn set_deadline(&mut self, at: Option<Ticks>);
-    /// Sleep until a physical interrupt is pending.
-    fn idle(&mut self);
+    /// Sleep until a physical interrupt is pending. Returns false without sleeping when an asynchronous
+    /// abort of the loaded vCPU is pending, which keeps the CPU awake.
+    fn idle(&mut self) -> bool;
     /// Make `cpu` stop its guest and look at its requests.
     fn kick(&mut self, cpu: CpuId);
     /// Cache and TLB maintenance.

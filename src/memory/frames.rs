@@ -91,7 +91,7 @@ impl Block<Dirty> {
 impl Block<Scrubbed> {
     /// Cleans the zeroes to the Point of Coherency.
     pub fn clean(self, cpu: &impl Maintenance) -> Block<Clean> {
-        cpu.clean_to_poc(self.region());
+        cpu.clean_invalidate_to_poc(self.region());
         self.into_state()
     }
 }
@@ -134,7 +134,7 @@ impl Frames<Dirty> {
 impl Frames<Scrubbed> {
     /// Cleans the zeroes to the Point of Coherency: after this a guest may have the frames.
     pub fn clean(self, cpu: &impl Maintenance) -> Frames<Clean> {
-        self.regions().for_each(|region| cpu.clean_to_poc(region));
+        self.regions().for_each(|region| cpu.clean_invalidate_to_poc(region));
         self.into_state()
     }
 }

@@ -70,12 +70,17 @@ pub struct RunQueue {
     queue: Vec<Entity>,
     slice: Ticks,
     slice_end: Option<Ticks>,
+    /// How many have gone before the others since one of these was last picked.
+    boosts: u8,
 }
+
+/// How many in a row may go before those that used up their slices.
+const MAX_BOOSTS: u8 = 4;
 
 impl RunQueue {
     /// An empty queue with time slices of `slice`.
     pub const fn new(slice: Ticks) -> Self {
-        Self { entities: Vec::new(), queue: Vec::new(), slice, slice_end: None }
+        Self { entities: Vec::new(), queue: Vec::new(), slice, slice_end: None, boosts: 0 }
     }
 
     /// Make `entity` belong to this CPU. It is off.
@@ -111,8 +116,15 @@ impl RunQueue {
             State::Off | State::Runnable => Woken::Nothing,
             State::Blocked { .. } => {
                 *state = State::Runnable;
-                // Who waited for an event goes before those who used up their slice.
-                self.queue.insert(0, entity);
+                // Who waited for an event goes before those who used up their slice, but not for ever:
+                // two that keep waking each other would have the CPU to themselves.
+                if self.boosts < MAX_BOOSTS {
+                    self.boosts += 1;
+                    self.queue.insert(0, entity);
+                } else {
+                    self.queue.push(entity);
+                    self.boosts = 0;
+                }
                 Woken::Queued
             }
             State::Running { woken } => {
@@ -321,6 +333,26 @@ mod tests {
         assert_eq!(queue.pick(Ticks(0)), Some(A));
         queue.yield_now();
         assert_eq!(queue.pick(Ticks(1)), Some(B));
+    }
+
+    #[test]
+    fn two_that_wake_each_other_do_not_starve_a_third() {
+        let c = Entity { vm: VmId(2), vcpu: VcpuId(0) };
+        let mut queue = queue(&[A, B, c]);
+        let mut turns = 0;
+        let mut running = queue.pick(Ticks(0)).unwrap();
+        for now in 1..1000 {
+            if running == c {
+                turns += 1;
+                running = queue.pick(Ticks(now)).unwrap();
+                continue;
+            }
+            queue.wake(if running == A { B } else { A });
+            queue.attend(running);
+            queue.block(running);
+            running = queue.pick(Ticks(now)).unwrap();
+        }
+        assert!(turns >= 100, "{turns}");
     }
 
     proptest! {

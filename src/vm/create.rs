@@ -6,13 +6,13 @@ use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64};
 
 use spin::mutex::TicketMutex;
 
 use super::idregs::IdRegs;
 use super::lifecycle::Lifecycle;
-use super::{Regime, VcpuSlot, Vm, layout, trapped};
+use super::{Regime, VcpuSlot, Vm, layout};
 use crate::addr::{Ipa, PAGE_SIZE, PhysAddr, Region};
 use crate::device::bus::{Bus, Conflict, Peripheral};
 use crate::device::pl011::Pl011;
@@ -172,6 +172,7 @@ impl Vm {
             stage2: TicketMutex::new(stage2),
             lifecycle: TicketMutex::new(Lifecycle::new()),
             incarnation: AtomicU32::new(0),
+            stopped: AtomicBool::new(false),
             stopping: AtomicU8::new(0),
             counter_offset: AtomicU64::new(now.0),
             last_on: (0..host.cpus).map(|_| AtomicU8::new(0)).collect(),
@@ -184,7 +185,6 @@ impl Vm {
                 ram,
                 loaded: TicketMutex::new(None),
             },
-            flush: TicketMutex::new(trapped::Flush::default()),
         };
         match vm.load_image(cpu) {
             Ok(boot) => {
@@ -221,7 +221,8 @@ impl Vm {
         self.memory.write_from(placement.dtb, &tree)?;
         let tree = Region::new(placement.dtb, tree.len() as u64);
         for region in [Some(placement.kernel), placement.initrd, tree].into_iter().flatten() {
-            self.memory.clean_to_poc(region, cpu)?;
+            // And no line of ours stays: the guest may write with its caches off.
+            self.memory.clean_invalidate_to_poc(region, cpu)?;
         }
         self.memory.sync_instructions(placement.kernel, cpu)?;
         Ok(Boot { entry: placement.entry, dtb: placement.dtb })

@@ -1,10 +1,10 @@
 //! What a VM makes of an exit: the one match.
 
 use super::{Stop, Vm};
-use crate::exit::{Exit, FaultSource, StageTwoFault};
+use crate::exit::{Direction, Exit, FaultSource, StageTwoFault};
 use crate::firmware::smccc::{self, Effect, Facts, Mitigations};
 use crate::machine::Machine;
-use crate::vcpu::{Exception, Vcpu, VcpuId};
+use crate::vcpu::{Exception, Vcpu, VcpuId, pstate};
 use crate::vgic::Notify;
 
 /// What becomes of the vCPU.
@@ -51,6 +51,25 @@ impl Vm {
         vcpu: &mut Vcpu,
         exit: Exit,
     ) -> Outcome {
+        // AArch32 is not offered at any level. What EL0 does in it all the same is UNDEFINED, apart
+        // from faults, whose instructions are not stepped over.
+        let exit = match exit {
+            Exit::Mmio(access) if vcpu.regs.pstate & pstate::AARCH32 != 0 => {
+                let write = access.direction == Direction::Write;
+                Exit::Fault(StageTwoFault {
+                    ipa: Some(access.ipa),
+                    far: Some(access.far),
+                    source: FaultSource::Data { write },
+                    walk: false,
+                })
+            }
+            Exit::Hvc(_) | Exit::Smc(_) | Exit::Sysreg { .. } | Exit::Wfi | Exit::Wfe
+                if vcpu.regs.pstate & pstate::AARCH32 != 0 =>
+            {
+                Exit::NotOffered
+            }
+            exit => exit,
+        };
         match exit {
             Exit::Irq => Outcome::of(Next::Resume),
             Exit::Mmio(access) => match self.mmio(machine, me, vcpu, &access) {
@@ -64,7 +83,7 @@ impl Vm {
                     let fault = StageTwoFault {
                         ipa: Some(access.ipa),
                         far: Some(access.far),
-                        source: FaultSource::Data { write: false },
+                        source: FaultSource::Data { write: access.direction == Direction::Write },
                         walk: false,
                     };
                     self.fault(machine, vcpu, &fault)
@@ -107,12 +126,25 @@ impl Vm {
         fault: &StageTwoFault,
     ) -> Outcome {
         let (far, walk) = (fault.far, fault.walk);
+        // Mapped after all: it was being changed. The guest tries again.
+        if let Some(ipa) = fault.ipa
+            && !walk
+            && self.stage2.lock().translate(ipa).is_some()
+        {
+            return Outcome::of(Next::Resume);
+        }
         match fault.source {
             FaultSource::Maintenance if !walk => vcpu.regs.skip_instruction(),
             FaultSource::Fetch => {
                 machine.inject(&mut vcpu.regs, Exception::InstructionAbort { far, walk });
             }
-            _ => machine.inject(&mut vcpu.regs, Exception::DataAbort { far, walk }),
+            FaultSource::Data { write } => {
+                machine.inject(&mut vcpu.regs, Exception::DataAbort { far, walk, write });
+            }
+            FaultSource::Maintenance => {
+                let write = true; // as the manual has it for cache maintenance
+                machine.inject(&mut vcpu.regs, Exception::DataAbort { far, walk, write });
+            }
         }
         // A guest whose vectors lie where nothing can be fetched would fault for ever; it only uses up
         // its own time, and is preempted like any other loop.
@@ -141,7 +173,6 @@ impl Vm {
         if smc {
             regs.skip_instruction();
         }
-        let mut entropy = self.entropy.lock();
         let mut lifecycle = self.lifecycle.lock();
         let [x0, x1, x2, x3, x4, x5, x6, x7, ..] = regs.x;
         let response = smccc::call(
@@ -149,10 +180,9 @@ impl Vm {
             me,
             lifecycle.power_mut(self.vcpus.len()),
             &Facts { ram: self.source.ram(), mitigations: Mitigations::default() },
-            &mut |bytes| entropy.as_mut().map(|entropy| entropy.fill(bytes)).is_some(),
+            &mut |bytes| self.entropy.lock().as_mut().map(|entropy| entropy.fill(bytes)).is_some(),
         );
         drop(lifecycle);
-        drop(entropy);
         for (register, result) in regs.x.iter_mut().zip(response.results()) {
             *register = *result;
         }

@@ -32,14 +32,12 @@ pub(super) struct Lifecycle {
     live: u8,
     /// The stop under way.
     stop: Option<Stop>,
-    /// It stopped for good.
-    stopped: bool,
 }
 
 impl Lifecycle {
     /// Nobody is on.
     pub(super) fn new() -> Self {
-        Self { power: [Power::Off; MAX_VCPUS], live: 0, stop: None, stopped: false }
+        Self { power: [Power::Off; MAX_VCPUS], live: 0, stop: None }
     }
 
     /// The power states of a VM with `vcpus` vCPUs.
@@ -57,13 +55,19 @@ impl Vm {
 
     /// Whether the VM has stopped for good.
     pub fn has_stopped(&self) -> bool {
-        self.lifecycle.lock().stopped
+        self.stopped.load(Ordering::Acquire)
+    }
+
+    fn set_stopped(&self) {
+        self.stopped.store(true, Ordering::Release);
+        // What CPUs still hold of it is nobody's.
+        self.incarnation.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Begin a stop. Returns false when the VM is being stopped already, or has stopped.
     pub fn begin_stop(&self, stop: Stop) -> bool {
         let mut lifecycle = self.lifecycle.lock();
-        if lifecycle.stop.is_some() || lifecycle.stopped {
+        if lifecycle.stop.is_some() || self.has_stopped() {
             return false;
         }
         lifecycle.stop = Some(stop);
@@ -74,7 +78,7 @@ impl Vm {
     /// A vCPU is about to be handed to its run queue. Returns false when the VM is being stopped.
     pub fn vcpu_started(&self) -> bool {
         let mut lifecycle = self.lifecycle.lock();
-        if lifecycle.stop.is_some() || lifecycle.stopped {
+        if lifecycle.stop.is_some() || self.has_stopped() {
             return false;
         }
         lifecycle.live += 1;
@@ -85,15 +89,19 @@ impl Vm {
     pub fn vcpu_retired(&self) -> Option<Stop> {
         let mut lifecycle = self.lifecycle.lock();
         lifecycle.live = lifecycle.live.saturating_sub(1);
-        if lifecycle.live > 0 || lifecycle.stopped {
+        if lifecycle.live > 0 || self.has_stopped() {
             return None;
         }
-        let stop = lifecycle.stop.unwrap_or_else(|| {
-            log::warn!("{}: every vCPU has turned itself off", self.name);
-            Stop::Crashed
-        });
+        let asked = lifecycle.stop;
+        let stop = asked.unwrap_or(Stop::Crashed);
         if stop != Stop::Reset {
-            lifecycle.stopped = true;
+            self.set_stopped();
+        }
+        drop(lifecycle); // the log may be slow
+        if asked.is_none() {
+            log::warn!("{}: every vCPU has turned itself off", self.name);
+        }
+        if stop != Stop::Reset {
             log::info!("{}: stopped", self.name);
         }
         Some(stop)
@@ -112,7 +120,6 @@ impl Vm {
         self.bus.reset(|irq, level| {
             let _ = self.vgic.lock().set_level(VcpuId(0), irq, level);
         });
-        self.set_counter_offset(machine.now());
         let loaded = self.load_image(machine.upkeep());
         let mut lifecycle = self.lifecycle.lock();
         lifecycle.power = [Power::Off; MAX_VCPUS];
@@ -125,8 +132,9 @@ impl Vm {
                 true
             }
             Err(error) => {
+                self.set_stopped();
+                drop(lifecycle);
                 log::error!("{}: cannot begin again: {error}", self.name);
-                lifecycle.stopped = true;
                 false
             }
         }
@@ -139,11 +147,6 @@ impl Vm {
         let mut state = slot.parked.lock().take().unwrap_or_default();
         *state = Vcpu::at_reset(start.entry.raw(), start.context_id);
         Some(state)
-    }
-
-    /// Virtual time begins at 0 now.
-    pub(super) fn set_counter_offset(&self, now: Ticks) {
-        self.counter_offset.store(now.0, Ordering::Release);
     }
 
     /// Time has come for devices that have something to do by themselves.

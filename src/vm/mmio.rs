@@ -3,8 +3,8 @@
 use super::Vm;
 use super::layout::{GICD, GICR, GICR_STRIDE};
 use crate::exit::{Direction, MmioAccess};
-use crate::machine::Machine;
-use crate::vcpu::{GuestRegs, Vcpu, VcpuId};
+use crate::machine::{El1Register, Machine};
+use crate::vcpu::{GuestRegs, Vcpu, VcpuId, pstate};
 use crate::vgic::{Frame, GicVersion, Notify};
 
 impl Vm {
@@ -16,12 +16,23 @@ impl Vm {
         vcpu: &mut Vcpu,
         access: &MmioAccess,
     ) -> Option<Notify> {
+        let mut access = *access;
+        access.swapped = Self::is_big_endian(machine, &vcpu.regs);
+        let access = &access;
         match self.gic_frame(access) {
             Some((frame, offset)) => {
                 Some(self.gic_access(machine, me, vcpu, access, frame, offset))
             }
             None => self.device_access(machine, me, &mut vcpu.regs, access),
         }
+    }
+
+    /// Whether the guest's data accesses are big-endian: `SCTLR_EL1.EE`, `SCTLR_EL1.E0E`.
+    fn is_big_endian<M: Machine>(machine: &M, regs: &GuestRegs) -> bool {
+        const EE: u64 = 1 << 25;
+        const E0E: u64 = 1 << 24;
+        let bit = if pstate::is_el0(regs.pstate) { E0E } else { EE };
+        machine.read_el1(El1Register::Sctlr) & bit != 0
     }
 
     /// Which GIC register frame an access is to, and the offset in it.
@@ -64,7 +75,7 @@ impl Vm {
                 folded | vgic.take_stale() | vgic.sync(me, machine.list_registers())
             }
             Direction::Write => {
-                let value = regs.read(access.gpr);
+                let value = access.stored(regs.read(access.gpr));
                 let written = vgic.write(me, frame, offset, access.width, value);
                 folded | written | vgic.sync(me, machine.list_registers())
             }
@@ -90,7 +101,7 @@ impl Vm {
                 regs.write(access.gpr, access.extend(value));
             }
             Direction::Write => {
-                let value = regs.read(access.gpr);
+                let value = access.stored(regs.read(access.gpr));
                 self.bus.write(access.ipa, access.width, value, now, line)?;
             }
         }

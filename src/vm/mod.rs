@@ -18,7 +18,7 @@ mod trapped;
 
 use alloc::boxed::Box;
 use alloc::string::String;
-use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use spin::mutex::{TicketMutex, TicketMutexGuard};
 
@@ -87,6 +87,8 @@ pub struct Vm {
     lifecycle: TicketMutex<Lifecycle>,
     /// Counts the resets; see [`Vm::incarnation`].
     incarnation: AtomicU32,
+    /// It stopped for good.
+    stopped: AtomicBool,
     /// Not 0 while a stop is under way.
     stopping: AtomicU8,
     /// `CNTVOFF_EL2`: virtual time is the counter less this.
@@ -97,8 +99,6 @@ pub struct Vm {
     entropy: TicketMutex<Option<Entropy>>,
     /// What the VM is started from again after a reset.
     source: create::Source,
-    /// Cache maintenance of all RAM in progress.
-    flush: TicketMutex<trapped::Flush>,
 }
 
 impl Vm {
@@ -223,14 +223,20 @@ impl Vm {
     }
 
     /// When one of a vCPU's timers fires next, its registers being out of the CPU.
-    pub fn deadline(&self, vcpu: &Vcpu, now: Ticks) -> Option<Ticks> {
+    pub fn deadline(&self, me: VcpuId, vcpu: &Vcpu, now: Ticks) -> Option<Ticks> {
         let (ctl, cval) = (vcpu.el1.cntv_ctl_el0, vcpu.el1.cntv_cval_el0);
         let virt = PhysicalTimer::from_registers(ctl, cval);
         let offset = self.counter_offset.load(Ordering::Acquire);
-        [virt.deadline(now, offset), vcpu.physical_timer.deadline(now, offset)]
-            .into_iter()
-            .flatten()
-            .min()
+        let vgic = self.vgic.lock();
+        // A timer whose interrupt is on its way already waits for the guest, not for time.
+        let virt = virt
+            .deadline(now, offset)
+            .filter(|_| !vgic.holds_physical(me, layout::VIRTUAL_TIMER_IRQ));
+        let physical = vcpu
+            .physical_timer
+            .deadline(now, offset)
+            .filter(|_| !vgic.is_pending(me, layout::PHYSICAL_TIMER_IRQ));
+        virt.into_iter().chain(physical).min()
     }
 
     /// When the emulated physical timer of a loaded vCPU fires next.

@@ -17,13 +17,6 @@ const FLUSH_STEP: u64 = 1 << 20;
 /// `SCTLR_EL1.M` and `SCTLR_EL1.C`: the guest's MMU and data cache are on.
 const SCTLR_CACHED: u64 = 1 << 2 | 1;
 
-/// A clean and invalidation of all of a VM's RAM in progress, in place of set/way operations.
-#[derive(Debug, Default)]
-pub(super) struct Flush {
-    /// How far it has come, in bytes from the start of RAM.
-    done: u64,
-}
-
 impl Vm {
     /// Perform a trapped access.
     pub(super) fn trapped<M: Machine>(
@@ -112,7 +105,7 @@ impl Vm {
         if vcpu.watch_caches {
             return true;
         }
-        if !self.flush_step(machine) {
+        if !self.flush_step(machine, vcpu) {
             return false;
         }
         vcpu.watch_caches = true;
@@ -132,7 +125,7 @@ impl Vm {
         if register == El1Register::Sctlr {
             let cached = |sctlr: u64| sctlr & SCTLR_CACHED == SCTLR_CACHED;
             let (was, is) = (cached(machine.read_el1(register)), cached(value));
-            if was != is && !self.flush_step(machine) {
+            if was != is && !self.flush_step(machine, vcpu) {
                 return false;
             }
             if is {
@@ -145,11 +138,10 @@ impl Vm {
     }
 
     /// Clean and invalidate the next step of the VM's RAM. Returns whether that was the last one.
-    fn flush_step<M: Machine>(&self, machine: &M) -> bool {
-        let mut flush = self.flush.lock();
+    fn flush_step<M: Machine>(&self, machine: &M, vcpu: &mut Vcpu) -> bool {
         let ram = self.source.ram();
-        let step = FLUSH_STEP.min(ram.size().saturating_sub(flush.done));
-        let start = Ipa::new(ram.start().raw() + flush.done);
+        let step = FLUSH_STEP.min(ram.size().saturating_sub(vcpu.flushed));
+        let start = Ipa::new(ram.start().raw() + vcpu.flushed);
         if let Some(region) = Region::new(start, step)
             && let Ok(pieces) = self.memory.pieces(region)
         {
@@ -157,10 +149,10 @@ impl Vm {
                 machine.upkeep().clean_invalidate_to_poc(piece);
             }
         }
-        flush.done += step;
-        let last = flush.done >= ram.size();
+        vcpu.flushed += step;
+        let last = vcpu.flushed >= ram.size();
         if last {
-            flush.done = 0;
+            vcpu.flushed = 0;
         }
         last
     }

@@ -195,7 +195,7 @@ fn the_virtual_interfaces_registers_are_where_the_manual_has_them() {
     let virt = VirtualInterface::new(pages.mmio()).unwrap();
     virt.set_hcr(0x1);
     virt.set_maintenance(true, true);
-    assert_eq!(pages.word(0x000), 0x7);
+    assert_eq!(pages.word(0x000), 0xd);
     virt.set_maintenance(false, true);
     assert_eq!(pages.word(0x000), 0x5);
     pages.write(0x000, 0x1800_0005u32);
