@@ -87,7 +87,7 @@ impl Edit {
                 nth(node.properties_mut(), *number)?.set_value(cells(values));
             }
             What::Without(number) => {
-                let name = nth(node.properties_mut(), *number)?.name().to_owned();
+                let name = nth(node.properties(), *number)?.name().to_owned();
                 node.remove_property(&name);
             }
             What::Usual(number, values) => {

@@ -99,10 +99,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig {
-            failure_persistence: None,
-            ..ProptestConfig::with_cases(if cfg!(miri) { 8 } else { 128 })
-        })]
+        #![proptest_config(crate::testing::cases(128, 2))]
         /// Against one flag for each page.
         #[test]
         fn a_page_is_usable_if_it_is_all_memory_and_none_of_it_is_taken(

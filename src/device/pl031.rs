@@ -319,7 +319,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(crate::device::property_cases(8))]
+        #![proptest_config(crate::testing::cases(256, 4))]
 
         /// Against a clock that looks at each second that passes.
         #[test]

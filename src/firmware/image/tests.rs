@@ -232,7 +232,7 @@ fn known_formats_of_others_are_refused_by_name() {
 #[test]
 fn a_gzip_image_is_unpacked_as_the_image_would_be_placed() {
     // Larger than the window, so that it comes in pieces.
-    let size = if cfg!(miri) { 70_000 } else { 200_000 };
+    let size = crate::testing::pick(200_000, 66_000);
     let file = image(0x8_0000, 0x30_0000, 0, size);
     let mut memory = Memory::new(64 * MIB);
     let placement = memory.load(&gzip(&file), None).unwrap();
@@ -271,7 +271,7 @@ fn every_optional_field_of_a_gzip_header_is_skipped() {
 #[test]
 fn every_truncation_of_a_gzip_image_is_noticed() {
     let file = gzip(&image(0, 0x1000, 0, 0x400));
-    let step = if cfg!(miri) { 61 } else { 1 };
+    let step = crate::testing::pick(1, 311);
     for length in (2..file.len()).step_by(step) {
         assert_eq!(refusal(&file[..length]), ImageError::CutShort, "{length} bytes");
     }
@@ -281,7 +281,7 @@ fn every_truncation_of_a_gzip_image_is_noticed() {
 fn every_flipped_bit_of_a_gzip_image_is_noticed_or_harmless() {
     let contents = image(0, 0x1000, 0, 0x400);
     let mut file = gzip(&contents);
-    let step = if cfg!(miri) { 61 } else { 1 };
+    let step = crate::testing::pick(1, 311);
     for at in (10..file.len()).step_by(step) {
         for bit in 0..8 {
             file[at] ^= 1 << bit;
@@ -314,7 +314,7 @@ fn a_wrong_checksum_or_length_at_the_end_of_gzip_is_told_apart() {
 
 #[test]
 fn a_small_file_that_unpacks_to_more_than_ram_is_stopped_at_its_end() {
-    let size = if cfg!(miri) { 150_000 } else { 8 * MIB };
+    let size = crate::testing::pick(8 * MIB, 140_000);
     let bomb = gzip(&vec![0; size as usize]);
     assert!(bomb.len() < size as usize / 100);
     let mut memory = Memory::new(size / 2);
@@ -454,11 +454,7 @@ pub(super) fn check(placement: &Placement, ram: Region<Ipa>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: if cfg!(miri) { 8 } else { 256 },
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    })]
+    #![proptest_config(crate::testing::cases(256, 2))]
 
     /// Any change of a few bytes of a good file: refused, or placed within RAM.
     #[test]
