@@ -254,7 +254,7 @@ mod tests {
     /// Every pair of regions in a small space, against sets of bytes.
     #[test]
     fn region_arithmetic_equals_that_of_sets_of_bytes() {
-        let space = crate::testing::pick(12, 4);
+        let space = crate::testing::pick(12, 3);
         let all: Vec<Region<Ipa>> = (0..space)
             .flat_map(|start| (1..=space - start).map(move |size| region(start, size)))
             .collect();

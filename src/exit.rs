@@ -442,7 +442,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(crate::testing::cases(256, 32))]
+        #![proptest_config(crate::testing::cases(256, 4))]
 
         #[test]
         fn any_syndrome_decodes(esr: u64, far: u64, hpfar: u64) {

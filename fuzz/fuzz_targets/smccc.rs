@@ -26,7 +26,8 @@ impl<'a> Arbitrary<'a> for Step {
         registers[0] = match u.ratio(7, 8)? {
             true => owner << 24 | u64::from(*u.choose(&[0u16, 0x50, 0x3ff0, 0x8000, 0xff00])?),
             false => u.arbitrary()?,
-        } + u64::from(u.arbitrary::<u8>()? & 0x1f);
+        };
+        registers[0] = registers[0].wrapping_add(u64::from(u.arbitrary::<u8>()? & 0x1f));
         registers[1] = often(u, &[0, 1, 2, 3, 7, 8, 0x8400_0003, 0x8000_8000])?;
         registers[2] = often(u, &[0, 1, RAM, RAM + 2, RAM + 0x8_0000])?;
         Ok(Self {

@@ -56,6 +56,11 @@ fn perms(u: &mut Unstructured<'_>) -> Result<Perms> {
     Ok(*u.choose(&[Perms::RW, Perms::RX, Perms::R, Perms::RWX])?)
 }
 
+/// Of a device's registers nothing is ever executed.
+fn for_device(perms: Perms) -> Perms {
+    Perms { execute: false, ..perms }
+}
+
 impl<'a> Arbitrary<'a> for Step {
     fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
         let kind = match u.int_in_range(0..=3)? {
@@ -184,7 +189,7 @@ fn run(input: &Input, pool: &mut FramePool) {
             (Err(error), _) => panic!("{error} from {kind:?}"),
             (Ok(()), Kind::Map { pa, perms }) => {
                 assert_eq!(model.first(*start, last), None);
-                model.0.insert(*start, (last, *pa, *perms));
+                model.0.insert(*start, (last, *pa, for_device(*perms)));
             }
             (Ok(()), Kind::Unmap) => {
                 for at in model.exactly(*start, last) {
@@ -193,7 +198,7 @@ fn run(input: &Input, pool: &mut FramePool) {
             }
             (Ok(()), Kind::Protect(perms)) => {
                 for at in model.exactly(*start, last) {
-                    model.0.entry(at).and_modify(|mapped| mapped.2 = *perms);
+                    model.0.entry(at).and_modify(|mapped| mapped.2 = for_device(*perms));
                 }
             }
         }

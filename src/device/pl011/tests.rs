@@ -510,7 +510,7 @@ proptest! {
     #![proptest_config(crate::testing::cases(256, 1))]
 
     #[test]
-    fn random_accesses_equal_the_manuals_words(steps in prop::collection::vec(step(), 0..120)) {
+    fn random_accesses_equal_the_manuals_words(steps in prop::collection::vec(step(), 0..crate::testing::pick(120, 8))) {
         let mut bench = Bench::new();
         let mut reference = Reference::default();
         reference.stored.insert(0x30, 0x300);
@@ -542,7 +542,7 @@ proptest! {
     /// However the guest polls and whenever bytes arrive.
     #[test]
     fn no_byte_is_lost_or_doubled_and_their_order_stays(
-        steps in prop::collection::vec((prop::collection::vec(any::<u8>(), 0..40), 0usize..40), 0..20),
+        steps in prop::collection::vec((prop::collection::vec(any::<u8>(), 0..40), 0usize..40), 0..crate::testing::pick(20, 4)),
         fifos in any::<bool>(),
     ) {
         let mut bench = if fifos { Bench::with_fifos() } else { Bench::new() };
