@@ -271,5 +271,5 @@ fn strings(strings: &[&str]) -> Vec<u8> {
     strings.iter().flat_map(|string| string.bytes().chain([0])).collect()
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(miri)))] // Minutes each, and nothing here is unsafe.
 mod tests;
