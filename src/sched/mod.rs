@@ -356,6 +356,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::testing::cases(256, 2))]
+
         /// Spinning entities share the CPU to within a slice, whatever moments it is asked at.
         #[test]
         fn nobody_who_wants_the_cpu_starves(steps in prop::collection::vec(1u64..15, 200)) {

@@ -235,10 +235,7 @@ fn a_list_register_has_the_manuals_bits() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig {
-        failure_persistence: None,
-        ..ProptestConfig::with_cases(if cfg!(miri) { 16 } else { 256 })
-    })]
+    #![proptest_config(crate::testing::cases(256, 2))]
     #[test]
     fn what_a_list_register_holds_survives_decoding_and_encoding(raw: u32) {
         if let Some(lr) = decode(raw) {
