@@ -153,12 +153,9 @@ impl Hypervisor {
         match vm.vcpu_retired() {
             None => {}
             Some(Stop::Reset) if vm.reboot(machine) => self.start(machine, vm, VcpuId(0)),
-            Some(_) => {
-                if self.alive.fetch_sub(1, Ordering::AcqRel) == 1 {
-                    // The CPU that ends the run may be asleep.
-                    machine.kick(CpuId(0));
-                }
-            }
+            // The CPU that ends the run may be asleep.
+            Some(_) if self.alive.fetch_sub(1, Ordering::AcqRel) == 1 => machine.kick(CpuId(0)),
+            Some(_) => {}
         }
     }
 

@@ -1,3 +1,5 @@
+//! Claims about boards: trees that QEMU wrote, a tree like the Pi's, and trees with something missing.
+
 use super::*;
 use crate::platform::Trigger;
 use crate::platform::error::{Flaw, TreeError};

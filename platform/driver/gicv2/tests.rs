@@ -1,3 +1,5 @@
+//! Claims about the GICv2 drivers, by the offsets of IHI 0048B.
+
 use super::gicc::{Acknowledged, CpuInterface};
 use super::gich::{HCR, VirtualInterface, decode, encode};
 use super::*;

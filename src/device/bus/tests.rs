@@ -1,3 +1,5 @@
+//! Claims about the bus: who answers, and in which order levels are told.
+
 use super::*;
 use crate::device::pl011::Pl011;
 use crate::device::pl031::Pl031;
