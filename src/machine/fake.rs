@@ -32,8 +32,8 @@ pub use guest::{INTID, IRQ_VECTOR, Op, SYNC_VECTOR};
 
 /// The physical interrupt of the virtual timer.
 pub const VIRTUAL_TIMER: IntId = IntId::ppi(11);
-/// How many instructions a guest executes before EL2 is entered for nothing: a physical interrupt that
-/// went away by itself.
+/// How many instructions guests execute before EL2 is entered for nothing, a physical interrupt having
+/// gone away by itself: who steps CPUs gets control back.
 const FUEL: u32 = 64;
 
 /// Something that was seen.
@@ -151,6 +151,8 @@ struct Guest {
     el1: El1Context,
     offset: u64,
     trap_wait: bool,
+    /// It is in a `WFI`.
+    waits: bool,
     /// It has caused an asynchronous abort that is still outstanding.
     abort: bool,
 }
@@ -165,6 +167,8 @@ pub struct Scripted {
     timer_active: bool,
     deadline: Option<Ticks>,
     asleep: bool,
+    /// How many instructions are left of [`FUEL`].
+    fuel: u32,
     upkeep: Recorder,
 }
 
@@ -179,6 +183,7 @@ impl Scripted {
             timer_active: false,
             deadline: None,
             asleep: false,
+            fuel: FUEL,
             upkeep: Recorder::default(),
         }
     }
@@ -297,6 +302,7 @@ impl Machine for Scripted {
             el1: vcpu.el1.clone(),
             offset: space.counter_offset,
             trap_wait: space.trap_wait,
+            waits: false,
             abort: false,
         };
         self.interface = CpuInterface::new(self.interface.count());
@@ -318,10 +324,16 @@ impl Machine for Scripted {
     fn run(&mut self, regs: &mut GuestRegs) -> Exit {
         assert!(self.guest.loaded, "no vCPU is loaded");
         self.asleep = false;
-        for _ in 0..FUEL {
+        loop {
             self.pause();
+            self.fuel = if self.fuel == 0 { FUEL } else { self.fuel - 1 };
+            if self.fuel == 0 {
+                return Exit::Irq;
+            }
             self.world.clock.fetch_add(1, Ordering::Relaxed);
             self.hardware_deactivates();
+            let waited = core::mem::take(&mut self.guest.waits);
+            self.guest.waits = waited && !self.wakes_up(regs);
             if self.interrupted() {
                 return Exit::Irq;
             }
@@ -329,7 +341,6 @@ impl Machine for Scripted {
                 return exit;
             }
         }
-        Exit::Irq
     }
 
     fn vector_base(&self) -> (u64, u64) {

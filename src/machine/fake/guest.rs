@@ -76,6 +76,15 @@ pub enum Op {
 }
 
 impl Scripted {
+    /// End a `WFI` that is not trapped, if there is an interrupt: it is taken behind it.
+    pub(super) fn wakes_up(&mut self, regs: &mut GuestRegs) -> bool {
+        let wakes = self.interrupted() || self.interface.held().any(|lr| lr.state.is_pending());
+        if wakes {
+            regs.pc = regs.pc.wrapping_add(4);
+        }
+        wakes
+    }
+
     /// Take a virtual interrupt or execute one instruction. `Some` when it brings the guest to EL2.
     pub(super) fn execute(&mut self, regs: &mut GuestRegs) -> Option<Exit> {
         if regs.pstate & MASK_IRQ == 0 && self.interface.signalled() {
@@ -118,7 +127,8 @@ impl Scripted {
             Op::Wfe if self.guest.trap_wait => return Some(Exit::Wfe),
             Op::Wfi if !self.interface.held().any(|lr| lr.state.is_pending()) => {
                 self.sleep();
-                return Some(Exit::Irq); // it waits on when there was no interrupt
+                self.guest.waits = !self.wakes_up(regs);
+                return Some(Exit::Irq);
             }
             Op::Exit(exit) => return Some(exit),
             other => regs.pc = self.perform(other, regs, next),
