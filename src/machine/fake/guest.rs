@@ -156,10 +156,8 @@ impl Scripted {
                 return if regs.x[LEFT] == 0 { next } else { regs.pc };
             }
             Op::Branch(to) => return to,
-            Op::BranchUnless(reg, value, to) => {
-                if regs.read(Gpr::new(reg.into())) != value {
-                    return to;
-                }
+            Op::BranchUnless(reg, value, to) if regs.read(Gpr::new(reg.into())) != value => {
+                return to;
             }
             Op::Unmask => regs.pstate &= !MASK_IRQ,
             Op::Mask => regs.pstate |= MASK_IRQ,
@@ -182,7 +180,7 @@ impl Scripted {
             }
             Op::Abort => self.guest.abort = true,
             Op::Mark(mark) => self.record(Seen::Marked(mark)),
-            // Those that trap, and WFI and WFE that have nothing to wait for.
+            // Those that trap, branches not taken, WFI and WFE that have nothing to wait for.
             _ => {}
         }
         next
