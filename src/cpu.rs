@@ -84,7 +84,7 @@ impl<'h, M: Machine> Cpu<'h, M> {
             return Step::Slept;
         };
         if let Some(loaded) = self.prepare(entity) {
-            self.arm_deadline();
+            self.arm_for(&loaded);
             self.run(loaded);
         }
         Step::Ran
