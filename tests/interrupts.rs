@@ -41,6 +41,20 @@ fn an_sgi_wakes_a_waiting_vcpu_exactly_once() {
 }
 
 #[test]
+fn wfi_with_a_masked_interrupt_pending_does_not_wait() {
+    for gic in BOTH {
+        for cpus in [1, 2] {
+            let mut room = room(gic, cpus, &[guest("one", 2)]);
+            let ops =
+                [Op::Mask, sgi(gic, 3, 0b01), Op::Wfi, Op::Mark(1), Op::Unmask, Op::Branch(LOOP)];
+            room.program(0, ENTRY, &after_prologue(gic, 0, &ops));
+            assert!(room.run(100));
+            assert_eq!((room.marks(0, 0), room.took(0, 0)), (vec![1], vec![3]));
+        }
+    }
+}
+
+#[test]
 fn the_virtual_timer_fires_once_each_time_and_is_inactive_after_the_guests_eoi() {
     for gic in BOTH {
         for vcpus in [1, 2] {
@@ -60,6 +74,26 @@ fn the_virtual_timer_fires_once_each_time_and_is_inactive_after_the_guests_eoi()
             assert_eq!(room.took(0, 0), [27, 27], "{gic:?}");
             assert_eq!(room.marks(0, 0), [1, 2]);
             assert!(!room.cpus[0].machine().timer_active());
+            assert!(room.world.now().0 > 4000);
+        }
+    }
+}
+
+#[test]
+fn the_emulated_physical_timer_fires_once_each_time() {
+    for gic in BOTH {
+        for vcpus in [1, 2] {
+            let mut room = room(gic, 1, &[guest("one", vcpus)]);
+            let mut ops = prologue(gic, 0);
+            for mark in 1..=2 {
+                ops.extend(physical_timer(2000));
+                ops.extend([Op::Wfi, Op::Mark(mark)]);
+            }
+            ops.push(Op::Branch(LOOP));
+            room.program(0, ENTRY, &ops);
+            assert!(room.run(300));
+            assert_eq!(room.took(0, 0), [30, 30], "{gic:?}");
+            assert_eq!(room.marks(0, 0), [1, 2]);
             assert!(room.world.now().0 > 4000);
         }
     }

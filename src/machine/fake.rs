@@ -407,9 +407,17 @@ impl Machine for Scripted {
         self.deadline = at;
     }
 
-    fn idle(&mut self) {
+    fn idle(&mut self) -> bool {
+        if self.guest.abort {
+            return false;
+        }
         self.asleep = false;
         self.sleep();
+        true
+    }
+
+    fn forgets_levels(&self) -> bool {
+        false
     }
 
     fn kick(&mut self, cpu: CpuId) {

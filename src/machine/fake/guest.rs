@@ -189,7 +189,7 @@ impl Scripted {
 
 fn mmio(at: u64, width: Width, direction: Direction, gpr: u8) -> Exit {
     let gpr = Gpr::new(gpr.into());
-    Exit::Mmio(MmioAccess { ipa: Ipa::new(at), far: at, width, direction, gpr })
+    Exit::Mmio(MmioAccess { ipa: Ipa::new(at), far: at, width, direction, gpr, swapped: false })
 }
 
 /// The ISS that [`SysReg::from_iss`] reads.
