@@ -203,7 +203,12 @@ impl<'h, M: Machine> Cpu<'h, M> {
     /// Load a vCPU into the empty CPU, out of reset if it was started.
     fn load(&mut self, entity: Entity, vm: &'h Vm, requests: Requests) -> Option<()> {
         let me = entity.vcpu;
-        let vcpu = if requests.start { vm.reset_vcpu(me) } else { vm.resume_vcpu(me) };
+        let vcpu = if requests.start {
+            // The boot vCPU is the first to start after a reset.
+            vm.reload(self.machine.upkeep()).then(|| vm.reset_vcpu(me)).flatten()
+        } else {
+            vm.resume_vcpu(me)
+        };
         let Some(vcpu) = vcpu else {
             log::error!("{}: vCPU {} is to run but has no state", vm.name(), me.0);
             self.hypervisor.queue(self.machine.id()).lock().turn_off(entity);

@@ -116,6 +116,12 @@ impl Board {
         uart::read(&Tree::new(&copy)?, None)
     }
 
+    /// Only how the board that `blob` describes calls its firmware: to power off when the rest is wrong.
+    pub fn read_psci(blob: &[u8]) -> Result<Option<Conduit>, BoardError> {
+        let copy = CheckedBlob::copy_of(blob)?;
+        cpu::conduit(&Tree::new(&copy)?)
+    }
+
     /// The RAM that is free: all of it but what is reserved and what `also`, the hypervisor's own image,
     /// takes. In whole pages, by rising address, none next to another.
     pub fn usable_memory(&self, also: &[Region<PhysAddr>]) -> Vec<Region<PhysAddr>> {

@@ -4,10 +4,11 @@
 use core::arch::asm;
 use core::fmt::Write;
 use core::panic::PanicInfo;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicU8, Ordering};
 
 use super::percpu;
 use super::power::{self, Verdict};
+use crate::addr::{PAGE_SIZE, PhysAddr};
 use crate::console;
 
 /// What the vectors leave on the emergency stack. The vectors know the offsets.
@@ -30,8 +31,9 @@ pub struct CrashFrame {
 /// The frame's size, kept a multiple of the stack's alignment.
 pub const EMERGENCY_FRAME: usize = size_of::<CrashFrame>().next_multiple_of(16);
 
-/// Somebody is reporting already; a second report would only hide the first.
-static REPORTING: AtomicBool = AtomicBool::new(false);
+/// Which CPU is reporting; a second report would only hide the first.
+static REPORTER: AtomicU8 = AtomicU8::new(NOBODY);
+const NOBODY: u8 = u8::MAX;
 
 #[unsafe(no_mangle)]
 extern "C" fn plinth_crash(frame: &CrashFrame) -> ! {
@@ -49,6 +51,11 @@ extern "C" fn plinth_crash(frame: &CrashFrame) -> ! {
                 writeln!(out, "  on a {}", if frame.esr >> 6 & 1 == 1 { "write" } else { "read" });
         }
     }
+    // SAFETY: the block is this CPU's own and lives for ever.
+    let (bottom, _) = unsafe { (*percpu::current()).stack };
+    if class == 0x25 && (bottom..bottom + PAGE_SIZE).contains(&frame.far) {
+        let _ = writeln!(out, "  in the guard page: the stack has overflowed");
+    }
     let _ = writeln!(out, "ELR {:#018x} (image +{:#x})", frame.elr, offset(frame.elr));
     let _ =
         writeln!(out, "FAR {:#018x} SPSR {:#010x} SP {:#018x}", frame.far, frame.spsr, frame.sp);
@@ -58,7 +65,10 @@ extern "C" fn plinth_crash(frame: &CrashFrame) -> ! {
         }
         let _ = writeln!(out);
     }
-    backtrace(&mut out, frame.elr, frame.x[29]);
+    // Who jumped out of the code left behind where from.
+    let inside = super::boot::code().contains(PhysAddr::new(frame.elr));
+    let pc = if inside { frame.elr } else { frame.x[30].wrapping_sub(4) };
+    backtrace(&mut out, pc, frame.x[29]);
     power::off(Verdict::Failed("exception at EL2"))
 }
 
@@ -80,8 +90,13 @@ fn panic(info: &PanicInfo<'_>) -> ! {
 /// Claim the report; who comes second stays silent: on the same CPU it powers off at once, on another
 /// it waits for the end.
 fn start_report() {
-    if REPORTING.swap(true, Ordering::AcqRel) {
-        power::off(Verdict::Failed("crash"));
+    let this = cpu();
+    match REPORTER.compare_exchange(NOBODY, this, Ordering::AcqRel, Ordering::Acquire) {
+        Ok(_) => {}
+        Err(reporter) if reporter == this => power::off(Verdict::Failed("crash")),
+        Err(_) => loop {
+            aarch64_cpu::asm::wfi();
+        },
     }
 }
 
@@ -100,7 +115,7 @@ fn backtrace(out: &mut console::Emergency, pc: u64, mut frame: u64) {
     let image = super::boot::image();
     let mut number = 0;
     let mut line = |address: u64| {
-        if image.contains(crate::addr::PhysAddr::new(address)) {
+        if image.contains(PhysAddr::new(address)) {
             let _ = writeln!(out, "plinth: backtrace #{number} +{:#x}", offset(address));
             number += 1;
         }

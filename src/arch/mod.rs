@@ -16,6 +16,7 @@
 //! | [`heap`] | the heap |
 //! | [`id_registers`] | what the CPU says of itself |
 //! | [`crash`], [`power`], [`percpu`] | the last words |
+//! | [`provoke`] | faults on request, to test the last words |
 //! | [`regs`] | registers that `aarch64-cpu` lacks |
 #![allow(unsafe_code)]
 
@@ -29,6 +30,7 @@ pub mod maintenance;
 pub mod mmu;
 pub mod percpu;
 pub mod power;
+pub mod provoke;
 pub mod regs;
 pub mod smp;
 pub mod start;

@@ -1,7 +1,6 @@
 //! The boot story: from the first line of Rust to the first guest instruction.
 
 use alloc::vec::Vec;
-use core::fmt::Write;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use aarch64_cpu::asm;
@@ -13,7 +12,7 @@ use super::maintenance::{self, Upkeep};
 use super::mmu::{AddressSpace, Use};
 use super::power::{self, Verdict};
 use super::this_cpu::ThisCpu;
-use super::{boot, heap, id_registers, percpu, smp, timer, traps, world};
+use super::{boot, heap, id_registers, percpu, provoke, smp, timer, traps, world};
 use crate::addr::{PAGE_SIZE, PhysAddr, Region};
 use crate::console::{self, GuestLine};
 use crate::cpu::{Cpu, Step};
@@ -108,13 +107,12 @@ extern "C" fn plinth_main(tree: u64) -> ! {
 extern "C" fn plinth_below_el2(tree: u64) -> ! {
     first_heap();
     let start = PhysAddr::new(tree);
-    let uart = tree_blob(start).and_then(|(blob, _)| Board::read_uart(blob).ok());
-    if let Some(uart) = uart {
+    let Some((blob, _)) = tree_blob(start) else { park() };
+    if let Ok(uart) = Board::read_uart(blob) {
         use_uart(&uart, console::Level::default());
         log::error!("entered below EL2: start the machine with virtualisation on");
-        let _ = writeln!(console::Emergency::new(), "plinth: power off (failed: not at EL2)");
     }
-    park()
+    give_up(blob, "not at EL2")
 }
 
 /// Run guests on this CPU until all have stopped.
@@ -126,6 +124,9 @@ pub fn run(machine: ThisCpu) -> ! {
             None => asm::wfi(),
         }
     };
+    if let Some(board) = BOARD.get() {
+        provoke::on_request(&board.chosen.bootargs, machine.id());
+    }
     let mut cpu = Cpu::new(machine, hypervisor, device_interrupt);
     while cpu.step() != Step::Finished {}
     if cpu.machine().id() == CpuId(0) {
@@ -180,7 +181,7 @@ fn read_board(address: u64) -> (&'static Board, Region<PhysAddr>) {
                 use_uart(&uart, console::Level::default());
                 log::error!("the board's device tree: {error}");
             }
-            park()
+            give_up(blob, "the board's device tree")
         }
     }
 }
@@ -199,6 +200,12 @@ fn tree_blob(start: PhysAddr) -> Option<(&'static [u8], Region<PhysAddr>)> {
     // SAFETY: the early map covers 2 MiB from `start`, and nobody writes to the tree.
     let blob = unsafe { core::slice::from_raw_parts(start.raw() as *const u8, size) };
     Some((blob, Region::new(start, size as u64)?))
+}
+
+/// Power off with nothing read of the tree yet. It says how to call the firmware.
+fn give_up(blob: &[u8], reason: &'static str) -> ! {
+    power::init(Board::read_psci(blob).ok().flatten());
+    power::off(Verdict::Failed(reason))
 }
 
 fn park() -> ! {

@@ -100,9 +100,19 @@ impl RunQueue {
 
     /// An entity that was off waits for the CPU. Returns whether it was off.
     pub fn start(&mut self, entity: Entity) -> bool {
+        self.start_at(entity, None)
+    }
+
+    /// An entity that was off waits for the CPU from `at` on, if that is given. Returns whether it was
+    /// off.
+    pub fn start_at(&mut self, entity: Entity, at: Option<Ticks>) -> bool {
         let Some(state) = self.state(entity) else { return false };
         if *state != State::Off {
             return false;
+        }
+        if at.is_some() {
+            *state = State::Blocked { deadline: at };
+            return true;
         }
         *state = State::Runnable;
         self.queue.push(entity);
@@ -314,6 +324,18 @@ mod tests {
         assert_eq!(queue.expire(Ticks(50)), Some(A));
         assert_eq!(queue.expire(Ticks(50)), None);
         assert_eq!(queue.pick(Ticks(50)), Some(A));
+    }
+
+    #[test]
+    fn a_late_start_waits_for_its_time() {
+        let mut queue = RunQueue::new(Ticks(10));
+        queue.add(A);
+        assert!(queue.start_at(A, Some(Ticks(100))));
+        assert!(!queue.start(A), "it is on already");
+        assert_eq!(queue.pick(Ticks(99)), None);
+        assert_eq!(queue.next_event(), Some(Ticks(100)));
+        assert_eq!(queue.expire(Ticks(100)), Some(A));
+        assert_eq!(queue.pick(Ticks(100)), Some(A));
     }
 
     #[test]

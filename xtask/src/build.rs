@@ -116,7 +116,7 @@ fn sysroot() -> Result<PathBuf> {
 /// The bytes that an ELF file's segments put into memory, from the lowest address on; what `objcopy
 /// -O binary` makes, without asking for an objcopy. Memory after the last byte (`.bss`) is left to
 /// the image's own header and start-up code.
-fn flatten(elf: &[u8]) -> Result<Vec<u8>> {
+pub fn flatten(elf: &[u8]) -> Result<Vec<u8>> {
     /// More than any image; a stray segment must not fill the disk.
     const LIMIT: u64 = 256 << 20;
     let header = FileHeader64::<Endianness>::parse(elf)?;

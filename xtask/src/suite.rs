@@ -8,8 +8,11 @@
 //! | `debian/…` | Debian boots, takes input, reboots and powers off |
 
 mod command;
+mod crash;
 mod debian;
 mod host;
+mod hostile;
+mod images;
 mod machine;
 mod payloads;
 mod refusals;
@@ -134,9 +137,14 @@ pub fn run(filter: Option<&str>, bare: bool) -> Result<ExitCode> {
         steps.extend(host::steps());
         steps.extend(refusals::steps());
         steps.extend(machine::steps());
+        steps.extend(crash::steps());
+        steps.extend(images::steps());
     }
     steps.extend(payloads::steps()?);
     steps.extend(debian::steps());
+    if !bare {
+        steps.extend(hostile::steps());
+    }
     let wanted = |step: &&Step| filter.is_none_or(|text| step.name.contains(text));
     let mut total = Counts::default();
     let mut failed = Vec::new();

@@ -71,10 +71,9 @@ impl<'a> Watch<'a> {
                 _ => LastWords::Failed(words.trim_start_matches("failed: ").to_owned()),
             });
         }
-        if let (Some((number, offset)), Some(symbols)) = (backtrace(line), self.symbols) {
-            // All but the first are return addresses, which may belong to the next function.
-            let probe = if number == 0 { offset } else { offset.saturating_sub(1) };
-            for name in symbols.describe(probe) {
+        // The hypervisor prints the address of the call, not that of the instruction after it.
+        if let (Some(offset), Some(symbols)) = (backtrace(line), self.symbols) {
+            for name in symbols.describe(offset) {
                 show.extend_from_slice(format!("        {name}\r\n").as_bytes());
             }
         }
@@ -93,11 +92,12 @@ impl<'a> Watch<'a> {
     }
 }
 
-/// Number and offset of a line `plinth: backtrace #N +0xOFFSET`.
-fn backtrace(line: &str) -> Option<(u32, u64)> {
+/// The offset in a line `plinth: backtrace #N +0xOFFSET`.
+fn backtrace(line: &str) -> Option<u64> {
     let (number, offset) = line.strip_prefix("plinth: backtrace #")?.split_once(" +0x")?;
     let offset = offset.split_whitespace().next()?;
-    Some((number.parse().ok()?, u64::from_str_radix(offset, 16).ok()?))
+    number.parse::<u32>().ok()?;
+    u64::from_str_radix(offset, 16).ok()
 }
 
 #[cfg(test)]
@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     fn backtrace_lines_have_a_number_and_an_offset() {
-        assert_eq!(backtrace("plinth: backtrace #3 +0x1f4"), Some((3, 0x1f4)));
+        assert_eq!(backtrace("plinth: backtrace #3 +0x1f4"), Some(0x1f4));
         assert_eq!(backtrace("plinth: backtrace #3 +0x"), None);
         assert_eq!(backtrace("guest: plinth: backtrace #3 +0x1"), None);
     }

@@ -18,12 +18,17 @@ pub fn steps() -> Vec<Step> {
     for gic in ["2", "3"] {
         for vcpus in [1, 4] {
             let name = format!("debian/boot-gicv{gic}-{vcpus}-vcpus");
-            steps.push(Step::new(name, move |bench| boot(bench, gic, vcpus, "cortex-a72").into()));
+            let step = move |bench: &Bench| boot(bench, gic, vcpus, vcpus, "cortex-a72").into();
+            steps.push(Step::new(name, step));
         }
     }
     for (gic, cpu) in [("3", "max"), ("2", "neoverse-n1")] {
         let name = format!("debian/boot-{cpu}");
-        steps.push(Step::new(name, move |bench| boot(bench, gic, 2, cpu).into()));
+        steps.push(Step::new(name, move |bench| boot(bench, gic, 2, 2, cpu).into()));
+    }
+    for gic in ["2", "3"] {
+        let name = format!("debian/boot-gicv{gic}-8-vcpus-on-2-cpus");
+        steps.push(Step::new(name, move |bench| boot(bench, gic, 8, 2, "cortex-a72").into()));
     }
     let at_prompt: [(&str, AtPrompt); 3] = [
         ("answers-what-is-typed", typed),
@@ -44,12 +49,12 @@ fn marker(vcpus: u32) -> String {
     format!("plinth-guest-ready {}", 42_000 + vcpus)
 }
 
-/// The guest comes up with all its vCPUs.
-fn boot(bench: &Bench, gic: &str, vcpus: u32, cpu: &str) -> Result<()> {
+/// The guest comes up with all its vCPUs, on `cpus` physical ones.
+fn boot(bench: &Bench, gic: &str, vcpus: u32, cpus: u32, cpu: &str) -> Result<()> {
     bench.machine()?;
     bench.debian()?;
-    let (count, marker) = (vcpus.to_string(), marker(vcpus));
-    let args = ["--gic", gic, "--vcpus", &count, "--smp", &count, "--cpu", cpu, "--until", &marker];
+    let (vcpus, cpus, marker) = (vcpus.to_string(), cpus.to_string(), marker(vcpus));
+    let args = ["--gic", gic, "--vcpus", &vcpus, "--smp", &cpus, "--cpu", cpu, "--until", &marker];
     let mut session = Session::start(bench, &args, BOOT_SECONDS)?;
     session.end_with(0, BOOT_SECONDS + 10)
 }

@@ -72,6 +72,22 @@ impl Session {
         }
     }
 
+    /// Waits until `text` is in the output, whatever was read so far.
+    pub fn wait_for(&mut self, text: &str, seconds: u64) -> Result<()> {
+        let read = std::mem::take(&mut self.read);
+        let found = self.expect(text, seconds);
+        self.read = self.read.max(read);
+        found
+    }
+
+    /// Fails when it has ended.
+    pub fn alive(&mut self) -> Result<()> {
+        match self.child.try_wait()? {
+            Some(status) => bail!("xtask ended ({status})\n{}", self.shown()),
+            None => Ok(()),
+        }
+    }
+
     /// Types.
     pub fn send(&mut self, text: &str) -> Result<()> {
         self.input.write_all(text.as_bytes()).context("cannot type")
