@@ -59,6 +59,10 @@ pub fn start_others(
     let mut running = 1;
     let others = board.cpus.iter().filter(|cpu| cpu.mpidr != this);
     for (cpu, stack) in others.zip(stacks) {
+        if running == u8::MAX {
+            log::warn!("more than {running} CPUs: the others stay off");
+            break;
+        }
         match start(board, cpu, CpuId(running), stack, frequency) {
             Ok(()) => running += 1,
             Err(reason) => log::error!("CPU {:#x} does not come up: {reason}", cpu.mpidr),

@@ -101,6 +101,7 @@ impl Machine for ThisCpu {
         el1::save_fp(&mut vcpu.fp);
         timer::stop_virtual();
         self.gic.save(&mut vcpu.gic);
+        self.gic.park();
         let serror = world::take_serror();
         HCR_EL2.set(traps::HCR_PARKED);
         if self.debug_loaded {

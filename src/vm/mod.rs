@@ -3,7 +3,8 @@
 //! A VM is shared by all CPUs. A vCPU's own state ([`Vcpu`]) is in one place at a time: with the CPU that
 //! has it loaded, or parked here. Everything else is behind a lock of its own.
 //!
-//! Lock order: `lifecycle`, then `vgic`. A device's lock is taken and left inside the bus.
+//! Lock order: a device's lock, then `vgic` (the bus reports a device's level while it is locked).
+//! `lifecycle`, then `entropy`. Neither pair is held together with the other.
 
 pub mod create;
 pub mod debug;

@@ -3,9 +3,9 @@
 //! | steps | what they show |
 //! |---|---|
 //! | `host/…` | formatting, lints, documentation, tests on the developer's PC, Miri |
-//! | `run/…` | the command line refuses what is wrong, and leaves no QEMU behind |
+//! | `run/…` | the command line refuses what is wrong, and leaves no QEMU behind; the hypervisor reports its own crashes and refuses guests it cannot build |
 //! | `guests/…` | each payload of `guests/` gets the answers it wants, on both GICs |
-//! | `debian/…` | Debian boots, takes input, reboots and powers off |
+//! | `debian/…` | Debian boots, takes input, reboots and powers off, beside hostile guests as well |
 
 mod command;
 mod crash;

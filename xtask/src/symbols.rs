@@ -4,6 +4,8 @@ use std::path::Path;
 
 use addr2line::Loader;
 
+use crate::paths;
+
 /// The symbols of one image. The image is linked at 0, so an offset is an address.
 pub struct Symbols(Loader);
 
@@ -25,7 +27,11 @@ impl Symbols {
                     function.demangle().map_or_else(|_| "?".into(), |name| name.into_owned());
                 let place = frame.location.and_then(|at| Some((at.file?, at.line?)));
                 found.push(match place {
-                    Some((file, line)) => format!("{name} ({file}:{line})"),
+                    Some((file, line)) => {
+                        let file = Path::new(file);
+                        let file = file.strip_prefix(paths::root()).unwrap_or(file).display();
+                        format!("{name} ({file}:{line})")
+                    }
                     None => name,
                 });
             }

@@ -307,11 +307,14 @@ impl Gic {
         }
     }
 
-    /// Turn the virtual CPU interface off: no vCPU is loaded.
+    /// Turn the virtual CPU interface off: its vCPU is leaving. List registers and `EOICount` stay until
+    /// they are folded.
     pub fn park(&mut self) {
         match &self.hardware {
-            Hardware::V2 { virt, .. } => virt.set_hcr(0),
-            Hardware::V3 { .. } => ICH_HCR_EL2.set(0),
+            Hardware::V2 { virt, .. } => virt.set_hcr(virt.hcr().get() & !GICH_HCR_EN),
+            Hardware::V3 { .. } => {
+                ICH_HCR_EL2.set(ICH_HCR_EL2.get() & !ICH_HCR::En::SET.value);
+            }
         }
     }
 }
