@@ -254,8 +254,9 @@ mod tests {
     /// Every pair of regions in a small space, against sets of bytes.
     #[test]
     fn region_arithmetic_equals_that_of_sets_of_bytes() {
-        let all: Vec<Region<Ipa>> = (0..12u64)
-            .flat_map(|start| (1..=12 - start).map(move |size| region(start, size)))
+        let space = crate::testing::pick(12, 3);
+        let all: Vec<Region<Ipa>> = (0..space)
+            .flat_map(|start| (1..=space - start).map(move |size| region(start, size)))
             .collect();
         let bytes = |r: &Region<Ipa>| (r.start().raw()..=r.last().raw()).collect::<Vec<_>>();
         for a in &all {

@@ -13,7 +13,7 @@ use crate::time::Ticks;
 use crate::vcpu::Vcpu;
 use crate::vgic::ListRegisters;
 use crate::vm::layout::{PHYSICAL_TIMER_IRQ, VIRTUAL_TIMER_IRQ};
-use crate::vm::{Next, Request, Requests, Stop, Vm};
+use crate::vm::{Next, Requests, Stop, Vm};
 
 /// A CPU at work.
 pub struct Cpu<'h, M> {
@@ -84,7 +84,7 @@ impl<'h, M: Machine> Cpu<'h, M> {
             return Step::Slept;
         };
         if let Some(loaded) = self.prepare(entity) {
-            self.arm_deadline();
+            self.arm_for(&loaded);
             self.run(loaded);
         }
         Step::Ran
@@ -203,7 +203,12 @@ impl<'h, M: Machine> Cpu<'h, M> {
     /// Load a vCPU into the empty CPU, out of reset if it was started.
     fn load(&mut self, entity: Entity, vm: &'h Vm, requests: Requests) -> Option<()> {
         let me = entity.vcpu;
-        let vcpu = if requests.start { vm.reset_vcpu(me) } else { vm.resume_vcpu(me) };
+        let vcpu = if requests.start {
+            // The boot vCPU is the first to start after a reset.
+            vm.reload(self.machine.upkeep()).then(|| vm.reset_vcpu(me)).flatten()
+        } else {
+            vm.resume_vcpu(me)
+        };
         let Some(vcpu) = vcpu else {
             log::error!("{}: vCPU {} is to run but has no state", vm.name(), me.0);
             self.hypervisor.queue(self.machine.id()).lock().turn_off(entity);
@@ -279,8 +284,8 @@ impl<'h, M: Machine> Cpu<'h, M> {
         self.drop_stale();
         self.sync();
         if let Some(loaded) = &self.loaded {
-            let (vm, me) = (loaded.vm, loaded.entity.vcpu);
-            self.hypervisor.request(&mut self.machine, vm, me, Request::Sync);
+            // If it sleeps: something may have become deliverable.
+            self.hypervisor.queue(self.machine.id()).lock().wake(loaded.entity);
         }
     }
 

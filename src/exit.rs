@@ -461,7 +461,7 @@ mod tests {
     /// take a debug build half a minute).
     #[test]
     fn no_data_abort_syndrome_panics_or_invents_an_address() {
-        let step = if cfg!(miri) { 100_003 } else { 37 };
+        let step = crate::testing::pick(37, 300_007);
         for iss in (0..1u64 << 25).step_by(step) {
             if let Exit::Mmio(access) = sync(esr(0x24, iss), 0xabc, 0x9_0000) {
                 assert_eq!(access.ipa, Ipa::new(0x0900_0abc));
@@ -471,6 +471,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::testing::cases(256, 4))]
+
         #[test]
         fn any_syndrome_decodes(esr: u64, far: u64, hpfar: u64) {
             Exit::decode(Vector::Sync, esr, far, hpfar);

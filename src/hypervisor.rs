@@ -116,13 +116,19 @@ impl Hypervisor {
 
     /// A vCPU that was off waits for its CPU from now on, unless its VM is being stopped.
     pub fn start<M: Machine>(&self, machine: &mut M, vm: &Vm, vcpu: VcpuId) {
+        self.start_at(machine, vm, vcpu, None);
+    }
+
+    /// The same, but not before `at`.
+    fn start_at<M: Machine>(&self, machine: &mut M, vm: &Vm, vcpu: VcpuId, at: Option<Ticks>) {
         let Some(cpu) = vm.home(vcpu) else { return };
         if !vm.vcpu_started() {
             return;
         }
         // In this order: a CPU that is just turning the vCPU off looks for the request afterwards.
         vm.post(vcpu, Request::Start);
-        let started = self.queue(cpu).lock().start(Entity { vm: vm.id(), vcpu });
+        let at = at.filter(|at| *at > machine.now());
+        let started = self.queue(cpu).lock().start_at(Entity { vm: vm.id(), vcpu }, at);
         if started && cpu != machine.id() {
             machine.kick(cpu);
         }
@@ -152,13 +158,13 @@ impl Hypervisor {
     pub fn retired<M: Machine>(&self, machine: &mut M, vm: &Vm) {
         match vm.vcpu_retired() {
             None => {}
-            Some(Stop::Reset) if vm.reboot(machine) => self.start(machine, vm, VcpuId(0)),
-            Some(_) => {
-                if self.alive.fetch_sub(1, Ordering::AcqRel) == 1 {
-                    // The CPU that ends the run may be asleep.
-                    machine.kick(CpuId(0));
-                }
+            Some(Stop::Reset) => {
+                let at = vm.reboot(machine.now());
+                self.start_at(machine, vm, VcpuId(0), Some(at));
             }
+            // The CPU that ends the run may be asleep.
+            Some(_) if self.alive.fetch_sub(1, Ordering::AcqRel) == 1 => machine.kick(CpuId(0)),
+            Some(_) => {}
         }
     }
 

@@ -38,6 +38,8 @@ pub mod machine;
 pub mod manifest;
 pub mod memory;
 pub mod sched;
+#[cfg(test)]
+mod testing;
 pub mod time;
 pub mod vcpu;
 pub mod vgic;

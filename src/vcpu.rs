@@ -93,7 +93,7 @@ pub mod pstate {
 
 /// The FP and SIMD registers.
 #[repr(C, align(16))]
-#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 pub struct FpRegs {
     /// `V0` to `V31`.
     pub v: [u128; 32],
@@ -101,12 +101,6 @@ pub struct FpRegs {
     pub fpsr: u64,
     /// `FPCR`.
     pub fpcr: u64,
-}
-
-impl Default for FpRegs {
-    fn default() -> Self {
-        Self { v: [0; 32], fpsr: 0, fpcr: 0 }
-    }
 }
 
 /// Calls a macro with the table of registers that belong to a vCPU and stay in the CPU while it is

@@ -99,10 +99,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig {
-            failure_persistence: None,
-            ..ProptestConfig::with_cases(if cfg!(miri) { 8 } else { 128 })
-        })]
+        #![proptest_config(crate::testing::cases(128, 2))]
         /// Against one flag for each page.
         #[test]
         fn a_page_is_usable_if_it_is_all_memory_and_none_of_it_is_taken(
@@ -112,7 +109,7 @@ mod tests {
             let memory: Vec<_> = memory.into_iter().map(region).collect();
             let taken: Vec<_> = taken.into_iter().map(region).collect();
             let got = usable(&memory, &taken);
-            for page in 0..16 {
+            for page in (0..16).step_by(crate::testing::pick(1, 7)) {
                 let bytes = region((page * PAGE_SIZE, PAGE_SIZE));
                 let covered: u64 = usable_bytes(&memory, &bytes);
                 let free = covered == PAGE_SIZE && !taken.iter().any(|hole| hole.overlaps(&bytes));

@@ -1,3 +1,5 @@
+//! Claims about boards: trees that QEMU wrote, a tree like the Pi's, and trees with something missing.
+
 use super::*;
 use crate::platform::Trigger;
 use crate::platform::error::{Flaw, TreeError};
@@ -488,7 +490,7 @@ fn a_tree_nested_too_deeply_is_refused() {
 
 #[test]
 fn a_tree_cut_off_anywhere_is_an_error() {
-    let step = if cfg!(miri) { 1999 } else { 7 };
+    let step = crate::testing::pick(7, 3989);
     for length in (0..VIRT_GICV2.len()).step_by(step) {
         let mut blob = VIRT_GICV2[..length].to_vec();
         assert!(Board::read(&blob, AT).is_err());
@@ -501,10 +503,7 @@ fn a_tree_cut_off_anywhere_is_an_error() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig {
-        failure_persistence: None,
-        ..ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 512 })
-    })]
+    #![proptest_config(crate::testing::cases(512, 1))]
     #[test]
     fn no_tree_with_a_few_wrong_bytes_panics(
         changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..5),

@@ -124,7 +124,7 @@ fn backtrace(out: &mut console::Emergency, pc: u64, mut frame: u64) {
     // SAFETY: the block is this CPU's own and lives for ever.
     let (bottom, top) = unsafe { (*percpu::current()).stack };
     for _ in 0..32 {
-        if frame % 8 != 0 || frame < bottom || frame.saturating_add(16) > top {
+        if !frame.is_multiple_of(8) || frame < bottom || frame.saturating_add(16) > top {
             break;
         }
         // SAFETY: both words lie on this CPU's stack, which is mapped, and are aligned.

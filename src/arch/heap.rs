@@ -18,9 +18,10 @@ static HEAP: LockedHeap = LockedHeap(TicketMutex::new(Heap::empty()));
 /// # Safety
 /// `region` is mapped, writable memory that nobody else has, for good.
 pub unsafe fn add(region: Region<PhysAddr>) {
-    let start = region.start().raw() as usize;
+    let start = (region.start().raw() as *mut u8).addr();
+    let last = (region.last().raw() as *mut u8).addr();
     // SAFETY: the caller's promise.
-    unsafe { HEAP.0.lock().add_to_heap(start, region.last().raw() as usize + 1) };
+    unsafe { HEAP.0.lock().add_to_heap(start, last + 1) };
 }
 
 // SAFETY: the buddy allocator hands out blocks of the layout's size and alignment, each once until it

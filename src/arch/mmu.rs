@@ -58,12 +58,14 @@ pub struct AddressSpace {
     map: IdMap<El2>,
 }
 
-impl AddressSpace {
+impl Default for AddressSpace {
     /// Tables that map nothing.
-    pub fn new() -> Self {
+    fn default() -> Self {
         Self { map: IdMap::new(0, El2) }
     }
+}
 
+impl AddressSpace {
     /// Map whole pages around `region`. What was mapped there is replaced.
     pub fn map(&mut self, region: Region<PhysAddr>, usage: Use) {
         let attributes = match usage {

@@ -35,7 +35,7 @@ const FIRST_HEAP: usize = 512 * 1024;
 /// What the heap gets once memory is known.
 const SECOND_HEAP: u64 = 4 * 1024 * 1024;
 /// As large as the largest concatenated root tables: it may stand in for any VM's.
-const EMPTY_ROOT: u64 = 64 * 1024;
+const EMPTY_ROOT: usize = 64 * 1024;
 
 #[repr(C, align(4096))]
 struct FirstHeap([u8; FIRST_HEAP]);
@@ -261,7 +261,7 @@ fn map_everything(
     tree: Region<PhysAddr>,
     frames: &mut FramePool,
 ) -> Vec<Region<PhysAddr>> {
-    let mut space = AddressSpace::new();
+    let mut space = AddressSpace::default();
     for region in board.usable_memory(&[]) {
         space.map(region, Use::Data);
     }
@@ -297,7 +297,7 @@ fn map_everything(
         stacks.push(stack);
     }
     let more = keep(frames, SECOND_HEAP);
-    let empty = keep(frames, EMPTY_ROOT);
+    let empty = keep(frames, EMPTY_ROOT as u64);
     // SAFETY: image, stacks, memory and the devices in use are mapped above.
     unsafe { space.activate() };
     if let Some(more) = more {
@@ -306,7 +306,7 @@ fn map_everything(
     }
     let Some(root) = empty else { fail("no memory for the empty stage 2") };
     // SAFETY: the frames were allocated for this and are mapped.
-    unsafe { core::ptr::write_bytes(root.start().raw() as *mut u8, 0, EMPTY_ROOT as usize) };
+    unsafe { core::ptr::write_bytes(root.start().raw() as *mut [u8; EMPTY_ROOT], 0, 1) };
     EMPTY_STAGE2.store(root.start().raw(), Ordering::Relaxed);
     stacks
 }

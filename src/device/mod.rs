@@ -45,14 +45,3 @@ pub trait Device: Send {
     /// As the machine's reset leaves it.
     fn reset(&mut self);
 }
-
-/// How the property tests here run: fewer cases under Miri, which also has no place for a file of
-/// failures.
-#[cfg(test)]
-fn property_cases(under_miri: u32) -> proptest::test_runner::Config {
-    proptest::test_runner::Config {
-        cases: if cfg!(miri) { under_miri } else { 256 },
-        failure_persistence: None,
-        ..Default::default()
-    }
-}

@@ -319,13 +319,13 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(crate::device::property_cases(8))]
+        #![proptest_config(crate::testing::cases(256, 2))]
 
         /// Against a clock that looks at each second that passes.
         #[test]
         fn random_accesses_equal_those_of_a_clock_that_steps_each_second(
             start in prop_oneof![0u32..8, u32::MAX - 8..=u32::MAX],
-            steps in prop::collection::vec((0u64..0x9, 0u32..12, 0u64..3 * HZ), 0..40),
+            steps in prop::collection::vec((0u64..0x9, 0u32..12, 0u64..3 * HZ), 0..crate::testing::pick(40, 8)),
         ) {
             let mut clock = clock(start);
             let (mut count, mut matches, mut mask, mut raised) = (start, 0u32, false, false);

@@ -100,7 +100,7 @@ mod tests {
         let seed = [3; 64];
         let first = draw(&mut Entropy::from_seed(&seed).unwrap());
         assert_eq!(first, draw(&mut Entropy::from_seed(&seed).unwrap()));
-        for at in (0..seed.len()).step_by(if cfg!(miri) { 21 } else { 1 }) {
+        for at in (0..seed.len()).step_by(crate::testing::pick(1, 64)) {
             let mut other = seed;
             other[at] ^= 1;
             assert_ne!(first, draw(&mut Entropy::from_seed(&other).unwrap()), "byte {at}");
@@ -119,7 +119,7 @@ mod tests {
     fn draws_mixes_and_forks_never_repeat() {
         let mut entropy = Entropy::from_seed(&[1; 32]).unwrap();
         let mut seen = BTreeSet::new();
-        for _ in 0..if cfg!(miri) { 3 } else { 100 } {
+        for _ in 0..crate::testing::pick(100, 1) {
             assert!(seen.insert(draw(&mut entropy)));
             assert!(seen.insert(draw(&mut entropy.fork())));
             entropy.mix(&[0]);

@@ -102,7 +102,7 @@ fn a_payload_of_another_manifest_has_no_bytes_outside_this_one() {
 fn every_flipped_bit_of_a_bundle_is_noticed() {
     let small = VmSource { kernel: b"kernel", initrd: None, ..source("a") };
     let mut bundle = write(&[small]).unwrap();
-    let step = if cfg!(miri) { 97 } else { 1 };
+    let step = crate::testing::pick(1, 997);
     for at in (0..bundle.len()).step_by(step) {
         for bit in [0, 3, 7] {
             bundle[at] ^= 1 << bit;
@@ -115,7 +115,7 @@ fn every_flipped_bit_of_a_bundle_is_noticed() {
 #[test]
 fn every_truncation_of_a_bundle_is_noticed() {
     let bundle = write(&[source("a")]).unwrap();
-    let step = if cfg!(miri) { 97 } else { 1 };
+    let step = crate::testing::pick(1, 997);
     for length in (0..bundle.len()).step_by(step) {
         assert!(
             matches!(refusal(&bundle[..length]), ManifestError::Truncated { have, .. } if have == length as u64)
@@ -274,11 +274,7 @@ fn an_empty_initrd_is_refused_rather_than_forgotten() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: if cfg!(miri) { 4 } else { 128 },
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    })]
+    #![proptest_config(crate::testing::cases(128, 1))]
 
     #[test]
     fn any_valid_manifest_survives_the_round_trip(

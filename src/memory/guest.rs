@@ -416,7 +416,7 @@ mod tests {
         assert!(bytes.iter().all(|&byte| byte == 0));
         let cpu = Recorder::default();
         let clean = scrubbed.clean(&cpu);
-        let expected: Vec<_> = regions.into_iter().map(Operation::CleanToPoc).collect();
+        let expected: Vec<_> = regions.into_iter().map(Operation::CleanInvalidateToPoc).collect();
         assert_eq!(cpu.take(), expected);
         pool.free(clean);
     }

@@ -100,9 +100,19 @@ impl RunQueue {
 
     /// An entity that was off waits for the CPU. Returns whether it was off.
     pub fn start(&mut self, entity: Entity) -> bool {
+        self.start_at(entity, None)
+    }
+
+    /// An entity that was off waits for the CPU from `at` on, if that is given. Returns whether it was
+    /// off.
+    pub fn start_at(&mut self, entity: Entity, at: Option<Ticks>) -> bool {
         let Some(state) = self.state(entity) else { return false };
         if *state != State::Off {
             return false;
+        }
+        if at.is_some() {
+            *state = State::Blocked { deadline: at };
+            return true;
         }
         *state = State::Runnable;
         self.queue.push(entity);
@@ -317,6 +327,18 @@ mod tests {
     }
 
     #[test]
+    fn a_late_start_waits_for_its_time() {
+        let mut queue = RunQueue::new(Ticks(10));
+        queue.add(A);
+        assert!(queue.start_at(A, Some(Ticks(100))));
+        assert!(!queue.start(A), "it is on already");
+        assert_eq!(queue.pick(Ticks(99)), None);
+        assert_eq!(queue.next_event(), Some(Ticks(100)));
+        assert_eq!(queue.expire(Ticks(100)), Some(A));
+        assert_eq!(queue.pick(Ticks(100)), Some(A));
+    }
+
+    #[test]
     fn only_its_own_cpu_takes_a_running_entity_off() {
         let mut queue = queue(&[A, B]);
         queue.pick(Ticks(0));
@@ -356,6 +378,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::testing::cases(256, 2))]
+
         /// Spinning entities share the CPU to within a slice, whatever moments it is asked at.
         #[test]
         fn nobody_who_wants_the_cpu_starves(steps in prop::collection::vec(1u64..15, 200)) {

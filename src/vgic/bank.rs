@@ -126,6 +126,8 @@ pub(super) struct Interface {
     pub live: bool,
     /// Something in them may need attention without anybody saying so.
     pub attention: bool,
+    /// This fold has found something newly active.
+    pub renewed: bool,
     pub no_pending: bool,
     pub entry_not_present: bool,
 }

@@ -35,6 +35,7 @@ impl Vgic {
         // Before the held ones return to the model: those have a list register.
         let mut notify = self.end_evicted(v, lrs.take_eoi_count());
         let slots = self.private[v].interface.slots;
+        self.private[v].interface.renewed = false;
         for (index, was) in slots.into_iter().enumerate() {
             let Some(was) = was else { continue };
             let now = lrs.read(index);
@@ -139,10 +140,11 @@ impl Vgic {
         }
         if active {
             bank.active |= bit;
-            if !was.state.is_active() {
-                bank.fresh |= bit;
-            }
         }
+        if active && !was.state.is_active() {
+            self.mark_fresh(v, place);
+        }
+        let bank = self.bank_mut(v, place.bank);
         match was.link {
             // An empty one has been deactivated physically with the virtual interrupt.
             Link::Hardware { .. } if now.is_some() => bank.forwarded |= bit,
@@ -156,6 +158,18 @@ impl Vgic {
             _ => {}
         }
         self.let_go(v, place)
+    }
+
+    /// The guest has taken this one since the last fold; what it took before that is not the latest any
+    /// more.
+    fn mark_fresh(&mut self, v: usize, place: Place) {
+        if !core::mem::replace(&mut self.private[v].interface.renewed, true) {
+            self.private[v].bank.fresh = 0;
+            for shared in &mut self.shared {
+                shared.bank.fresh &= !shared.owned[v];
+            }
+        }
+        self.bank_mut(v, place.bank).fresh |= place.bit();
     }
 
     /// An SPI has left `v`'s list registers, or been deactivated there: it may be for somebody else.

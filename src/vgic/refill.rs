@@ -59,9 +59,7 @@ impl Vgic {
         let mut active = Best::of(count - usize::from(any_pending));
         for bank in 0..BANKS {
             let evicted = self.evicted_of(v, bank);
-            let words = self.bank_mut(v, bank);
-            let fresh = words.fresh & evicted;
-            words.fresh &= !evicted;
+            let fresh = self.bank(v, bank).fresh;
             for index in bits(evicted) {
                 let place = Place { bank, index };
                 if fresh & place.bit() == 0 {

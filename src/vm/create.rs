@@ -34,6 +34,9 @@ use crate::vcpu::VcpuId;
 use crate::vgic::{GicVersion, IntId, Vgic};
 use crate::virtio::slot::EmptySlots;
 
+/// A guest that resets itself in a loop gets a second's peace between two resets.
+const RESET_INTERVAL_MICROS: u64 = 1_000_000;
+
 /// What every VM of a machine shares.
 pub struct Host {
     /// The interrupt controller's version, which the guests see.
@@ -173,6 +176,9 @@ impl Vm {
             lifecycle: TicketMutex::new(Lifecycle::new()),
             incarnation: AtomicU32::new(0),
             stopped: AtomicBool::new(false),
+            reload: AtomicBool::new(false),
+            next_reset: AtomicU64::new(0),
+            reset_interval: host.frequency.micros(RESET_INTERVAL_MICROS),
             stopping: AtomicU8::new(0),
             counter_offset: AtomicU64::new(now.0),
             last_on: (0..host.cpus).map(|_| AtomicU8::new(0)).collect(),

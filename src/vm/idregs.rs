@@ -377,7 +377,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 256 }))]
+        #![proptest_config(crate::testing::cases(256, 1))]
 
         #[test]
         fn a_field_never_shows_more_than_the_cpu_has(raw: u64, gicv3: bool, ipa_bits: u8) {

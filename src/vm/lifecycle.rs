@@ -5,7 +5,7 @@ use core::sync::atomic::Ordering;
 use super::Vm;
 use crate::exit::Exit;
 use crate::firmware::psci::Power;
-use crate::machine::Machine;
+use crate::memory::Maintenance;
 use crate::vcpu::{GuestRegs, MAX_VCPUS, Vcpu, VcpuId};
 use crate::vgic::Notify;
 use alloc::boxed::Box;
@@ -107,11 +107,11 @@ impl Vm {
         Some(stop)
     }
 
-    /// Begin again in place: registers, interrupts and devices as after reset, the image loaded anew;
-    /// the rest of RAM keeps its content, as on a machine that is reset. No vCPU is on. Returns false,
-    /// and the VM has stopped for good, when the image cannot be loaded any more.
-    pub fn reboot<M: Machine>(&self, machine: &mut M) -> bool {
-        log::info!("{}: reset", self.name);
+    /// Begin again in place: registers, interrupts and devices as after reset; the boot vCPU loads the
+    /// image anew before its first instruction; the rest of RAM keeps its content, as on a machine that
+    /// is reset. No vCPU is on. Returns when the boot vCPU may start: not before a second after the last
+    /// reset, as loading takes its CPU's time from other guests.
+    pub fn reboot(&self, now: Ticks) -> Ticks {
         // First of all: what CPUs still hold of the old incarnation is nobody's from here on.
         self.incarnation.fetch_add(1, Ordering::AcqRel);
         let mut vgic = self.vgic.lock();
@@ -120,20 +120,31 @@ impl Vm {
         self.bus.reset(|irq, level| {
             let _ = self.vgic.lock().set_level(VcpuId(0), irq, level);
         });
-        let loaded = self.load_image(machine.upkeep());
+        let earliest = Ticks(self.next_reset.load(Ordering::Acquire));
+        let start = earliest.max(now);
+        self.next_reset.store(start.saturating_add(self.reset_interval).0, Ordering::Release);
+        self.reload.store(true, Ordering::Release);
         let mut lifecycle = self.lifecycle.lock();
         lifecycle.power = [Power::Off; MAX_VCPUS];
         lifecycle.live = 0;
         lifecycle.stop = None;
-        match loaded {
+        self.stopping.store(0, Ordering::Release);
+        drop(lifecycle);
+        log::info!("{}: reset", self.name);
+        start
+    }
+
+    /// Load the image anew if the VM was reset since. Returns false when it cannot be loaded any more.
+    pub fn reload(&self, upkeep: &impl Maintenance) -> bool {
+        if !self.reload.swap(false, Ordering::AcqRel) {
+            return true;
+        }
+        match self.load_image(upkeep) {
             Ok(boot) => {
-                lifecycle.power[0] = boot.power();
-                self.stopping.store(0, Ordering::Release);
+                self.lifecycle.lock().power[0] = boot.power();
                 true
             }
             Err(error) => {
-                self.set_stopped();
-                drop(lifecycle);
                 log::error!("{}: cannot begin again: {error}", self.name);
                 false
             }

@@ -89,6 +89,12 @@ pub struct Vm {
     incarnation: AtomicU32,
     /// It stopped for good.
     stopped: AtomicBool,
+    /// The boot vCPU has to load the image before it starts.
+    reload: AtomicBool,
+    /// When the next reset may take effect, on the system counter.
+    next_reset: AtomicU64,
+    /// How long after a reset the next one takes effect.
+    reset_interval: Ticks,
     /// Not 0 while a stop is under way.
     stopping: AtomicU8,
     /// `CNTVOFF_EL2`: virtual time is the counter less this.

@@ -173,7 +173,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 8 } else { 256 }))]
+        #![proptest_config(crate::testing::cases(256, 4))]
 
         #[test]
         fn the_output_is_low_before_the_deadline_and_high_at_it(

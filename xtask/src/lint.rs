@@ -19,6 +19,7 @@ const UNSAFE: &[&str] = &[
     "src/main.rs",
     "src/memory/phys.rs",
     "platform/driver/mmio.rs",
+    "platform/driver/fake.rs",
     "guests/",
 ];
 

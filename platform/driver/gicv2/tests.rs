@@ -1,3 +1,5 @@
+//! Claims about the GICv2 drivers, by the offsets of IHI 0048B.
+
 use super::gicc::{Acknowledged, CpuInterface};
 use super::gich::{HCR, VirtualInterface, decode, encode};
 use super::*;
@@ -235,10 +237,7 @@ fn a_list_register_has_the_manuals_bits() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig {
-        failure_persistence: None,
-        ..ProptestConfig::with_cases(if cfg!(miri) { 16 } else { 256 })
-    })]
+    #![proptest_config(crate::testing::cases(256, 2))]
     #[test]
     fn what_a_list_register_holds_survives_decoding_and_encoding(raw: u32) {
         if let Some(lr) = decode(raw) {

@@ -1,3 +1,5 @@
+//! Claims about the GICv3 drivers, by the offsets of IHI 0069H.
+
 use super::redistributor::Redistributor;
 use super::*;
 use crate::platform::driver::fake::FakePages;

@@ -1,3 +1,5 @@
+//! Claims about the bus: who answers, and in which order levels are told.
+
 use super::*;
 use crate::device::pl011::Pl011;
 use crate::device::pl031::Pl031;
@@ -209,7 +211,7 @@ fn the_guest_machines_devices_answer_on_one_bus() {
 }
 
 proptest! {
-    #![proptest_config(crate::device::property_cases(8))]
+    #![proptest_config(crate::testing::cases(256, 3))]
 
     #[test]
     fn the_bus_finds_what_a_search_of_all_windows_finds(

@@ -312,7 +312,7 @@ fn a_loopback_connects_the_modem_lines_and_raises_their_changes() {
 
 #[test]
 fn a_megabyte_typed_in_waits_on_the_line_and_arrives_in_order() {
-    let size = if cfg!(miri) { 1 << 10 } else { 1 << 20 };
+    let size = crate::testing::pick(1 << 20, 1 << 8);
     let mut bench = Bench::with_fifos();
     let bytes: Vec<u8> =
         (0..size).map(|i: u32| i.wrapping_mul(0x9e37_79b1).to_le_bytes()[3]).collect();
@@ -507,10 +507,10 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    #![proptest_config(crate::device::property_cases(4))]
+    #![proptest_config(crate::testing::cases(256, 1))]
 
     #[test]
-    fn random_accesses_equal_the_manuals_words(steps in prop::collection::vec(step(), 0..120)) {
+    fn random_accesses_equal_the_manuals_words(steps in prop::collection::vec(step(), 0..crate::testing::pick(120, 8))) {
         let mut bench = Bench::new();
         let mut reference = Reference::default();
         reference.stored.insert(0x30, 0x300);
@@ -542,7 +542,7 @@ proptest! {
     /// However the guest polls and whenever bytes arrive.
     #[test]
     fn no_byte_is_lost_or_doubled_and_their_order_stays(
-        steps in prop::collection::vec((prop::collection::vec(any::<u8>(), 0..40), 0usize..40), 0..20),
+        steps in prop::collection::vec((prop::collection::vec(any::<u8>(), 0..40), 0usize..40), 0..crate::testing::pick(20, 4)),
         fifos in any::<bool>(),
     ) {
         let mut bench = if fifos { Bench::with_fifos() } else { Bench::new() };

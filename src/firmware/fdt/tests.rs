@@ -210,11 +210,7 @@ fn debug_output_hides_the_seeds() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: if cfg!(miri) { 2 } else { 64 },
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    })]
+    #![proptest_config(crate::testing::cases(64, 2))]
 
     #[test]
     fn any_machine_gives_a_tree_that_two_parsers_read(

@@ -263,7 +263,7 @@ fn no_start_is_lost_or_doubled_in_any_interleaving() {
     let programs = [steps(10), steps(20)];
     for initial in [[Power::On, Power::On], [Power::On, Power::Off], [Power::On, PENDING]] {
         let orders = (0..1u32 << 8).filter(|order| order.count_ones() == 4);
-        for order in orders {
+        for order in orders.step_by(crate::testing::pick(1, 9)) {
             let mut power = initial;
             let mut promised = [None; 2];
             if initial[1] == PENDING {
@@ -288,11 +288,7 @@ fn any_power() -> impl Strategy<Value = Power> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: if cfg!(miri) { 8 } else { 512 },
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    })]
+    #![proptest_config(crate::testing::cases(512, 4))]
 
     #[test]
     fn no_call_panics_and_only_success_changes_a_state(

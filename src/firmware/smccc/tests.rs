@@ -123,7 +123,7 @@ fn psci_and_trng_are_reached_by_the_same_door() {
 /// Every owner, both widths, fast and yielding, and the low functions and the general queries of each.
 #[test]
 fn no_function_identifier_panics_or_answers_with_more_than_four_registers() {
-    let step = if cfg!(miri) { 37 } else { 1 };
+    let step = crate::testing::pick(1, 37);
     for owner in 0..=0xffu64 {
         for function in (0..0x60).chain(0xff00..0xff10).chain(0x3ff0..0x4000).step_by(step) {
             let response = ask(owner << 24 | function, 1);
@@ -133,11 +133,7 @@ fn no_function_identifier_panics_or_answers_with_more_than_four_registers() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: if cfg!(miri) { 8 } else { 1024 },
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    })]
+    #![proptest_config(crate::testing::cases(1024, 4))]
 
     #[test]
     fn no_registers_whatever_panic(

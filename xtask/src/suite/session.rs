@@ -35,12 +35,13 @@ impl Session {
         if bench.bare {
             command.arg("--bare");
         }
-        command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        // One pipe for both, so that what is read stands in the order it was written.
+        let (from, to) = std::io::pipe().context("no pipe")?;
+        command.args(args).stdin(Stdio::piped()).stdout(to.try_clone()?).stderr(to);
         let mut child = command.spawn().context("cannot start xtask")?;
         let output = Arc::default();
         let input = child.stdin.take().context("no input")?;
-        collect(child.stdout.take().context("no output")?, &output);
-        collect(child.stderr.take().context("no errors")?, &output);
+        collect(from, &output);
         Ok(Self { child, input, output, read: 0 })
     }
 
@@ -60,7 +61,7 @@ impl Session {
                 return Ok(());
             }
             if let Some(status) = ended {
-                thread::sleep(TICK);
+                thread::sleep(10 * TICK);
                 if self.find(text).is_none() {
                     bail!("xtask ended ({status}) before `{text}`\n{}", self.shown());
                 }

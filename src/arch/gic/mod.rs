@@ -4,19 +4,19 @@
 //! Priority drop and deactivation are apart (`EOImode` = 1), so that an interrupt handed to a guest stays
 //! active until the guest itself deactivates it through its list register.
 
+mod v3;
+
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use aarch64_cpu::asm::barrier;
 use aarch64_cpu::registers::MPIDR_EL1;
 use tock_registers::LocalRegisterCopy;
 use tock_registers::interfaces::Readable;
-use tock_registers::register_bitfields;
 
+use self::v3::ICH_HCR;
 use super::regs::{
-    ICC_BPR1_EL1, ICC_CTLR_EL1, ICC_DIR_EL1, ICC_EOIR1_EL1, ICC_IAR1_EL1, ICC_IGRPEN0_EL1,
-    ICC_IGRPEN1_EL1, ICC_PMR_EL1, ICC_SGI1R_EL1, ICC_SRE_EL1, ICC_SRE_EL2, ICH_HCR_EL2,
-    ICH_VMCR_EL2, ICH_VTR_EL2, read_ich_ap0r, read_ich_ap1r, read_ich_lr, write_ich_ap0r,
-    write_ich_ap1r, write_ich_lr,
+    ICC_DIR_EL1, ICC_EOIR1_EL1, ICC_IAR1_EL1, ICC_SGI1R_EL1, ICH_HCR_EL2, ICH_VMCR_EL2,
+    read_ich_ap0r, read_ich_ap1r, read_ich_lr, write_ich_ap0r, write_ich_ap1r, write_ich_lr,
 };
 use crate::addr::{PhysAddr, Region};
 use crate::machine::CpuId;
@@ -28,27 +28,7 @@ use crate::platform::driver::gicv3::{self, redistributor::Redistributor};
 use crate::platform::driver::mmio::Mmio;
 use crate::platform::driver::{DriverError, gic::Lines};
 use crate::vcpu::GicCpuContext;
-use crate::vgic::{IntId, Link, ListRegister, ListRegisters, LrState};
-
-register_bitfields! { u64,
-    /// Interrupt Controller List Registers, `ICH_LR<n>_EL2`.
-    ICH_LR [
-        vINTID OFFSET(0) NUMBITS(32) [],
-        pINTID OFFSET(32) NUMBITS(13) [],
-        EOI OFFSET(41) NUMBITS(1) [],
-        Priority OFFSET(48) NUMBITS(8) [],
-        Group OFFSET(60) NUMBITS(1) [],
-        HW OFFSET(61) NUMBITS(1) [],
-        State OFFSET(62) NUMBITS(2) [ Invalid = 0, Pending = 1, Active = 2, PendingActive = 3 ]
-    ],
-    /// Interrupt Controller Hyp Control Register, `ICH_HCR_EL2`.
-    ICH_HCR [
-        En OFFSET(0) NUMBITS(1) [],
-        LRENPIE OFFSET(2) NUMBITS(1) [],
-        NPIE OFFSET(3) NUMBITS(1) [],
-        EOIcount OFFSET(27) NUMBITS(5) []
-    ]
-}
+use crate::vgic::{IntId, ListRegister, ListRegisters};
 
 /// The software generated interrupt by which CPUs call each other.
 const KICK: IntId = IntId(0);
@@ -149,7 +129,7 @@ impl Gic {
                 let regions: alloc::vec::Vec<Mmio> = redistributors.iter().map(registers).collect();
                 let redistributor = Redistributor::find(&regions, *stride, affinity())?;
                 redistributor.init()?;
-                let (list_registers, active_priorities) = start_v3_interface();
+                let (list_registers, active_priorities) = v3::start_interface();
                 let hardware =
                     Hardware::V3 { distributor, redistributor, list_registers, active_priorities };
                 (hardware, maintenance, affinity())
@@ -278,7 +258,7 @@ impl Gic {
                 debug_assert!(sent.is_ok());
             }
             Hardware::V3 { .. } => {
-                ICC_SGI1R_EL1.set(sgi1r(KICK, address));
+                ICC_SGI1R_EL1.set(v3::sgi1r(KICK, address));
                 barrier::isb(barrier::SY);
             }
         }
@@ -336,51 +316,6 @@ impl Gic {
     }
 }
 
-/// `ICC_SGI1R_EL1` for one CPU (its page in IHI 0069H): up to 16 CPUs share all but Aff0.
-fn sgi1r(intid: IntId, affinity: u64) -> u64 {
-    let aff = |shift: u32| affinity >> shift & 0xff;
-    let range = aff(0) >> 4;
-    aff(32) << 48
-        | range << 44
-        | aff(16) << 32
-        | u64::from(intid.0) << 24
-        | aff(8) << 16
-        | 1 << (aff(0) & 0xf)
-}
-
-/// Set up this CPU's GICv3 interface. Returns how many list registers and active priority registers the
-/// virtual one has.
-fn start_v3_interface() -> (usize, usize) {
-    // SRE; DFB and DIB: no bypass. EL1's own copy says the same and, with Enable, may be written first.
-    ICC_SRE_EL2.set(0b1111);
-    barrier::isb(barrier::SY); // the registers below exist from here on
-    ICC_SRE_EL1.set(0b0111);
-    barrier::isb(barrier::SY); // EL1's copy is written before its accesses trap
-    ICC_SRE_EL2.set(0b0111);
-    barrier::isb(barrier::SY);
-    ICC_IGRPEN1_EL1.set(0);
-    ICC_IGRPEN0_EL1.set(0);
-    ICC_PMR_EL1.set(0xff);
-    ICC_BPR1_EL1.set(0);
-    ICC_CTLR_EL1.set(1 << 1); // EOImode
-    ICH_HCR_EL2.set(0);
-    ICH_VMCR_EL2.set(0);
-    let vtr = ICH_VTR_EL2.get();
-    let list_registers = (vtr & 0x1f) as usize + 1;
-    let preemption_bits = (vtr >> 26 & 7) + 1;
-    let active_priorities = 1 << preemption_bits.saturating_sub(5);
-    for index in 0..list_registers {
-        write_ich_lr(index, 0);
-    }
-    for index in 0..active_priorities {
-        write_ich_ap0r(index, 0);
-        write_ich_ap1r(index, 0);
-    }
-    ICC_IGRPEN1_EL1.set(1);
-    barrier::isb(barrier::SY);
-    (list_registers, active_priorities)
-}
-
 #[expect(clippy::cast_possible_truncation, reason = "registers of 32 bits")]
 const fn low_word(value: u64) -> u32 {
     value as u32
@@ -398,7 +333,7 @@ impl ListRegisters for Gic {
     fn read(&self, index: usize) -> Option<ListRegister> {
         match &self.hardware {
             Hardware::V2 { virt, .. } => gich::decode(virt.lr(index)),
-            Hardware::V3 { .. } => decode(read_ich_lr(index)),
+            Hardware::V3 { .. } => v3::decode(read_ich_lr(index)),
         }
     }
 
@@ -409,7 +344,7 @@ impl ListRegisters for Gic {
                 virt.set_lr(index, lr.map_or(0, gich::encode));
                 barrier::dsb(barrier::SY); // it has arrived before the guest runs
             }
-            Hardware::V3 { .. } => write_ich_lr(index, lr.map_or(0, encode)),
+            Hardware::V3 { .. } => write_ich_lr(index, lr.map_or(0, v3::encode)),
         }
     }
 
@@ -454,45 +389,4 @@ impl ListRegisters for Gic {
             Hardware::V3 { .. } => ICC_DIR_EL1.set(physical.0.into()),
         }
     }
-}
-
-fn encode(interrupt: ListRegister) -> u64 {
-    let mut lr = LocalRegisterCopy::<u64, ICH_LR::Register>::new(0);
-    lr.modify(
-        ICH_LR::vINTID.val(interrupt.intid.0.into())
-            + ICH_LR::Priority.val(interrupt.priority.into())
-            + ICH_LR::Group.val(interrupt.group1.into()),
-    );
-    lr.modify(match interrupt.state {
-        LrState::Pending => ICH_LR::State::Pending,
-        LrState::Active => ICH_LR::State::Active,
-        LrState::PendingActive => ICH_LR::State::PendingActive,
-    });
-    lr.modify(match interrupt.link {
-        Link::Software { eoi_maintenance, .. } => ICH_LR::EOI.val(eoi_maintenance.into()),
-        Link::Hardware { physical } => ICH_LR::HW::SET + ICH_LR::pINTID.val(physical.0.into()),
-    });
-    lr.get()
-}
-
-fn decode(lr: u64) -> Option<ListRegister> {
-    let lr = LocalRegisterCopy::<u64, ICH_LR::Register>::new(lr);
-    let state = match lr.read_as_enum(ICH_LR::State) {
-        Some(ICH_LR::State::Value::Pending) => LrState::Pending,
-        Some(ICH_LR::State::Value::Active) => LrState::Active,
-        Some(ICH_LR::State::Value::PendingActive) => LrState::PendingActive,
-        Some(ICH_LR::State::Value::Invalid) | None => return None,
-    };
-    let intid = |field| u16::try_from(lr.read(field)).ok().map(IntId);
-    Some(ListRegister {
-        intid: intid(ICH_LR::vINTID)?,
-        state,
-        priority: u8::try_from(lr.read(ICH_LR::Priority)).ok()?,
-        group1: lr.is_set(ICH_LR::Group),
-        link: if lr.is_set(ICH_LR::HW) {
-            Link::Hardware { physical: intid(ICH_LR::pINTID)? }
-        } else {
-            Link::Software { eoi_maintenance: lr.is_set(ICH_LR::EOI), source: 0 }
-        },
-    })
 }

@@ -1,0 +1,105 @@
+//! What the fuzz targets share: the library's types as a fuzzer draws them.
+
+use arbitrary::{Arbitrary, Result, Unstructured};
+use plinth::addr::{Ipa, Region};
+use plinth::device::Device;
+use plinth::exit::Width;
+use plinth::manifest::Manifest;
+use plinth::time::Ticks;
+use plinth::vgic::GicVersion;
+
+/// The start of every guest's RAM.
+pub const RAM: u64 = 0x4000_0000;
+
+/// One of a few values where they matter, or any.
+pub fn often(u: &mut Unstructured<'_>, usual: &[u64]) -> Result<u64> {
+    if u.ratio(3, 4)? { Ok(*u.choose(usual)?) } else { u.arbitrary() }
+}
+
+/// The width of an access.
+pub fn width(u: &mut Unstructured<'_>) -> Result<Width> {
+    Ok(*u.choose(&[Width::Byte, Width::Half, Width::Word, Width::Double])?)
+}
+
+/// The version of a guest's interrupt controller.
+pub fn gic(u: &mut Unstructured<'_>) -> Result<GicVersion> {
+    Ok(*u.choose(&[GicVersion::V2, GicVersion::V3])?)
+}
+
+/// A guest's RAM: up to 1 GiB, in any number of bytes.
+pub fn ram(u: &mut Unstructured<'_>) -> Result<Region<Ipa>> {
+    let size = u.int_in_range(1..=1 << 30)?;
+    Ok(Region::new(Ipa::new(RAM), size).expect("1 GiB from 1 GiB on"))
+}
+
+/// One access to a device's window of 4 KiB, as the bus lets it through: aligned, and inside.
+#[derive(Clone, Copy, Debug)]
+pub struct Access {
+    /// Where.
+    pub offset: u64,
+    /// How wide.
+    pub width: Width,
+    /// What is written; `None` for a read.
+    pub write: Option<u64>,
+    /// When.
+    pub now: Ticks,
+}
+
+impl<'a> Arbitrary<'a> for Access {
+    fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
+        let width = width(u)?;
+        // Registers are at both ends of the window.
+        let offset = *u.choose(&[0, 0, 0, 0xf80, 0xfc0])? + u64::from(u.arbitrary::<u8>()? & 0x7f);
+        let offset = offset.min(0xff8) / width.bytes() * width.bytes();
+        Ok(Self { offset, width, write: u.arbitrary()?, now: Ticks(u.arbitrary()?) })
+    }
+}
+
+impl Access {
+    /// Makes the access; returns what a read gave.
+    pub fn perform(self, device: &mut impl Device) -> Option<u64> {
+        let Self { offset, width, write, now } = self;
+        if let Some(value) = write {
+            device.write(offset, width, value & width.mask(), now);
+            return None;
+        }
+        let value = device.read(offset, width, now);
+        assert_eq!(value & !width.mask(), 0, "{self:x?} read {value:#x}");
+        Some(value)
+    }
+}
+
+/// What every manifest that was read promises.
+pub fn check_manifest(manifest: &Manifest<'_>) {
+    use plinth::manifest::{MAX_CMDLINE, MAX_MEMORY, MAX_NAME, MAX_VMS, VmSource, read, write};
+    let vms = manifest.vms();
+    assert!((1..=MAX_VMS).contains(&vms.len()));
+    for vm in vms {
+        assert!((1..=MAX_NAME).contains(&vm.name.len()) && vm.cmdline.len() <= MAX_CMDLINE);
+        assert!((1..=MAX_MEMORY).contains(&vm.memory) && (1..=8).contains(&vm.vcpus));
+        for payload in [Some(vm.kernel), vm.initrd].into_iter().flatten() {
+            assert!(payload.size() > 0);
+            assert_eq!(manifest.payload(payload).len() as u64, payload.size());
+        }
+    }
+    // What can be read can be written, and is the same again.
+    let sources: Vec<VmSource<'_>> = vms
+        .iter()
+        .map(|vm| VmSource {
+            name: &vm.name,
+            memory: vm.memory,
+            vcpus: vm.vcpus,
+            kernel: manifest.payload(vm.kernel),
+            initrd: vm.initrd.map(|initrd| manifest.payload(initrd)),
+            cmdline: &vm.cmdline,
+        })
+        .collect();
+    let bundle = write(&sources).expect("what was read can be written");
+    let again = read(&bundle).expect("what was written can be read");
+    for (vm, source) in again.vms().iter().zip(&sources) {
+        assert_eq!((vm.name.as_str(), vm.cmdline.as_str()), (source.name, source.cmdline));
+        assert_eq!((vm.memory, vm.vcpus), (source.memory, source.vcpus));
+        assert_eq!(again.payload(vm.kernel), source.kernel);
+        assert_eq!(vm.initrd.map(|initrd| again.payload(initrd)), source.initrd);
+    }
+}
