@@ -38,6 +38,8 @@ pub struct Counts {
 /// What a step comes to.
 pub enum Outcome {
     Passed,
+    /// Passed, with a remark on what that means.
+    Remarked(String),
     /// With the reason.
     Skipped(String),
     /// With the reason and the output that shows it.
@@ -179,6 +181,7 @@ fn describe(outcome: &Outcome) -> (Counts, String, &str) {
     let one = Counts::default();
     match outcome {
         Outcome::Passed => (Counts { passed: 1, ..one }, "ok".to_owned(), ""),
+        Outcome::Remarked(what) => (Counts { passed: 1, ..one }, format!("ok: {what}"), ""),
         Outcome::Skipped(why) => (Counts { skipped: 1, ..one }, format!("skipped: {why}"), ""),
         Outcome::Failed(output) => (Counts { failed: 1, ..one }, "FAILED".to_owned(), output),
         Outcome::Many(counts, output) => {
