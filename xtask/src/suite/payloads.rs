@@ -38,7 +38,7 @@ impl Wants {
         match name {
             "smp" => Self { vcpus: 4, cpus: 4, ..two },
             // Registers mix when vCPUs share a CPU, so here they do.
-            "fp" => Self { vcpus: 8, ..two },
+            "fp" | "context" => Self { vcpus: 8, ..two },
             "reset" => Self { ends: Ends::Resets, ..two },
             "spin" => Self { ends: Ends::Until("spin: "), ..two },
             "crash" => Self { ends: Ends::Until("crash: "), ..two },
