@@ -256,17 +256,17 @@ fn set(node: &mut DeviceTreeNode, name: &str, value: impl ToPropertyValue) {
     node.add_property(DeviceTreeProperty::new_unchecked(name, value));
 }
 
-/// "<empty>": a property that says all by being there.
+/// `<empty>`: a property that says all by being there.
 fn flag(node: &mut DeviceTreeNode, name: &str) {
     set(node, name, [0u8; 0]);
 }
 
-/// "<prop-encoded-array>" of numbers that take two cells each.
+/// `<prop-encoded-array>` of numbers that take two cells each.
 fn cells(values: &[u64]) -> Vec<u8> {
     values.iter().flat_map(|value| value.to_be_bytes()).collect()
 }
 
-/// "<stringlist>".
+/// `<stringlist>`.
 fn strings(strings: &[&str]) -> Vec<u8> {
     strings.iter().flat_map(|string| string.bytes().chain([0])).collect()
 }
