@@ -40,20 +40,20 @@ pub fn cargo() -> Command {
     cargo
 }
 
-/// `cargo TASK` for the bare machine, with the image's flags.
-pub fn cargo_bare(task: &str) -> Command {
+/// `cargo TASK` for the bare machine, with the image's flags; the Rust target is installed first.
+pub fn cargo_bare(task: &str) -> Result<Command> {
+    need_target()?;
     let mut cargo = cargo();
     cargo.args([task, "--target", TARGET, "--package", "plinth"]);
     // The encoded variable outranks RUSTFLAGS and every configuration file, so that the image is
     // the same whatever the user's are.
     cargo.env("CARGO_ENCODED_RUSTFLAGS", RUSTFLAGS.join("\x1f")).env_remove("RUSTFLAGS");
-    cargo
+    Ok(cargo)
 }
 
 /// Builds the hypervisor; cargo shows its progress.
 pub fn hypervisor() -> Result<Hypervisor> {
-    need_target()?;
-    let mut cargo = cargo_bare("build");
+    let mut cargo = cargo_bare("build")?;
     cargo.args(["--release", "--bin", "plinth"]).stdout(std::io::stderr());
     let status = cargo.status().context("cannot run cargo")?;
     if !status.success() {
@@ -90,7 +90,7 @@ pub fn has_target() -> bool {
 }
 
 /// Installs the Rust target when it is missing.
-fn need_target() -> Result<()> {
+pub fn need_target() -> Result<()> {
     if has_target() {
         return Ok(());
     }

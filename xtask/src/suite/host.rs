@@ -38,7 +38,9 @@ pub fn steps() -> Vec<Step> {
             rustdoc(&mut cargo).into()
         }),
         Step::new("host/rustdoc-bare", |_| {
-            rustdoc(build::cargo_bare("doc").args(["--lib", "--document-private-items"])).into()
+            build::cargo_bare("doc")
+                .and_then(|mut cargo| rustdoc(cargo.args(["--lib", "--document-private-items"])))
+                .into()
         }),
         Step::new("host/tests", |_| {
             tests().unwrap_or_else(|why| Outcome::Failed(format!("{why:#}")))
@@ -67,12 +69,13 @@ fn house_rules() -> Result<()> {
 }
 
 fn clippy_bare() -> Result<()> {
-    let mut cargo = build::cargo_bare("clippy");
+    let mut cargo = build::cargo_bare("clippy")?;
     cargo.args(["--quiet", "--lib", "--bins", "--", "-D", "warnings"]);
     command::succeed(&mut cargo, BUILD_SECONDS).map(drop)
 }
 
 fn clippy_guests() -> Result<()> {
+    build::need_target()?;
     let mut cargo = build::cargo();
     cargo.current_dir(paths::root().join("guests"));
     cargo.env("CARGO_TARGET_DIR", paths::target().join("guests"));
