@@ -41,8 +41,16 @@ registers! {
     CTR_EL0 = "S3_3_C0_C0_1";
     /// Virtualization Processor ID Register: what a guest reads from `MIDR_EL1`.
     VPIDR_EL2 = "S3_4_C0_C0_0";
-    /// Auxiliary Control Register (EL2).
+    /// Hypervisor Auxiliary Control Register.
     HACR_EL2 = "S3_4_C1_C1_7";
+    /// Auxiliary Control Register (EL2).
+    ACTLR_EL2 = "S3_4_C1_C0_1";
+    /// Counter-timer Physical Offset Register (FEAT_ECV_POFF).
+    CNTPOFF_EL2 = "S3_4_C14_C0_6";
+    /// Statistical Profiling Control Register (EL2) (FEAT_SPE).
+    PMSCR_EL2 = "S3_4_C9_C9_0";
+    /// EL2 Read/Write Software Context Number (FEAT_CSV2_2).
+    SCXTNUM_EL2 = "S3_4_C13_C0_7";
     /// Hypervisor System Trap Register.
     HSTR_EL2 = "S3_4_C1_C1_3";
     /// Architectural Feature Trap Register (EL2).

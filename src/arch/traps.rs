@@ -11,9 +11,9 @@ use tock_registers::interfaces::{Readable, Writeable};
 use tock_registers::register_bitfields;
 
 use super::regs::{
-    AMAIR_EL2, CNTHP_CTL_EL2, CPTR_EL2, HACR_EL2, HAFGRTR_EL2, HCRX_EL2, HDFGRTR_EL2, HDFGWTR_EL2,
-    HFGITR_EL2, HFGRTR_EL2, HFGWTR_EL2, HSTR_EL2, MPAM2_EL2, PMCR_EL0, TRFCR_EL2, VPIDR_EL2,
-    VSESR_EL2,
+    ACTLR_EL2, AMAIR_EL2, CNTHP_CTL_EL2, CNTPOFF_EL2, CPTR_EL2, HACR_EL2, HAFGRTR_EL2, HCRX_EL2,
+    HDFGRTR_EL2, HDFGWTR_EL2, HFGITR_EL2, HFGRTR_EL2, HFGWTR_EL2, HSTR_EL2, MPAM2_EL2, PMCR_EL0,
+    PMSCR_EL2, SCXTNUM_EL2, TRFCR_EL2, VPIDR_EL2, VSESR_EL2,
 };
 
 register_bitfields! { u64,
@@ -133,6 +133,8 @@ pub fn init() {
     );
     HSTR_EL2.set(0); // AArch32 at EL1 is not offered: nothing to trap
     HACR_EL2.set(0);
+    // IMPLEMENTATION DEFINED; on Arm's CPUs each bit hands a register of theirs to EL1.
+    ACTLR_EL2.set(0);
     AMAIR_EL2.set(0);
     // Physical counter and timer of EL1 trap (EL1PCTEN, EL1PCEN = 0): they are emulated on virtual
     // time. No event stream for EL2.
@@ -176,4 +178,14 @@ fn init_extensions() {
     if ID_AA64DFR0_EL1.get() >> 40 & 0xf != 0 {
         TRFCR_EL2.set(0);
     }
+    if ID_AA64DFR0_EL1.get() >> 32 & 0xf != 0 {
+        PMSCR_EL2.set(0);
+    }
+    if ID_AA64MMFR0_EL1.get() >> 60 & 0xf >= 2 {
+        CNTPOFF_EL2.set(0);
+    }
+    if ID_AA64PFR0_EL1.get() >> 56 & 0xf >= 2 {
+        SCXTNUM_EL2.set(0);
+    }
+    // Not written: ZCR_EL2 and SMCR_EL2, as CPTR_EL2 keeps SVE and SME from everybody, EL2 included.
 }
