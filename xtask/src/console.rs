@@ -50,15 +50,25 @@ impl Drop for Killed {
     }
 }
 
+/// Holds back the signals that end a run, for [`pump`] to take. To be called before QEMU starts: a
+/// signal that comes while it does must end the run like any other.
+pub fn hold_signals() -> Result<Signals> {
+    Signals::new([SIGINT, SIGTERM, SIGHUP, SIGQUIT]).context("no signals")
+}
+
 /// Pumps until the run ends one way or another; afterwards QEMU is gone and the terminal is as it
 /// was. The end of standard input does not end the run.
-pub fn pump(child: Child, watch: &mut Watch<'_>, limit: Option<Duration>) -> Result<End> {
+pub fn pump(
+    child: Child,
+    signals: Signals,
+    watch: &mut Watch<'_>,
+    limit: Option<Duration>,
+) -> Result<End> {
     let mut child = Killed(child);
     let deadline = limit.map(|limit| Instant::now() + limit);
     // Bounded: when the user's terminal is slow, QEMU has to wait, not our memory to grow.
     let (send, events) = sync_channel(64);
 
-    let signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGQUIT]).context("no signals")?;
     forward_signals(signals, send.clone());
     let output = child.0.stdout.take().context("QEMU has no output")?;
     forward_output(output, send.clone());

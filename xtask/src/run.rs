@@ -211,6 +211,7 @@ fn boot(
     machine: &Machine<'_>,
     symbols: Option<&Symbols>,
 ) -> Result<ExitCode> {
+    let signals = console::hold_signals()?;
     eprintln!(
         "xtask: {} x {}, GICv{}, {}; press Ctrl-] to quit",
         machine.smp,
@@ -220,7 +221,7 @@ fn boot(
     );
     let limit = options.timeout.map(Duration::from_secs_f64);
     let mut watch = Watch::new(options.until.as_deref(), symbols);
-    let end = console::pump(qemu::start(qemu, machine)?, &mut watch, limit)?;
+    let end = console::pump(qemu::start(qemu, machine)?, signals, &mut watch, limit)?;
     watch.finish();
     let until = options.until.as_deref();
     let verdict = verdict(&end, watch.last_words(), until, machine.el2);
