@@ -183,11 +183,19 @@ impl Lines {
                 register.set(DEFAULT_PRIORITY);
             }
         }
-        // The first two are the CPU's own, whose lines are wired for good.
-        for config in (words.start * 2).max(2)..words.end * 2 {
+        // The first is the SGIs', which have no lines. Every PPI in use is a level, and one that is not
+        // wired as that for good may have been left otherwise.
+        for config in (words.start * 2).max(1)..words.end * 2 {
             if let Some(register) = registers.config.get(usize::from(config)) {
                 register.set(0);
             }
+        }
+    }
+
+    /// Holds all 32 interrupts of `word` back.
+    pub(super) fn disable_word(&self, word: usize) {
+        if let Some(register) = self.registers.clear_enable.get(word) {
+            register.set(u32::MAX);
         }
     }
 

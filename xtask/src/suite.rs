@@ -10,6 +10,7 @@
 mod command;
 mod crash;
 mod debian;
+mod firmware;
 mod host;
 mod hostile;
 mod images;
@@ -140,6 +141,7 @@ pub fn run(filter: Option<&str>, bare: bool) -> Result<ExitCode> {
         steps.extend(refusals::steps());
         steps.extend(machine::steps());
         steps.extend(crash::steps());
+        steps.extend(firmware::steps());
         steps.extend(images::steps());
     }
     steps.extend(payloads::steps()?);

@@ -31,6 +31,9 @@ register_structs! {
         (0x000c => iar: ReadOnly<u32, IAR::Register>),
         (0x0010 => eoir: WriteOnly<u32, IAR::Register>),
         (0x0014 => _running_priority_and_aliases),
+        (0x00d0 => active_priorities: [ReadWrite<u32>; 4]),
+        (0x00e0 => active_priorities_ns: [ReadWrite<u32>; 4]),
+        (0x00f0 => _iidr),
         (0x1000 => dir: WriteOnly<u32, IAR::Register>),
         (0x1004 => @END),
     }
@@ -58,9 +61,14 @@ impl CpuInterface {
     }
 
     /// Sets the calling CPU's interface up: every priority gets through, and priority drop and
-    /// deactivation are apart.
+    /// deactivation are apart, and no interrupt that somebody took before is still being handled.
     pub fn init(&self) {
         self.registers.ctlr.set(0);
+        // The second set is read as zero, and writes to it are ignored, in the Non-secure view.
+        let ours = &self.registers.active_priorities;
+        for register in ours.iter().chain(&self.registers.active_priorities_ns) {
+            register.set(0);
+        }
         self.registers.pmr.set(0xff);
         self.registers.bpr.set(0);
         // Both EOImode bits: which of the two is ours depends on the view.

@@ -45,7 +45,7 @@ fn init_touches_neither_another_cpus_interrupts_nor_absent_ones() {
     for absent in [0x088, 0x440, 0x840, 0xc10] {
         assert_eq!(pages.word(absent), u32::MAX, "{absent:#x}");
     }
-    for private in [0x080, 0x400, 0x800, 0xc04] {
+    for private in [0x080, 0x400, 0x800, 0xc00, 0xc04] {
         assert_eq!(pages.word(private), u32::MAX, "{private:#x}");
     }
 }
@@ -62,7 +62,8 @@ fn init_cpu_quiets_the_private_interrupts_and_every_senders_sgis() {
     assert_eq!(pages.word(0xf10), u32::MAX, "GICD_CPENDSGIR0");
     assert_eq!(pages.word(0xf1c), u32::MAX, "GICD_CPENDSGIR3");
     assert_eq!(pages.word(0x084), u32::MAX, "GICD_IGROUPR1 is not this CPU's");
-    assert_eq!(pages.word(0xc04), u32::MAX, "a PPI's line is wired for good");
+    assert_eq!(pages.word(0xc00), u32::MAX, "GICD_ICFGR0 is read-only");
+    assert_eq!(pages.word(0xc04), 0, "GICD_ICFGR1: PPIs are levels");
 }
 
 #[test]
@@ -154,8 +155,14 @@ fn an_sgi_names_its_targets_one_by_one() {
 #[test]
 fn the_cpu_interface_lets_all_through_and_splits_the_end_of_interrupt() {
     let pages = FakePages::new(0x2000);
+    for active in [0x0d0, 0x0dc, 0x0e0, 0x0ec] {
+        pages.write(active, u32::MAX);
+    }
     let interface = CpuInterface::new(pages.mmio()).unwrap();
     interface.init();
+    for active in [0x0d0, 0x0dc, 0x0e0, 0x0ec] {
+        assert_eq!(pages.word(active), 0, "GICC_APRn, GICC_NSAPRn: nothing is being handled");
+    }
     assert_eq!(pages.word(0x000), 0x601, "GICC_CTLR");
     assert_eq!(pages.word(0x004), 0xff, "GICC_PMR");
 

@@ -93,6 +93,9 @@ impl Redistributor {
     pub fn init(&self) -> Result<(), DriverError> {
         self.registers.waker.modify(WAKER::ProcessorSleep::CLEAR);
         poll(|| !self.registers.waker.is_set(WAKER::ChildrenAsleep))?;
+        // A line's kind may only be changed once it is disabled.
+        self.lines.disable_word(0);
+        self.wait()?;
         self.lines.reset(0..1, true);
         self.wait()
     }

@@ -122,7 +122,7 @@ fn init_wakes_the_redistributor_and_quiets_its_interrupts() {
     assert_eq!(pages.word(0x1_0280), u32::MAX, "GICR_ICPENDR0");
     assert_eq!(pages.word(0x1_0380), u32::MAX, "GICR_ICACTIVER0");
     assert_eq!(pages.word(0x1_041c), 0xa0a0_a0a0, "GICR_IPRIORITYR7");
-    assert_eq!(pages.word(0x1_0c04), 0xaaaa_aaaa, "GICR_ICFGR1: a PPI's line is wired for good");
+    assert_eq!(pages.word(0x1_0c04), 0, "GICR_ICFGR1: PPIs are levels");
 
     let lines = redistributor.lines();
     lines.enable(IntId(26)).unwrap();

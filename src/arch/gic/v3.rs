@@ -7,8 +7,8 @@ use tock_registers::register_bitfields;
 
 use crate::arch::regs::{
     ICC_BPR1_EL1, ICC_CTLR_EL1, ICC_IGRPEN0_EL1, ICC_IGRPEN1_EL1, ICC_PMR_EL1, ICC_SRE_EL1,
-    ICC_SRE_EL2, ICH_HCR_EL2, ICH_VMCR_EL2, ICH_VTR_EL2, write_ich_ap0r, write_ich_ap1r,
-    write_ich_lr,
+    ICC_SRE_EL2, ICH_HCR_EL2, ICH_VMCR_EL2, ICH_VTR_EL2, write_icc_ap0r, write_icc_ap1r,
+    write_ich_ap0r, write_ich_ap1r, write_ich_lr,
 };
 use crate::vgic::{IntId, Link, ListRegister, LrState};
 
@@ -54,8 +54,7 @@ pub(super) fn start_interface() -> (usize, usize) {
     barrier::isb(barrier::SY); // EL1's copy is written before its accesses trap
     ICC_SRE_EL2.set(0b0111);
     barrier::isb(barrier::SY);
-    ICC_IGRPEN1_EL1.set(0);
-    ICC_IGRPEN0_EL1.set(0);
+    reset_physical();
     ICC_PMR_EL1.set(0xff);
     ICC_BPR1_EL1.set(0);
     ICC_CTLR_EL1.set(1 << 1); // EOImode
@@ -75,6 +74,27 @@ pub(super) fn start_interface() -> (usize, usize) {
     ICC_IGRPEN1_EL1.set(1);
     barrier::isb(barrier::SY);
     (list_registers, active_priorities)
+}
+
+/// Leave no interrupt enabled at the physical interface, and none that somebody took before active.
+fn reset_physical() {
+    let priority_bits = (ICC_CTLR_EL1.get() >> 8 & 7) + 1;
+    // Where EL3 keeps group 0 (SCR_EL3.FIQ), accesses to that group's registers would trap to it. The
+    // lowest bit of a priority tells: the Non-secure view moves priorities down by one bit, and it is lost
+    // (IHI 0069H, "Non-secure accesses to register fields for Secure interrupts").
+    ICC_PMR_EL1.set(1 << (8 - priority_bits));
+    let group_0 = ICC_PMR_EL1.get() != 0;
+    ICC_IGRPEN1_EL1.set(0);
+    if group_0 {
+        ICC_IGRPEN0_EL1.set(0);
+    }
+    // 32 preemption levels each; there is one level for each priority, or for every two.
+    for index in 0..1 << priority_bits.saturating_sub(5).min(2) {
+        write_icc_ap1r(index, 0);
+        if group_0 {
+            write_icc_ap0r(index, 0);
+        }
+    }
 }
 
 /// An interrupt as `ICH_LR<n>_EL2` has it.

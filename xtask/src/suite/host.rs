@@ -14,9 +14,18 @@ const BUILD_SECONDS: u64 = 1200;
 
 /// The modules whose tests Miri runs, and for how long at most: it is slow, and the suite is not to be.
 /// All of them: `cargo +nightly miri test --lib`.
-const MIRI_MODULES: [&str; 6] =
-    ["memory::phys", "memory::guest", "platform::driver", "exit::", "sched::", "firmware::psci"];
-const MIRI_SECONDS: u64 = 300;
+const MIRI_MODULES: [&str; 9] = [
+    "memory::phys",
+    "memory::guest",
+    "platform::driver",
+    "exit::",
+    "sched::",
+    "firmware::",
+    "device::",
+    "virtio::",
+    "vcpu::",
+];
+const MIRI_SECONDS: u64 = 900;
 /// Tests of those modules that take most of a minute each.
 const MIRI_SLOW: [&str; 2] = ["all_ram_is_mapped", "frames_reach_a_guest_zeroed"];
 
