@@ -40,6 +40,9 @@ pub enum Task {
     #[command(hide = true)]
     ExecWithParent {
         parent: u32,
+        /// First makes standard input its controlling terminal
+        #[arg(long)]
+        terminal: bool,
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
         command: Vec<OsString>,
     },

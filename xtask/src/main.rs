@@ -48,7 +48,10 @@ fn main() -> ExitCode {
         }),
         Task::Doctor => doctor::report(),
         Task::Lint => lint::report(),
-        Task::ExecWithParent { parent, command } => qemu::exec_with_parent(parent, &command),
+        Task::ExecWithParent { parent, terminal, command } => {
+            let owned = if terminal { terminal::own() } else { Ok(()) };
+            owned.and_then(|()| qemu::exec_with_parent(parent, &command))
+        }
     };
     done.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

@@ -3,6 +3,7 @@
 use std::io::IsTerminal;
 use std::sync::Mutex;
 
+use anyhow::{Context, Result};
 use rustix::termios::{
     ControlModes, InputModes, LocalModes, OptionalActions, Termios, tcgetattr, tcgetpgrp, tcsetattr,
 };
@@ -43,6 +44,12 @@ impl Raw {
         tcsetattr(&stdin, OptionalActions::Now, &raw).ok()?;
         Some(Self(()))
     }
+}
+
+/// Starts a session whose controlling terminal is standard input, as a login does.
+pub fn own() -> Result<()> {
+    rustix::process::setsid().context("no new session")?;
+    rustix::process::ioctl_tiocsctty(std::io::stdin()).context("standard input is no terminal")
 }
 
 impl Drop for Raw {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
+use rustix::termios::{LocalModes, tcgetattr};
 
 use super::refusals;
 use super::session::Session;
@@ -21,17 +22,21 @@ pub fn steps() -> Vec<Step> {
         Step::new("run/killing-xtask-ends-the-machine", |bench| {
             signal(bench, Signal::KILL, None).into()
         }),
+        Step::new("run/escape-key-ends-the-machine", |bench| escape_key(bench).into()),
         Step::new("run/qemus-refusal-is-a-failure", |bench| unknown_cpu(bench).into()),
     ]
 }
 
 /// A machine that spins for ever, with a name to know it by.
 fn start(bench: &Bench, name: &str, extra: &[&str], seconds: u64) -> Result<Session> {
-    qemu::need()?;
-    let kernel = refusals::files()?.join("loop");
-    let kernel = kernel.to_string_lossy();
+    let kernel = spinning()?;
     let args = [&["--bare", "--kernel", &kernel], extra, &["--", "-name", name]].concat();
     Session::start(bench, &args, seconds)
+}
+
+fn spinning() -> Result<String> {
+    qemu::need()?;
+    Ok(refusals::files()?.join("loop").to_string_lossy().into_owned())
 }
 
 fn name(test: &str) -> String {
@@ -49,13 +54,7 @@ fn signal(bench: &Bench, signal: Signal, status: Option<i32>) -> Result<()> {
     let name = name("signal");
     let mut session = start(bench, &name, &[], 60)?;
     session.expect("press Ctrl-]", 20)?;
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while !running(&name)? {
-        if Instant::now() > deadline {
-            bail!("QEMU never started\n{}", session.text());
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    comes_up(&name, &session)?;
     let id = i32::try_from(session.id()).ok().and_then(Pid::from_raw).context("no process")?;
     kill_process(id, signal)?;
     let ended = session.end(10)?;
@@ -63,6 +62,27 @@ fn signal(bench: &Bench, signal: Signal, status: Option<i32>) -> Result<()> {
         Some(want) if want != ended => bail!("it ended with {ended} instead of {want}"),
         _ => gone(&name),
     }
+}
+
+/// On a terminal Ctrl-C is the guest's, Ctrl-] ends the run, and the terminal is then as it was.
+fn escape_key(bench: &Bench) -> Result<()> {
+    let name = name("escape");
+    let args = ["--bare", "--kernel", &spinning()?, "--", "-name", &name];
+    let (mut session, terminal) = Session::start_on_terminal(bench, &args, 60)?;
+    session.expect("press Ctrl-]", 20)?;
+    comes_up(&name, &session)?;
+    let raw = || Ok(!tcgetattr(&terminal)?.local_modes.contains(LocalModes::ICANON));
+    within(10, raw).with_context(|| format!("the terminal stayed cooked\n{}", session.text()))?;
+    session.send("\x03")?;
+    std::thread::sleep(Duration::from_millis(200));
+    session.alive()?;
+    session.send("\x1d")?;
+    session.end_with(0, 10)?;
+    let cooked = LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG;
+    if !tcgetattr(&terminal)?.local_modes.contains(cooked) {
+        bail!("the terminal was left raw");
+    }
+    gone(&name)
 }
 
 fn unknown_cpu(bench: &Bench) -> Result<()> {
@@ -86,12 +106,21 @@ fn running(name: &str) -> Result<bool> {
     Ok(false)
 }
 
+/// Waits until QEMU runs.
+fn comes_up(name: &str, session: &Session) -> Result<()> {
+    within(10, || running(name)).with_context(|| format!("QEMU never started\n{}", session.text()))
+}
+
 /// Fails when QEMU is still there after a moment.
 fn gone(name: &str) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(5);
-    while running(name)? {
+    within(5, || Ok(!running(name)?)).context("QEMU is still running")
+}
+
+fn within(seconds: u64, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(seconds);
+    while !done()? {
         if Instant::now() > deadline {
-            bail!("QEMU is still running");
+            bail!("not within {seconds} s");
         }
         std::thread::sleep(Duration::from_millis(20));
     }

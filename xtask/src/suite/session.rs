@@ -1,12 +1,14 @@
 //! A run of `cargo xtask run` that a test types into and reads from.
 
+use std::fs::File;
 use std::io::{Read, Write};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
 use super::Bench;
 
@@ -19,7 +21,7 @@ const SHOWN_LINES: usize = 60;
 /// A run in progress. Dropping it kills xtask, and QEMU dies with xtask.
 pub struct Session {
     child: Child,
-    input: ChildStdin,
+    input: Box<dyn Write>,
     output: Arc<Mutex<Vec<u8>>>,
     /// Where in the output the next [`Session::expect`] begins to look.
     read: usize,
@@ -28,21 +30,31 @@ pub struct Session {
 impl Session {
     /// Starts `xtask run ARGS`, which ends by itself after `seconds` at the latest.
     pub fn start(bench: &Bench, args: &[&str], seconds: u64) -> Result<Self> {
-        let mut command = Command::new(&bench.program);
-        // It must not outlive us either.
-        command.arg("exec-with-parent").arg(std::process::id().to_string()).arg("--");
-        command.arg(&bench.program).arg("run").arg("--timeout").arg(seconds.to_string());
-        if bench.bare {
-            command.arg("--bare");
-        }
+        let mut command = command(bench, &[], args, seconds);
         // One pipe for both, so that what is read stands in the order it was written.
         let (from, to) = std::io::pipe().context("no pipe")?;
-        command.args(args).stdin(Stdio::piped()).stdout(to.try_clone()?).stderr(to);
+        command.stdin(Stdio::piped()).stdout(to.try_clone()?).stderr(to);
         let mut child = command.spawn().context("cannot start xtask")?;
         let output = Arc::default();
-        let input = child.stdin.take().context("no input")?;
+        let input = Box::new(child.stdin.take().context("no input")?);
         collect(from, &output);
         Ok(Self { child, input, output, read: 0 })
+    }
+
+    /// The same on a terminal of its own, which is returned.
+    pub fn start_on_terminal(bench: &Bench, args: &[&str], seconds: u64) -> Result<(Self, File)> {
+        let mut command = command(bench, &["--terminal"], args, seconds);
+        let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).context("no terminal")?;
+        grantpt(&ours)?;
+        unlockpt(&ours)?;
+        let path = ptsname(&ours, Vec::new())?.into_string().context("a terminal's name")?;
+        let theirs = File::options().read(true).write(true).open(path)?;
+        command.stdin(theirs.try_clone()?).stdout(theirs.try_clone()?).stderr(theirs.try_clone()?);
+        let child = command.spawn().context("cannot start xtask")?;
+        let output = Arc::default();
+        let ours = File::from(ours);
+        collect(ours.try_clone()?, &output);
+        Ok((Self { child, input: Box::new(ours), output, read: 0 }, theirs))
     }
 
     /// The process id of xtask.
@@ -143,6 +155,18 @@ impl Drop for Session {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// `xtask run ARGS`, which must not outlive us either.
+fn command(bench: &Bench, how: &[&str], args: &[&str], seconds: u64) -> Command {
+    let mut command = Command::new(&bench.program);
+    command.arg("exec-with-parent").args(how).arg(std::process::id().to_string()).arg("--");
+    command.arg(&bench.program).arg("run").arg("--timeout").arg(seconds.to_string());
+    if bench.bare {
+        command.arg("--bare");
+    }
+    command.args(args);
+    command
 }
 
 fn collect(mut from: impl Read + Send + 'static, into: &Arc<Mutex<Vec<u8>>>) {
