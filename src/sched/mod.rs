@@ -3,6 +3,8 @@
 //! Pure: the caller brings the time and performs what is decided. A CPU with a single runnable vCPU
 //! is given no slice, so it takes no scheduler interrupt.
 
+pub mod policy;
+
 use alloc::vec::Vec;
 
 use crate::time::Ticks;
