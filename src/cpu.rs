@@ -4,6 +4,7 @@
 //! stay in the CPU until another vCPU needs it, so a guest that waits alone costs no switch.
 
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 
 use crate::exit::Exit;
 use crate::hypervisor::Hypervisor;
@@ -19,7 +20,7 @@ use crate::vm::{Next, Requests, Stop, Vm};
 pub struct Cpu<'h, M> {
     machine: M,
     hypervisor: &'h Hypervisor,
-    loaded: Option<Loaded<'h>>,
+    loaded: Option<Loaded>,
     /// What the deadline timer is set to.
     deadline: Option<Ticks>,
     /// Where the interrupt controller forgets levels: when to make it look again.
@@ -29,9 +30,9 @@ pub struct Cpu<'h, M> {
 }
 
 /// The vCPU whose registers are in the CPU.
-struct Loaded<'h> {
+struct Loaded {
     entity: Entity,
-    vm: &'h Vm,
+    vm: Arc<Vm>,
     /// The VM's incarnation these registers belong to; after a reset they are nobody's.
     incarnation: u32,
     vcpu: Box<Vcpu>,
@@ -66,13 +67,14 @@ impl<'h, M: Machine> Cpu<'h, M> {
 
     /// Run the most deserving vCPU until its next exit and deal with that, or sleep.
     pub fn step(&mut self) -> Step {
-        self.drop_stale();
+        self.let_go();
+        self.hypervisor.reap(&mut self.machine);
         let picked = {
             let now = self.machine.now();
             self.hypervisor.queue(self.machine.id()).lock().pick(now)
         };
         let Some(entity) = picked else {
-            if self.hypervisor.all_stopped() {
+            if self.hypervisor.has_finished() {
                 return Step::Finished;
             }
             self.arm_deadline();
@@ -91,7 +93,7 @@ impl<'h, M: Machine> Cpu<'h, M> {
     }
 
     /// Run the vCPU until something other than its own affairs comes up.
-    fn run(&mut self, mut loaded: Loaded<'h>) {
+    fn run(&mut self, mut loaded: Loaded) {
         loop {
             let exit = self.machine.run(&mut loaded.vcpu.regs);
             if exit == Exit::Irq {
@@ -100,8 +102,9 @@ impl<'h, M: Machine> Cpu<'h, M> {
             }
             let me = loaded.entity.vcpu;
             let outcome = loaded.vm.handle(&mut self.machine, me, &mut loaded.vcpu, exit);
-            let queued = self.hypervisor.notify(&mut self.machine, loaded.vm, outcome.notify);
+            let queued = self.hypervisor.notify(&mut self.machine, &loaded.vm, outcome.notify);
             if outcome.timer_changed {
+                self.hypervisor.device_timer_changed(&mut self.machine, &loaded.vm);
                 self.arm_for(&loaded);
             }
             match outcome.next {
@@ -118,32 +121,44 @@ impl<'h, M: Machine> Cpu<'h, M> {
     /// Do what an exit came to, the vCPU being loaded.
     fn apply(&mut self, next: Next) {
         let Some(loaded) = &mut self.loaded else { return };
-        let (entity, vm) = (loaded.entity, loaded.vm);
+        let (entity, vm) = (loaded.entity, loaded.vm.clone());
         let queue = self.hypervisor.queue(self.machine.id());
         match next {
             // What a waiting vCPU waits for may be there: `prepare` looks before it blocks.
             Next::Resume | Next::Block => {}
             Next::Yield => queue.lock().yield_now(),
-            Next::Start(target) => self.hypervisor.start(&mut self.machine, vm, target),
-            Next::PowerDown => self.retire(entity, vm),
-            Next::Stop(stop) => self.hypervisor.begin_stop(&mut self.machine, vm, stop),
+            Next::Start(target) => self.hypervisor.start(&mut self.machine, &vm, target),
+            Next::PowerDown => self.retire(entity, &vm),
+            Next::Stop(stop) => {
+                self.hypervisor.begin_stop(&mut self.machine, &vm, stop);
+            }
         }
     }
 
     /// Bring a picked vCPU's registers into the CPU and attend to its requests. `None` when it turned
     /// out not to run.
-    fn prepare(&mut self, entity: Entity) -> Option<Loaded<'h>> {
-        let vm = self.hypervisor.vm(entity.vm)?;
+    fn prepare(&mut self, entity: Entity) -> Option<Loaded> {
+        let loaded = self.current().filter(|loaded| loaded.entity == entity);
+        let vm = match loaded.map(|loaded| loaded.vm.clone()) {
+            Some(vm) => vm,
+            None => self.hypervisor.vm(entity.vm)?,
+        };
         self.hypervisor.queue(self.machine.id()).lock().attend(entity);
         let requests = vm.take_requests(entity.vcpu);
         if vm.is_stopping() {
-            self.retire(entity, vm);
+            self.retire(entity, &vm);
+            return None;
+        }
+        if vm.is_paused() {
+            // Its requests are for when it goes on.
+            vm.give_back(entity.vcpu, requests);
+            self.hold(entity);
             return None;
         }
         let is_loaded = self.current().is_some_and(|loaded| loaded.entity == entity);
         if requests.start || !is_loaded {
             self.unload();
-            self.load(entity, vm, requests)?;
+            self.load(entity, &vm, requests)?;
         } else if requests.sync {
             self.sync();
         }
@@ -175,13 +190,20 @@ impl<'h, M: Machine> Cpu<'h, M> {
         // Also before it sleeps: what asks for maintenance must not go on asking.
         notify = notify | vgic.sync(me, self.machine.list_registers());
         drop(vgic);
-        let (vm, waiting) = (loaded.vm, loaded.vcpu.waiting);
-        self.hypervisor.notify(&mut self.machine, vm, notify.without(me));
-        waiting
+        self.hypervisor.notify(&mut self.machine, &loaded.vm, notify.without(me));
+        loaded.vcpu.waiting
+    }
+
+    /// Take a vCPU of this CPU off, its VM being held.
+    fn hold(&mut self, entity: Entity) {
+        if self.loaded.as_ref().is_some_and(|loaded| loaded.entity == entity) {
+            self.unload();
+        }
+        self.hypervisor.queue(self.machine.id()).lock().hold(entity);
     }
 
     /// Turn a vCPU of this CPU off.
-    fn retire(&mut self, entity: Entity, vm: &'h Vm) {
+    fn retire(&mut self, entity: Entity, vm: &Vm) {
         if self.loaded.as_ref().is_some_and(|loaded| loaded.entity == entity) {
             self.unload();
         }
@@ -196,13 +218,18 @@ impl<'h, M: Machine> Cpu<'h, M> {
     }
 
     /// The loaded vCPU, unless its VM has been reset since.
-    fn current(&self) -> Option<&Loaded<'h>> {
+    fn current(&self) -> Option<&Loaded> {
         self.loaded.as_ref().filter(|loaded| loaded.incarnation == loaded.vm.incarnation())
     }
 
     /// Load a vCPU into the empty CPU, out of reset if it was started.
-    fn load(&mut self, entity: Entity, vm: &'h Vm, requests: Requests) -> Option<()> {
+    fn load(&mut self, entity: Entity, vm: &Arc<Vm>, requests: Requests) -> Option<()> {
         let me = entity.vcpu;
+        if !vm.enter_cpu(self.machine.now()) {
+            vm.give_back(me, requests);
+            self.hold(entity);
+            return None;
+        }
         let vcpu = if requests.start {
             // The boot vCPU is the first to start after a reset.
             vm.reload(self.machine.upkeep()).then(|| vm.reset_vcpu(me)).flatten()
@@ -212,6 +239,7 @@ impl<'h, M: Machine> Cpu<'h, M> {
         let Some(vcpu) = vcpu else {
             log::error!("{}: vCPU {} is to run but has no state", vm.name(), me.0);
             self.hypervisor.queue(self.machine.id()).lock().turn_off(entity);
+            vm.leave_cpu(self.machine.now());
             self.hypervisor.retired(&mut self.machine, vm);
             return None;
         };
@@ -222,7 +250,8 @@ impl<'h, M: Machine> Cpu<'h, M> {
         self.machine.load(&vcpu, &space);
         let in_hand = vm.vgic().lock().holds_physical(me, VIRTUAL_TIMER_IRQ);
         self.machine.set_virtual_timer_active(in_hand);
-        self.loaded = Some(Loaded { entity, vm, incarnation: vm.incarnation(), vcpu });
+        let incarnation = vm.incarnation();
+        self.loaded = Some(Loaded { entity, vm: vm.clone(), incarnation, vcpu });
         self.sync();
         Some(())
     }
@@ -234,8 +263,7 @@ impl<'h, M: Machine> Cpu<'h, M> {
         let mut vgic = loaded.vm.sample_timers(&self.machine, me, &loaded.vcpu);
         let notify = vgic.sync(me, self.machine.list_registers());
         drop(vgic);
-        let vm = loaded.vm;
-        self.hypervisor.notify(&mut self.machine, vm, notify);
+        self.hypervisor.notify(&mut self.machine, &loaded.vm, notify);
     }
 
     /// Take the loaded vCPU's registers out of the CPU, unless its VM has been reset meanwhile.
@@ -243,22 +271,24 @@ impl<'h, M: Machine> Cpu<'h, M> {
         let Some(mut loaded) = self.loaded.take() else { return };
         let me = loaded.entity.vcpu;
         let serror = self.machine.unload(&mut loaded.vcpu);
+        let now = self.machine.now();
         if loaded.incarnation != loaded.vm.incarnation() {
             let lrs = self.machine.list_registers();
             for index in 0..lrs.count() {
                 lrs.write(index, None);
             }
             lrs.set_maintenance(false, false);
-            return;
+            return loaded.vm.leave_cpu(now);
         }
         let notify = loaded.vm.vgic().lock().unload(me, self.machine.list_registers());
-        self.hypervisor.notify(&mut self.machine, loaded.vm, notify);
-        let deadline = loaded.vm.deadline(me, &loaded.vcpu, self.machine.now());
+        self.hypervisor.notify(&mut self.machine, &loaded.vm, notify);
+        let deadline = loaded.vm.deadline(me, &loaded.vcpu, now);
         loaded.vm.park_vcpu(me, loaded.vcpu);
         self.hypervisor.queue(self.machine.id()).lock().set_deadline(loaded.entity, deadline);
+        loaded.vm.leave_cpu(now);
         if serror {
             loaded.vm.report_serror(me);
-            self.hypervisor.begin_stop(&mut self.machine, loaded.vm, Stop::Crashed);
+            self.hypervisor.begin_stop(&mut self.machine, &loaded.vm, Stop::Crashed);
         }
     }
 
@@ -281,7 +311,7 @@ impl<'h, M: Machine> Cpu<'h, M> {
 
     /// The list registers want attention: see to it at once, as the vCPU may not run soon.
     fn maintain(&mut self) {
-        self.drop_stale();
+        self.let_go();
         self.sync();
         if let Some(loaded) = &self.loaded {
             // If it sleeps: something may have become deliverable.
@@ -289,27 +319,28 @@ impl<'h, M: Machine> Cpu<'h, M> {
         }
     }
 
-    /// Take registers out of the CPU whose VM has been reset since: their timers and list registers
-    /// would go on asking.
-    fn drop_stale(&mut self) {
-        if self.loaded.is_some() && self.current().is_none() {
+    /// Take registers out of the CPU whose VM has been reset since, or is held: their timers and list
+    /// registers would go on asking.
+    fn let_go(&mut self) {
+        let held = self.loaded.as_ref().is_some_and(|loaded| loaded.vm.is_paused());
+        if held || (self.loaded.is_some() && self.current().is_none()) {
             self.unload();
         }
     }
 
     fn virtual_timer_fired(&mut self) {
-        self.drop_stale();
+        self.let_go();
         let Some(loaded) = &self.loaded else {
             // Nobody's: it must not stay active and block the next vCPU's.
             return self.machine.set_virtual_timer_active(false);
         };
-        let (vm, me) = (loaded.vm, loaded.entity.vcpu);
+        let (vm, me) = (loaded.vm.clone(), loaded.entity.vcpu);
         let notify = vm.vgic().lock().set_level(me, VIRTUAL_TIMER_IRQ, true);
         if self.machine.forgets_levels() {
             self.nudge = Some(self.machine.now().saturating_add(self.hypervisor.nudge_after()));
             self.arm_deadline();
         }
-        self.hypervisor.notify(&mut self.machine, vm, notify);
+        self.hypervisor.notify(&mut self.machine, &vm, notify);
     }
 
     fn deadline_passed(&mut self) {
@@ -321,17 +352,12 @@ impl<'h, M: Machine> Cpu<'h, M> {
         // One at a time: the lock is not held across the list.
         while self.hypervisor.queue(cpu).lock().expire(now).is_some() {}
         if let Some(loaded) = self.current() {
-            let (vm, me) = (loaded.vm, loaded.entity.vcpu);
+            let (vm, me) = (loaded.vm.clone(), loaded.entity.vcpu);
             let asserted = loaded.vcpu.physical_timer.output(vm.virtual_now(now));
             let notify = vm.vgic().lock().set_level(me, PHYSICAL_TIMER_IRQ, asserted);
-            self.hypervisor.notify(&mut self.machine, vm, notify);
+            self.hypervisor.notify(&mut self.machine, &vm, notify);
         }
-        for vm in self.hypervisor.vms() {
-            if vm.timekeeper() == Some(cpu) {
-                let notify = vm.advance_devices(now);
-                self.hypervisor.notify(&mut self.machine, vm, notify);
-            }
-        }
+        self.hypervisor.advance_devices(&mut self.machine);
     }
 
     /// Set the deadline timer to the next thing this CPU has to do by itself.
@@ -345,7 +371,7 @@ impl<'h, M: Machine> Cpu<'h, M> {
         }
     }
 
-    fn arm_for(&mut self, loaded: &Loaded<'h>) {
+    fn arm_for(&mut self, loaded: &Loaded) {
         let (now, me) = (self.machine.now(), loaded.entity.vcpu);
         // A line that is high already waits for the guest, not for time.
         let timer = loaded
@@ -357,14 +383,8 @@ impl<'h, M: Machine> Cpu<'h, M> {
 
     fn arm(&mut self, timer: Option<Ticks>) {
         let cpu = self.machine.id();
-        let devices = self
-            .hypervisor
-            .vms()
-            .iter()
-            .filter(|vm| vm.timekeeper() == Some(cpu))
-            .filter_map(Vm::device_deadline);
-        let next =
-            devices.chain(timer).chain(self.nudge).chain(self.hypervisor.next_event(cpu)).min();
+        let next = self.hypervisor.next_event(cpu);
+        let next = next.into_iter().chain(timer).chain(self.nudge).min();
         if next != self.deadline {
             self.machine.set_deadline(next);
             self.deadline = next;

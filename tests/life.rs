@@ -9,6 +9,7 @@ use plinth::machine::CpuId;
 use plinth::machine::fake::{IRQ_VECTOR, Op, SYNC_VECTOR};
 use plinth::manifest::MAX_MEMORY;
 use plinth::memory::{Recorder, Vmids};
+use plinth::sched::VmId;
 use plinth::vgic::GicVersion::{self, V2, V3};
 use plinth::vgic::IntId;
 use plinth::vm::layout;
@@ -265,29 +266,15 @@ fn a_guest_that_cannot_be_built_is_refused_and_gives_everything_back() {
     let mut beyond = guest("beyond", 1);
     beyond.memory = MAX_MEMORY;
     let guests = [too_big, no_kernel, guest("good", 1), big_initrd, beyond, guest("good-too", 1)];
-    let manifest = bundle(&guests);
-    let host = host(V3, 1);
-    let (mut frames, mut vmids) = (pool(3 * RAM), Vmids::new());
-    let cpu = Recorder::default();
-    let (mut vms, mut lines, mut refused) = (vec![], vec![], vec![]);
-    for index in 0..guests.len() {
-        let free = frames.free_bytes();
-        let id = u16::try_from(vms.len()).unwrap();
-        match create(&manifest, index, id, &host, &mut frames, &mut vmids, &cpu) {
-            Ok((vm, line)) => {
-                vms.push(vm);
-                lines.push(line);
-            }
-            Err(error) => {
-                assert_eq!(frames.free_bytes(), free, "{error}");
-                assert!(!error.to_string().is_empty());
-                refused.push(index);
-            }
-        }
+    let mut room = Room::of(V3, 1, 4, &guests, 3 * RAM, Box::new(|_, _| {}));
+    assert_eq!(room.hypervisor.alive(), 2);
+    let before = room.hypervisor.free_bytes();
+    for refused in [0, 1, 3, 4] {
+        let error = room.ask(0, |hypervisor, machine| hypervisor.create(machine, VmId(refused)));
+        assert!(!error.err().unwrap().to_string().is_empty());
+        assert_eq!(room.hypervisor.free_bytes(), before);
     }
-    assert_eq!(refused, [0, 1, 3, 4]);
-    let mut room = Room::of(vms, lines, 1, 4, Box::new(|_, _| {}));
-    for vm in 0..2 {
+    for vm in [2, 5] {
         room.program(vm, ENTRY, &[Op::Mark(1), psci(SYSTEM_OFF)]);
     }
     assert!(room.run(200));

@@ -1,14 +1,16 @@
 //! The boot story: from the first line of Rust to the first guest instruction.
 
+use alloc::boxed::Box;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use aarch64_cpu::asm;
 use aarch64_cpu::registers::{ID_AA64MMFR0_EL1, MPIDR_EL1, VBAR_EL2};
 use spin::Once;
 use tock_registers::interfaces::{Readable, Writeable};
 
-use super::maintenance::{self, Upkeep};
+use super::maintenance;
 use super::mmu::{AddressSpace, Use};
 use super::power::{self, Verdict};
 use super::this_cpu::ThisCpu;
@@ -16,18 +18,18 @@ use super::{boot, heap, id_registers, percpu, provoke, smp, timer, traps, world}
 use crate::addr::{PAGE_SIZE, PhysAddr, Region};
 use crate::console::{self, GuestLine};
 use crate::cpu::{Cpu, Step};
+use crate::device::serial::SerialLine;
 use crate::firmware::entropy::Entropy;
-use crate::hypervisor::Hypervisor;
+use crate::hypervisor::{Hypervisor, Stock};
 use crate::machine::{CpuId, Machine};
 use crate::manifest;
-use crate::memory::{FramePool, Geometry, PaRange, Ram, Vmids};
+use crate::memory::{FramePool, Geometry, PaRange, Ram};
 use crate::platform::board::{self, Board, BoardUart, Gic};
 use crate::platform::driver::mmio::Mmio;
 use crate::platform::driver::uart::Uart;
-use crate::sched::VmId;
+use crate::time::Frequency;
 use crate::vgic::{GicVersion, IntId};
-use crate::vm::Vm;
-use crate::vm::create::{Creation, Host};
+use crate::vm::create::Host;
 use crate::vm::idregs::IdFacts;
 
 /// The heap before the memory map is known: the board's facts and EL2's own tables fit.
@@ -43,6 +45,8 @@ static mut FIRST: FirstHeap = FirstHeap([0; FIRST_HEAP]);
 
 static BOARD: Once<Board> = Once::new();
 static HYPERVISOR: Once<Hypervisor> = Once::new();
+/// The first VMs have been created.
+static STARTED: AtomicBool = AtomicBool::new(false);
 /// `VTTBR_EL2` of a stage 2 that maps nothing, under VMID 0.
 static EMPTY_STAGE2: AtomicU64 = AtomicU64::new(0);
 
@@ -85,19 +89,21 @@ extern "C" fn plinth_main(tree: u64) -> ! {
     let cpus = smp::start_others(board, this_mpidr(), stacks, frequency);
     log::info!("{cpus} CPUs at EL2, {} MiB free", frames.free_bytes() >> 20);
 
-    let vms = create_vms(board, &mut machine, frames, cpus, frequency);
-    if vms.is_empty() {
+    let stock = stock(board, frames, cpus, frequency);
+    let hypervisor = HYPERVISOR.call_once(|| Hypervisor::new(stock));
+    hypervisor.create_all(&mut machine);
+    if hypervisor.alive() == 0 {
         fail("no guest could be started");
     }
-    console::set_shared(vms.len() > 1);
+    console::set_shared(hypervisor.alive() > 1);
     if let Some(uart) = board.uart.interrupt {
         machine.listen_to(uart.intid);
         console::listen();
     }
-    let hypervisor = HYPERVISOR.call_once(|| Hypervisor::new(vms, usize::from(cpus), frequency));
     hypervisor.start_all(&mut machine);
+    STARTED.store(true, Ordering::Release);
     for cpu in 1..cpus {
-        machine.kick(CpuId(cpu)); // it waits for the hypervisor
+        machine.kick(CpuId(cpu)); // it waits for this
     }
     run(machine)
 }
@@ -118,7 +124,7 @@ extern "C" fn plinth_below_el2(tree: u64) -> ! {
 /// Run guests on this CPU until all have stopped.
 pub fn run(machine: ThisCpu) -> ! {
     let hypervisor = loop {
-        match HYPERVISOR.get() {
+        match HYPERVISOR.get().filter(|_| STARTED.load(Ordering::Acquire)) {
             Some(hypervisor) => break hypervisor,
             // The boot CPU kicks when it is there: WFI ends with a pending interrupt, taken or not.
             None => asm::wfi(),
@@ -143,12 +149,12 @@ fn device_interrupt(hypervisor: &Hypervisor, machine: &mut ThisCpu, _: IntId) {
     console::pause_listening();
     let focus = hypervisor.vm(console::focus()).filter(|vm| !vm.has_stopped());
     // What is typed after the focused guest has stopped goes to the next that runs.
-    let Some(vm) = focus.or_else(|| hypervisor.vms().iter().find(|vm| !vm.has_stopped())) else {
+    let Some(vm) = focus.or_else(|| hypervisor.vms().find(|vm| !vm.has_stopped())) else {
         return;
     };
     console::set_focus(vm.id());
     let notify = vm.serial_input(machine.now());
-    hypervisor.notify(machine, vm, notify);
+    hypervisor.notify(machine, &vm, notify);
 }
 
 fn first_heap() {
@@ -317,14 +323,8 @@ fn keep(frames: &mut FramePool, bytes: u64) -> Option<Region<PhysAddr>> {
     frames.allocate_block(order).map(|block| block.region())
 }
 
-/// Build every guest of the bundle. One that cannot be built is refused, and the others run.
-fn create_vms(
-    board: &Board,
-    machine: &mut ThisCpu,
-    mut frames: FramePool,
-    cpus: u8,
-    frequency: crate::time::Frequency,
-) -> Vec<Vm> {
+/// What the guests of the bundle are made from.
+fn stock(board: &Board, frames: FramePool, cpus: u8, frequency: Frequency) -> Stock {
     let Some(region) = board.chosen.initrd else {
         fail("there is no bundle: pass one as the initrd")
     };
@@ -347,9 +347,6 @@ fn create_vms(
         Gic::V3 { .. } => (GicVersion::V3, None),
     };
     let geometry = geometry();
-    let mut entropy = seed(board);
-    let mut vmids = Vmids::default();
-    let mut vms: Vec<Vm> = Vec::new();
     let host = Host {
         gic_version,
         gicv,
@@ -363,26 +360,8 @@ fn create_vms(
             gicv3: gic_version == GicVersion::V3,
         }),
     };
-    for config in manifest.vms() {
-        let id = VmId(u16::try_from(vms.len()).unwrap_or(u16::MAX));
-        let creation = Creation {
-            id,
-            config,
-            manifest: &manifest,
-            host: &host,
-            entropy: entropy.as_mut().map(Entropy::fork),
-            now: machine.now(),
-        };
-        let line = GuestLine::new(id, &config.name);
-        match Vm::create(creation, line, &mut frames, &mut vmids, &Upkeep) {
-            Ok(vm) => {
-                log::info!("{}: {} MiB, {} vCPUs", vm.name(), config.memory >> 20, vm.vcpu_count());
-                vms.push(vm);
-            }
-            Err(error) => log::error!("{}: refused: {error}", config.name),
-        }
-    }
-    vms
+    let line = |id, name: &str| -> Arc<dyn SerialLine> { Arc::new(GuestLine::new(id, name)) };
+    Stock::new(host, manifest, frames, seed(board), Box::new(line))
 }
 
 /// Seconds since 1970, as the board's clock has it; 0 without one.

@@ -34,6 +34,8 @@ pub struct Entity {
 enum State {
     /// Powered off, or its VM is stopped: nothing wakes it but a start.
     Off,
+    /// It is held, whatever it waited for: nothing wakes it but a resume.
+    Paused,
     /// Waiting for an interrupt; until the deadline at the latest.
     Blocked { deadline: Option<Ticks> },
     /// Waiting for the CPU.
@@ -90,6 +92,12 @@ impl RunQueue {
         self.entities.push((entity, State::Off));
     }
 
+    /// Make `entity`, which is off, belong to no CPU.
+    pub fn remove(&mut self, entity: Entity) {
+        self.entities.retain(|(known, _)| *known != entity);
+        self.queue.retain(|queued| *queued != entity);
+    }
+
     /// How many entities belong to this CPU.
     pub fn len(&self) -> usize {
         self.entities.len()
@@ -125,7 +133,7 @@ impl RunQueue {
     pub fn wake(&mut self, entity: Entity) -> Woken {
         let Some(state) = self.state(entity) else { return Woken::Nothing };
         match state {
-            State::Off | State::Runnable => Woken::Nothing,
+            State::Off | State::Paused | State::Runnable => Woken::Nothing,
             State::Blocked { .. } => {
                 *state = State::Runnable;
                 // Who waited for an event goes before those who used up their slice, but not for ever:
@@ -214,7 +222,7 @@ impl RunQueue {
         match state {
             State::Off => Retired::WasOff,
             State::Running { .. } => Retired::Running,
-            State::Blocked { .. } | State::Runnable => {
+            State::Paused | State::Blocked { .. } | State::Runnable => {
                 *state = State::Off;
                 self.queue.retain(|queued| *queued != entity);
                 Retired::Off
@@ -227,6 +235,30 @@ impl RunQueue {
         if let Some(state) = self.state(entity) {
             *state = State::Off;
         }
+    }
+
+    /// Hold an entity that is not off. One that is on the CPU is held once the CPU calls this with
+    /// [`Self::hold`].
+    pub fn pause(&mut self, entity: Entity) {
+        if let Some(state @ (State::Blocked { .. } | State::Runnable)) = self.state(entity) {
+            *state = State::Paused;
+            self.queue.retain(|queued| *queued != entity);
+        }
+    }
+
+    /// The CPU has taken the running entity off, as it is to be held.
+    pub fn hold(&mut self, entity: Entity) {
+        if let Some(state @ State::Running { .. }) = self.state(entity) {
+            *state = State::Paused;
+        }
+    }
+
+    /// Let a held entity look at everything it may have missed. Returns whether it was held.
+    pub fn resume(&mut self, entity: Entity) -> bool {
+        let Some(state @ State::Paused) = self.state(entity) else { return false };
+        *state = State::Runnable;
+        self.queue.push(entity);
+        true
     }
 
     /// The next moment at which this queue has something to do by itself.
@@ -352,6 +384,24 @@ mod tests {
     }
 
     #[test]
+    fn nothing_wakes_who_is_held_until_it_is_resumed() {
+        let mut queue = queue(&[A, B]);
+        queue.pick(Ticks(0));
+        queue.pause(B);
+        queue.pause(A); // it is on the CPU, which has to let go first
+        queue.hold(A);
+        for entity in [A, B] {
+            assert_eq!(queue.wake(entity), Woken::Nothing);
+            assert!(!queue.start(entity));
+        }
+        assert_eq!(queue.pick(Ticks(1)), None);
+        assert!(queue.resume(B) && !queue.resume(B));
+        assert_eq!(queue.pick(Ticks(2)), Some(B));
+        assert_eq!(queue.retire(A), Retired::Off);
+        assert!(!queue.resume(A));
+    }
+
+    #[test]
     fn who_yields_goes_behind_the_others() {
         let mut queue = queue(&[A, B]);
         assert_eq!(queue.pick(Ticks(0)), Some(A));
@@ -403,7 +453,7 @@ mod tests {
 
         /// At most one entity runs, and an entity is in the queue exactly while it is runnable.
         #[test]
-        fn states_and_queue_agree(ops in prop::collection::vec((0u8..7, 0u16..4), 0..300)) {
+        fn states_and_queue_agree(ops in prop::collection::vec((0u8..10, 0u16..4), 0..300)) {
             let mut queue = RunQueue::new(Ticks(10));
             for vm in 0..4 {
                 queue.add(Entity { vm: VmId(vm), vcpu: VcpuId(0) });
@@ -418,6 +468,9 @@ mod tests {
                     3 => { queue.attend(entity); queue.block(entity); queue.set_deadline(entity, Some(now)); }
                     4 => { queue.retire(entity); }
                     5 => { queue.expire(now); }
+                    6 => queue.pause(entity),
+                    7 => queue.hold(entity),
+                    8 => { queue.resume(entity); }
                     _ => queue.yield_now(),
                 }
                 let running = queue.entities.iter()

@@ -179,6 +179,9 @@ impl Vm {
             reload: AtomicBool::new(false),
             next_reset: AtomicU64::new(0),
             reset_interval: host.frequency.micros(RESET_INTERVAL_MICROS),
+            paused: AtomicBool::new(false),
+            doomed: AtomicBool::new(false),
+            on_cpus: AtomicU32::new(0),
             stopping: AtomicU8::new(0),
             counter_offset: AtomicU64::new(now.0),
             last_on: (0..host.cpus).map(|_| AtomicU8::new(0)).collect(),
@@ -198,11 +201,15 @@ impl Vm {
                 Ok(vm)
             }
             Err(error) => {
-                let space = Space { memory: vm.memory, stage2: vm.stage2.into_inner() };
-                space.destroy(frames, vmids, cpu);
+                vm.destroy(frames, vmids, cpu);
                 Err(error.into())
             }
         }
+    }
+
+    /// Take the VM apart: no CPU has any of it.
+    pub(crate) fn destroy(self, frames: &mut FramePool, vmids: &mut Vmids, cpu: &impl Maintenance) {
+        Space { memory: self.memory, stage2: self.stage2.into_inner() }.destroy(frames, vmids, cpu);
     }
 
     /// Put kernel, RAM disk and device tree into RAM, and let a guest whose caches are off see them.

@@ -5,6 +5,7 @@ use core::sync::atomic::Ordering;
 use super::Vm;
 use crate::exit::Exit;
 use crate::firmware::psci::Power;
+use crate::hypervisor::Refusal;
 use crate::memory::Maintenance;
 use crate::vcpu::{GuestRegs, MAX_VCPUS, Vcpu, VcpuId};
 use crate::vgic::Notify;
@@ -21,6 +22,31 @@ pub enum Stop {
     Reset,
     /// It did something it cannot go on from.
     Crashed,
+    /// It was made to stop.
+    Forced,
+    /// It was made to begin again.
+    Restart,
+}
+
+/// What a VM is doing.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Status {
+    /// Its vCPUs run, or wait for interrupts.
+    Running,
+    /// It is held, and its time stands still.
+    Paused,
+    /// It has stopped, in this way. Its memory is as it left it.
+    Stopped(Stop),
+}
+
+/// Whether a VM is held.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Pause {
+    No,
+    /// It is to be, and some CPU still has a vCPU's registers.
+    Settling,
+    /// Since this moment no time has passed for it.
+    Since(Ticks),
 }
 
 /// Who is on, and what is to become of the VM.
@@ -30,14 +56,15 @@ pub(super) struct Lifecycle {
     pub(super) power: [Power; MAX_VCPUS],
     /// How many vCPUs run queues know as anything but off.
     live: u8,
-    /// The stop under way.
+    /// The stop under way, or how it ended.
     stop: Option<Stop>,
+    pause: Pause,
 }
 
 impl Lifecycle {
     /// Nobody is on.
     pub(super) fn new() -> Self {
-        Self { power: [Power::Off; MAX_VCPUS], live: 0, stop: None }
+        Self { power: [Power::Off; MAX_VCPUS], live: 0, stop: None, pause: Pause::No }
     }
 
     /// The power states of a VM with `vcpus` vCPUs.
@@ -58,7 +85,105 @@ impl Vm {
         self.stopped.load(Ordering::Acquire)
     }
 
-    fn set_stopped(&self) {
+    /// What the VM is doing.
+    pub fn status(&self) -> Status {
+        let lifecycle = self.lifecycle.lock();
+        match (lifecycle.stop, lifecycle.pause) {
+            (Some(stop), _) if self.has_stopped() => Status::Stopped(stop),
+            (_, Pause::No) => Status::Running,
+            (_, Pause::Settling | Pause::Since(_)) => Status::Paused,
+        }
+    }
+
+    /// Whether the VM is held: its vCPUs have to leave their CPUs.
+    pub fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::SeqCst)
+    }
+
+    /// Give the VM back all it has once it has stopped.
+    pub fn doom(&self) {
+        self.doomed.store(true, Ordering::Release);
+    }
+
+    /// Whether the VM is to be taken apart.
+    pub fn is_doomed(&self) -> bool {
+        self.doomed.load(Ordering::Acquire)
+    }
+
+    /// A CPU is about to load one of the VM's vCPUs. Returns false when it must not.
+    pub fn enter_cpu(&self, now: Ticks) -> bool {
+        // First this, then the question; `begin_pause` and `settle_pause` go the other way.
+        self.on_cpus.fetch_add(1, Ordering::SeqCst);
+        if self.is_paused() {
+            self.leave_cpu(now);
+            return false;
+        }
+        true
+    }
+
+    /// A CPU has taken a vCPU's registers out.
+    pub fn leave_cpu(&self, now: Ticks) {
+        if self.on_cpus.fetch_sub(1, Ordering::SeqCst) == 1 && self.is_paused() {
+            self.settle_pause(now);
+        }
+    }
+
+    /// Begin to hold the VM.
+    pub(crate) fn begin_pause(&self) -> Result<(), Refusal> {
+        let mut lifecycle = self.lifecycle.lock();
+        if self.has_stopped() {
+            return Err(Refusal::Stopped);
+        }
+        if lifecycle.stop.is_some() {
+            return Err(Refusal::Stopping);
+        }
+        if lifecycle.pause != Pause::No {
+            return Err(Refusal::Paused);
+        }
+        lifecycle.pause = Pause::Settling;
+        self.paused.store(true, Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// The VM's time stands still from now on, if no CPU has any of its vCPUs.
+    pub(crate) fn settle_pause(&self, now: Ticks) {
+        let mut lifecycle = self.lifecycle.lock();
+        if lifecycle.pause == Pause::Settling && self.on_cpus.load(Ordering::SeqCst) == 0 {
+            lifecycle.pause = Pause::Since(now);
+        }
+    }
+
+    /// Time goes on for the VM, where it stood.
+    pub(crate) fn end_pause(&self, now: Ticks) -> Result<(), Refusal> {
+        let mut lifecycle = self.lifecycle.lock();
+        if self.has_stopped() {
+            return Err(Refusal::Stopped);
+        }
+        match lifecycle.pause {
+            Pause::No => return Err(Refusal::NotPaused),
+            Pause::Settling => {}
+            Pause::Since(since) => {
+                self.counter_offset.fetch_add(now.since(since).0, Ordering::AcqRel);
+            }
+        }
+        lifecycle.pause = Pause::No;
+        self.paused.store(false, Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// A VM that has stopped is to begin again: [`Self::reboot`] is next. Returns false when it has not
+    /// stopped, or is to be taken apart.
+    pub(crate) fn revive(&self) -> bool {
+        let lifecycle = self.lifecycle.lock();
+        let revived = !self.is_doomed() && self.stopped.swap(false, Ordering::AcqRel);
+        drop(lifecycle);
+        revived
+    }
+
+    fn set_stopped(&self, lifecycle: &mut Lifecycle, stop: Stop) {
+        lifecycle.stop = Some(stop);
+        lifecycle.pause = Pause::No;
+        self.paused.store(false, Ordering::SeqCst);
         self.stopped.store(true, Ordering::Release);
         // What CPUs still hold of it is nobody's.
         self.incarnation.fetch_add(1, Ordering::AcqRel);
@@ -94,14 +219,15 @@ impl Vm {
         }
         let asked = lifecycle.stop;
         let stop = asked.unwrap_or(Stop::Crashed);
-        if stop != Stop::Reset {
-            self.set_stopped();
+        let again = matches!(stop, Stop::Reset | Stop::Restart) && !self.is_doomed();
+        if !again {
+            self.set_stopped(&mut lifecycle, stop);
         }
         drop(lifecycle); // the log may be slow
         if asked.is_none() {
             log::warn!("{}: every vCPU has turned itself off", self.name);
         }
-        if stop != Stop::Reset {
+        if !again {
             log::info!("{}: stopped", self.name);
         }
         Some(stop)
@@ -128,6 +254,8 @@ impl Vm {
         lifecycle.power = [Power::Off; MAX_VCPUS];
         lifecycle.live = 0;
         lifecycle.stop = None;
+        lifecycle.pause = Pause::No;
+        self.paused.store(false, Ordering::SeqCst);
         self.stopping.store(0, Ordering::Release);
         drop(lifecycle);
         log::info!("{}: reset", self.name);

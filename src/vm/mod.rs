@@ -34,7 +34,7 @@ use crate::vgic::{GicVersion, IntId, Notify, Vgic};
 
 pub use handle::{Next, Outcome};
 use lifecycle::Lifecycle;
-pub use lifecycle::Stop;
+pub use lifecycle::{Status, Stop};
 use ptimer::PhysicalTimer;
 
 /// What another CPU asks of a vCPU.
@@ -96,6 +96,12 @@ pub struct Vm {
     next_reset: AtomicU64,
     /// How long after a reset the next one takes effect.
     reset_interval: Ticks,
+    /// It is held.
+    paused: AtomicBool,
+    /// It is to be taken apart once it has stopped.
+    doomed: AtomicBool,
+    /// How many CPUs have a vCPU's registers loaded.
+    on_cpus: AtomicU32,
     /// Not 0 while a stop is under way.
     stopping: AtomicU8,
     /// `CNTVOFF_EL2`: virtual time is the counter less this.
@@ -136,6 +142,11 @@ impl Vm {
         self.vcpus.get(vcpu.index()).map(|slot| slot.home)
     }
 
+    /// How much RAM it has, in bytes.
+    pub fn memory_size(&self) -> u64 {
+        self.memory.size()
+    }
+
     /// The VM's interrupt controller.
     pub const fn vgic(&self) -> &TicketMutex<Vgic> {
         &self.vgic
@@ -171,6 +182,15 @@ impl Vm {
         let bits =
             self.vcpus.get(vcpu.index()).map_or(0, |slot| slot.requests.swap(0, Ordering::AcqRel));
         Requests { sync: bits & Request::Sync as u8 != 0, start: bits & Request::Start as u8 != 0 }
+    }
+
+    /// Leave requests with a vCPU again that has not been able to see to them.
+    pub fn give_back(&self, vcpu: VcpuId, requests: Requests) {
+        for (asked, request) in [(requests.sync, Request::Sync), (requests.start, Request::Start)] {
+            if asked {
+                self.post(vcpu, request);
+            }
+        }
     }
 
     /// A vCPU's state goes to the CPU that is about to load it.
@@ -251,9 +271,9 @@ impl Vm {
         vcpu.physical_timer.deadline(now, self.counter_offset.load(Ordering::Acquire))
     }
 
-    /// The CPU that keeps time for the VM's devices; `None` once the VM has stopped.
+    /// The CPU that keeps time for the VM's devices; `None` while no time passes for it.
     pub fn timekeeper(&self) -> Option<CpuId> {
-        (!self.has_stopped()).then(|| self.home(VcpuId(0))).flatten()
+        (!self.has_stopped() && !self.is_paused()).then(|| self.home(VcpuId(0))).flatten()
     }
 
     /// When a device of the VM has something to do by itself.

@@ -6,13 +6,13 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use plinth::cpu::{Cpu, Step};
-use plinth::device::serial::ScriptedLine;
+use plinth::device::serial::{ScriptedLine, SerialLine};
 use plinth::exit::Width;
-use plinth::hypervisor::Hypervisor;
+use plinth::hypervisor::{Hypervisor, Stock};
 use plinth::machine::fake::{INTID, IRQ_VECTOR, OnPause, Op, Scripted, Seen, VIRTUAL_TIMER, World};
 use plinth::machine::{CpuId, Machine};
 use plinth::manifest::{self, Manifest, VmSource};
-use plinth::memory::{FramePool, Geometry, Maintenance, PaRange, Ram, Recorder, Vmids};
+use plinth::memory::{FramePool, Geometry, Maintenance, PaRange, Ram, Vmids};
 use plinth::sched::VmId;
 use plinth::time::Frequency;
 use plinth::vcpu::VcpuId;
@@ -158,37 +158,34 @@ impl Room {
         guests: &[Guest],
         on_pause: Box<OnPause>,
     ) -> Self {
-        let manifest = bundle(guests);
-        let host = host(gic, cpus);
         let memory: u64 = guests.iter().map(|guest| guest.memory + (128 << 10)).sum();
-        let (mut frames, mut vmids) = (pool(memory), Vmids::new());
-        let (mut vms, mut lines) = (Vec::new(), Vec::new());
-        let upkeep = Recorder::default();
-        for index in 0..guests.len() {
-            let id = u16::try_from(index).unwrap();
-            let (vm, line) =
-                create(&manifest, index, id, &host, &mut frames, &mut vmids, &upkeep).unwrap();
-            vms.push(vm);
-            lines.push(line);
-        }
-        Self::of(vms, lines, cpus, list_registers, on_pause)
+        let room = Self::of(gic, cpus, list_registers, guests, memory, on_pause);
+        assert_eq!(room.hypervisor.alive() as usize, guests.len(), "all are built");
+        room
     }
 
+    /// The same with so much memory; guests that cannot be built are refused.
     pub fn of(
-        vms: Vec<Vm>,
-        lines: Vec<Arc<ScriptedLine>>,
+        gic: GicVersion,
         count: u8,
         list_registers: usize,
+        guests: &[Guest],
+        memory: u64,
         on_pause: Box<OnPause>,
     ) -> Self {
-        let frequency = Frequency(NonZeroU32::new(HZ).unwrap());
-        let vmids = vms.iter().map(vmid).collect();
-        let hypervisor: &'static Hypervisor =
-            Box::leak(Box::new(Hypervisor::new(vms, count.into(), frequency)));
+        let lines: Vec<_> = guests.iter().map(|_| Arc::new(ScriptedLine::default())).collect();
+        let of_vm = lines.clone();
+        let line = move |id: VmId, _: &str| -> Arc<dyn SerialLine> { of_vm[id.index()].clone() };
+        let stock =
+            Stock::new(host(gic, count), bundle(guests), pool(memory), None, Box::new(line));
+        let hypervisor: &'static Hypervisor = Box::leak(Box::new(Hypervisor::new(stock)));
         let world = World::new(count, on_pause);
         let mut machines: Vec<_> =
             (0..count).map(|id| Scripted::new(CpuId(id), world.clone(), list_registers)).collect();
+        hypervisor.create_all(&mut machines[0]);
         hypervisor.start_all(&mut machines[0]);
+        let vmid_of = |vm| hypervisor.vm(VmId(vm)).map_or(0, |vm| vmid(&vm));
+        let vmids = (0..).take(guests.len()).map(vmid_of).collect();
         let cpus = machines.into_iter().map(|machine| Cpu::new(machine, hypervisor, on_device));
         let (cpus, finished) = (cpus.collect(), vec![false; count.into()]);
         Self { world, hypervisor, cpus, lines, finished, vmids }
@@ -200,8 +197,21 @@ impl Room {
         self
     }
 
-    pub fn vm(&self, vm: u16) -> &'static Vm {
+    pub fn vm(&self, vm: u16) -> Arc<Vm> {
         self.hypervisor.vm(VmId(vm)).unwrap()
+    }
+
+    /// Ask something of the hypervisor, on a CPU.
+    pub fn ask<T>(
+        &mut self,
+        cpu: usize,
+        ask: impl FnOnce(&'static Hypervisor, &mut Scripted) -> T,
+    ) -> T {
+        let machine = self.cpus[cpu].machine();
+        // An interrupt brought it here.
+        let id = machine.id();
+        machine.kick(id);
+        ask(self.hypervisor, machine)
     }
 
     /// The CPUs that have something to do.
@@ -293,7 +303,7 @@ pub fn vmid(vm: &Vm) -> u8 {
 fn on_device(hypervisor: &Hypervisor, machine: &mut Scripted, _: IntId) {
     let vm = hypervisor.vm(VmId(0)).unwrap();
     let notify = vm.serial_input(machine.now());
-    hypervisor.notify(machine, vm, notify);
+    hypervisor.notify(machine, &vm, notify);
 }
 
 pub fn gicd(offset: u64) -> u64 {

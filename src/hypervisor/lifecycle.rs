@@ -1,0 +1,322 @@
+//! VMs come, pause, stop, begin again and go, while others run.
+
+use alloc::string::String;
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use super::Hypervisor;
+use crate::machine::{CpuId, Machine};
+use crate::sched::{Entity, Retired, VmId};
+use crate::vcpu::VcpuId;
+use crate::vm::create::CreateError;
+use crate::vm::{Request, Stop, Vm};
+
+/// Why a VM is not made to do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// The bundle has no VM of this number.
+    #[error("there is no such VM")]
+    NoSuchVm,
+    /// It has not been created, or was destroyed.
+    #[error("the VM does not exist: start it first")]
+    NotCreated,
+    /// It runs, or is paused.
+    #[error("the VM runs already")]
+    Running,
+    /// It runs.
+    #[error("the VM is not paused")]
+    NotPaused,
+    /// It is paused already.
+    #[error("the VM is paused already")]
+    Paused,
+    /// It has stopped.
+    #[error("the VM has stopped")]
+    Stopped,
+    /// It is on its way out.
+    #[error("the VM is being stopped: try again")]
+    Stopping,
+    /// It cannot be built.
+    #[error("{0}")]
+    Create(#[from] CreateError),
+    /// The last VM has stopped and the machine is about to be powered off.
+    #[error("the hypervisor is shutting down")]
+    Finished,
+}
+
+/// How many VMs exist and have not stopped. With the last one's end it is all over.
+#[derive(Default)]
+pub(super) struct Population(AtomicU32);
+
+impl Population {
+    /// In the same word as the count, so that nobody joins a run that has ended.
+    const FINISHED: u32 = 1 << 31;
+
+    pub(super) fn count(&self) -> u32 {
+        self.0.load(Ordering::Acquire) & !Self::FINISHED
+    }
+
+    pub(super) fn has_finished(&self) -> bool {
+        self.0.load(Ordering::Acquire) & Self::FINISHED != 0
+    }
+
+    /// One more. Returns false when it is all over.
+    fn join(&self) -> bool {
+        let join = |count| (count & Self::FINISHED == 0).then(|| count + 1);
+        self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, join).is_ok()
+    }
+
+    /// One less. Returns whether it was the last, and it is all over now.
+    fn leave(&self) -> bool {
+        let leave = |count: u32| match count & !Self::FINISHED {
+            0 => None,
+            1 => Some(Self::FINISHED),
+            _ => Some(count - 1),
+        };
+        self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, leave) == Ok(1)
+    }
+}
+
+impl Hypervisor {
+    /// Build a VM of the bundle. Its vCPUs are spread over the CPUs, and off.
+    ///
+    /// # Errors
+    /// Why it cannot be; nothing is left of it then.
+    pub fn create<M: Machine>(&self, machine: &mut M, id: VmId) -> Result<Arc<Vm>, Refusal> {
+        let slot = self.vms.get(id.index()).ok_or(Refusal::NoSuchVm)?;
+        // Held throughout: of two who want to build it, the second finds it built.
+        let mut stock = self.stock.lock();
+        if slot.lock().is_some() {
+            return Err(Refusal::Running);
+        }
+        // A CPU may still be about to leave its predecessor, and take the one for the other.
+        if self.doomed.lock().iter().any(|vm| vm.id() == id) {
+            return Err(Refusal::Stopping);
+        }
+        let now = machine.now();
+        let mut vm = stock.create(id, now, machine.upkeep()).ok_or(Refusal::NoSuchVm)??;
+        if !self.population.join() {
+            stock.destroy(vm, machine.upkeep());
+            return Err(Refusal::Finished);
+        }
+        self.place(&mut vm);
+        let vm = Arc::new(vm);
+        *slot.lock() = Some(vm.clone());
+        drop(stock);
+        let (vcpus, memory) = (vm.vcpu_count(), vm.memory_size() >> 20);
+        let plural = if vcpus == 1 { "" } else { "s" };
+        log::info!("{}: {memory} MiB, {vcpus} vCPU{plural}", vm.name());
+        Ok(vm)
+    }
+
+    /// Give each vCPU to the CPU that has the fewest.
+    fn place(&self, vm: &mut Vm) {
+        for index in 0..vm.vcpu_count() {
+            let vcpu = VcpuId(index);
+            let count = |cpu: &CpuId| self.queue(*cpu).lock().len();
+            let cpus = (0..self.cpus()).filter_map(|cpu| u8::try_from(cpu).ok()).map(CpuId);
+            let Some(cpu) = cpus.min_by_key(count) else { continue };
+            vm.assign(vcpu, cpu);
+            self.queue(cpu).lock().add(Entity { vm: vm.id(), vcpu });
+        }
+    }
+
+    /// Create every VM of the bundle. One that cannot be built is refused, and the others run.
+    pub fn create_all<M: Machine>(&self, machine: &mut M) {
+        for index in 0..self.vm_count() {
+            let id = VmId(u16::try_from(index).unwrap_or(u16::MAX));
+            if let Err(refusal) = self.create(machine, id) {
+                let stock = self.stock.lock();
+                let name = stock.configs().get(index).map_or("?", |config| config.name.as_str());
+                log::error!("{name}: refused: {refusal}");
+            }
+        }
+    }
+
+    /// Start every VM's boot vCPU.
+    pub fn start_all<M: Machine>(&self, machine: &mut M) {
+        for vm in self.vms() {
+            self.start(machine, &vm, VcpuId(0));
+        }
+    }
+
+    /// Let a VM run that does not: create it if need be, begin again if it has stopped.
+    ///
+    /// # Errors
+    /// It runs already, or cannot be built.
+    pub fn start_vm<M: Machine>(&self, machine: &mut M, id: VmId) -> Result<(), Refusal> {
+        let Some(vm) = self.vm(id) else {
+            let vm = self.create(machine, id)?;
+            self.start(machine, &vm, VcpuId(0));
+            return Ok(());
+        };
+        if !self.population.join() {
+            return Err(Refusal::Finished);
+        }
+        if !vm.revive() {
+            self.population.leave();
+            return Err(if vm.is_stopping() { Refusal::Stopping } else { Refusal::Running });
+        }
+        self.boot_again(machine, &vm);
+        Ok(())
+    }
+
+    /// Hold a VM: its vCPUs leave their CPUs, and its time stands still.
+    ///
+    /// # Errors
+    /// It does not exist, does not run, or is paused already.
+    pub fn pause<M: Machine>(&self, machine: &mut M, id: VmId) -> Result<(), Refusal> {
+        let vm = self.vm(id).ok_or(Refusal::NotCreated)?;
+        vm.begin_pause()?;
+        for index in 0..vm.vcpu_count() {
+            let vcpu = VcpuId(index);
+            let Some(cpu) = vm.home(vcpu) else { continue };
+            self.queue(cpu).lock().pause(Entity { vm: id, vcpu });
+        }
+        // A CPU may hold the registers of a vCPU that sleeps, and its timer counts on.
+        self.kick_all(machine);
+        vm.settle_pause(machine.now());
+        Ok(())
+    }
+
+    /// Let a paused VM go on. It does not see that time has passed.
+    ///
+    /// # Errors
+    /// It does not exist, or is not paused.
+    pub fn resume<M: Machine>(&self, machine: &mut M, id: VmId) -> Result<(), Refusal> {
+        let vm = self.vm(id).ok_or(Refusal::NotCreated)?;
+        vm.end_pause(machine.now())?;
+        for index in 0..vm.vcpu_count() {
+            let vcpu = VcpuId(index);
+            let Some(cpu) = vm.home(vcpu) else { continue };
+            let resumed = self.queue(cpu).lock().resume(Entity { vm: id, vcpu });
+            if resumed && cpu != machine.id() {
+                machine.kick(cpu);
+            }
+        }
+        self.device_timer_changed(machine, &vm);
+        Ok(())
+    }
+
+    /// Stop a VM at once, or begin it again ([`Stop::Restart`]), whatever it does.
+    ///
+    /// # Errors
+    /// It does not exist, or has stopped, or is being stopped.
+    pub fn stop<M: Machine>(&self, machine: &mut M, id: VmId, stop: Stop) -> Result<(), Refusal> {
+        let vm = self.vm(id).ok_or(Refusal::NotCreated)?;
+        if vm.has_stopped() {
+            return Err(Refusal::Stopped);
+        }
+        if self.begin_stop(machine, &vm, stop) { Ok(()) } else { Err(Refusal::Stopping) }
+    }
+
+    /// Stop a VM if it runs, and give back all it has.
+    ///
+    /// # Errors
+    /// It does not exist.
+    pub fn destroy<M: Machine>(&self, machine: &mut M, id: VmId) -> Result<(), Refusal> {
+        let vm = self.vm(id).ok_or(Refusal::NotCreated)?;
+        vm.doom();
+        // A stop that is under way sees that it is doomed when it is complete.
+        if vm.has_stopped() {
+            self.bury(machine, &vm);
+        } else {
+            self.begin_stop(machine, &vm, Stop::Forced);
+        }
+        Ok(())
+    }
+
+    /// Begin to stop a VM: turn off every vCPU that is not on a CPU, and make the CPUs of the others
+    /// look. Whoever takes the last one off completes the stop. Returns false when a stop is under way.
+    pub fn begin_stop<M: Machine>(&self, machine: &mut M, vm: &Vm, stop: Stop) -> bool {
+        if !vm.begin_stop(stop) {
+            return false;
+        }
+        for index in 0..vm.vcpu_count() {
+            let vcpu = VcpuId(index);
+            let Some(cpu) = vm.home(vcpu) else { continue };
+            let retired = self.queue(cpu).lock().retire(Entity { vm: vm.id(), vcpu });
+            match retired {
+                Retired::Off => self.retired(machine, vm),
+                Retired::Running => {
+                    self.request(machine, vm, vcpu, Request::Sync);
+                }
+                Retired::WasOff => {}
+            }
+        }
+        true
+    }
+
+    /// A CPU has taken a vCPU off for good; the last one of a VM completes its stop.
+    pub fn retired<M: Machine>(&self, machine: &mut M, vm: &Vm) {
+        let Some(stop) = vm.vcpu_retired() else { return };
+        if matches!(stop, Stop::Reset | Stop::Restart) && !vm.is_doomed() {
+            return self.boot_again(machine, vm);
+        }
+        if self.population.leave() {
+            // The CPU that ends the run may be asleep.
+            machine.kick(CpuId(0));
+        }
+        if vm.is_doomed()
+            && let Some(vm) = self.vm(vm.id())
+        {
+            self.bury(machine, &vm);
+        }
+    }
+
+    fn boot_again<M: Machine>(&self, machine: &mut M, vm: &Vm) {
+        let at = vm.reboot(machine.now());
+        self.start_at(machine, vm, VcpuId(0), Some(at));
+    }
+
+    /// Take a stopped VM out of its slot; it is taken apart when no CPU holds anything of it.
+    fn bury<M: Machine>(&self, machine: &mut M, vm: &Arc<Vm>) {
+        let Some(slot) = self.vms.get(vm.id().index()) else { return };
+        // One of those who want it gone gets it.
+        let taken = slot.lock().take_if(|there| Arc::ptr_eq(there, vm));
+        let Some(taken) = taken else { return };
+        for index in 0..vm.vcpu_count() {
+            let vcpu = VcpuId(index);
+            let Some(cpu) = vm.home(vcpu) else { continue };
+            self.queue(cpu).lock().remove(Entity { vm: vm.id(), vcpu });
+        }
+        let mut doomed = self.doomed.lock();
+        doomed.push(taken);
+        self.doomed_count.store(doomed.len(), Ordering::Release);
+        drop(doomed);
+        self.kick_all(machine);
+    }
+
+    /// Take apart the VMs that were buried and that nobody holds any more. Every CPU calls this
+    /// whenever it has let go of something.
+    pub fn reap<M: Machine>(&self, machine: &mut M) {
+        if self.doomed_count.load(Ordering::Acquire) == 0 {
+            return;
+        }
+        loop {
+            let mut doomed = self.doomed.lock();
+            // Nobody can find it any more, so a count of one stays one.
+            let free = doomed.iter().position(|vm| Arc::strong_count(vm) == 1);
+            let vm = free.map(|free| doomed.swap_remove(free));
+            self.doomed_count.store(doomed.len(), Ordering::Release);
+            drop(doomed);
+            let Some(vm) = vm.and_then(Arc::into_inner) else { return };
+            let name = String::from(vm.name());
+            self.stock.lock().destroy(vm, machine.upkeep());
+            log::info!("{name}: destroyed");
+        }
+    }
+
+    /// How much memory no VM has, in bytes.
+    pub fn free_bytes(&self) -> u64 {
+        self.stock.lock().free_bytes()
+    }
+
+    /// Make every other CPU look at what it has loaded. This one does so before it runs a guest again.
+    fn kick_all<M: Machine>(&self, machine: &mut M) {
+        for cpu in (0..self.cpus()).filter_map(|cpu| u8::try_from(cpu).ok()).map(CpuId) {
+            if cpu != machine.id() {
+                machine.kick(cpu);
+            }
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! What all CPUs share: the VMs and the run queues, and the ways from an event to the CPU that has
+//! to act on it.
+//!
+//! Lock order: the stock, then a VM's `lifecycle`, then a run queue. A slot's lock and a run queue's lock
+//! are held for a few instructions, never across anything else.
+
+mod lifecycle;
+mod stock;
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use spin::mutex::TicketMutex;
+
+use crate::machine::{CpuId, Machine};
+use crate::sched::{Entity, RunQueue, VmId, Woken};
+use crate::time::Ticks;
+use crate::vcpu::VcpuId;
+use crate::vgic::Notify;
+use crate::vm::{Request, Vm};
+
+use lifecycle::Population;
+pub use lifecycle::Refusal;
+pub use stock::{MakeLine, Stock};
+
+/// A time slice, in microseconds: short enough to type against a spinning neighbour.
+const SLICE_MICROS: u64 = 5_000;
+
+/// How long a guest's timer handler may take before an interrupt controller that forgets levels is made
+/// to look again, in microseconds.
+const NUDGE_MICROS: u64 = 500;
+
+/// In [`Hypervisor::device_deadlines`]: there is none.
+const NEVER: u64 = u64::MAX;
+
+/// The VMs of the bundle and the CPUs they share.
+pub struct Hypervisor {
+    /// One for each VM of the bundle; empty while that VM does not exist.
+    vms: Box<[TicketMutex<Option<Arc<Vm>>>]>,
+    queues: Box<[TicketMutex<RunQueue>]>,
+    /// When the devices of the VMs whose time each CPU keeps have something to do by themselves, or
+    /// earlier.
+    device_deadlines: Box<[AtomicU64]>,
+    /// VMs that exist and have not stopped.
+    population: Population,
+    /// What VMs are made from.
+    stock: TicketMutex<Stock>,
+    /// VMs that are to be taken apart once no CPU holds anything of them.
+    doomed: TicketMutex<Vec<Arc<Vm>>>,
+    /// How many they are.
+    doomed_count: AtomicUsize,
+    nudge_after: Ticks,
+}
+
+impl Hypervisor {
+    /// The VMs of `stock`'s bundle, of which none exists yet, on as many CPUs as it names.
+    pub fn new(stock: Stock) -> Self {
+        let frequency = stock.host().frequency;
+        let cpus = usize::from(stock.host().cpus.max(1));
+        let queue = || TicketMutex::new(RunQueue::new(frequency.micros(SLICE_MICROS)));
+        Self {
+            vms: stock.configs().iter().map(|_| TicketMutex::default()).collect(),
+            queues: (0..cpus).map(|_| queue()).collect(),
+            device_deadlines: (0..cpus).map(|_| AtomicU64::new(NEVER)).collect(),
+            population: Population::default(),
+            stock: TicketMutex::new(stock),
+            doomed: TicketMutex::default(),
+            doomed_count: AtomicUsize::new(0),
+            nudge_after: frequency.micros(NUDGE_MICROS),
+        }
+    }
+
+    /// See [`Machine::forgets_levels`].
+    pub const fn nudge_after(&self) -> Ticks {
+        self.nudge_after
+    }
+
+    /// The VM with this number, if it exists.
+    pub fn vm(&self, id: VmId) -> Option<Arc<Vm>> {
+        self.vms.get(id.index())?.lock().clone()
+    }
+
+    /// All VMs that exist.
+    pub fn vms(&self) -> impl Iterator<Item = Arc<Vm>> {
+        self.vms.iter().filter_map(|slot| slot.lock().clone())
+    }
+
+    /// How many VMs the bundle has.
+    pub fn vm_count(&self) -> usize {
+        self.vms.len()
+    }
+
+    /// Whether the last VM has stopped, and nothing more is to run.
+    pub fn has_finished(&self) -> bool {
+        self.population.has_finished()
+    }
+
+    /// How many VMs exist and have not stopped.
+    pub fn alive(&self) -> u32 {
+        self.population.count()
+    }
+
+    /// How many CPUs run guests.
+    pub fn cpus(&self) -> usize {
+        self.queues.len()
+    }
+
+    /// A CPU's run queue.
+    pub fn queue(&self, cpu: CpuId) -> &TicketMutex<RunQueue> {
+        &self.queues[cpu.index()]
+    }
+
+    /// Let the vCPUs in `notify` look at their interrupts, wherever they are. Returns whether one of
+    /// them waits for this CPU now.
+    pub fn notify<M: Machine>(&self, machine: &mut M, vm: &Vm, notify: Notify) -> bool {
+        let mut queued = false;
+        for vcpu in notify.iter() {
+            queued |= self.request(machine, vm, vcpu, Request::Sync);
+        }
+        queued
+    }
+
+    /// Leave a request with a vCPU and see to it that its CPU looks at it. Returns whether it waits for
+    /// this CPU now.
+    pub fn request<M: Machine>(
+        &self,
+        machine: &mut M,
+        vm: &Vm,
+        vcpu: VcpuId,
+        request: Request,
+    ) -> bool {
+        let Some(cpu) = vm.home(vcpu) else { return false };
+        vm.post(vcpu, request);
+        let woken = self.queue(cpu).lock().wake(Entity { vm: vm.id(), vcpu });
+        if woken != Woken::Nothing && cpu != machine.id() {
+            machine.kick(cpu);
+        }
+        woken == Woken::Queued && cpu == machine.id()
+    }
+
+    /// A vCPU that was off waits for its CPU from now on, unless its VM is being stopped.
+    pub fn start<M: Machine>(&self, machine: &mut M, vm: &Vm, vcpu: VcpuId) {
+        self.start_at(machine, vm, vcpu, None);
+    }
+
+    /// The same, but not before `at`.
+    fn start_at<M: Machine>(&self, machine: &mut M, vm: &Vm, vcpu: VcpuId, at: Option<Ticks>) {
+        let Some(cpu) = vm.home(vcpu) else { return };
+        if !vm.vcpu_started() {
+            return;
+        }
+        // In this order: a CPU that is just turning the vCPU off looks for the request afterwards.
+        vm.post(vcpu, Request::Start);
+        let at = at.filter(|at| *at > machine.now());
+        let entity = Entity { vm: vm.id(), vcpu };
+        let mut queue = self.queue(cpu).lock();
+        let started = queue.start_at(entity, at);
+        // Who pauses the VM sets the flag first and sees to the queues then.
+        if vm.is_paused() {
+            queue.pause(entity);
+        }
+        drop(queue);
+        if started && cpu != machine.id() {
+            machine.kick(cpu);
+        }
+    }
+
+    /// The earliest moment at which `cpu` has something to do for a vCPU that is not loaded, or for a
+    /// device.
+    pub fn next_event(&self, cpu: CpuId) -> Option<Ticks> {
+        let devices = self.device_deadlines[cpu.index()].load(Ordering::Acquire);
+        let devices = (devices != NEVER).then_some(Ticks(devices));
+        self.queue(cpu).lock().next_event().into_iter().chain(devices).min()
+    }
+
+    /// A device of `vm` may have something to do by itself at another time than before.
+    pub fn device_timer_changed<M: Machine>(&self, machine: &mut M, vm: &Vm) {
+        let (Some(cpu), Some(at)) = (vm.timekeeper(), vm.device_deadline()) else { return };
+        let before = self.device_deadlines[cpu.index()].fetch_min(at.0, Ordering::AcqRel);
+        if at.0 < before && cpu != machine.id() {
+            machine.kick(cpu);
+        }
+    }
+
+    /// Let the devices whose time this CPU keeps do what is due.
+    pub fn advance_devices<M: Machine>(&self, machine: &mut M) {
+        let (now, cpu) = (machine.now(), machine.id());
+        let Some(deadline) = self.device_deadlines.get(cpu.index()) else { return };
+        if deadline.load(Ordering::Acquire) > now.0 {
+            return;
+        }
+        // First: what is set meanwhile must stay.
+        deadline.store(NEVER, Ordering::Release);
+        for vm in self.vms().filter(|vm| vm.timekeeper() == Some(cpu)) {
+            let notify = vm.advance_devices(now);
+            self.notify(machine, &vm, notify);
+            if let Some(at) = vm.device_deadline() {
+                deadline.fetch_min(at.0, Ordering::AcqRel);
+            }
+        }
+    }
+}

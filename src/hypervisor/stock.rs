@@ -1,0 +1,81 @@
+//! What VMs are made from, and what goes back to it when they are taken apart: memory, VMIDs, the
+//! bundle.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+
+use crate::device::serial::SerialLine;
+use crate::firmware::entropy::Entropy;
+use crate::manifest::{Manifest, VmConfig};
+use crate::memory::{FramePool, Maintenance, Vmids};
+use crate::sched::VmId;
+use crate::time::Ticks;
+use crate::vm::Vm;
+use crate::vm::create::{CreateError, Creation, Host};
+
+/// Makes the serial line of a VM.
+pub type MakeLine = dyn Fn(VmId, &str) -> Arc<dyn SerialLine> + Send;
+
+/// What VMs are made from.
+pub struct Stock {
+    host: Host,
+    manifest: Manifest<'static>,
+    frames: FramePool,
+    vmids: Vmids,
+    entropy: Option<Entropy>,
+    line: Box<MakeLine>,
+}
+
+impl Stock {
+    /// The VMs of `manifest`, from `frames`, for the machine `host`. Their generators are seeded from
+    /// `entropy`.
+    pub fn new(
+        host: Host,
+        manifest: Manifest<'static>,
+        frames: FramePool,
+        entropy: Option<Entropy>,
+        line: Box<MakeLine>,
+    ) -> Self {
+        Self { host, manifest, frames, vmids: Vmids::new(), entropy, line }
+    }
+
+    /// The machine.
+    pub const fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// What the bundle says of each VM.
+    pub fn configs(&self) -> &[VmConfig] {
+        self.manifest.vms()
+    }
+
+    /// How much memory nobody has, in bytes.
+    pub fn free_bytes(&self) -> u64 {
+        self.frames.free_bytes()
+    }
+
+    /// Build the VM with the number `id`; `None` when the bundle has none such.
+    pub(super) fn create(
+        &mut self,
+        id: VmId,
+        now: Ticks,
+        cpu: &impl Maintenance,
+    ) -> Option<Result<Vm, CreateError>> {
+        let config = self.manifest.vms().get(id.index())?;
+        let creation = Creation {
+            id,
+            config,
+            manifest: &self.manifest,
+            host: &self.host,
+            entropy: self.entropy.as_mut().map(Entropy::fork),
+            now,
+        };
+        let line = (self.line)(id, &config.name);
+        Some(Vm::create(creation, line, &mut self.frames, &mut self.vmids, cpu))
+    }
+
+    /// Take a VM apart that nobody uses any more.
+    pub(super) fn destroy(&mut self, vm: Vm, cpu: &impl Maintenance) {
+        vm.destroy(&mut self.frames, &mut self.vmids, cpu);
+    }
+}
