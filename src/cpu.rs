@@ -14,6 +14,7 @@ use crate::time::Ticks;
 use crate::vcpu::Vcpu;
 use crate::vgic::ListRegisters;
 use crate::vm::layout::{PHYSICAL_TIMER_IRQ, VIRTUAL_TIMER_IRQ};
+use crate::vm::tally::Reason;
 use crate::vm::{Next, Requests, Stop, Vm};
 
 /// A CPU at work.
@@ -21,6 +22,8 @@ pub struct Cpu<'h, M> {
     machine: M,
     hypervisor: &'h Hypervisor,
     loaded: Option<Loaded>,
+    /// Why and when the loaded vCPU left its guest, while that goes on.
+    exit: Option<(Reason, Ticks)>,
     /// What the deadline timer is set to.
     deadline: Option<Ticks>,
     /// Where the interrupt controller forgets levels: when to make it look again.
@@ -57,7 +60,15 @@ impl<'h, M: Machine> Cpu<'h, M> {
         hypervisor: &'h Hypervisor,
         on_device: fn(&Hypervisor, &mut M, crate::vgic::IntId),
     ) -> Self {
-        Self { machine, hypervisor, loaded: None, deadline: None, nudge: None, on_device }
+        Self {
+            machine,
+            hypervisor,
+            loaded: None,
+            exit: None,
+            deadline: None,
+            nudge: None,
+            on_device,
+        }
     }
 
     /// The machine underneath.
@@ -78,6 +89,10 @@ impl<'h, M: Machine> Cpu<'h, M> {
                 return Step::Finished;
             }
             self.arm_deadline();
+            if let Some(loaded) = self.loaded.take() {
+                self.settle_exit(&loaded);
+                self.loaded = Some(loaded);
+            }
             if !self.machine.idle() {
                 // An asynchronous abort is outstanding: taking the registers out settles whose.
                 self.unload();
@@ -95,7 +110,9 @@ impl<'h, M: Machine> Cpu<'h, M> {
     /// Run the vCPU until something other than its own affairs comes up.
     fn run(&mut self, mut loaded: Loaded) {
         loop {
+            self.settle_exit(&loaded);
             let exit = self.machine.run(&mut loaded.vcpu.regs);
+            self.exit = Some((Reason::of(&exit), self.machine.stamp()));
             if exit == Exit::Irq {
                 self.loaded = Some(loaded);
                 return self.interrupts();
@@ -115,6 +132,15 @@ impl<'h, M: Machine> Cpu<'h, M> {
                     return self.apply(next);
                 }
             }
+        }
+    }
+
+    /// The exit under way is over.
+    fn settle_exit(&mut self, loaded: &Loaded) {
+        if let Some((reason, since)) = self.exit.take()
+            && let Some(tally) = loaded.vm.tally(loaded.entity.vcpu)
+        {
+            tally.add(reason, self.machine.stamp().since(since));
         }
     }
 
@@ -269,6 +295,7 @@ impl<'h, M: Machine> Cpu<'h, M> {
     /// Take the loaded vCPU's registers out of the CPU, unless its VM has been reset meanwhile.
     fn unload(&mut self) {
         let Some(mut loaded) = self.loaded.take() else { return };
+        self.settle_exit(&loaded);
         let me = loaded.entity.vcpu;
         let serror = self.machine.unload(&mut loaded.vcpu);
         let now = self.machine.now();

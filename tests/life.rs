@@ -10,10 +10,12 @@ use plinth::machine::fake::{IRQ_VECTOR, Op, SYNC_VECTOR};
 use plinth::manifest::MAX_MEMORY;
 use plinth::memory::{Recorder, Vmids};
 use plinth::sched::VmId;
+use plinth::vcpu::VcpuId;
 use plinth::vgic::GicVersion::{self, V2, V3};
 use plinth::vgic::IntId;
 use plinth::vm::layout;
 use plinth::vm::sysreg::names;
+use plinth::vm::tally::Reason;
 
 const UARTDR: u64 = 0x0900_0000;
 
@@ -312,4 +314,19 @@ fn a_refused_vm_keeps_no_vmid() {
         assert!(create(&manifest, 0, 0, &host, &mut frames, &mut vmids, &cpu).is_err());
     }
     assert!(create(&manifest, 1, 0, &host, &mut frames, &mut vmids, &cpu).is_ok());
+}
+
+#[test]
+fn exits_are_counted_by_reason() {
+    let works = [Op::Hvc([0x8400_0000, 0, 0, 0]), Op::Store(UARTDR, Width::Byte, 0x41)];
+    let mut ops = [works.as_slice(), &works, &works].concat();
+    ops.push(psci(SYSTEM_OFF));
+    let mut room = room(V3, 1, 1, &ops);
+    let vm = room.vm(0);
+    assert!(room.run(200));
+    let exits = |reason| vm.tally(VcpuId(0)).unwrap().exits(reason);
+    assert_eq!(exits(Reason::Hvc).count, 4);
+    assert_eq!(exits(Reason::Mmio).count, 3);
+    assert_eq!(exits(Reason::Sysreg).count, 0);
+    assert!(vm.tally(VcpuId(1)).is_none());
 }

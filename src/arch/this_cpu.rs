@@ -74,6 +74,10 @@ impl Machine for ThisCpu {
         timer::now()
     }
 
+    fn stamp(&self) -> Ticks {
+        timer::stamp()
+    }
+
     fn load(&mut self, vcpu: &Vcpu, space: &Space) {
         // EL1's registers go in while stage 2 still leads nowhere: what the CPU fetches speculatively
         // through half a context must not stay in the TLB under a guest's VMID, nor reach memory

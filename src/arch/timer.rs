@@ -18,6 +18,12 @@ pub fn now() -> Ticks {
     Ticks(CNTPCT_EL0.get())
 }
 
+/// The system counter, read whenever the CPU comes to it.
+#[inline]
+pub fn stamp() -> Ticks {
+    Ticks(CNTPCT_EL0.get())
+}
+
 /// The counter's frequency, as firmware has set it; `None` when it has not.
 pub fn frequency() -> Option<Frequency> {
     u32::try_from(CNTFRQ_EL0.get()).ok().and_then(NonZeroU32::new).map(Frequency)

@@ -290,6 +290,10 @@ impl Machine for Scripted {
         self.world.now()
     }
 
+    fn stamp(&self) -> Ticks {
+        self.world.now()
+    }
+
     fn load(&mut self, vcpu: &Vcpu, space: &Space) {
         assert!(!self.guest.loaded, "another vCPU is loaded");
         self.hardware_deactivates();

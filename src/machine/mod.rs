@@ -92,6 +92,8 @@ pub trait Machine {
     fn id(&self) -> CpuId;
     /// The system counter now.
     fn now(&self) -> Ticks;
+    /// The system counter, perhaps as it was a few instructions earlier: for statistics.
+    fn stamp(&self) -> Ticks;
 
     /// Put a vCPU's registers into the CPU. No other is loaded.
     fn load(&mut self, vcpu: &Vcpu, space: &Space);

@@ -12,6 +12,7 @@ use spin::mutex::TicketMutex;
 
 use super::idregs::IdRegs;
 use super::lifecycle::Lifecycle;
+use super::tally::Tally;
 use super::{Regime, VcpuSlot, Vm, layout};
 use crate::addr::{Ipa, PAGE_SIZE, PhysAddr, Region};
 use crate::device::bus::{Bus, Conflict, Peripheral};
@@ -247,6 +248,7 @@ impl VcpuSlot {
         Self {
             requests: AtomicU8::new(0),
             home: CpuId(0),
+            tally: Tally::default(),
             parked: TicketMutex::new(Some(Box::default())),
         }
     }

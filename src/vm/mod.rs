@@ -15,6 +15,7 @@ pub mod lifecycle;
 mod mmio;
 pub mod ptimer;
 pub mod sysreg;
+pub mod tally;
 mod trapped;
 
 use alloc::boxed::Box;
@@ -36,6 +37,7 @@ pub use handle::{Next, Outcome};
 use lifecycle::Lifecycle;
 pub use lifecycle::{Status, Stop};
 use ptimer::PhysicalTimer;
+use tally::Tally;
 
 /// What another CPU asks of a vCPU.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -61,6 +63,7 @@ struct VcpuSlot {
     requests: AtomicU8,
     /// The CPU it runs on.
     home: CpuId,
+    tally: Tally,
     /// Its state, while no CPU has it loaded.
     parked: TicketMutex<Option<Box<Vcpu>>>,
 }
@@ -135,6 +138,11 @@ impl Vm {
         if let Some(slot) = self.vcpus.get_mut(vcpu.index()) {
             slot.home = cpu;
         }
+    }
+
+    /// A vCPU's exits; `None` when the VM has no such vCPU.
+    pub fn tally(&self, vcpu: VcpuId) -> Option<&Tally> {
+        self.vcpus.get(vcpu.index()).map(|slot| &slot.tally)
     }
 
     /// The CPU that runs a vCPU; `None` when the VM has no such vCPU.
