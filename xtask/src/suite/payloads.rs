@@ -41,6 +41,8 @@ impl Wants {
             "fp" | "context" => Self { vcpus: 8, ..two },
             "reset" => Self { ends: Ends::Resets, ..two },
             "spin" => Self { ends: Ends::Until("spin: "), ..two },
+            "share" => Self { ends: Ends::Until("share: 4 "), ..two },
+            "storm" => Self { ends: Ends::Until("storm: "), ..two },
             "crash" => Self { ends: Ends::Until("crash: "), ..two },
             "deadwalk" => Self { ends: Ends::Until("deadwalk: "), ..two },
             "lastoff" => Self { ends: Ends::Until("lastoff: "), ..two },
