@@ -16,6 +16,7 @@ use plinth::vgic::IntId;
 use plinth::vm::layout;
 use plinth::vm::sysreg::names;
 use plinth::vm::tally::Reason;
+use plinth::vm::{Status, Stop};
 
 const UARTDR: u64 = 0x0900_0000;
 
@@ -196,6 +197,8 @@ fn a_guest_that_crashes_stops_and_the_other_goes_on() {
     let crashes = [
         Op::Exit(Exit::SError { esr: 0xbe00_0000 }),
         Op::Exit(Exit::Unexpected { esr: 0x1234_5678 }),
+        // Its vectors are nowhere: an exception in its own vector.
+        Op::Exit(Exit::NotOffered),
     ];
     for crash in crashes {
         let mut room = Room::new(V3, 2, &[guest("crashes", 3), guest("goes-on", 1)]);
@@ -204,7 +207,7 @@ fn a_guest_that_crashes_stops_and_the_other_goes_on() {
         room.program(1, ENTRY, &[Op::Work(5000), Op::Mark(1), psci(SYSTEM_OFF)]);
         assert!(room.run(3000));
         assert_eq!(room.marks(1, 0), [1]);
-        assert!(room.vm(0).has_stopped());
+        assert_eq!(room.vm(0).status(), Status::Stopped(Stop::Crashed));
         assert!(finished(&mut room));
     }
 }

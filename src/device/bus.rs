@@ -148,6 +148,11 @@ impl Bus {
         }
     }
 
+    /// Whether there is a device at `ipa`.
+    pub fn answers(&self, ipa: Ipa) -> bool {
+        self.find(ipa, Width::Byte).is_some()
+    }
+
     /// Who answers all of an access, and at which offset.
     fn find(&self, ipa: Ipa, width: Width) -> Option<(&Peripheral, u64)> {
         let above = self.peripherals.partition_point(|p| p.window.start() <= ipa);

@@ -86,7 +86,7 @@ impl Vm {
                         source: FaultSource::Data { write: access.direction == Direction::Write },
                         walk: false,
                     };
-                    self.fault(machine, vcpu, &fault)
+                    self.fault(machine, me, vcpu, &fault)
                 }
             },
             Exit::Sysreg { iss } => self.trapped(machine, me, vcpu, iss),
@@ -101,11 +101,10 @@ impl Vm {
                 vcpu.regs.skip_instruction();
                 Outcome::of(Next::Yield)
             }
-            Exit::Fault(fault) | Exit::ExternalAbort(fault) => self.fault(machine, vcpu, &fault),
-            Exit::NotOffered => {
-                machine.inject(&mut vcpu.regs, Exception::Undefined);
-                Outcome::of(Next::Resume)
+            Exit::Fault(fault) | Exit::ExternalAbort(fault) => {
+                self.fault(machine, me, vcpu, &fault)
             }
+            Exit::NotOffered => self.raise(machine, me, vcpu, Exception::Undefined),
             Exit::SError { .. } => {
                 self.report_crash(me, &vcpu.regs, "an asynchronous abort (SError)", &exit);
                 Outcome::of(Next::Stop(Stop::Crashed))
@@ -122,6 +121,7 @@ impl Vm {
     fn fault<M: Machine>(
         &self,
         machine: &mut M,
+        me: VcpuId,
         vcpu: &mut Vcpu,
         fault: &StageTwoFault,
     ) -> Outcome {
@@ -133,22 +133,40 @@ impl Vm {
         {
             return Outcome::of(Next::Resume);
         }
-        match fault.source {
-            FaultSource::Maintenance if !walk => vcpu.regs.skip_instruction(),
-            FaultSource::Fetch => {
-                machine.inject(&mut vcpu.regs, Exception::InstructionAbort { far, walk });
+        let exception = match fault.source {
+            FaultSource::Maintenance if !walk => {
+                vcpu.regs.skip_instruction();
+                return Outcome::of(Next::Resume);
             }
+            FaultSource::Fetch => Exception::InstructionAbort { far, walk },
             FaultSource::Data { write } => {
-                machine.inject(&mut vcpu.regs, Exception::DataAbort { far, walk, write });
+                if let Some(ipa) = fault.ipa.filter(|ipa| !walk && self.bus.answers(*ipa)) {
+                    self.report_undecodable(me, &vcpu.regs, ipa);
+                }
+                Exception::DataAbort { far, walk, write }
             }
-            FaultSource::Maintenance => {
-                let write = true; // as the manual has it for cache maintenance
-                machine.inject(&mut vcpu.regs, Exception::DataAbort { far, walk, write });
-            }
+            // A write, as the manual has it for cache maintenance.
+            FaultSource::Maintenance => Exception::DataAbort { far, walk, write: true },
+        };
+        self.raise(machine, me, vcpu, exception)
+    }
+
+    /// Give the vCPU an exception. When that leads to the very instruction that caused it, the first of
+    /// its vector, it would never end: a double fault, which is a crash.
+    pub(super) fn raise<M: Machine>(
+        &self,
+        machine: &mut M,
+        me: VcpuId,
+        vcpu: &mut Vcpu,
+        exception: Exception,
+    ) -> Outcome {
+        let before = vcpu.regs.clone();
+        machine.inject(&mut vcpu.regs, exception);
+        if vcpu.regs.pc != before.pc {
+            return Outcome::of(Next::Resume);
         }
-        // A guest whose vectors lie where nothing can be fetched would fault for ever; it only uses up
-        // its own time, and is preempted like any other loop.
-        Outcome::of(Next::Resume)
+        self.report_crash(me, &before, "an exception in its own exception vector", &exception);
+        Outcome::of(Next::Stop(Stop::Crashed))
     }
 
     /// A call to the firmware (SMCCC, DEN0028) by `HVC` or `SMC`.
@@ -167,8 +185,7 @@ impl Vm {
             if !smc {
                 regs.pc = regs.pc.wrapping_sub(4);
             }
-            machine.inject(regs, Exception::Undefined);
-            return Outcome::of(Next::Resume);
+            return self.raise(machine, me, vcpu, Exception::Undefined);
         }
         if smc {
             regs.skip_instruction();

@@ -3,7 +3,7 @@
 use core::sync::atomic::Ordering;
 
 use super::Vm;
-use crate::exit::Exit;
+use crate::addr::Ipa;
 use crate::firmware::psci::Power;
 use crate::hypervisor::Refusal;
 use crate::memory::Maintenance;
@@ -228,7 +228,12 @@ impl Vm {
             log::warn!("{}: every vCPU has turned itself off", self.name);
         }
         if !again {
-            log::info!("{}: stopped", self.name);
+            let how = match stop {
+                Stop::Crashed => " (crashed)",
+                Stop::Forced => " (forced)",
+                Stop::Off | Stop::Reset | Stop::Restart => "",
+            };
+            log::info!("{}: stopped{how}", self.name);
         }
         Some(stop)
     }
@@ -307,8 +312,14 @@ impl Vm {
     }
 
     /// Say once why the VM is stopped, with the registers of the vCPU that did it.
-    pub(super) fn report_crash(&self, me: VcpuId, regs: &GuestRegs, what: &str, exit: &Exit) {
-        log::error!("{}: vCPU {}: {what}: {exit:x?}", self.name, me.0);
+    pub(super) fn report_crash(
+        &self,
+        me: VcpuId,
+        regs: &GuestRegs,
+        what: &str,
+        cause: &dyn core::fmt::Debug,
+    ) {
+        log::error!("{}: vCPU {}: {what}: {cause:x?}", self.name, me.0);
         log::error!("  pc {:#018x} pstate {:#010x}", regs.pc, regs.pstate);
         for (row, values) in regs.x.chunks(4).enumerate() {
             let mut line = alloc::string::String::new();
@@ -317,6 +328,21 @@ impl Vm {
                 let _ = write!(line, "  x{:<2} {value:#018x}", row * 4 + column);
             }
             log::error!("{line}");
+        }
+    }
+
+    /// Say that an access cannot be emulated: the syndrome tells no register (Arm ARM, "ISS encoding for
+    /// an exception from a Data Abort", ISV). A guest can do it as often as it likes, so this is said a
+    /// few times only.
+    pub(super) fn report_undecodable(&self, me: VcpuId, regs: &GuestRegs, ipa: Ipa) {
+        const TIMES: u8 = 8;
+        let said = |times: u8| (times < TIMES).then_some(times + 1);
+        let before = self.complaints.fetch_update(Ordering::Relaxed, Ordering::Relaxed, said);
+        if before.is_ok() {
+            let (name, me, pc) = (&self.name, me.0, regs.pc);
+            log::warn!(
+                "{name}: vCPU {me}: no such access to a device at {ipa}: aborted (pc {pc:#x})"
+            );
         }
     }
 

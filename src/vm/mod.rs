@@ -99,6 +99,8 @@ pub struct Vm {
     next_reset: AtomicU64,
     /// How long after a reset the next one takes effect.
     reset_interval: Ticks,
+    /// How often it was said that the guest does what cannot be emulated.
+    complaints: AtomicU8,
     /// It is held.
     paused: AtomicBool,
     /// It is to be taken apart once it has stopped.

@@ -37,8 +37,7 @@ impl Vm {
         let read = direction == Direction::Read;
         match action {
             Action::Undefined => {
-                machine.inject(&mut vcpu.regs, Exception::Undefined);
-                return outcome;
+                return self.raise(machine, me, vcpu, Exception::Undefined);
             }
             Action::Ignore => {}
             Action::Read(value) => vcpu.regs.write(gpr, value),
