@@ -15,6 +15,7 @@ mod host;
 mod hostile;
 mod images;
 mod machine;
+mod many;
 mod payloads;
 mod refusals;
 mod session;
@@ -148,6 +149,7 @@ pub fn run(filter: Option<&str>, bare: bool) -> Result<ExitCode> {
     steps.extend(debian::steps());
     if !bare {
         steps.extend(hostile::steps());
+        steps.extend(many::steps());
     }
     let wanted = |step: &&Step| filter.is_none_or(|text| step.name.contains(text));
     let mut total = Counts::default();
