@@ -89,30 +89,40 @@ impl<'h, M: Machine> Cpu<'h, M> {
                 return Step::Finished;
             }
             self.arm_deadline();
-            if let Some(loaded) = self.loaded.take() {
-                self.settle_exit(&loaded);
-                self.loaded = Some(loaded);
-            }
-            if !self.machine.idle() {
-                // An asynchronous abort is outstanding: taking the registers out settles whose.
-                self.unload();
-            }
-            self.interrupts();
+            self.sleep();
             return Step::Slept;
         };
         if let Some(loaded) = self.prepare(entity) {
+            self.hypervisor.clock(self.machine.id()).set_running(Some(entity));
             self.arm_for(&loaded);
             self.run(loaded);
         }
         Step::Ran
     }
 
+    /// Sleep until there is something to do.
+    fn sleep(&mut self) {
+        if let Some(loaded) = self.loaded.take() {
+            self.settle_exit(&loaded);
+            self.loaded = Some(loaded);
+        }
+        let clock = self.hypervisor.clock(self.machine.id());
+        clock.set_running(None);
+        let since = self.machine.stamp();
+        if !self.machine.idle() {
+            // An asynchronous abort is outstanding: taking the registers out settles whose.
+            self.unload();
+        }
+        clock.add_idle(self.machine.stamp().since(since));
+        self.interrupts();
+    }
+
     /// Run the vCPU until something other than its own affairs comes up.
     fn run(&mut self, mut loaded: Loaded) {
         loop {
-            self.settle_exit(&loaded);
+            let entered = self.settle_exit(&loaded);
             let exit = self.machine.run(&mut loaded.vcpu.regs);
-            self.exit = Some((Reason::of(&exit), self.machine.stamp()));
+            self.begin_exit(&loaded, entered, &exit);
             if exit == Exit::Irq {
                 self.loaded = Some(loaded);
                 return self.interrupts();
@@ -135,13 +145,26 @@ impl<'h, M: Machine> Cpu<'h, M> {
         }
     }
 
-    /// The exit under way is over.
-    fn settle_exit(&mut self, loaded: &Loaded) {
+    /// The loaded vCPU has left its guest, which it entered at `entered`.
+    fn begin_exit(&mut self, loaded: &Loaded, entered: Ticks, exit: &Exit) {
+        let now = self.machine.stamp();
+        let ran = now.since(entered);
+        self.hypervisor.clock(self.machine.id()).add_guest(ran);
+        if let Some(tally) = loaded.vm.tally(loaded.entity.vcpu) {
+            tally.add_run(ran);
+        }
+        self.exit = Some((Reason::of(exit), now));
+    }
+
+    /// The exit under way is over, now.
+    fn settle_exit(&mut self, loaded: &Loaded) -> Ticks {
+        let now = self.machine.stamp();
         if let Some((reason, since)) = self.exit.take()
             && let Some(tally) = loaded.vm.tally(loaded.entity.vcpu)
         {
-            tally.add(reason, self.machine.stamp().since(since));
+            tally.add(reason, now.since(since));
         }
+        now
     }
 
     /// Do what an exit came to, the vCPU being loaded.

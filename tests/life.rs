@@ -273,11 +273,11 @@ fn a_guest_that_cannot_be_built_is_refused_and_gives_everything_back() {
     let guests = [too_big, no_kernel, guest("good", 1), big_initrd, beyond, guest("good-too", 1)];
     let mut room = Room::of(V3, 1, 4, &guests, 3 * RAM, Box::new(|_, _| {}));
     assert_eq!(room.hypervisor.alive(), 2);
-    let before = room.hypervisor.free_bytes();
+    let before = room.hypervisor.memory().free;
     for refused in [0, 1, 3, 4] {
         let error = room.ask(0, |hypervisor, machine| hypervisor.create(machine, VmId(refused)));
         assert!(!error.err().unwrap().to_string().is_empty());
-        assert_eq!(room.hypervisor.free_bytes(), before);
+        assert_eq!(room.hypervisor.memory().free, before);
     }
     for vm in [2, 5] {
         room.program(vm, ENTRY, &[Op::Mark(1), psci(SYSTEM_OFF)]);

@@ -150,17 +150,17 @@ fn a_thousand_lives_leave_the_memory_they_found() {
         };
         destroy(&mut room);
         assert!(room.hypervisor.vm(ONE).is_none());
-        let free = room.hypervisor.free_bytes();
+        let free = room.hypervisor.memory().free;
         for life in 0..if cfg!(miri) { 3 } else { 1000 } {
             room.ask(0, |hypervisor, machine| hypervisor.start_vm(machine, ONE)).unwrap();
-            assert!(room.hypervisor.free_bytes() < free);
+            assert!(room.hypervisor.memory().free < free);
             let vmid = vmid(&room.vm(0));
             let second = [Op::Work(40), Op::Branch(SECOND)];
             room.world.program(vmid, ENTRY, &[cpu_on(1, SECOND), Op::Branch(SECOND)]);
             room.world.program(vmid, SECOND, &second);
             go_on(&mut room, life % 5);
             destroy(&mut room);
-            assert_eq!(room.hypervisor.free_bytes(), free, "life {life}");
+            assert_eq!(room.hypervisor.memory().free, free, "life {life}");
         }
         let marks = room.marks(1, 0).len();
         go_on(&mut room, 20);
@@ -243,6 +243,6 @@ proptest! {
         let _ = room.ask(0, |hypervisor, machine| hypervisor.destroy(machine, TWO));
         go_on(&mut room, 30);
         let whole = 2 * (RAM + (128 << 10));
-        prop_assert_eq!(room.hypervisor.free_bytes(), whole);
+        prop_assert_eq!(room.hypervisor.memory().free, whole);
     }
 }

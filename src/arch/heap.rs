@@ -7,6 +7,7 @@ use buddy_system_allocator::Heap;
 use spin::mutex::TicketMutex;
 
 use crate::addr::{PhysAddr, Region};
+use crate::hypervisor::HeapReport;
 
 struct LockedHeap(TicketMutex<Heap<32>>);
 
@@ -22,6 +23,13 @@ pub unsafe fn add(region: Region<PhysAddr>) {
     let last = (region.last().raw() as *mut u8).addr();
     // SAFETY: the caller's promise.
     unsafe { HEAP.0.lock().add_to_heap(start, last + 1) };
+}
+
+/// How much there is, and how much of it is free.
+pub fn report() -> HeapReport {
+    let heap = HEAP.0.lock();
+    let (total, used) = (heap.stats_total_bytes() as u64, heap.stats_alloc_actual() as u64);
+    HeapReport { total, free: total.saturating_sub(used) }
 }
 
 // SAFETY: the buddy allocator hands out blocks of the layout's size and alignment, each once until it

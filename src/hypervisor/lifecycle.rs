@@ -4,7 +4,7 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use super::Hypervisor;
+use super::{Hypervisor, MemoryReport};
 use crate::machine::{CpuId, Machine};
 use crate::sched::{Entity, Retired, VmId};
 use crate::vcpu::VcpuId;
@@ -306,9 +306,9 @@ impl Hypervisor {
         }
     }
 
-    /// How much memory no VM has, in bytes.
-    pub fn free_bytes(&self) -> u64 {
-        self.stock.lock().free_bytes()
+    /// The memory for VMs.
+    pub fn memory(&self) -> MemoryReport {
+        self.stock.lock().memory()
     }
 
     /// Make every other CPU look at what it has loaded. This one does so before it runs a guest again.

@@ -4,6 +4,7 @@
 //! Lock order: the stock, then a VM's `lifecycle`, then a run queue. A slot's lock and a run queue's lock
 //! are held for a few instructions, never across anything else.
 
+mod clock;
 mod lifecycle;
 mod stock;
 
@@ -21,9 +22,10 @@ use crate::vcpu::VcpuId;
 use crate::vgic::Notify;
 use crate::vm::{Request, Vm};
 
+pub use clock::Clock;
 use lifecycle::Population;
 pub use lifecycle::Refusal;
-pub use stock::{MakeLine, Stock};
+pub use stock::{HeapReport, MakeLine, MemoryReport, Stock};
 
 /// A time slice, in microseconds: short enough to type against a spinning neighbour.
 const SLICE_MICROS: u64 = 5_000;
@@ -40,6 +42,7 @@ pub struct Hypervisor {
     /// One for each VM of the bundle; empty while that VM does not exist.
     vms: Box<[TicketMutex<Option<Arc<Vm>>>]>,
     queues: Box<[TicketMutex<RunQueue>]>,
+    clocks: Box<[Clock]>,
     /// When the devices of the VMs whose time each CPU keeps have something to do by themselves, or
     /// earlier.
     device_deadlines: Box<[AtomicU64]>,
@@ -63,6 +66,7 @@ impl Hypervisor {
         Self {
             vms: stock.configs().iter().map(|_| TicketMutex::default()).collect(),
             queues: (0..cpus).map(|_| queue()).collect(),
+            clocks: (0..cpus).map(|_| Clock::default()).collect(),
             device_deadlines: (0..cpus).map(|_| AtomicU64::new(NEVER)).collect(),
             population: Population::default(),
             stock: TicketMutex::new(stock),
@@ -105,6 +109,11 @@ impl Hypervisor {
     /// How many CPUs run guests.
     pub fn cpus(&self) -> usize {
         self.queues.len()
+    }
+
+    /// What a CPU spends its time with.
+    pub fn clock(&self, cpu: CpuId) -> &Clock {
+        &self.clocks[cpu.index()]
     }
 
     /// A CPU's run queue.

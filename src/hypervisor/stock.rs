@@ -16,6 +16,26 @@ use crate::vm::create::{CreateError, Creation, Host};
 /// Makes the serial line of a VM.
 pub type MakeLine = dyn Fn(VmId, &str) -> Arc<dyn SerialLine> + Send;
 
+/// The hypervisor's heap, in bytes.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct HeapReport {
+    /// All of it.
+    pub total: u64,
+    /// What nobody has.
+    pub free: u64,
+}
+
+/// The memory for VMs, in bytes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct MemoryReport {
+    /// All of it.
+    pub total: u64,
+    /// What no VM has.
+    pub free: u64,
+    /// The largest block of that.
+    pub largest_free: u64,
+}
+
 /// What VMs are made from.
 pub struct Stock {
     host: Host,
@@ -49,9 +69,13 @@ impl Stock {
         self.manifest.vms()
     }
 
-    /// How much memory nobody has, in bytes.
-    pub fn free_bytes(&self) -> u64 {
-        self.frames.free_bytes()
+    /// The memory for VMs.
+    pub fn memory(&mut self) -> MemoryReport {
+        MemoryReport {
+            total: self.frames.total_bytes(),
+            free: self.frames.free_bytes(),
+            largest_free: self.frames.largest_block(),
+        }
     }
 
     /// Build the VM with the number `id`; `None` when the bundle has none such.
@@ -71,7 +95,10 @@ impl Stock {
             now,
         };
         let line = (self.line)(id, &config.name);
-        Some(Vm::create(creation, line, &mut self.frames, &mut self.vmids, cpu))
+        let before = self.frames.free_bytes();
+        let created = Vm::create(creation, line, &mut self.frames, &mut self.vmids, cpu);
+        let taken = before.saturating_sub(self.frames.free_bytes());
+        Some(created.map(|vm| vm.with_footprint(taken)))
     }
 
     /// Take a VM apart that nobody uses any more.

@@ -206,6 +206,15 @@ impl FramePool {
         self.total_frames * PAGE_SIZE
     }
 
+    /// The size of the largest block that is free, in bytes.
+    pub fn largest_block(&mut self) -> u64 {
+        let run = (0..=MAX_ORDER).rev().find_map(|order| self.take(order));
+        let Some(run) = run else { return 0 };
+        let size = run.size();
+        self.give_back(run);
+        size
+    }
+
     /// Frames for `bytes` bytes, rounded up to whole frames: the largest blocks there are, in
     /// descending order of size. All of them or none.
     pub fn allocate(&mut self, bytes: u64) -> Result<Frames<Dirty>, OutOfFrames> {
@@ -296,6 +305,16 @@ mod tests {
     use std::collections::BTreeSet;
 
     const GIB: u64 = 1 << 30;
+
+    #[test]
+    fn the_largest_free_block_is_what_can_be_had_in_one_piece() {
+        let mut pool = pool(0x4000_0000, GIB + PAGE_SIZE);
+        assert_eq!(pool.largest_block(), GIB);
+        let block = pool.allocate_block(18).unwrap();
+        assert_eq!((pool.largest_block(), pool.free_bytes()), (PAGE_SIZE, PAGE_SIZE));
+        pool.free_block(block);
+        assert_eq!(FramePool::new().largest_block(), 0);
+    }
 
     fn region(start: u64, size: u64) -> Region<PhysAddr> {
         Region::new(PhysAddr::new(start), size).unwrap()

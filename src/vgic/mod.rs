@@ -26,6 +26,7 @@ mod list;
 mod notify;
 mod redistributor;
 mod refill;
+mod report;
 mod sgi;
 #[cfg(test)]
 mod tests;
@@ -35,6 +36,7 @@ use crate::vcpu::{MAX_VCPUS, VcpuId};
 use bank::{BANKS, Bank, Private, Shared, bits};
 pub use list::{Link, ListRegister, ListRegisters, LrState, MAX_LIST_REGISTERS};
 pub use notify::Notify;
+pub use report::Line;
 pub use sgi::SgiRegister;
 
 /// An interrupt's number, INTID (IHI 0048 and IHI 0069, "Interrupt IDs"): 0 to 15 SGI, 16 to 31 PPI,

@@ -175,6 +175,8 @@ impl Vm {
             memory,
             stage2: TicketMutex::new(stage2),
             lifecycle: TicketMutex::new(Lifecycle::new()),
+            footprint: 0,
+            resets: AtomicU32::new(0),
             incarnation: AtomicU32::new(0),
             stopped: AtomicBool::new(false),
             reload: AtomicBool::new(false),

@@ -245,6 +245,7 @@ impl Vm {
     pub fn reboot(&self, now: Ticks) -> Ticks {
         // First of all: what CPUs still hold of the old incarnation is nobody's from here on.
         self.incarnation.fetch_add(1, Ordering::AcqRel);
+        self.resets.fetch_add(1, Ordering::Relaxed);
         let mut vgic = self.vgic.lock();
         vgic.reset();
         drop(vgic);

@@ -89,6 +89,10 @@ pub struct Vm {
     stage2: TicketMutex<Stage2>,
     regime: Regime,
     lifecycle: TicketMutex<Lifecycle>,
+    /// How much memory was taken for it, in bytes.
+    footprint: u64,
+    /// How often it was reset.
+    resets: AtomicU32,
     /// Counts the resets; see [`Vm::incarnation`].
     incarnation: AtomicU32,
     /// It stopped for good.
@@ -150,6 +154,23 @@ impl Vm {
     /// The CPU that runs a vCPU; `None` when the VM has no such vCPU.
     pub fn home(&self, vcpu: VcpuId) -> Option<CpuId> {
         self.vcpus.get(vcpu.index()).map(|slot| slot.home)
+    }
+
+    /// The same, for which so much memory was taken.
+    #[must_use]
+    pub(crate) fn with_footprint(mut self, bytes: u64) -> Self {
+        self.footprint = bytes;
+        self
+    }
+
+    /// How much memory was taken for what is not its RAM, in bytes: its translation tables.
+    pub fn table_size(&self) -> u64 {
+        self.footprint.saturating_sub(self.memory.size())
+    }
+
+    /// How often it was reset.
+    pub fn resets(&self) -> u32 {
+        self.resets.load(Ordering::Relaxed)
     }
 
     /// How much RAM it has, in bytes.
