@@ -11,7 +11,7 @@ use plinth::exit::Width;
 use plinth::hypervisor::Hypervisor;
 use plinth::machine::fake::{INTID, IRQ_VECTOR, OnPause, Op, Scripted, Seen, VIRTUAL_TIMER, World};
 use plinth::machine::{CpuId, Machine};
-use plinth::manifest::{self, Manifest, VmSource};
+use plinth::manifest::{self, MachineConfig, Manifest, VmSource};
 use plinth::memory::{FramePool, Geometry, Maintenance, PaRange, Ram, Recorder, Vmids};
 use plinth::sched::VmId;
 use plinth::time::Frequency;
@@ -86,15 +86,14 @@ pub fn bundle(guests: &[Guest]) -> Manifest<'static> {
     let sources: Vec<_> = guests
         .iter()
         .map(|guest| VmSource {
-            name: &guest.name,
             memory: guest.memory,
             vcpus: guest.vcpus,
-            kernel: &guest.kernel,
             initrd: guest.initrd.as_deref(),
             cmdline: "console=ttyAMA0",
+            ..VmSource::new(&guest.name, &guest.kernel)
         })
         .collect();
-    let bundle = manifest::write(&sources).unwrap();
+    let bundle = manifest::write(&MachineConfig::default(), &sources).unwrap();
     manifest::read(Box::leak(bundle.into_boxed_slice())).unwrap()
 }
 
