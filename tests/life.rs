@@ -271,7 +271,7 @@ fn a_guest_that_cannot_be_built_is_refused_and_gives_everything_back() {
     let mut beyond = guest("beyond", 1);
     beyond.memory = MAX_MEMORY;
     let guests = [too_big, no_kernel, guest("good", 1), big_initrd, beyond, guest("good-too", 1)];
-    let mut room = Room::of(V3, 1, 4, &guests, 3 * RAM, Box::new(|_, _| {}));
+    let mut room = Room::of(V3, 1, 4, &bundle(&guests), 3 * RAM, Box::new(|_, _| {}));
     assert_eq!(room.hypervisor.alive(), 2);
     let before = room.hypervisor.memory().free;
     for refused in [0, 1, 3, 4] {

@@ -5,8 +5,10 @@ mod common;
 
 use common::*;
 use plinth::cpu::Step;
+use plinth::exit::Exit;
 use plinth::hypervisor::Refusal;
 use plinth::machine::fake::{Op, Seen};
+use plinth::manifest::{MachineConfig, OnCrash, OnReboot, WhenIdle};
 use plinth::sched::VmId;
 use plinth::time::Ticks;
 use plinth::vgic::GicVersion::{V2, V3};
@@ -140,7 +142,8 @@ fn a_vm_that_was_stopped_begins_again() {
 
 #[test]
 fn a_thousand_lives_leave_the_memory_they_found() {
-    for cpus in [1, 3] {
+    for (cpus, lives) in [(1, 50), (3, 1000)] {
+        let lives = if cfg!(miri) { 3 } else { lives };
         let mut room = Room::new(V2, cpus, &[guest("one", 2), guest("two", 1)]);
         room.program(1, ENTRY, &[Op::Work(60), Op::Mark(1), Op::Branch(ENTRY)]);
         let destroy = |room: &mut Room| {
@@ -151,7 +154,7 @@ fn a_thousand_lives_leave_the_memory_they_found() {
         destroy(&mut room);
         assert!(room.hypervisor.vm(ONE).is_none());
         let free = room.hypervisor.memory().free;
-        for life in 0..if cfg!(miri) { 3 } else { 1000 } {
+        for life in 0..lives {
             room.ask(0, |hypervisor, machine| hypervisor.start_vm(machine, ONE)).unwrap();
             assert!(room.hypervisor.memory().free < free);
             let vmid = vmid(&room.vm(0));
@@ -165,6 +168,52 @@ fn a_thousand_lives_leave_the_memory_they_found() {
         let marks = room.marks(1, 0).len();
         go_on(&mut room, 20);
         assert!(room.marks(1, 0).len() > marks, "the other one goes on");
+    }
+}
+
+#[test]
+fn what_follows_a_crash_or_a_reset_is_as_the_manifest_says() {
+    let crash = [Op::Mark(1), Op::Exit(Exit::NotOffered)];
+    let reset = [Op::Mark(1), psci(SYSTEM_RESET)];
+    let life = |ops: &[Op], on_crash, on_reboot| {
+        let mut room =
+            Room::new(V3, 1, &[Guest { on_crash, on_reboot, ..guest("one", 1) }, guest("two", 1)]);
+        room.program(0, ENTRY, ops).program(1, ENTRY, &wait_loop());
+        let free = room.hypervisor.memory().free;
+        for _ in 0..30 {
+            go_on(&mut room, 20);
+            let next = room.cpus[0].machine().next_event();
+            room.world.advance(next.unwrap_or_default());
+        }
+        let status = room.hypervisor.vm(ONE).map(|vm| vm.status());
+        (status, room.marks(0, 0).len() > 2, room.hypervisor.memory().free > free)
+    };
+    let (restart, stop) = (OnReboot::Restart, OnReboot::Stop);
+    let stopped = |how| Some(Status::Stopped(how));
+    assert_eq!(life(&crash, OnCrash::Preserve, restart), (stopped(Stop::Crashed), false, false));
+    assert_eq!(life(&crash, OnCrash::Destroy, restart), (None, false, true));
+    let (status, again, _) = life(&crash, OnCrash::Restart, stop);
+    assert!(status == Some(Status::Running) && again);
+    assert_eq!(life(&reset, OnCrash::Restart, stop), (stopped(Stop::Reset), false, false));
+    assert_eq!(life(&reset, OnCrash::Preserve, OnReboot::Destroy), (None, false, true));
+    let (status, again, _) = life(&reset, OnCrash::Preserve, restart);
+    assert!(status == Some(Status::Running) && again);
+}
+
+#[test]
+fn the_monitor_can_start_what_does_not_start_by_itself_and_go_on_when_all_have_stopped() {
+    let machine = MachineConfig { when_idle: WhenIdle::Wait, ..MachineConfig::default() };
+    let guests = [Guest { autostart: false, ..guest("one", 1) }];
+    let bundle = bundle_for(&machine, &guests);
+    let mut room = Room::of(V3, 1, 4, &bundle, 2 * RAM, Box::new(|_, _| {}));
+    assert!(room.hypervisor.vm(ONE).is_none() && room.hypervisor.alive() == 0);
+    for times in 1..4 {
+        room.ask(0, |hypervisor, machine| hypervisor.start_vm(machine, ONE)).unwrap();
+        let vmid = vmid(&room.vm(0));
+        room.world.program(vmid, ENTRY, &[Op::Mark(times), psci(SYSTEM_OFF)]);
+        room.run(200);
+        assert_eq!(room.vm(0).status(), Status::Stopped(Stop::Off));
+        assert!(!room.hypervisor.has_finished());
     }
 }
 

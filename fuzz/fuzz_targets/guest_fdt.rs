@@ -6,13 +6,15 @@ use libfuzzer_sys::fuzz_target;
 use plinth::addr::{Ipa, PhysAddr, Region};
 use plinth::firmware::entropy::Entropy;
 use plinth::firmware::fdt::{GuestMachine, Seeds, write};
+use plinth::manifest::Devices;
 use plinth::platform::board::{Board, UartKind};
 use plinth::vgic::GicVersion;
 use plinth::vm::layout;
 
 #[derive(Arbitrary, Debug)]
 struct Input<'a> {
-    memory: u64,
+    ram: (u64, u64),
+    clock: bool,
     vcpus: u8,
     v3: bool,
     cmdline: &'a str,
@@ -21,12 +23,14 @@ struct Input<'a> {
 }
 
 fuzz_target!(|input: Input<'_>| {
-    let Input { memory, vcpus, v3, cmdline, initrd, seed } = input;
+    let Input { ram, clock, vcpus, v3, cmdline, initrd, seed } = input;
+    let Some(ram) = Region::new(Ipa::new(ram.0), ram.1) else { return };
+    let devices = if clock { Devices::RTC } else { Devices::NONE };
     let vcpus = vcpus % 9;
     let gic = if v3 { GicVersion::V3 } else { GicVersion::V2 };
     let initrd = initrd.and_then(|(start, size)| Region::new(Ipa::new(start), size));
     let seeds = seed.and_then(|seed| Entropy::from_seed(&seed)).map(|mut e| Seeds::draw(&mut e));
-    let dtb = write(&GuestMachine { memory, vcpus, gic, cmdline, initrd, seeds });
+    let dtb = write(&GuestMachine { ram, devices, vcpus, gic, cmdline, initrd, seeds });
 
     let cmdline = cmdline.split('\0').next().unwrap_or_default();
     let fdt = fdt::Fdt::new(&dtb).expect("the fdt crate reads it");

@@ -71,35 +71,34 @@ impl Access {
 
 /// What every manifest that was read promises.
 pub fn check_manifest(manifest: &Manifest<'_>) {
-    use plinth::manifest::{MAX_CMDLINE, MAX_MEMORY, MAX_NAME, MAX_VMS, VmSource, read, write};
-    let vms = manifest.vms();
+    use plinth::manifest::{
+        MAX_CMDLINE, MAX_NAME, MAX_VMS, RAM_LIMIT, SCROLLBACK, VmConfig, VmSource, read, write,
+    };
+    let (machine, vms) = (manifest.machine(), manifest.vms());
+    assert!((1..=26).contains(&machine.escape) && SCROLLBACK.contains(&machine.scrollback));
     assert!((1..=MAX_VMS).contains(&vms.len()));
     for vm in vms {
         assert!((1..=MAX_NAME).contains(&vm.name.len()) && vm.cmdline.len() <= MAX_CMDLINE);
-        assert!((1..=MAX_MEMORY).contains(&vm.memory) && (1..=8).contains(&vm.vcpus));
+        assert!(vm.memory > 0 && (1..=8).contains(&vm.vcpus) && !vm.policy.affinity.is_empty());
+        let ram = Region::new(vm.ram_base, vm.memory).expect("RAM is a region");
+        assert!(ram.start().raw() >= RAM && ram.last().raw() < RAM_LIMIT);
         for payload in [Some(vm.kernel), vm.initrd].into_iter().flatten() {
             assert!(payload.size() > 0);
             assert_eq!(manifest.payload(payload).len() as u64, payload.size());
         }
     }
     // What can be read can be written, and is the same again.
-    let sources: Vec<VmSource<'_>> = vms
-        .iter()
-        .map(|vm| VmSource {
-            name: &vm.name,
-            memory: vm.memory,
-            vcpus: vm.vcpus,
-            kernel: manifest.payload(vm.kernel),
-            initrd: vm.initrd.map(|initrd| manifest.payload(initrd)),
-            cmdline: &vm.cmdline,
-        })
-        .collect();
-    let bundle = write(&sources).expect("what was read can be written");
+    let bytes = |payload| manifest.payload(payload);
+    let sources: Vec<VmSource<'_>> =
+        vms.iter().map(|vm| vm.source(bytes(vm.kernel), vm.initrd.map(bytes))).collect();
+    let bundle = write(machine, &sources).expect("what was read can be written");
     let again = read(&bundle).expect("what was written can be read");
-    for (vm, source) in again.vms().iter().zip(&sources) {
-        assert_eq!((vm.name.as_str(), vm.cmdline.as_str()), (source.name, source.cmdline));
-        assert_eq!((vm.memory, vm.vcpus), (source.memory, source.vcpus));
-        assert_eq!(again.payload(vm.kernel), source.kernel);
-        assert_eq!(vm.initrd.map(|initrd| again.payload(initrd)), source.initrd);
+    assert_eq!(again.machine(), machine);
+    assert_eq!(again.vms().len(), vms.len());
+    for (vm, before) in again.vms().iter().zip(vms) {
+        assert_eq!(again.payload(vm.kernel), bytes(before.kernel));
+        assert_eq!(vm.initrd.map(|initrd| again.payload(initrd)), before.initrd.map(bytes));
+        let (kernel, initrd) = (before.kernel, before.initrd);
+        assert_eq!(&VmConfig { kernel, initrd, ..vm.clone() }, before);
     }
 }

@@ -13,6 +13,7 @@ use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
 
 use super::entropy::Entropy;
 use crate::addr::{Ipa, Region};
+use crate::manifest::Devices;
 use crate::vgic::{GicVersion, IntId};
 use crate::vm::layout::{self, Window};
 
@@ -36,8 +37,10 @@ const PPI_CPUS: u32 = 8;
 /// What of a guest machine differs from VM to VM.
 #[derive(Clone, Copy, Debug)]
 pub struct GuestMachine<'a> {
-    /// RAM from [`layout::RAM_BASE`] on, in bytes.
-    pub memory: u64,
+    /// RAM.
+    pub ram: Region<Ipa>,
+    /// The devices beside those that every guest has.
+    pub devices: Devices,
     /// How many vCPUs.
     pub vcpus: u8,
     /// Which interrupt controller.
@@ -86,8 +89,11 @@ pub fn write(machine: &GuestMachine<'_>) -> Vec<u8> {
     for node in [aliases(), chosen(machine), memory(machine), cpus(machine), psci()] {
         root.add_child(node);
     }
-    for node in [timer(machine), intc(machine), clock(), uart(), rtc()] {
+    for node in [timer(machine), intc(machine), clock(), uart()] {
         root.add_child(node);
+    }
+    if machine.devices.contains(Devices::RTC) {
+        root.add_child(rtc());
     }
     for slot in 0..layout::VIRTIO_SLOTS {
         root.add_child(virtio(slot));
@@ -117,9 +123,9 @@ fn aliases() -> DeviceTreeNode {
 }
 
 fn memory(machine: &GuestMachine<'_>) -> DeviceTreeNode {
-    let mut node = node_at("memory", layout::RAM_BASE);
+    let mut node = node_at("memory", machine.ram.start());
     set(&mut node, "device_type", "memory");
-    set(&mut node, "reg", cells(&[layout::RAM_BASE.raw(), machine.memory]));
+    set(&mut node, "reg", cells(&[machine.ram.start().raw(), machine.ram.size()]));
     node
 }
 

@@ -6,10 +6,11 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use super::{Hypervisor, MemoryReport};
 use crate::machine::{CpuId, Machine};
+use crate::manifest::WhenIdle;
 use crate::sched::{Entity, Retired, VmId};
 use crate::vcpu::VcpuId;
 use crate::vm::create::CreateError;
-use crate::vm::{Request, Stop, Vm};
+use crate::vm::{Request, Sequel, Stop, Vm};
 
 /// Why a VM is not made to do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -43,36 +44,44 @@ pub enum Refusal {
     Finished,
 }
 
-/// How many VMs exist and have not stopped. With the last one's end it is all over.
-#[derive(Default)]
-pub(super) struct Population(AtomicU32);
+/// How many VMs exist and have not stopped. With the last one's end it is all over, unless the manifest
+/// wants the monitor to go on.
+pub(super) struct Population {
+    count: AtomicU32,
+    when_idle: WhenIdle,
+}
 
 impl Population {
+    pub(super) const fn new(when_idle: WhenIdle) -> Self {
+        Self { count: AtomicU32::new(0), when_idle }
+    }
+
     /// In the same word as the count, so that nobody joins a run that has ended.
     const FINISHED: u32 = 1 << 31;
 
     pub(super) fn count(&self) -> u32 {
-        self.0.load(Ordering::Acquire) & !Self::FINISHED
+        self.count.load(Ordering::Acquire) & !Self::FINISHED
     }
 
     pub(super) fn has_finished(&self) -> bool {
-        self.0.load(Ordering::Acquire) & Self::FINISHED != 0
+        self.count.load(Ordering::Acquire) & Self::FINISHED != 0
     }
 
     /// One more. Returns false when it is all over.
     fn join(&self) -> bool {
         let join = |count| (count & Self::FINISHED == 0).then(|| count + 1);
-        self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, join).is_ok()
+        self.count.fetch_update(Ordering::AcqRel, Ordering::Acquire, join).is_ok()
     }
 
     /// One less. Returns whether it was the last, and it is all over now.
     fn leave(&self) -> bool {
         let leave = |count: u32| match count & !Self::FINISHED {
             0 => None,
-            1 => Some(Self::FINISHED),
+            1 if self.when_idle == WhenIdle::PowerOff => Some(Self::FINISHED),
             _ => Some(count - 1),
         };
-        self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, leave) == Ok(1)
+        let before = self.count.fetch_update(Ordering::AcqRel, Ordering::Acquire, leave);
+        before == Ok(1) && self.has_finished()
     }
 }
 
@@ -120,16 +129,23 @@ impl Hypervisor {
         }
     }
 
-    /// Create every VM of the bundle. One that cannot be built is refused, and the others run.
-    pub fn create_all<M: Machine>(&self, machine: &mut M) {
+    /// Create every VM of the bundle that starts by itself. One that cannot be built is refused, and the
+    /// others run. Returns how many should have been created.
+    pub fn create_all<M: Machine>(&self, machine: &mut M) -> usize {
+        let mut wanted = 0;
         for index in 0..self.vm_count() {
             let id = VmId(u16::try_from(index).unwrap_or(u16::MAX));
+            if !self.stock.lock().configs().get(index).is_some_and(|config| config.autostart) {
+                continue;
+            }
+            wanted += 1;
             if let Err(refusal) = self.create(machine, id) {
                 let stock = self.stock.lock();
                 let name = stock.configs().get(index).map_or("?", |config| config.name.as_str());
                 log::error!("{name}: refused: {refusal}");
             }
         }
+        wanted
     }
 
     /// Start every VM's boot vCPU.
@@ -248,17 +264,19 @@ impl Hypervisor {
 
     /// A CPU has taken a vCPU off for good; the last one of a VM completes its stop.
     pub fn retired<M: Machine>(&self, machine: &mut M, vm: &Vm) {
-        let Some(stop) = vm.vcpu_retired() else { return };
-        if matches!(stop, Stop::Reset | Stop::Restart) && !vm.is_doomed() {
+        let Some(sequel) = vm.vcpu_retired() else { return };
+        if sequel == Sequel::Again {
             return self.boot_again(machine, vm);
         }
         if self.population.leave() {
             // The CPU that ends the run may be asleep.
             machine.kick(CpuId(0));
         }
-        if vm.is_doomed()
+        // Asked once more: since the stop was complete, somebody may have wanted it gone.
+        if (sequel == Sequel::Destroy || vm.is_doomed())
             && let Some(vm) = self.vm(vm.id())
         {
+            vm.doom();
             self.bury(machine, &vm);
         }
     }

@@ -68,7 +68,7 @@ impl Hypervisor {
             queues: (0..cpus).map(|_| queue()).collect(),
             clocks: (0..cpus).map(|_| Clock::default()).collect(),
             device_deadlines: (0..cpus).map(|_| AtomicU64::new(NEVER)).collect(),
-            population: Population::default(),
+            population: Population::new(stock.machine().when_idle),
             stock: TicketMutex::new(stock),
             doomed: TicketMutex::default(),
             doomed_count: AtomicUsize::new(0),

@@ -6,7 +6,7 @@ use alloc::sync::Arc;
 
 use crate::device::serial::SerialLine;
 use crate::firmware::entropy::Entropy;
-use crate::manifest::{Manifest, VmConfig};
+use crate::manifest::{MachineConfig, Manifest, VmConfig};
 use crate::memory::{FramePool, Maintenance, Vmids};
 use crate::sched::VmId;
 use crate::time::Ticks;
@@ -62,6 +62,11 @@ impl Stock {
     /// The machine.
     pub const fn host(&self) -> &Host {
         &self.host
+    }
+
+    /// What the bundle says of the machine.
+    pub const fn machine(&self) -> &MachineConfig {
+        self.manifest.machine()
     }
 
     /// What the bundle says of each VM.

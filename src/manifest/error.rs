@@ -4,9 +4,12 @@
 use alloc::string::String;
 
 use super::{
-    FORMAT_VERSION, MAX_CMDLINE, MAX_MEMORY, MAX_NAME, MAX_TABLE, MAX_VMS, PAYLOAD_ALIGN, VmConfig,
+    FORMAT_VERSION, MAX_CMDLINE, MAX_MEMORY, MAX_NAME, MAX_TABLE, MAX_VMS, PAYLOAD_ALIGN,
+    RAM_BASE_ALIGN, RAM_LIMIT, SCROLLBACK, VmConfig,
 };
+use crate::sched::policy::{MAX_WEIGHT, MIN_BUDGET_MICROS, PERIOD_MICROS};
 use crate::vcpu::MAX_VCPUS;
+use crate::vm::layout;
 
 /// Where in a manifest: the VM by its place, counted from 0, and by its name.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -91,6 +94,21 @@ pub enum ManifestError {
     /// The table is not what postcard writes for this format.
     #[error("the boot bundle's table of VMs cannot be decoded; pack it again")]
     Table,
+    /// The console's escape key is no control code of a letter.
+    #[error("the console's escape key has the code {code}; it is 1 (Ctrl-A) to 26 (Ctrl-Z)")]
+    Escape {
+        /// The code asked for.
+        code: u8,
+    },
+    /// Too little scrollback or too much.
+    #[error(
+        "a scrollback of {bytes} bytes is not possible; it is {} to {}",
+        SCROLLBACK.start(), SCROLLBACK.end()
+    )]
+    Scrollback {
+        /// The bytes asked for.
+        bytes: u32,
+    },
     /// The manifest has no VM.
     #[error("the manifest names no VM; add at least one [[vm]]")]
     NoVm,
@@ -154,6 +172,31 @@ pub enum ManifestError {
         /// The bytes asked for.
         memory: u64,
     },
+    /// RAM starts below the guest machine's place for it, or not at a multiple of 2 MiB.
+    #[error(
+        "{place}: RAM from {base:#x} on is not possible; \
+         it starts at a multiple of {RAM_BASE_ALIGN:#x} from {:#x} on",
+        layout::RAM_BASE.raw()
+    )]
+    RamBase {
+        /// Which VM.
+        place: Place,
+        /// Where it should start.
+        base: u64,
+    },
+    /// RAM ends beyond [`RAM_LIMIT`].
+    #[error(
+        "{place}: {memory} bytes of RAM from {base:#x} on end beyond {RAM_LIMIT:#x}; \
+         lower one of them"
+    )]
+    RamTooHigh {
+        /// Which VM.
+        place: Place,
+        /// Where it should start.
+        base: u64,
+        /// The bytes asked for.
+        memory: u64,
+    },
     /// No vCPU, or more than [`MAX_VCPUS`].
     #[error("{place}: {vcpus} vCPUs are not possible; give it 1 to {MAX_VCPUS}")]
     Vcpus {
@@ -161,6 +204,65 @@ pub enum ManifestError {
         place: Place,
         /// The number asked for.
         vcpus: u8,
+    },
+    /// A VM may run on no CPU at all.
+    #[error("{place}: its affinity names no CPU; name at least one")]
+    Affinity {
+        /// Which VM.
+        place: Place,
+    },
+    /// A weight out of range.
+    #[error("{place}: a weight of {weight} is not possible; give it 1 to {MAX_WEIGHT}")]
+    Weight {
+        /// Which VM.
+        place: Place,
+        /// The weight asked for.
+        weight: u16,
+    },
+    /// A cap of nothing, or of more CPUs than the VM has vCPUs.
+    #[error(
+        "{place}: a cap of {cap} % is not possible with {vcpus} vCPUs; give it 1 to {}",
+        100 * u32::from(*vcpus)
+    )]
+    Cap {
+        /// Which VM.
+        place: Place,
+        /// Hundredths of one CPU.
+        cap: u16,
+        /// How many vCPUs the VM has.
+        vcpus: u8,
+    },
+    /// A reservation's period out of range.
+    #[error(
+        "{place}: a period of {period} us is not possible; give it {} to {}",
+        PERIOD_MICROS.start(), PERIOD_MICROS.end()
+    )]
+    Period {
+        /// Which VM.
+        place: Place,
+        /// In microseconds.
+        period: u32,
+    },
+    /// A reservation's budget out of range.
+    #[error(
+        "{place}: a budget of {budget} us is not possible; \
+         give it {MIN_BUDGET_MICROS} to the period, {period}"
+    )]
+    Budget {
+        /// Which VM.
+        place: Place,
+        /// In microseconds.
+        budget: u32,
+        /// In microseconds.
+        period: u32,
+    },
+    /// A device that this hypervisor does not have.
+    #[error("{place}: there are no devices with the bits {bits:#x}; pack the bundle again")]
+    Devices {
+        /// Which VM.
+        place: Place,
+        /// The bits that stand for no device.
+        bits: u32,
     },
     /// A command line is longer than [`MAX_CMDLINE`].
     #[error(
@@ -220,5 +322,17 @@ pub enum ManifestError {
         first: u64,
         /// Where the bundle ends.
         end: u64,
+    },
+    /// Two payloads have some bytes in common, and others not.
+    #[error("{place}: the {kind} overlaps the {other_kind} of {other}; pack the bundle again")]
+    PayloadOverlap {
+        /// Which VM.
+        place: Place,
+        /// Which payload.
+        kind: PayloadKind,
+        /// The VM whose payload lies there already; it may be the same one.
+        other: Place,
+        /// Which payload of that VM.
+        other_kind: PayloadKind,
     },
 }

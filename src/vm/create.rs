@@ -24,7 +24,7 @@ use crate::firmware::fdt::{self, GuestMachine, Seeds};
 use crate::firmware::image::{self, GuestWrite, ImageError, OutOfRam};
 use crate::firmware::psci::Power;
 use crate::machine::CpuId;
-use crate::manifest::{Manifest, VmConfig};
+use crate::manifest::{Devices, Manifest, VmConfig};
 use crate::memory::{
     FramePool, Geometry, GuestMemory, Maintenance, MapError, OutOfFrames, OutsideRam, Perms,
     Stage2, Stage2Error, Vmids,
@@ -114,6 +114,7 @@ pub(super) struct Source {
     initrd: Option<&'static [u8]>,
     cmdline: String,
     ram: Region<Ipa>,
+    devices: Devices,
     /// What the kernel took the last time; it expects zeros there.
     loaded: TicketMutex<Option<Region<Ipa>>>,
 }
@@ -159,10 +160,10 @@ impl Vm {
         cpu: &impl Maintenance,
     ) -> Result<Self, CreateError> {
         let Creation { id, config, manifest, host, entropy, now } = creation;
-        let ram = Region::new(layout::RAM_BASE, config.memory)
+        let ram = Region::new(config.ram_base, config.memory)
             .filter(|ram| host.geometry.ipas().contains_region(ram))
             .ok_or(CreateError::AddressSpace(config.memory, host.geometry.ipa_bits()))?;
-        let bus = devices(host, line)?;
+        let bus = devices(config.devices, host, line)?;
         let Space { memory, stage2 } = Space::create(ram, host, frames, vmids, cpu)?;
         let vm = Self {
             id,
@@ -175,6 +176,8 @@ impl Vm {
             memory,
             stage2: TicketMutex::new(stage2),
             lifecycle: TicketMutex::new(Lifecycle::new()),
+            on_crash: config.on_crash,
+            on_reboot: config.on_reboot,
             footprint: 0,
             resets: AtomicU32::new(0),
             incarnation: AtomicU32::new(0),
@@ -196,6 +199,7 @@ impl Vm {
                 initrd: config.initrd.map(|initrd| manifest.payload(initrd)),
                 cmdline: config.cmdline.clone(),
                 ram,
+                devices: config.devices,
                 loaded: TicketMutex::new(None),
             },
         };
@@ -228,7 +232,8 @@ impl Vm {
         *loaded = Some(placement.kernel);
         let seeds = self.entropy.lock().as_mut().map(Seeds::draw);
         let tree = fdt::write(&GuestMachine {
-            memory: source.ram.size(),
+            ram: source.ram,
+            devices: source.devices,
             vcpus: self.vcpu_count(),
             gic: self.gic_version,
             cmdline: &source.cmdline,
@@ -303,15 +308,22 @@ impl Space {
     }
 }
 
-/// The guest machine's devices.
-fn devices<L: SerialLine + 'static>(host: &Host, line: L) -> Result<Bus, Conflict> {
-    let clock = Pl031::new(host.frequency, Ticks(0), host.epoch);
-    let devices: Vec<Peripheral> = alloc::vec![
+/// The guest machine's devices: those that every guest has, and those in `optional`.
+fn devices<L: SerialLine + 'static>(
+    optional: Devices,
+    host: &Host,
+    line: L,
+) -> Result<Bus, Conflict> {
+    let mut devices: Vec<Peripheral> = alloc::vec![
         Peripheral::new(layout::UART.region(), Box::new(Pl011::new(Arc::new(line))))
             .with_irq(layout::UART_IRQ),
-        Peripheral::new(layout::RTC.region(), Box::new(clock)).with_irq(layout::RTC_IRQ),
         Peripheral::new(layout::VIRTIO.region(), Box::new(EmptySlots)),
     ];
+    if optional.contains(Devices::RTC) {
+        let clock = Pl031::new(host.frequency, Ticks(0), host.epoch);
+        let clock = Peripheral::new(layout::RTC.region(), Box::new(clock));
+        devices.push(clock.with_irq(layout::RTC_IRQ));
+    }
     Bus::new(devices)
 }
 

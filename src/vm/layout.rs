@@ -25,7 +25,7 @@ impl Window {
     }
 }
 
-/// Where a guest's RAM starts.
+/// Where a guest's RAM starts unless its manifest says otherwise, and the lowest address it can.
 pub const RAM_BASE: Ipa = Ipa::new(0x4000_0000);
 /// GIC distributor, both versions.
 pub const GICD: Window = Window::new(0x0800_0000, 0x1_0000);

@@ -6,6 +6,7 @@ use super::Vm;
 use crate::addr::Ipa;
 use crate::firmware::psci::Power;
 use crate::hypervisor::Refusal;
+use crate::manifest::{OnCrash, OnReboot};
 use crate::memory::Maintenance;
 use crate::vcpu::{GuestRegs, MAX_VCPUS, Vcpu, VcpuId};
 use crate::vgic::Notify;
@@ -26,6 +27,17 @@ pub enum Stop {
     Forced,
     /// It was made to begin again.
     Restart,
+}
+
+/// What follows when a VM has stopped.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Sequel {
+    /// It begins again.
+    Again,
+    /// It stays as it is.
+    Stay,
+    /// It is taken apart.
+    Destroy,
 }
 
 /// What a VM is doing.
@@ -210,8 +222,29 @@ impl Vm {
         true
     }
 
-    /// A vCPU has left its run queue. With the last one the VM stops, in the way returned.
-    pub fn vcpu_retired(&self) -> Option<Stop> {
+    /// What its manifest wants to follow such a stop.
+    fn sequel(&self, stop: Stop) -> Sequel {
+        if self.is_doomed() {
+            return Sequel::Destroy;
+        }
+        match stop {
+            Stop::Restart => Sequel::Again,
+            Stop::Off | Stop::Forced => Sequel::Stay,
+            Stop::Reset => match self.on_reboot {
+                OnReboot::Restart => Sequel::Again,
+                OnReboot::Stop => Sequel::Stay,
+                OnReboot::Destroy => Sequel::Destroy,
+            },
+            Stop::Crashed => match self.on_crash {
+                OnCrash::Preserve => Sequel::Stay,
+                OnCrash::Restart => Sequel::Again,
+                OnCrash::Destroy => Sequel::Destroy,
+            },
+        }
+    }
+
+    /// A vCPU has left its run queue. With the last one the VM stops, and what is returned follows.
+    pub fn vcpu_retired(&self) -> Option<Sequel> {
         let mut lifecycle = self.lifecycle.lock();
         lifecycle.live = lifecycle.live.saturating_sub(1);
         if lifecycle.live > 0 || self.has_stopped() {
@@ -219,23 +252,23 @@ impl Vm {
         }
         let asked = lifecycle.stop;
         let stop = asked.unwrap_or(Stop::Crashed);
-        let again = matches!(stop, Stop::Reset | Stop::Restart) && !self.is_doomed();
-        if !again {
+        let sequel = self.sequel(stop);
+        if sequel != Sequel::Again {
             self.set_stopped(&mut lifecycle, stop);
         }
         drop(lifecycle); // the log may be slow
         if asked.is_none() {
             log::warn!("{}: every vCPU has turned itself off", self.name);
         }
-        if !again {
-            let how = match stop {
-                Stop::Crashed => " (crashed)",
-                Stop::Forced => " (forced)",
-                Stop::Off | Stop::Reset | Stop::Restart => "",
-            };
+        let how = match stop {
+            Stop::Crashed => " (crashed)",
+            Stop::Forced => " (forced)",
+            Stop::Off | Stop::Reset | Stop::Restart => "",
+        };
+        if sequel != Sequel::Again {
             log::info!("{}: stopped{how}", self.name);
         }
-        Some(stop)
+        Some(sequel)
     }
 
     /// Begin again in place: registers, interrupts and devices as after reset; the boot vCPU loads the

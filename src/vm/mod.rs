@@ -27,6 +27,7 @@ use spin::mutex::{TicketMutex, TicketMutexGuard};
 use crate::device::bus::Bus;
 use crate::firmware::entropy::Entropy;
 use crate::machine::{CpuId, Machine, Space};
+use crate::manifest::{OnCrash, OnReboot};
 use crate::memory::{GuestMemory, Stage2};
 use crate::sched::VmId;
 use crate::time::Ticks;
@@ -35,7 +36,7 @@ use crate::vgic::{GicVersion, IntId, Notify, Vgic};
 
 pub use handle::{Next, Outcome};
 use lifecycle::Lifecycle;
-pub use lifecycle::{Status, Stop};
+pub use lifecycle::{Sequel, Status, Stop};
 use ptimer::PhysicalTimer;
 use tally::Tally;
 
@@ -89,6 +90,8 @@ pub struct Vm {
     stage2: TicketMutex<Stage2>,
     regime: Regime,
     lifecycle: TicketMutex<Lifecycle>,
+    on_crash: OnCrash,
+    on_reboot: OnReboot,
     /// How much memory was taken for it, in bytes.
     footprint: u64,
     /// How often it was reset.

@@ -11,7 +11,7 @@ use plinth::exit::Width;
 use plinth::hypervisor::{Hypervisor, Stock};
 use plinth::machine::fake::{INTID, IRQ_VECTOR, OnPause, Op, Scripted, Seen, VIRTUAL_TIMER, World};
 use plinth::machine::{CpuId, Machine};
-use plinth::manifest::{self, Manifest, VmSource};
+use plinth::manifest::{self, MachineConfig, Manifest, OnCrash, OnReboot, VmSource};
 use plinth::memory::{FramePool, Geometry, Maintenance, PaRange, Ram, Vmids};
 use plinth::sched::VmId;
 use plinth::time::Frequency;
@@ -47,11 +47,23 @@ pub struct Guest {
     pub vcpus: u8,
     pub kernel: Vec<u8>,
     pub initrd: Option<Vec<u8>>,
+    pub autostart: bool,
+    pub on_crash: OnCrash,
+    pub on_reboot: OnReboot,
 }
 
 pub fn guest(name: &str, vcpus: u8) -> Guest {
     let kernel = elf(ENTRY, &[0x5a; 64], 0x2000);
-    Guest { name: name.into(), memory: RAM, vcpus, kernel, initrd: None }
+    Guest {
+        name: name.into(),
+        memory: RAM,
+        vcpus,
+        kernel,
+        initrd: None,
+        autostart: true,
+        on_crash: OnCrash::default(),
+        on_reboot: OnReboot::default(),
+    }
 }
 
 /// An ELF file with one segment at `entry` (System V ABI, "ELF Header", "Program Header").
@@ -83,18 +95,25 @@ pub fn elf(entry: u64, bytes: &[u8], memory: u64) -> Vec<u8> {
 
 /// The bundle of these guests, as the boot loader leaves it.
 pub fn bundle(guests: &[Guest]) -> Manifest<'static> {
+    bundle_for(&MachineConfig::default(), guests)
+}
+
+/// The same for a machine of which something is said.
+pub fn bundle_for(machine: &MachineConfig, guests: &[Guest]) -> Manifest<'static> {
     let sources: Vec<_> = guests
         .iter()
         .map(|guest| VmSource {
-            name: &guest.name,
             memory: guest.memory,
             vcpus: guest.vcpus,
-            kernel: &guest.kernel,
             initrd: guest.initrd.as_deref(),
             cmdline: "console=ttyAMA0",
+            autostart: guest.autostart,
+            on_crash: guest.on_crash,
+            on_reboot: guest.on_reboot,
+            ..VmSource::new(&guest.name, &guest.kernel)
         })
         .collect();
-    let bundle = manifest::write(&sources).unwrap();
+    let bundle = manifest::write(machine, &sources).unwrap();
     manifest::read(Box::leak(bundle.into_boxed_slice())).unwrap()
 }
 
@@ -159,7 +178,7 @@ impl Room {
         on_pause: Box<OnPause>,
     ) -> Self {
         let memory: u64 = guests.iter().map(|guest| guest.memory + (128 << 10)).sum();
-        let room = Self::of(gic, cpus, list_registers, guests, memory, on_pause);
+        let room = Self::of(gic, cpus, list_registers, &bundle(guests), memory, on_pause);
         assert_eq!(room.hypervisor.alive() as usize, guests.len(), "all are built");
         room
     }
@@ -169,15 +188,16 @@ impl Room {
         gic: GicVersion,
         count: u8,
         list_registers: usize,
-        guests: &[Guest],
+        bundle: &Manifest<'static>,
         memory: u64,
         on_pause: Box<OnPause>,
     ) -> Self {
-        let lines: Vec<_> = guests.iter().map(|_| Arc::new(ScriptedLine::default())).collect();
+        let lines: Vec<_> =
+            bundle.vms().iter().map(|_| Arc::new(ScriptedLine::default())).collect();
         let of_vm = lines.clone();
         let line = move |id: VmId, _: &str| -> Arc<dyn SerialLine> { of_vm[id.index()].clone() };
         let stock =
-            Stock::new(host(gic, count), bundle(guests), pool(memory), None, Box::new(line));
+            Stock::new(host(gic, count), bundle.clone(), pool(memory), None, Box::new(line));
         let hypervisor: &'static Hypervisor = Box::leak(Box::new(Hypervisor::new(stock)));
         let world = World::new(count, on_pause);
         let mut machines: Vec<_> =
@@ -185,7 +205,7 @@ impl Room {
         hypervisor.create_all(&mut machines[0]);
         hypervisor.start_all(&mut machines[0]);
         let vmid_of = |vm| hypervisor.vm(VmId(vm)).map_or(0, |vm| vmid(&vm));
-        let vmids = (0..).take(guests.len()).map(vmid_of).collect();
+        let vmids = (0..).take(bundle.vms().len()).map(vmid_of).collect();
         let cpus = machines.into_iter().map(|machine| Cpu::new(machine, hypervisor, on_device));
         let (cpus, finished) = (cpus.collect(), vec![false; count.into()]);
         Self { world, hypervisor, cpus, lines, finished, vmids }

@@ -84,6 +84,22 @@ pub fn guests() -> Result<PathBuf> {
     Ok(paths::target().join("guests").join(TARGET).join("release"))
 }
 
+/// The names of the guest payloads.
+pub fn payloads() -> Result<Vec<String>> {
+    let folder = paths::root().join("guests/src/bin");
+    let entries =
+        std::fs::read_dir(&folder).with_context(|| format!("cannot list {}", folder.display()))?;
+    let mut names = Vec::new();
+    for entry in entries {
+        let path = entry?.path();
+        if path.is_dir() || path.extension().is_some_and(|extension| extension == "rs") {
+            names.extend(path.file_stem().map(|stem| stem.to_string_lossy().into_owned()));
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
 /// Whether the Rust target is installed, wherever Rust came from.
 pub fn has_target() -> bool {
     sysroot().is_ok_and(|root| root.join("lib/rustlib").join(TARGET).is_dir())

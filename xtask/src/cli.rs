@@ -20,8 +20,16 @@ struct CommandLine {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Task {
-    /// Boots guests on Plinth under QEMU; with nothing named, a Debian guest with a shell
+    /// Boots guests on Plinth under QEMU; with nothing named, two Debian guests and a bare-metal one
     Run(Box<RunOptions>),
+    /// Packs a manifest and its files into the one file that a boot loader passes as the initrd
+    Bundle {
+        /// A TOML file that describes the guests
+        manifest: PathBuf,
+        /// The file to write
+        #[arg(short, long, value_name = "FILE")]
+        output: PathBuf,
+    },
     /// Runs everything that CI runs
     Test {
         /// Only the tests whose name contains this
@@ -51,8 +59,11 @@ pub enum Task {
 /// The machine and the guests of one run.
 #[derive(Args, Clone, Debug)]
 pub struct RunOptions {
-    /// A TOML file that describes the guests
+    /// A TOML file that describes the guests, or a bundle
     pub manifest: Option<PathBuf>,
+    /// The one default Debian guest; so do --vcpus, --guest-memory and --cmdline without --kernel
+    #[arg(long, conflicts_with_all = ["manifest", "kernel"])]
+    pub single: bool,
     /// The board that QEMU emulates
     #[arg(long, default_value = "qemu-virt")]
     pub board: String,
@@ -101,6 +112,15 @@ pub struct RunOptions {
     /// Passed on to QEMU
     #[arg(last = true, value_name = "ARGS")]
     pub qemu: Vec<String>,
+}
+
+impl RunOptions {
+    /// Whether an option speaks of one guest, so that no manifest is asked for.
+    pub fn one_guest(&self) -> bool {
+        let named = self.kernel.is_some() || self.initrd.is_some() || self.cmdline.is_some();
+        let sized = self.vcpus.is_some() || self.guest_memory.is_some();
+        self.single || self.bare || named || sized
+    }
 }
 
 fn gic(text: &str) -> Result<u8, String> {
@@ -183,6 +203,24 @@ mod tests {
     }
 
     #[test]
+    fn options_about_a_guest_ask_for_one_guest() {
+        for line in ["run", "run --gic 2 --smp 4 --memory 4G --until x", "run a.toml"] {
+            assert!(!run(line).one_guest(), "{line}");
+        }
+        for line in ["--single", "--vcpus 1", "--guest-memory 1G", "--cmdline x", "--bare"] {
+            assert!(run(&format!("run {line}")).one_guest(), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_bundle_has_a_manifest_and_an_output() {
+        let Ok(Task::Bundle { manifest, output }) = args("bundle a.toml -o a.bundle") else {
+            panic!("a good command line");
+        };
+        assert_eq!((manifest, output), ("a.toml".into(), "a.bundle".into()));
+    }
+
+    #[test]
     fn what_follows_two_dashes_goes_to_qemu() {
         let options = run("run --gic 2 guests.toml -- -d int -D log");
         assert_eq!(options.qemu, ["-d", "int", "-D", "log"]);
@@ -202,7 +240,9 @@ mod tests {
             ("run --timeout never", "seconds"),
             ("run a.toml --kernel Image", "--kernel"),
             ("run a.toml --vcpus 2", "--vcpus"),
+            ("run a.toml --single", "--single"),
             ("run --initrd x", "--kernel"),
+            ("bundle a.toml", "--output"),
             ("run --colour", "--colour"),
             ("walk", "walk"),
         ] {

@@ -4,7 +4,8 @@
 //! |---|---|
 //! | [`cli`] | the command line |
 //! | [`run`] | from arguments to a running machine and its exit status |
-//! | [`manifest`], [`guest`], [`image`], [`size`] | which guests, and whether they can boot at all |
+//! | [`manifest`], [`guest`], [`source`], [`image`], [`size`] | which guests, and whether they can boot at all |
+//! | [`bundle`] | the one file they are packed into |
 //! | [`build`], [`symbols`] | the hypervisor's image and its symbols |
 //! | [`qemu`], [`console`], [`terminal`] | the machine, its serial line, and the user's terminal |
 //! | [`apt`], [`debian`], [`initramfs`] | what is fetched from Debian: QEMU and the default guest |
@@ -12,6 +13,7 @@
 
 mod apt;
 mod build;
+mod bundle;
 mod cli;
 mod console;
 mod debian;
@@ -25,6 +27,7 @@ mod paths;
 mod qemu;
 mod run;
 mod size;
+mod source;
 mod suite;
 mod symbols;
 mod terminal;
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
     };
     let done = match task {
         Task::Run(options) => run::run(&options),
+        Task::Bundle { manifest, output } => bundle::pack(&manifest, &output),
         Task::Test { filter, bare } => suite::run(filter.as_deref(), bare),
         Task::Build => build::hypervisor().map(|image| {
             println!("{}", image.raw.display());

@@ -5,29 +5,37 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use plinth::manifest::VmSource;
+use plinth::manifest::{MachineConfig, Manifest};
 
+use crate::bundle::Bundle;
 use crate::cli::RunOptions;
 use crate::console::{self, End, LastWords, Watch};
-use crate::guest::{DEFAULT_MEMORY, Field, Guest, Payload};
+use crate::guest::{Guest, Payload, Problem};
 use crate::qemu::Machine;
+use crate::source::{Part, Source, Store};
 use crate::symbols::Symbols;
-use crate::{build, debian, manifest, paths, qemu, size};
+use crate::{build, paths, qemu, size};
 
 /// What a machine needs beside its guests' memory: the hypervisor itself and its tables.
 const HYPERVISOR_MEMORY: u64 = 16 << 20;
 
+/// The guests that boot when none is named, below the project's root.
+const DEFAULT_MANIFEST: &str = "platform/qemu_virt/guests.toml";
+
 /// Boots what the options say and reports how it went.
 pub fn run(options: &RunOptions) -> Result<ExitCode> {
     check_machine(options)?;
-    let guests = guests(options)?;
-    check_memory(options, &guests)?;
-    let qemu = qemu::need()?;
     if options.bare {
-        run_bare(options, &qemu, &guests)
-    } else {
-        run_plinth(options, &qemu, &guests)
+        let guest = guest(options)?;
+        return run_bare(options, &qemu::need()?, &guest);
     }
+    let bundle = match &options.manifest {
+        Some(path) => Bundle::load(path)?,
+        None if options.one_guest() => Bundle::pack(&MachineConfig::default(), &[guest(options)?])?,
+        None => Bundle::load(&paths::root().join(DEFAULT_MANIFEST))?,
+    };
+    check_memory(options, &bundle)?;
+    run_plinth(options, &qemu::need()?, &bundle)
 }
 
 /// Refuses machines that QEMU could not build.
@@ -46,60 +54,45 @@ fn check_machine(options: &RunOptions) -> Result<()> {
     Ok(())
 }
 
-/// The guests of this run, each checked.
-fn guests(options: &RunOptions) -> Result<Vec<Payload>> {
-    if let Some(path) = &options.manifest {
-        return manifest::load(path);
-    }
-    let memory = options.guest_memory.unwrap_or(DEFAULT_MEMORY);
-    let guest = match &options.kernel {
-        Some(kernel) => Guest {
-            name: name_of(kernel),
-            kernel: kernel.clone(),
-            initrd: options.initrd.clone(),
-            cmdline: options.cmdline.clone().unwrap_or_default(),
-            memory,
-            vcpus: options.vcpus.unwrap_or(1),
-        },
-        None => {
-            let vcpus = options.vcpus.unwrap_or(2);
-            // Mistakes on the command line are told before anything is fetched for them.
-            let probe = Guest { vcpus, memory, ..default_guest(PathBuf::new(), PathBuf::new()) };
-            check_options(probe, |field| !matches!(field, Field::Kernel | Field::Initrd))?;
-            let files = debian::guest()?;
-            let standard = default_guest(files.kernel, files.initrd);
-            let cmdline = options.cmdline.clone().unwrap_or_else(|| standard.cmdline.clone());
-            Guest { vcpus, memory, cmdline, ..standard }
+/// The one guest that the options describe.
+fn guest(options: &RunOptions) -> Result<Payload> {
+    let mut guest = match &options.kernel {
+        Some(kernel) => {
+            let initrd = options.initrd.clone().map(Source::File);
+            Guest { initrd, ..Guest::new(name_of(kernel), Source::File(kernel.clone())) }
         }
+        None => debian(),
     };
-    Ok(vec![check_options(guest, |_| true)?.context("the guest was checked before")?])
+    if let Some(cmdline) = &options.cmdline {
+        guest.cmdline.clone_from(cmdline);
+    }
+    guest.vcpus = options.vcpus.unwrap_or(guest.vcpus);
+    guest.memory = options.guest_memory.unwrap_or(guest.memory);
+    // Mistakes on the command line are told before anything is fetched for them.
+    told(&guest.look_over())?;
+    guest.load(&Store::default()).or_else(|problems| {
+        told(&problems)?;
+        bail!("the guest cannot boot")
+    })
 }
 
-/// The guest that boots when none is named.
-fn default_guest(kernel: PathBuf, initrd: PathBuf) -> Guest {
+/// The guest that boots when one is wanted and none is named.
+fn debian() -> Guest {
     Guest {
-        name: "debian".to_owned(),
-        kernel,
-        initrd: Some(initrd),
+        initrd: Some(Source::Debian(Part::Initrd)),
         cmdline: "console=ttyAMA0".to_owned(),
-        memory: DEFAULT_MEMORY,
         vcpus: 2,
+        ..Guest::new("debian".to_owned(), Source::Debian(Part::Kernel))
     }
 }
 
-/// Loads a guest; problems with the fields that `matter` are an error that names the options.
-fn check_options(guest: Guest, matter: impl Fn(Field) -> bool) -> Result<Option<Payload>> {
-    match guest.load() {
-        Ok(payload) => Ok(Some(payload)),
-        Err(problems) => {
-            let lines = problems.iter().filter(|problem| matter(problem.field));
-            let lines: Vec<_> = lines.map(ToString::to_string).collect();
-            if !lines.is_empty() {
-                bail!("{}", lines.join("\nerror: "));
-            }
-            Ok(None)
-        }
+/// Fails when there are problems, with one line for each, which names the option.
+fn told(problems: &[Problem]) -> Result<()> {
+    if problems.is_empty() {
+        return Ok(());
     }
+    let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
+    bail!("{}", lines.join("\nerror: "))
 }
 
 /// A guest's name from its kernel's file name.
@@ -111,12 +104,11 @@ fn name_of(kernel: &Path) -> String {
 }
 
 /// Refuses guests that together want more memory than the machine has.
-fn check_memory(options: &RunOptions, guests: &[Payload]) -> Result<()> {
-    let files = |guest: &Payload| guest.kernel.len() + guest.initrd.as_ref().map_or(0, Vec::len);
-    let bundle: usize = guests.iter().map(files).sum();
-    let memory: u64 = guests.iter().map(|guest| guest.memory).fold(0, u64::saturating_add);
-    let needs = memory.saturating_add(bundle as u64).saturating_add(HYPERVISOR_MEMORY);
-    if !options.bare && needs > options.memory {
+fn check_memory(options: &RunOptions, bundle: &Bundle) -> Result<()> {
+    let memory = memory_at_start(&bundle.manifest()?);
+    let needs = memory.saturating_add(bundle.bytes().len() as u64);
+    let needs = needs.saturating_add(HYPERVISOR_MEMORY);
+    if needs > options.memory {
         bail!(
             "the guests have {} of memory; with their files and the hypervisor that needs {}, but \
              the machine has {} (--memory)",
@@ -128,12 +120,16 @@ fn check_memory(options: &RunOptions, guests: &[Payload]) -> Result<()> {
     Ok(())
 }
 
-fn run_plinth(options: &RunOptions, qemu: &qemu::Qemu, guests: &[Payload]) -> Result<ExitCode> {
-    let sources: Vec<_> = guests.iter().map(source).collect();
-    let bundle = plinth::manifest::write(&sources)?;
+/// The memory of the guests that start with the machine.
+fn memory_at_start(manifest: &Manifest<'_>) -> u64 {
+    let started = manifest.vms().iter().filter(|vm| vm.autostart);
+    started.map(|vm| vm.memory).fold(0, u64::saturating_add)
+}
+
+fn run_plinth(options: &RunOptions, qemu: &qemu::Qemu, bundle: &Bundle) -> Result<ExitCode> {
     let hypervisor = build::hypervisor()?;
     let files = RunFiles::new()?;
-    let bundle_path = files.write("guests.bundle", &bundle)?;
+    let bundle_path = files.write("guests.bundle", bundle.bytes())?;
     let symbols = Symbols::read(&hypervisor.elf);
     let machine = Machine {
         gic: options.gic,
@@ -150,19 +146,7 @@ fn run_plinth(options: &RunOptions, qemu: &qemu::Qemu, guests: &[Payload]) -> Re
     boot(options, qemu, &machine, symbols.as_ref())
 }
 
-fn source(guest: &Payload) -> VmSource<'_> {
-    VmSource {
-        name: &guest.name,
-        memory: guest.memory,
-        vcpus: guest.vcpus,
-        kernel: &guest.kernel,
-        initrd: guest.initrd.as_deref(),
-        cmdline: &guest.cmdline,
-    }
-}
-
-fn run_bare(options: &RunOptions, qemu: &qemu::Qemu, guests: &[Payload]) -> Result<ExitCode> {
-    let [guest] = guests else { bail!("--bare boots one guest") };
+fn run_bare(options: &RunOptions, qemu: &qemu::Qemu, guest: &Payload) -> Result<ExitCode> {
     let files = RunFiles::new()?;
     let kernel = files.write("kernel", &guest.kernel)?;
     let initrd = guest.initrd.as_ref().map(|bytes| files.write("initrd", bytes)).transpose()?;
@@ -170,12 +154,12 @@ fn run_bare(options: &RunOptions, qemu: &qemu::Qemu, guests: &[Payload]) -> Resu
         gic: options.gic,
         cpu: &options.cpu,
         smp: u32::from(guest.vcpus),
-        memory: guest.memory,
+        memory: guest.memory(),
         el2: false,
         icount: options.icount,
         kernel: &kernel,
         initrd: initrd.as_deref(),
-        append: &guest.cmdline,
+        append: guest.cmdline(),
         extra: &options.qemu,
     };
     boot(options, qemu, &machine, None)

@@ -35,9 +35,25 @@ pub fn show(bytes: u64) -> String {
     }
 }
 
+/// A file's size for people: tenths of MiB or KiB where it is large, else bytes.
+pub fn show_rounded(bytes: u64) -> String {
+    match bytes {
+        0..0x2800 => format!("{bytes} bytes"),
+        0x2800..0x10_0000 => format!("{}K", bytes >> 10),
+        _ => format!("{}.{}M", bytes >> 20, ((bytes & 0xf_ffff) * 10) >> 20),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{parse, show};
+    use super::{parse, show, show_rounded};
+
+    #[test]
+    fn a_files_size_is_rounded_down() {
+        let sizes = [0, 10_239, 10_240, (1 << 20) - 1, 1 << 20, (5 << 20) - 1];
+        let shown = ["0 bytes", "10239 bytes", "10K", "1023K", "1.0M", "4.9M"];
+        assert_eq!(sizes.map(show_rounded), shown);
+    }
 
     #[test]
     fn units_are_powers_of_1024() {

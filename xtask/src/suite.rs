@@ -5,6 +5,7 @@
 //! | `host/…` | formatting, lints, documentation, tests on the developer's PC, Miri |
 //! | `run/…` | the command line refuses what is wrong, and leaves no QEMU behind; the hypervisor reports its own crashes and refuses guests it cannot build |
 //! | `guests/…` | each payload of `guests/` gets the answers it wants, on both GICs |
+//! | `bundle/…` | manifests are refused with every mistake, bundles are packed, boot, and are refused when damaged |
 //! | `debian/…` | Debian boots, takes input, reboots and powers off, beside hostile guests as well |
 
 mod command;
@@ -15,6 +16,7 @@ mod host;
 mod hostile;
 mod images;
 mod machine;
+mod manifests;
 mod many;
 mod payloads;
 mod refusals;
@@ -144,10 +146,12 @@ pub fn run(filter: Option<&str>, bare: bool) -> Result<ExitCode> {
         steps.extend(crash::steps());
         steps.extend(firmware::steps());
         steps.extend(images::steps());
+        steps.extend(manifests::steps());
     }
     steps.extend(payloads::steps()?);
     steps.extend(debian::steps());
     if !bare {
+        steps.extend(manifests::debian_steps());
         steps.extend(hostile::steps());
         steps.extend(many::steps());
     }

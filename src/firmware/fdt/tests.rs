@@ -8,9 +8,14 @@ use proptest::prelude::*;
 
 use super::*;
 
+fn ram(start: u64, size: u64) -> Region<Ipa> {
+    Region::new(Ipa::new(start), size).unwrap()
+}
+
 fn machine() -> GuestMachine<'static> {
     GuestMachine {
-        memory: 512 << 20,
+        ram: ram(0x4000_0000, 512 << 20),
+        devices: Devices::RTC,
         vcpus: 4,
         gic: GicVersion::V3,
         cmdline: "console=ttyAMA0 quiet",
@@ -54,10 +59,23 @@ fn the_root_says_which_machine_and_which_hypervisor() {
 }
 
 #[test]
-fn memory_is_one_region_from_one_gib_on() {
-    let dtb = write(&GuestMachine { memory: 5 << 30 | 4096, ..machine() });
+fn memory_is_one_region_where_ram_is() {
+    let dtb = write(&GuestMachine { ram: ram(0x4000_0000, 5 << 30 | 4096), ..machine() });
     assert_eq!(numbers(&dtb, "/memory@40000000", "reg"), [0, 0x4000_0000, 1, 0x4000_1000]);
     assert_eq!(text(&dtb, "/memory@40000000", "device_type"), "memory\0");
+    let dtb = write(&GuestMachine { ram: ram(0x12_8020_0000, 4096), ..machine() });
+    assert_eq!(numbers(&dtb, "/memory@1280200000", "reg"), [0x12, 0x8020_0000, 0, 0x1000]);
+}
+
+#[test]
+fn a_clock_that_the_guest_does_not_have_is_not_there() {
+    let has = |devices| {
+        let dtb = write(&GuestMachine { devices, ..machine() });
+        let fdt = Fdt::new(&dtb).unwrap();
+        fdt.find_compatible(&["arm,pl031"]).is_some()
+    };
+    assert!(has(Devices::RTC));
+    assert!(!has(Devices::NONE));
 }
 
 #[test]
@@ -216,13 +234,22 @@ proptest! {
     fn any_machine_gives_a_tree_that_two_parsers_read(
         cmdline in ".{0,300}",
         vcpus in any::<u8>(),
-        memory in any::<u64>(),
+        region in (0u64..1 << 40, 1u64..1 << 40),
+        clock in any::<bool>(),
         start in any::<u64>(),
         version_2 in any::<bool>(),
     ) {
         let gic = if version_2 { GicVersion::V2 } else { GicVersion::V3 };
         let initrd = Region::new(Ipa::new(start), 1);
-        let dtb = write(&GuestMachine { memory, vcpus, gic, cmdline: &cmdline, initrd, seeds: None });
+        let dtb = write(&GuestMachine {
+            ram: ram(region.0, region.1),
+            devices: if clock { Devices::RTC } else { Devices::NONE },
+            vcpus,
+            gic,
+            cmdline: &cmdline,
+            initrd,
+            seeds: None,
+        });
         let wanted = cmdline.split('\0').next().unwrap();
         let fdt = Fdt::new(&dtb).unwrap();
         prop_assert_eq!(fdt.chosen().bootargs(), Some(wanted));

@@ -54,8 +54,9 @@ fn boot(bench: &Bench, gic: &str, vcpus: u32, cpus: u32, cpu: &str) -> Result<()
     bench.machine()?;
     bench.debian()?;
     let (vcpus, cpus, marker) = (vcpus.to_string(), cpus.to_string(), marker(vcpus));
-    let args = ["--gic", gic, "--vcpus", &vcpus, "--smp", &cpus, "--cpu", cpu, "--until", &marker];
-    let mut session = Session::start(bench, &args, BOOT_SECONDS)?;
+    let guest = ["--single", "--vcpus", &vcpus];
+    let machine = ["--gic", gic, "--smp", &cpus, "--cpu", cpu, "--until", &marker];
+    let mut session = Session::start(bench, &[&guest[..], &machine].concat(), BOOT_SECONDS)?;
     session.end_with(0, BOOT_SECONDS + 10)
 }
 
@@ -63,7 +64,7 @@ fn boot(bench: &Bench, gic: &str, vcpus: u32, cpus: u32, cpu: &str) -> Result<()
 fn start(bench: &Bench, gic: &str) -> Result<Session> {
     bench.machine()?;
     bench.debian()?;
-    let mut session = Session::start(bench, &["--gic", gic], RUN_SECONDS)?;
+    let mut session = Session::start(bench, &["--single", "--gic", gic], RUN_SECONDS)?;
     prompt(&mut session)?;
     Ok(session)
 }

@@ -1,12 +1,10 @@
 //! Steps that run the EL1 payloads of `guests/`, each of which asks the machine some questions.
 
-use std::path::Path;
-
 use anyhow::{Result, bail};
 
 use super::session::Session;
 use super::{Bench, Step};
-use crate::paths;
+use crate::build;
 
 /// How long a payload may take; some wait for seconds on purpose, and the PC may be busy.
 const SECONDS: u64 = 120;
@@ -21,6 +19,8 @@ enum Ends {
     Until(&'static str),
     /// It resets its machine until it is told to stop.
     Resets,
+    /// It goes on until, after it has printed this, it is told to stop.
+    Quits(&'static str),
 }
 
 /// The machine that a payload wants.
@@ -39,6 +39,7 @@ impl Wants {
             "smp" => Self { vcpus: 4, cpus: 4, ..two },
             // Registers mix when vCPUs share a CPU, so here they do.
             "fp" | "context" => Self { vcpus: 8, ..two },
+            "heartbeat" => Self { vcpus: 1, ends: Ends::Quits("heartbeat 2"), ..two },
             "reset" => Self { ends: Ends::Resets, ..two },
             "spin" => Self { ends: Ends::Until("spin: "), ..two },
             "share" => Self { ends: Ends::Until("share: 4 "), ..two },
@@ -53,7 +54,7 @@ impl Wants {
 
 pub fn steps() -> Result<Vec<Step>> {
     let mut steps = Vec::new();
-    for name in names(&paths::root().join("guests/src/bin"))? {
+    for name in build::payloads()? {
         for gic in ["2", "3"] {
             let name = name.clone();
             steps.push(Step::new(format!("guests/{name}-gicv{gic}"), move |bench| {
@@ -62,21 +63,6 @@ pub fn steps() -> Result<Vec<Step>> {
         }
     }
     Ok(steps)
-}
-
-/// The names of the programs whose sources are in `folder`; none when it does not exist.
-fn names(folder: &Path) -> Result<Vec<String>> {
-    let mut names = Vec::new();
-    if folder.is_dir() {
-        for entry in std::fs::read_dir(folder)? {
-            let path = entry?.path();
-            if path.is_dir() || path.extension().is_some_and(|extension| extension == "rs") {
-                names.extend(path.file_stem().map(|stem| stem.to_string_lossy().into_owned()));
-            }
-        }
-    }
-    names.sort();
-    Ok(names)
 }
 
 fn payload(bench: &Bench, name: &str, gic: &str) -> Result<()> {
@@ -98,6 +84,10 @@ fn payload(bench: &Bench, name: &str, gic: &str) -> Result<()> {
             }
             // Where something survives a reset, the payload may have ended by itself.
             let _ = session.send("q");
+        }
+        Ends::Quits(text) => {
+            session.expect(text, SECONDS)?;
+            session.send("q")?;
         }
         Ends::Verdict => {}
     }

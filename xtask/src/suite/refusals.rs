@@ -13,7 +13,7 @@ use crate::paths;
 /// A name, the arguments (`@` stands for the folder of test files), and what the message says.
 type Case = (&'static str, &'static str, &'static [&'static str]);
 
-const CASES: [Case; 25] = [
+const CASES: [Case; 27] = [
     ("no-such-kernel", "--kernel @/none", &["--kernel", "there is no file", "@/none"]),
     ("kernel-is-a-folder", "--kernel @", &["--kernel", "is a folder"]),
     ("kernel-is-empty", "--kernel @/empty", &["--kernel", "empty"]),
@@ -43,17 +43,22 @@ const CASES: [Case; 25] = [
         "manifest-mistakes",
         "@/bad.toml",
         &[
-            "bad.toml:3: vm 1, color: unknown field",
-            "bad.toml:5: vm 2, name: the field is missing",
-            "bad.toml:5: vm 2, kernel: the field is missing",
+            "bad.toml:3:1: vm 1, color: unknown field",
+            "bad.toml:5:1: vm 2, name: the field is missing",
+            "bad.toml:5:1: vm 2, kernel: the field is missing",
         ],
     ),
     (
         "manifest-of-impossible-guests",
         "@/impossible.toml",
-        &["impossible.toml:3: vm 1, kernel: there is no file", "impossible.toml:4: vm 1, vcpus: 9"],
+        &[
+            "impossible.toml:3:10: vm 1, kernel: there is no file",
+            "impossible.toml:4:9: vm 1, vcpus: 9",
+        ],
     ),
     ("manifest-not-toml", "@/text", &["text:1:"]),
+    ("nine-vcpus-of-the-single-guest", "--single --vcpus 9", &["--vcpus", "1 to 8"]),
+    ("manifest-and-single", "@/bad.toml --single", &["--single"]),
     ("manifest-and-kernel", "@/bad.toml --kernel @/loop", &["--kernel"]),
 ];
 

@@ -1,0 +1,176 @@
+//! What must hold in a manifest: the same when it is written and when it is read.
+
+use super::config::{MachineConfig, Payload, VmConfig};
+use super::error::{ManifestError, PayloadKind, Place};
+use super::{
+    MAX_CMDLINE, MAX_MEMORY, MAX_NAME, MAX_VMS, PAYLOAD_ALIGN, RAM_BASE_ALIGN, RAM_LIMIT,
+    SCROLLBACK,
+};
+use crate::addr::PAGE_SIZE;
+use crate::sched::policy::{Class, MAX_WEIGHT, MIN_BUDGET_MICROS, PERIOD_MICROS};
+use crate::vcpu::MAX_VCPUS;
+use crate::vm::layout;
+
+/// Everything. Payloads lie between `first` and `end`.
+pub(super) fn whole(
+    machine: &MachineConfig,
+    vms: &[VmConfig],
+    first: u64,
+    end: u64,
+) -> Result<(), ManifestError> {
+    facts(machine, vms)?;
+    for (index, vm) in vms.iter().enumerate() {
+        for (kind, payload) in payloads(vm) {
+            inside(&|| Place::new(index, vm), kind, payload, first, end)?;
+        }
+    }
+    apart(vms)
+}
+
+/// Everything that does not depend on where payloads lie.
+pub(super) fn facts(machine: &MachineConfig, vms: &[VmConfig]) -> Result<(), ManifestError> {
+    if !(1..=26).contains(&machine.escape) {
+        return Err(ManifestError::Escape { code: machine.escape });
+    }
+    if !SCROLLBACK.contains(&machine.scrollback) {
+        return Err(ManifestError::Scrollback { bytes: machine.scrollback });
+    }
+    if vms.is_empty() {
+        return Err(ManifestError::NoVm);
+    }
+    if vms.len() > MAX_VMS {
+        return Err(ManifestError::TooManyVms { count: vms.len() });
+    }
+    for (index, vm) in vms.iter().enumerate() {
+        let place = || Place::new(index, vm);
+        name(&vm.name, index, &place)?;
+        let earlier = vms.iter().take(index).position(|other| other.name == vm.name);
+        if let Some(first) = earlier {
+            return Err(ManifestError::NameDuplicate { place: place(), first });
+        }
+        memory(vm, &place)?;
+        if vm.vcpus == 0 || usize::from(vm.vcpus) > MAX_VCPUS {
+            return Err(ManifestError::Vcpus { place: place(), vcpus: vm.vcpus });
+        }
+        policy(vm, &place)?;
+        if vm.devices.unknown() != 0 {
+            return Err(ManifestError::Devices { place: place(), bits: vm.devices.unknown() });
+        }
+        cmdline(&vm.cmdline, &place)?;
+    }
+    Ok(())
+}
+
+fn name(name: &str, index: usize, place: &dyn Fn() -> Place) -> Result<(), ManifestError> {
+    if name.is_empty() {
+        return Err(ManifestError::NameEmpty { index });
+    }
+    if name.len() > MAX_NAME {
+        return Err(ManifestError::NameTooLong { place: place(), length: name.len() });
+    }
+    if !name.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(ManifestError::NameNotPrintable { place: place() });
+    }
+    Ok(())
+}
+
+fn memory(vm: &VmConfig, place: &dyn Fn() -> Place) -> Result<(), ManifestError> {
+    let memory = vm.memory;
+    if memory == 0 {
+        return Err(ManifestError::MemoryZero { place: place() });
+    }
+    if !memory.is_multiple_of(PAGE_SIZE) {
+        return Err(ManifestError::MemoryUnaligned { place: place(), memory });
+    }
+    if memory > MAX_MEMORY {
+        return Err(ManifestError::MemoryTooLarge { place: place(), memory });
+    }
+    let base = vm.ram_base.raw();
+    if vm.ram_base < layout::RAM_BASE || !vm.ram_base.is_aligned(RAM_BASE_ALIGN) {
+        return Err(ManifestError::RamBase { place: place(), base });
+    }
+    // Both are far from the end of the 64-bit space, or this is larger than any limit.
+    if base.saturating_add(memory) > RAM_LIMIT {
+        return Err(ManifestError::RamTooHigh { place: place(), base, memory });
+    }
+    Ok(())
+}
+
+fn policy(vm: &VmConfig, place: &dyn Fn() -> Place) -> Result<(), ManifestError> {
+    if vm.policy.affinity.is_empty() {
+        return Err(ManifestError::Affinity { place: place() });
+    }
+    match vm.policy.class {
+        Class::Fair { weight, .. } if !(1..=MAX_WEIGHT).contains(&weight) => {
+            Err(ManifestError::Weight { place: place(), weight })
+        }
+        Class::Fair { cap: Some(cap), .. } if !(1..=100 * u16::from(vm.vcpus)).contains(&cap) => {
+            Err(ManifestError::Cap { place: place(), cap, vcpus: vm.vcpus })
+        }
+        Class::Reserved { period, .. } if !PERIOD_MICROS.contains(&period) => {
+            Err(ManifestError::Period { place: place(), period })
+        }
+        Class::Reserved { budget, period } if !(MIN_BUDGET_MICROS..=period).contains(&budget) => {
+            Err(ManifestError::Budget { place: place(), budget, period })
+        }
+        Class::Fair { .. } | Class::Reserved { .. } => Ok(()),
+    }
+}
+
+fn cmdline(cmdline: &str, place: &dyn Fn() -> Place) -> Result<(), ManifestError> {
+    if cmdline.len() > MAX_CMDLINE {
+        return Err(ManifestError::CmdlineTooLong { place: place(), length: cmdline.len() });
+    }
+    match cmdline.chars().find(|character| character.is_control()) {
+        Some(character) => Err(ManifestError::CmdlineControl { place: place(), character }),
+        None => Ok(()),
+    }
+}
+
+/// A VM's payloads.
+fn payloads(vm: &VmConfig) -> impl Iterator<Item = (PayloadKind, Payload)> {
+    let initrd = vm.initrd.map(|initrd| (PayloadKind::Initrd, initrd));
+    core::iter::once((PayloadKind::Kernel, vm.kernel)).chain(initrd)
+}
+
+fn inside(
+    place: &dyn Fn() -> Place,
+    kind: PayloadKind,
+    payload: Payload,
+    first: u64,
+    end: u64,
+) -> Result<(), ManifestError> {
+    let Payload { offset, size } = payload;
+    if size == 0 {
+        return Err(ManifestError::PayloadEmpty { place: place(), kind });
+    }
+    if !offset.is_multiple_of(PAYLOAD_ALIGN) {
+        return Err(ManifestError::PayloadUnaligned { place: place(), kind, offset });
+    }
+    if offset < first || offset.checked_add(size).is_none_or(|last| last > end) {
+        let place = place();
+        return Err(ManifestError::PayloadOutside { place, kind, offset, size, first, end });
+    }
+    Ok(())
+}
+
+/// Two payloads are the same bytes or have none in common.
+fn apart(vms: &[VmConfig]) -> Result<(), ManifestError> {
+    let all = || {
+        vms.iter().enumerate().flat_map(|(index, vm)| {
+            payloads(vm).map(move |(kind, payload)| (index, vm, kind, payload))
+        })
+    };
+    for (number, (index, vm, kind, one)) in all().enumerate() {
+        for (other_index, other_vm, other_kind, other) in all().take(number) {
+            // That neither end overflows was checked before.
+            let overlap =
+                one.offset < other.offset + other.size && other.offset < one.offset + one.size;
+            if overlap && one != other {
+                let (place, other) = (Place::new(index, vm), Place::new(other_index, other_vm));
+                return Err(ManifestError::PayloadOverlap { place, kind, other, other_kind });
+            }
+        }
+    }
+    Ok(())
+}

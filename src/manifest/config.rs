@@ -1,0 +1,256 @@
+//! What a manifest says: of the machine as a whole, and of each VM.
+
+use alloc::string::String;
+
+use serde::{Deserialize, Serialize};
+
+use crate::addr::Ipa;
+use crate::sched::policy::Policy;
+use crate::vm::layout;
+
+/// Some bytes of the bundle.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Payload {
+    pub(super) offset: u64,
+    pub(super) size: u64,
+}
+
+impl Payload {
+    /// Where it starts, counted from the start of the bundle.
+    pub const fn offset(self) -> u64 {
+        self.offset
+    }
+
+    /// How many bytes.
+    pub const fn size(self) -> u64 {
+        self.size
+    }
+}
+
+/// What is said of the machine as a whole.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct MachineConfig {
+    /// The console's escape key: a control code, 1 (Ctrl-A) to 26 (Ctrl-Z).
+    pub escape: u8,
+    /// Whose output the console shows.
+    pub view: View,
+    /// How many bytes of each guest's output are kept, within [`super::SCROLLBACK`].
+    pub scrollback: u32,
+    /// What happens when the last guest has stopped.
+    pub when_idle: WhenIdle,
+}
+
+impl Default for MachineConfig {
+    fn default() -> Self {
+        Self {
+            escape: 1,
+            view: View::default(),
+            scrollback: super::DEFAULT_SCROLLBACK,
+            when_idle: WhenIdle::default(),
+        }
+    }
+}
+
+/// Whose output the console shows.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub enum View {
+    /// Every guest's, line by line, each with its guest's name.
+    #[default]
+    All,
+    /// The focused guest's alone.
+    Focus,
+}
+
+/// What happens when the last guest has stopped.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub enum WhenIdle {
+    /// The machine powers off.
+    #[default]
+    PowerOff,
+    /// The monitor goes on: guests can be started again.
+    Wait,
+}
+
+/// What happens to a guest that has crashed.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub enum OnCrash {
+    /// It stays as it is, to be looked at.
+    #[default]
+    Preserve,
+    /// It starts again.
+    Restart,
+    /// Its memory is given back.
+    Destroy,
+}
+
+/// What happens when a guest asks for a reset.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub enum OnReboot {
+    /// It starts again.
+    #[default]
+    Restart,
+    /// It stops, as if it had powered off.
+    Stop,
+    /// Its memory is given back.
+    Destroy,
+}
+
+/// A set of the devices that a guest may have or not. What every guest has (the UART, the interrupt
+/// controller, empty virtio slots) is not among them.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Devices(u32);
+
+impl Devices {
+    /// None of them.
+    pub const NONE: Self = Self(0);
+    /// The PL031 real-time clock.
+    pub const RTC: Self = Self(1 << 0);
+    /// Each device with the name that manifests have for it.
+    pub const NAMED: [(&'static str, Self); 1] = [("rtc", Self::RTC)];
+
+    const ALL: Self = Self::RTC;
+
+    /// The devices of both sets.
+    #[must_use]
+    pub const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Whether all of `other` are in it.
+    pub const fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// The bits that stand for no device.
+    pub(super) const fn unknown(self) -> u32 {
+        self.0 & !Self::ALL.0
+    }
+
+    #[cfg(test)]
+    pub(super) const fn from_bits(bits: u32) -> Self {
+        Self(bits)
+    }
+}
+
+impl Default for Devices {
+    fn default() -> Self {
+        Self::RTC
+    }
+}
+
+/// What one VM is made from.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct VmConfig {
+    /// Its name: 1 to [`super::MAX_NAME`] printable ASCII characters, unique in the manifest.
+    pub name: String,
+    /// Its RAM in bytes, a multiple of 4 KiB.
+    pub memory: u64,
+    /// Where its RAM starts: a multiple of [`super::RAM_BASE_ALIGN`] from [`layout::RAM_BASE`] on, such
+    /// that RAM ends at [`super::RAM_LIMIT`] at most.
+    pub ram_base: Ipa,
+    /// How many vCPUs, 1 to [`crate::vcpu::MAX_VCPUS`].
+    pub vcpus: u8,
+    /// How its vCPUs share the CPUs. The affinity is not empty, the numbers are in range.
+    pub policy: Policy,
+    /// Whether it starts with the machine.
+    pub autostart: bool,
+    /// What happens when it crashes.
+    pub on_crash: OnCrash,
+    /// What happens when it asks for a reset.
+    pub on_reboot: OnReboot,
+    /// The devices it has beside those that all have.
+    pub devices: Devices,
+    /// The kernel image, not empty.
+    pub kernel: Payload,
+    /// The initial RAM disk, not empty when there is one.
+    pub initrd: Option<Payload>,
+    /// The kernel's command line, at most [`super::MAX_CMDLINE`] bytes without control characters.
+    pub cmdline: String,
+}
+
+/// What [`super::write()`] makes a [`VmConfig`] and its payloads from.
+#[derive(Clone, Copy, Debug)]
+pub struct VmSource<'a> {
+    /// See [`VmConfig::name`].
+    pub name: &'a str,
+    /// See [`VmConfig::memory`].
+    pub memory: u64,
+    /// See [`VmConfig::ram_base`].
+    pub ram_base: Ipa,
+    /// See [`VmConfig::vcpus`].
+    pub vcpus: u8,
+    /// See [`VmConfig::policy`].
+    pub policy: Policy,
+    /// See [`VmConfig::autostart`].
+    pub autostart: bool,
+    /// See [`VmConfig::on_crash`].
+    pub on_crash: OnCrash,
+    /// See [`VmConfig::on_reboot`].
+    pub on_reboot: OnReboot,
+    /// See [`VmConfig::devices`].
+    pub devices: Devices,
+    /// The kernel image.
+    pub kernel: &'a [u8],
+    /// The initial RAM disk.
+    pub initrd: Option<&'a [u8]>,
+    /// See [`VmConfig::cmdline`].
+    pub cmdline: &'a str,
+}
+
+impl<'a> VmSource<'a> {
+    /// A VM of this name and kernel, for which nothing else was asked.
+    pub fn new(name: &'a str, kernel: &'a [u8]) -> Self {
+        Self {
+            name,
+            memory: super::DEFAULT_MEMORY,
+            ram_base: layout::RAM_BASE,
+            vcpus: 1,
+            policy: Policy::default(),
+            autostart: true,
+            on_crash: OnCrash::default(),
+            on_reboot: OnReboot::default(),
+            devices: Devices::default(),
+            kernel,
+            initrd: None,
+            cmdline: "",
+        }
+    }
+
+    /// The same VM as a bundle describes it, with its payloads where `place` puts them.
+    pub(super) fn config(&self, mut place: impl FnMut(&'a [u8]) -> Payload) -> VmConfig {
+        VmConfig {
+            name: self.name.into(),
+            memory: self.memory,
+            ram_base: self.ram_base,
+            vcpus: self.vcpus,
+            policy: self.policy,
+            autostart: self.autostart,
+            on_crash: self.on_crash,
+            on_reboot: self.on_reboot,
+            devices: self.devices,
+            kernel: place(self.kernel),
+            initrd: self.initrd.map(place),
+            cmdline: self.cmdline.into(),
+        }
+    }
+}
+
+impl VmConfig {
+    /// What would be written as this again, with these payloads.
+    pub fn source<'a>(&'a self, kernel: &'a [u8], initrd: Option<&'a [u8]>) -> VmSource<'a> {
+        VmSource {
+            name: &self.name,
+            memory: self.memory,
+            ram_base: self.ram_base,
+            vcpus: self.vcpus,
+            policy: self.policy,
+            autostart: self.autostart,
+            on_crash: self.on_crash,
+            on_reboot: self.on_reboot,
+            devices: self.devices,
+            kernel,
+            initrd,
+            cmdline: &self.cmdline,
+        }
+    }
+}

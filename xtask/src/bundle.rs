@@ -1,0 +1,158 @@
+//! Bundles: what a manifest's guests become, the one file that the boot loader passes on.
+//!
+//! `cargo xtask run` and `cargo xtask bundle` make them the same way, and check them as the
+//! hypervisor will.
+
+use std::fmt::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use plinth::manifest::{self as format, Devices, MAGIC, MachineConfig, Manifest, VmConfig};
+use plinth::sched::policy::{Class, CpuSet, DEFAULT_WEIGHT};
+use plinth::vm::layout::RAM_BASE;
+
+use crate::guest::Payload;
+use crate::{manifest, paths, size};
+
+/// A bundle that the hypervisor will accept.
+pub struct Bundle(Vec<u8>);
+
+impl Bundle {
+    /// The bundle in a file, or of a manifest: a bundle is known by its first bytes.
+    pub fn load(path: &Path) -> Result<Self> {
+        if !is_bundle(path) {
+            let manifest::Described { machine, guests } = manifest::load(path)?;
+            return Self::pack(&machine, &guests);
+        }
+        let bytes =
+            std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        format::read(&bytes).with_context(|| path.display().to_string())?;
+        Ok(Self(bytes))
+    }
+
+    /// The bundle of these guests.
+    pub fn pack(machine: &MachineConfig, guests: &[Payload]) -> Result<Self> {
+        let sources: Vec<_> = guests.iter().map(Payload::source).collect();
+        Ok(Self(format::write(machine, &sources)?))
+    }
+
+    /// The file's bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// What is in it.
+    pub fn manifest(&self) -> Result<Manifest<'_>> {
+        Ok(format::read(&self.0)?)
+    }
+}
+
+/// Whether a file begins as bundles do. One that cannot be read does not.
+fn is_bundle(path: &Path) -> bool {
+    use std::io::Read;
+    let mut first = [0; MAGIC.len()];
+    let read = std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut first));
+    read.is_ok() && first == MAGIC
+}
+
+/// `cargo xtask bundle`: packs a manifest's guests into a file and says what is in it.
+pub fn pack(manifest: &Path, output: &Path) -> Result<ExitCode> {
+    let bundle = Bundle::load(manifest)?;
+    paths::write_if_changed(output, bundle.bytes())?;
+    let size = size::show_rounded(bundle.bytes().len() as u64);
+    print!("{}: {size}\n{}", output.display(), summary(&bundle.manifest()?)?);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// One line for each VM, and the total.
+fn summary(manifest: &Manifest<'_>) -> Result<String> {
+    let mut text = String::new();
+    let vms = manifest.vms();
+    let width = vms.iter().map(|vm| vm.name.len()).max().unwrap_or(0);
+    for vm in vms {
+        let initrd = vm.initrd.map_or_else(String::new, |initrd| {
+            format!(", initrd {}", size::show_rounded(initrd.size()))
+        });
+        let (memory, kernel) = (size::show(vm.memory), size::show_rounded(vm.kernel.size()));
+        let VmConfig { name, vcpus, .. } = vm;
+        let rest = special(vm);
+        writeln!(text, "  {name:width$}  {memory}, vcpus {vcpus}, kernel {kernel}{initrd}{rest}")?;
+    }
+    let memory = vms.iter().map(|vm| vm.memory).fold(0, u64::saturating_add);
+    let noun = if vms.len() == 1 { "VM" } else { "VMs" };
+    writeln!(text, "  {} {noun} with {} of memory", vms.len(), size::show(memory))?;
+    Ok(text)
+}
+
+/// What of a VM is not as it is by default.
+fn special(vm: &VmConfig) -> String {
+    let mut text = String::new();
+    let mut say = |what: String| text.extend([", ", &what]);
+    match vm.policy.class {
+        Class::Fair { weight, cap } => {
+            if weight != DEFAULT_WEIGHT {
+                say(format!("weight {weight}"));
+            }
+            if let Some(cap) = cap {
+                say(format!("cap {cap}%"));
+            }
+        }
+        Class::Reserved { budget, period } => {
+            let show = manifest::show_micros;
+            say(format!("reservation {} in {}", show(budget), show(period)));
+        }
+    }
+    if vm.policy.affinity != CpuSet::ALL {
+        say("pinned".to_owned());
+    }
+    if vm.ram_base != RAM_BASE {
+        say(format!("RAM at {:#x}", vm.ram_base.raw()));
+    }
+    for (name, device) in Devices::NAMED {
+        if !vm.devices.contains(device) {
+            say(format!("no {name}"));
+        }
+    }
+    if !vm.autostart {
+        say("not started".to_owned());
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use plinth::addr::Ipa;
+    use plinth::manifest::{Devices, MachineConfig, VmSource, read, write};
+    use plinth::sched::policy::{Class, CpuSet, Policy};
+
+    use super::summary;
+
+    #[test]
+    fn a_summary_has_a_line_for_each_vm_and_the_total() {
+        let kernel = vec![0xd5; 3 << 19];
+        let plain =
+            VmSource { vcpus: 2, initrd: Some(&kernel[1..]), ..VmSource::new("a", &kernel) };
+        let class = Class::Reserved { budget: 2000, period: 10_000 };
+        let special = VmSource {
+            memory: 64 << 20,
+            policy: Policy { class, affinity: CpuSet::EMPTY.with(plinth::machine::CpuId(1)) },
+            ram_base: Ipa::new(0x8000_0000),
+            devices: Devices::NONE,
+            autostart: false,
+            ..VmSource::new("control", &kernel)
+        };
+        let bundle = write(&MachineConfig::default(), &[plain, special]).expect("good VMs");
+        let text = summary(&read(&bundle).expect("a good bundle")).expect("memory takes it");
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(
+            lines,
+            [
+                "  a        512M, vcpus 2, kernel 1.5M, initrd 1.4M",
+                "  control  64M, vcpus 1, kernel 1.5M, reservation 2ms in 10ms, pinned, \
+             RAM at 0x80000000, no rtc, not started",
+                "  2 VMs with 576M of memory",
+            ]
+        );
+    }
+}

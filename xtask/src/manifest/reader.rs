@@ -1,0 +1,287 @@
+//! From the text of a manifest to the guests it describes, and every mistake in it.
+
+use std::borrow::Cow;
+use std::path::Path;
+
+use plinth::manifest::{MAX_VMS, MachineConfig, OnCrash, OnReboot, View, WhenIdle};
+use plinth::sched::policy::{Class, DEFAULT_WEIGHT, MAX_WEIGHT};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::nearest;
+use super::values::{self, Meaning, Value};
+use crate::guest::{self, Field, Guest, Problem};
+use crate::source::Source;
+
+/// A mistake and the byte of the file where it is.
+#[derive(Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Mistake {
+    pub at: usize,
+    pub text: String,
+}
+
+/// What a manifest says, as far as it could be made out.
+#[derive(Debug, Default)]
+pub struct Draft {
+    pub machine: MachineConfig,
+    pub entries: Vec<Entry>,
+}
+
+/// One `[[vm]]` and where its parts stand in the file.
+#[derive(Debug)]
+pub struct Entry {
+    pub guest: Guest,
+    number: usize,
+    at: usize,
+    places: Places,
+}
+
+/// Where each field's value stands; of several the last counts.
+type Places = Vec<(Field, usize)>;
+
+impl Entry {
+    /// A problem of the guest, at the field it is about.
+    pub fn mistake(&self, problem: &Problem) -> Mistake {
+        let place = self.places.iter().rfind(|(field, _)| *field == problem.field);
+        let at = place.map_or(self.at, |(_, at)| *at);
+        let text = format!("vm {}, {}: {}", self.number, problem.field.key(), problem.text);
+        Mistake { at, text }
+    }
+}
+
+/// Reads the text of a manifest: what can be made out, and all mistakes.
+pub fn parse(text: &str, folder: &Path) -> (Draft, Vec<Mistake>) {
+    let mut reader = Reader { folder, mistakes: Vec::new() };
+    let (root, errors) = DeTable::parse_recoverable(text);
+    for error in &errors {
+        let at = error.span().map_or(0, |span| span.start);
+        reader.wrong(at, error.message().lines().collect::<Vec<_>>().join(" "));
+    }
+    // A file that is not TOML has been told so; what is left of it would only add noise.
+    if errors.iter().any(|error| !error.message().starts_with("duplicate key")) {
+        return (Draft::default(), reader.mistakes);
+    }
+    let draft = reader.root(root.get_ref());
+    (draft, reader.mistakes)
+}
+
+const ROOT: [&str; 2] = ["machine", "vm"];
+const MACHINE: [&str; 5] = ["escape", "view", "scrollback", "when_idle", "defaults"];
+
+const VIEWS: [(&str, View); 2] = [("all", View::All), ("focus", View::Focus)];
+const WHEN_IDLE: [(&str, WhenIdle); 2] =
+    [("power-off", WhenIdle::PowerOff), ("wait", WhenIdle::Wait)];
+const ON_CRASH: [(&str, OnCrash); 3] =
+    [("preserve", OnCrash::Preserve), ("restart", OnCrash::Restart), ("destroy", OnCrash::Destroy)];
+const ON_REBOOT: [(&str, OnReboot); 3] =
+    [("restart", OnReboot::Restart), ("stop", OnReboot::Stop), ("destroy", OnReboot::Destroy)];
+
+/// What every VM starts from.
+struct Defaults {
+    guest: Guest,
+    places: Places,
+}
+
+struct Reader<'a> {
+    folder: &'a Path,
+    mistakes: Vec<Mistake>,
+}
+
+impl Reader<'_> {
+    fn wrong(&mut self, at: usize, text: impl Into<String>) {
+        self.mistakes.push(Mistake { at, text: text.into() });
+    }
+
+    /// What a field means; what is wrong with it is noted, and `None`.
+    fn noted<T>(&mut self, owner: &str, key: &str, meaning: Meaning<T>) -> Option<T> {
+        let wrongs = match meaning {
+            Ok(meaning) => return Some(meaning),
+            Err(wrongs) => wrongs,
+        };
+        for wrong in wrongs {
+            self.wrong(wrong.at, format!("{owner}, {key}{}: {}", wrong.part, wrong.text));
+        }
+        None
+    }
+
+    fn unknown(&mut self, owner: &str, key: &Spanned<Cow<'_, str>>, known: &[&str]) {
+        let name = key.get_ref();
+        let text = format!("{owner}{name}: unknown field{}", nearest::hint(name, known));
+        self.wrong(key.span().start, text);
+    }
+
+    fn root(&mut self, root: &DeTable<'_>) -> Draft {
+        let mut draft = Draft::default();
+        let guest = Guest::new(String::new(), Source::Untold);
+        let mut defaults = Defaults { guest, places: Vec::new() };
+        let mut tables = None;
+        for (key, value) in root {
+            match (key.get_ref().as_ref(), value.get_ref()) {
+                ("vm", DeValue::Array(list)) => tables = Some(list),
+                ("vm", _) => {
+                    self.wrong(key.span().start, "guests are written as [[vm]] tables");
+                    return draft;
+                }
+                ("machine", DeValue::Table(table)) => {
+                    draft.machine = self.machine(table, &mut defaults);
+                }
+                ("machine", _) => {
+                    self.wrong(key.span().start, "the machine is written as a [machine] table");
+                }
+                _ => self.unknown("", key, &ROOT),
+            }
+        }
+        let tables: Vec<_> = tables.into_iter().flat_map(|list| list.iter()).collect();
+        if tables.is_empty() {
+            self.wrong(0, "no [[vm]]: the manifest describes no guest");
+        }
+        for (index, value) in tables.into_iter().enumerate() {
+            let number = index + 1;
+            let at = value.span().start;
+            if number == MAX_VMS + 1 {
+                self.wrong(at, format!("vm {number} is one too many; {MAX_VMS} are possible"));
+            }
+            match value.get_ref() {
+                DeValue::Table(table) => {
+                    let entry = self.entry(number, at, table, &defaults);
+                    self.name_is_new(&entry, &draft.entries);
+                    draft.entries.push(entry);
+                }
+                _ => self.wrong(at, format!("vm {number} is not a table")),
+            }
+        }
+        draft
+    }
+
+    fn name_is_new(&mut self, entry: &Entry, earlier: &[Entry]) {
+        if let Some(first) = earlier.iter().find(|other| other.guest.name == entry.guest.name) {
+            let text = format!(
+                "`{}` is the name of vm {} already; each name is given once",
+                first.guest.name, first.number
+            );
+            let mistake = entry.mistake(&Problem { field: Field::Name, text });
+            self.mistakes.push(mistake);
+        }
+    }
+
+    fn machine(&mut self, table: &DeTable<'_>, defaults: &mut Defaults) -> MachineConfig {
+        let mut machine = MachineConfig::default();
+        for (key, value) in table {
+            let name = key.get_ref().as_ref();
+            match name {
+                "escape" => {
+                    let escape = self.noted("machine", name, values::escape(value));
+                    machine.escape = escape.unwrap_or(machine.escape);
+                }
+                "view" => {
+                    let view = self.noted("machine", name, values::choice(value, &VIEWS));
+                    machine.view = view.unwrap_or(machine.view);
+                }
+                "scrollback" => {
+                    let bytes = self.noted("machine", name, values::scrollback(value));
+                    machine.scrollback = bytes.unwrap_or(machine.scrollback);
+                }
+                "when_idle" => {
+                    let idle = self.noted("machine", name, values::choice(value, &WHEN_IDLE));
+                    machine.when_idle = idle.unwrap_or(machine.when_idle);
+                }
+                "defaults" => match value.get_ref() {
+                    DeValue::Table(table) => {
+                        let Defaults { guest, places } = defaults;
+                        let owner = "machine.defaults";
+                        self.fields(owner, table, &Field::DEFAULTS, guest, places);
+                    }
+                    _ => self.wrong(key.span().start, "machine, defaults: it is not a table"),
+                },
+                _ => self.unknown("machine, ", key, &MACHINE),
+            }
+        }
+        machine
+    }
+
+    fn entry(
+        &mut self,
+        number: usize,
+        at: usize,
+        table: &DeTable<'_>,
+        defaults: &Defaults,
+    ) -> Entry {
+        let mut guest = Guest { name: format!("vm{number}"), ..defaults.guest.clone() };
+        let mut places = defaults.places.clone();
+        let owner = format!("vm {number}");
+        self.fields(&owner, table, &Field::ALL, &mut guest, &mut places);
+        for field in [Field::Name, Field::Kernel] {
+            if !table.keys().any(|key| key.get_ref() == field.key()) {
+                self.wrong(at, format!("{owner}, {}: the field is missing", field.key()));
+            }
+        }
+        Entry { guest, number, at, places }
+    }
+
+    /// Reads the fields of one table into `guest`; `known` are those it may have.
+    fn fields(
+        &mut self,
+        owner: &str,
+        table: &DeTable<'_>,
+        known: &[Field],
+        guest: &mut Guest,
+        places: &mut Places,
+    ) {
+        for (key, value) in table {
+            let Some(field) = known.iter().find(|field| key.get_ref() == field.key()) else {
+                let known: Vec<_> = known.iter().map(|field| field.key()).collect();
+                self.unknown(&format!("{owner}, "), key, &known);
+                continue;
+            };
+            let set = self.set(guest, *field, value);
+            if self.noted(owner, field.key(), set).is_some() {
+                places.push((*field, value.span().start));
+            }
+        }
+        let has = |field: Field| table.keys().find(|key| key.get_ref() == field.key());
+        for other in [Field::Weight, Field::Cap] {
+            if let (Some(key), Some(_)) = (has(Field::Reservation), has(other)) {
+                let text = format!(
+                    "{owner}, reservation: there is a {} as well; a guest has either",
+                    other.key()
+                );
+                self.wrong(key.span().start, text);
+            }
+        }
+    }
+
+    fn set(&self, guest: &mut Guest, field: Field, value: &Value<'_>) -> Meaning<()> {
+        let file = || values::parsed(value, |text| Source::parse(text, self.folder));
+        match field {
+            Field::Name => guest.name = values::text(value, guest::check_name)?,
+            Field::Kernel => guest.kernel = file()?,
+            Field::Initrd => guest.initrd = Some(file()?),
+            Field::Cmdline => guest.cmdline = values::text(value, guest::check_cmdline)?,
+            Field::Memory => guest.memory = values::memory(value, guest::check_memory)?,
+            Field::RamBase => guest.ram_base = values::ram_base(value)?,
+            Field::Vcpus => guest.vcpus = values::whole(value, guest::VCPUS)?,
+            Field::Cpus => guest.policy.affinity = values::cpus(value)?,
+            Field::Weight => {
+                let weight = values::whole(value, 1..=MAX_WEIGHT.into())?;
+                let weight = u16::try_from(weight).unwrap_or(MAX_WEIGHT);
+                guest.policy.class = match guest.policy.class {
+                    Class::Fair { cap, .. } => Class::Fair { weight, cap },
+                    Class::Reserved { .. } => Class::Fair { weight, cap: None },
+                };
+            }
+            Field::Cap => {
+                let cap = Some(values::cap(value)?);
+                guest.policy.class = match guest.policy.class {
+                    Class::Fair { weight, .. } => Class::Fair { weight, cap },
+                    Class::Reserved { .. } => Class::Fair { weight: DEFAULT_WEIGHT, cap },
+                };
+            }
+            Field::Reservation => guest.policy.class = values::reservation(value)?,
+            Field::Autostart => guest.autostart = values::truth(value)?,
+            Field::OnCrash => guest.on_crash = values::choice(value, &ON_CRASH)?,
+            Field::OnReboot => guest.on_reboot = values::choice(value, &ON_REBOOT)?,
+            Field::Devices => guest.devices = values::devices(value)?,
+        }
+        Ok(())
+    }
+}
