@@ -81,6 +81,32 @@ fn what_is_written_is_read_back() {
     assert_eq!(second.initrd, None);
 }
 
+/// The example of `docs/src/manifests.md`: bundles of one format have one meaning.
+#[test]
+fn the_table_is_byte_by_byte_as_the_book_has_it() {
+    let class = Class::Reserved { budget: 1000, period: 20_000 };
+    let vm = VmSource {
+        memory: 64 << 20,
+        vcpus: 2,
+        policy: Policy { class, affinity: CpuSet::EMPTY.with(CpuId(0)).with(CpuId(1)) },
+        on_crash: OnCrash::Restart,
+        devices: Devices::NONE,
+        cmdline: "quiet",
+        ..VmSource::new("rt", b"boot")
+    };
+    let table = [
+        &[1, 0, 0x80, 0x80, 4, 0][..],
+        &[1, 2, b'r', b't', 0x80, 0x80, 0x80, 0x20, 0x80, 0x80, 0x80, 0x80, 4, 2],
+        &[1, 0xe8, 7, 0xa0, 0x9c, 1, 3, 0, 0, 0],
+        &[1, 1, 0, 0, 0x80, 0x20, 4, 0, 5, b'q', b'u', b'i', b'e', b't'],
+    ]
+    .concat();
+    let bundle = pack(&[vm]).unwrap();
+    assert_eq!(bundle[24..32], (table.len() as u64).to_le_bytes());
+    assert_eq!(bundle[32..32 + table.len()], table);
+    assert_eq!(bundle[4096..], *b"boot");
+}
+
 #[test]
 fn payloads_start_at_page_boundaries_and_equal_ones_are_stored_once() {
     let bundle = pack(&[source("a"), source("b")]).unwrap();

@@ -81,8 +81,15 @@ pub enum CreateError {
     #[error("not enough memory: {0}; give the guest less, or the machine more")]
     Memory(#[from] OutOfFrames),
     /// The RAM does not fit into the guest's address space.
-    #[error("{0} bytes of RAM do not fit into {1} bits of guest addresses")]
-    AddressSpace(u64, u32),
+    #[error("{size} bytes of RAM from {base} on do not fit into {bits} bits of guest addresses")]
+    AddressSpace {
+        /// Where RAM should start.
+        base: Ipa,
+        /// How much is wanted, in bytes.
+        size: u64,
+        /// How many bits a guest's addresses have.
+        bits: u32,
+    },
     /// Stage 2 could not be made.
     #[error("stage 2: {0}")]
     Stage2(#[from] Stage2Error),
@@ -162,7 +169,11 @@ impl Vm {
         let Creation { id, config, manifest, host, entropy, now } = creation;
         let ram = Region::new(config.ram_base, config.memory)
             .filter(|ram| host.geometry.ipas().contains_region(ram))
-            .ok_or(CreateError::AddressSpace(config.memory, host.geometry.ipa_bits()))?;
+            .ok_or(CreateError::AddressSpace {
+                base: config.ram_base,
+                size: config.memory,
+                bits: host.geometry.ipa_bits(),
+            })?;
         let bus = devices(config.devices, host, line)?;
         let Space { memory, stage2 } = Space::create(ram, host, frames, vmids, cpu)?;
         let vm = Self {
@@ -291,7 +302,8 @@ impl Space {
         let clean = frames.allocate(ram.size())?.scrub().clean(cpu);
         if let Err(overlap) = self.memory.add(ram.start(), clean) {
             frames.free(overlap.0);
-            return Err(CreateError::AddressSpace(ram.size(), host.geometry.ipa_bits()));
+            let (base, size, bits) = (ram.start(), ram.size(), host.geometry.ipa_bits());
+            return Err(CreateError::AddressSpace { base, size, bits });
         }
         self.memory.map(&mut self.stage2, Perms::RWX, frames, cpu)?;
         if let Some(gicv) = host.gicv {

@@ -7,7 +7,7 @@ use std::fmt::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use plinth::manifest::{self as format, Devices, MAGIC, MachineConfig, Manifest, VmConfig};
 use plinth::sched::policy::{Class, CpuSet, DEFAULT_WEIGHT};
 use plinth::vm::layout::RAM_BASE;
@@ -59,6 +59,12 @@ fn is_bundle(path: &Path) -> bool {
 /// `cargo xtask bundle`: packs a manifest's guests into a file and says what is in it.
 pub fn pack(manifest: &Path, output: &Path) -> Result<ExitCode> {
     let bundle = Bundle::load(manifest)?;
+    if output
+        .canonicalize()
+        .is_ok_and(|output| manifest.canonicalize().is_ok_and(|it| it == output))
+    {
+        bail!("{} would be overwritten by its own bundle", manifest.display());
+    }
     paths::write_if_changed(output, bundle.bytes())?;
     let size = size::show_rounded(bundle.bytes().len() as u64);
     print!("{}: {size}\n{}", output.display(), summary(&bundle.manifest()?)?);

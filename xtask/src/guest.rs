@@ -173,6 +173,14 @@ impl Guest {
         self.examine(None).1
     }
 
+    /// Fetches and builds those of the guest's files that need it.
+    pub fn fetch(&self, store: &Store) -> anyhow::Result<()> {
+        [Some(&self.kernel), self.initrd.as_ref()]
+            .into_iter()
+            .flatten()
+            .try_for_each(|source| source.fetch(store))
+    }
+
     /// Reads the guest's files and checks it whole; gives every problem, not the first.
     pub fn load(&self, store: &Store) -> Result<Payload, Vec<Problem>> {
         let (payload, problems) = self.examine(Some(store));

@@ -42,6 +42,7 @@ pub fn load(path: &Path) -> Result<Described> {
     report(path, &text, mistakes)?;
 
     let store = Store::default();
+    draft.entries.iter().try_for_each(|entry| entry.guest.fetch(&store))?;
     let (mut guests, mut mistakes) = (Vec::new(), Vec::new());
     for entry in draft.entries {
         match entry.guest.load(&store) {

@@ -70,7 +70,9 @@ fn guest(options: &RunOptions) -> Result<Payload> {
     guest.memory = options.guest_memory.unwrap_or(guest.memory);
     // Mistakes on the command line are told before anything is fetched for them.
     told(&guest.look_over())?;
-    guest.load(&Store::default()).or_else(|problems| {
+    let store = Store::default();
+    guest.fetch(&store)?;
+    guest.load(&store).or_else(|problems| {
         told(&problems)?;
         bail!("the guest cannot boot")
     })

@@ -4,6 +4,8 @@ use std::cell::OnceCell;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use anyhow::{Error, Result};
+
 use crate::manifest::nearest;
 use crate::{build, debian};
 
@@ -56,24 +58,42 @@ impl Source {
         matches!(self, Self::File(_))
     }
 
+    /// Fetches or builds what the file needs. That this fails is nobody's mistake in a description.
+    pub fn fetch(&self, store: &Store) -> Result<()> {
+        match self {
+            Self::Debian(_) => store.debian().map(drop),
+            Self::Payload(_) => store.payloads().map(drop),
+            Self::File(_) | Self::Untold => Ok(()),
+        }
+        .map_err(Error::msg)
+    }
+
     /// The file's bytes; an empty file is a mistake whatever it was meant to be.
     pub fn read(&self, store: &Store) -> Result<Vec<u8>, String> {
         match self {
             Self::File(path) => read(path),
             Self::Debian(part) => {
-                let files = store.debian.get_or_init(|| debian::guest().map_err(told));
-                let files = files.as_ref().map_err(Clone::clone)?;
+                let files = store.debian()?;
                 read(match part {
                     Part::Kernel => &files.kernel,
                     Part::Initrd => &files.initrd,
                 })
             }
-            Self::Payload(name) => {
-                let folder = store.payloads.get_or_init(|| build::guests().map_err(told));
-                read(&folder.as_ref().map_err(Clone::clone)?.join(name))
-            }
+            Self::Payload(name) => read(&store.payloads()?.join(name)),
             Self::Untold => Err("no file is named".to_owned()),
         }
+    }
+}
+
+impl Store {
+    fn debian(&self) -> Result<&debian::Files, String> {
+        let files = self.debian.get_or_init(|| debian::guest().map_err(told));
+        files.as_ref().map_err(Clone::clone)
+    }
+
+    fn payloads(&self) -> Result<&PathBuf, String> {
+        let folder = self.payloads.get_or_init(|| build::guests().map_err(told));
+        folder.as_ref().map_err(Clone::clone)
     }
 }
 
@@ -90,7 +110,7 @@ impl fmt::Display for Source {
 }
 
 #[allow(clippy::needless_pass_by_value, reason = "it is passed to map_err")]
-fn told(why: anyhow::Error) -> String {
+fn told(why: Error) -> String {
     format!("{why:#}")
 }
 

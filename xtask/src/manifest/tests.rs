@@ -330,6 +330,22 @@ fn a_missing_kernel_file_is_told_with_the_place_of_its_field() {
 }
 
 #[test]
+fn no_text_makes_reading_panic() {
+    let text = concat!(
+        "[machine]\nescape = \"Ctrl-A\"\nscrollback = \"64K\"\n[machine.defaults]\nvcpus = 2\n",
+        "[[vm]]\nname = \"\u{e4}\"\nkernel = \"k\"\ncpus = \"0-1,3\"\ncap = \"150%\"\n",
+        "reservation = { budget = \"2ms\", period = \"10ms\" }\nram_base = 0x8000_0000\n",
+    );
+    for (at, one) in text.char_indices() {
+        let (before, after) = (&text[..at], &text[at + one.len_utf8()..]);
+        let put = |put: &str| [before, put, after].concat();
+        for text in [before.to_owned(), put(""), put("\""), put("{"), put("-"), put("9\u{e4}")] {
+            mistakes(&text);
+        }
+    }
+}
+
+#[test]
 fn the_default_manifest_is_a_good_example() {
     let text = include_str!("../../../platform/qemu_virt/guests.toml");
     let names: Vec<_> = good(text).entries.iter().map(|entry| entry.guest.name.clone()).collect();

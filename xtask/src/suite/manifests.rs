@@ -134,6 +134,9 @@ fn good(bench: &Bench) -> Result<PathBuf> {
     if !std::fs::read(&output)?.starts_with(&MAGIC) {
         bail!("what was written is no bundle");
     }
+    if bundle(bench, &manifest, &manifest)?.status.success() {
+        bail!("the manifest was overwritten with its bundle");
+    }
     Ok(output)
 }
 
