@@ -9,7 +9,7 @@ use plinth::addr::Ipa;
 use plinth::device::serial::ScriptedLine;
 use plinth::exit::Width;
 use plinth::machine::fake::{Op, SYNC_VECTOR};
-use plinth::manifest::{self, Devices, MachineConfig, VmSource};
+use plinth::manifest::{self, Devices, MachineConfig, Manifest, VmSource};
 use plinth::memory::{Geometry, PaRange, Recorder, Vmids};
 use plinth::vgic::GicVersion::V3;
 use plinth::vm::Vm;
@@ -19,18 +19,22 @@ use plinth::vm::layout;
 /// UARTPeriphID0 and its fellow of the clock.
 const PERIPH_ID0: u64 = 0xfe0;
 
+fn bundle_of(source: VmSource<'_>) -> Manifest<'static> {
+    let bundle = manifest::write(&MachineConfig::default(), &[source]).unwrap();
+    manifest::read(Box::leak(bundle.into_boxed_slice())).unwrap()
+}
+
 /// The VM that `source` describes.
 fn on(host: &Host, source: VmSource<'_>) -> Result<(Vm, Arc<ScriptedLine>), CreateError> {
-    let bundle = manifest::write(&MachineConfig::default(), &[source]).unwrap();
-    let manifest = manifest::read(Box::leak(bundle.into_boxed_slice())).unwrap();
     let (mut frames, mut vmids) = (pool(source.memory + (128 << 10)), Vmids::new());
-    create(&manifest, 0, 0, host, &mut frames, &mut vmids, &Recorder::default())
+    create(&bundle_of(source), 0, 0, host, &mut frames, &mut vmids, &Recorder::default())
 }
 
 /// A room with the VM that `source` describes, which does `ops` at `entry`.
 fn room(source: VmSource<'_>, entry: u64, ops: &[Op]) -> Result<Room, CreateError> {
-    let (vm, line) = on(&host(V3, 1), source)?;
-    let room = Room::of(vec![vm], vec![line], 1, 4, Box::new(|_, _| {}));
+    on(&host(V3, 1), source)?;
+    let memory = source.memory + (128 << 10);
+    let room = Room::of(V3, 1, 4, &bundle_of(source), memory, Box::new(|_, _| {}));
     room.program(0, VECTORS + SYNC_VECTOR, &[psci(SYSTEM_OFF)]).program(0, entry, ops);
     Ok(room)
 }

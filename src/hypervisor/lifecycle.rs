@@ -90,6 +90,7 @@ impl Hypervisor {
     ///
     /// # Errors
     /// Why it cannot be; nothing is left of it then.
+    #[inline(never)] // what it puts on the stack is not to be in the run loop's frame
     pub fn create<M: Machine>(&self, machine: &mut M, id: VmId) -> Result<Arc<Vm>, Refusal> {
         let slot = self.vms.get(id.index()).ok_or(Refusal::NoSuchVm)?;
         // Held throughout: of two who want to build it, the second finds it built.
@@ -310,6 +311,11 @@ impl Hypervisor {
         if self.doomed_count.load(Ordering::Acquire) == 0 {
             return;
         }
+        self.take_apart(machine);
+    }
+
+    #[inline(never)] // as above
+    fn take_apart<M: Machine>(&self, machine: &mut M) {
         loop {
             let mut doomed = self.doomed.lock();
             // Nobody can find it any more, so a count of one stays one.

@@ -180,7 +180,7 @@ impl Vm {
             id,
             name: config.name.clone(),
             vcpus: (0..config.vcpus).map(|_| VcpuSlot::new()).collect(),
-            vgic: TicketMutex::new(interrupts(host, config.vcpus)),
+            vgic: Box::new(TicketMutex::new(interrupts(host, config.vcpus))),
             gic_version: host.gic_version,
             bus,
             regime: Regime { vttbr: stage2.vttbr().raw(), vtcr: host.geometry.vtcr().get() },

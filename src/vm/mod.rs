@@ -83,7 +83,7 @@ pub struct Vm {
     id: VmId,
     name: String,
     vcpus: Box<[VcpuSlot]>,
-    vgic: TicketMutex<Vgic>,
+    vgic: Box<TicketMutex<Vgic>>,
     gic_version: GicVersion,
     bus: Bus,
     memory: GuestMemory,
@@ -182,7 +182,7 @@ impl Vm {
     }
 
     /// The VM's interrupt controller.
-    pub const fn vgic(&self) -> &TicketMutex<Vgic> {
+    pub fn vgic(&self) -> &TicketMutex<Vgic> {
         &self.vgic
     }
 

@@ -224,7 +224,7 @@ fn hypervisor_refuses(bench: &Bench, bundle: &Path, said: &str) -> Result<()> {
     session.expect("plinth: power off (failed: the bundle cannot be used)", SECONDS)?;
     session.end_with(1, SECONDS)?;
     let text = session.text();
-    match text.lines().find(|line| line.contains(" vCPUs") || line.contains("GUEST-TEST")) {
+    match text.lines().find(|line| line.contains(" vCPU") || line.contains("GUEST-TEST")) {
         Some(line) => bail!("a guest was made all the same: `{line}`\n{text}"),
         None => Ok(()),
     }
