@@ -26,6 +26,14 @@ pub struct Cpu<'h, M> {
     nudge: Option<Ticks>,
     /// Gets the physical interrupts of the hypervisor's devices.
     on_device: fn(&Hypervisor, &mut M, crate::vgic::IntId),
+    /// What the hypervisor has to do besides running guests.
+    background: Background<M>,
+}
+
+/// Work of the hypervisor's own that any CPU does when it is due.
+struct Background<M> {
+    due: fn() -> Option<Ticks>,
+    work: fn(&Hypervisor, &mut M),
 }
 
 /// The vCPU whose registers are in the CPU.
@@ -56,7 +64,26 @@ impl<'h, M: Machine> Cpu<'h, M> {
         hypervisor: &'h Hypervisor,
         on_device: fn(&Hypervisor, &mut M, crate::vgic::IntId),
     ) -> Self {
-        Self { machine, hypervisor, loaded: None, deadline: None, nudge: None, on_device }
+        let background = Background { due: || None, work: |_, _| {} };
+        Self {
+            machine,
+            hypervisor,
+            loaded: None,
+            deadline: None,
+            nudge: None,
+            on_device,
+            background,
+        }
+    }
+
+    /// With work of the hypervisor's own, to be done by `work` when it is `due`. Both are asked for often.
+    #[must_use]
+    pub fn with_background(
+        self,
+        due: fn() -> Option<Ticks>,
+        work: fn(&Hypervisor, &mut M),
+    ) -> Self {
+        Self { background: Background { due, work }, ..self }
     }
 
     /// The machine underneath.
@@ -101,7 +128,7 @@ impl<'h, M: Machine> Cpu<'h, M> {
             let me = loaded.entity.vcpu;
             let outcome = loaded.vm.handle(&mut self.machine, me, &mut loaded.vcpu, exit);
             let queued = self.hypervisor.notify(&mut self.machine, loaded.vm, outcome.notify);
-            if outcome.timer_changed {
+            if outcome.timer_changed || self.is_due_earlier() {
                 self.arm_for(&loaded);
             }
             match outcome.next {
@@ -326,12 +353,21 @@ impl<'h, M: Machine> Cpu<'h, M> {
             let notify = vm.vgic().lock().set_level(me, PHYSICAL_TIMER_IRQ, asserted);
             self.hypervisor.notify(&mut self.machine, vm, notify);
         }
+        if (self.background.due)().is_some_and(|due| due <= now) {
+            (self.background.work)(self.hypervisor, &mut self.machine);
+        }
         for vm in self.hypervisor.vms() {
             if vm.timekeeper() == Some(cpu) {
                 let notify = vm.advance_devices(now);
                 self.hypervisor.notify(&mut self.machine, vm, notify);
             }
         }
+    }
+
+    /// Whether background work is due before anything the deadline timer is set for: the last exit may
+    /// have made it so.
+    fn is_due_earlier(&self) -> bool {
+        (self.background.due)().is_some_and(|due| self.deadline.is_none_or(|set| due < set))
     }
 
     /// Set the deadline timer to the next thing this CPU has to do by itself.
@@ -363,8 +399,8 @@ impl<'h, M: Machine> Cpu<'h, M> {
             .iter()
             .filter(|vm| vm.timekeeper() == Some(cpu))
             .filter_map(Vm::device_deadline);
-        let next =
-            devices.chain(timer).chain(self.nudge).chain(self.hypervisor.next_event(cpu)).min();
+        let own = self.nudge.into_iter().chain((self.background.due)());
+        let next = devices.chain(timer).chain(own).chain(self.hypervisor.next_event(cpu)).min();
         if next != self.deadline {
             self.machine.set_deadline(next);
             self.deadline = next;

@@ -1,5 +1,6 @@
 //! `cargo xtask run`: from options to a running machine and its exit status.
 
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -135,6 +136,7 @@ fn run_plinth(options: &RunOptions, qemu: &qemu::Qemu, guests: &[Payload]) -> Re
     let files = RunFiles::new()?;
     let bundle_path = files.write("guests.bundle", &bundle)?;
     let symbols = Symbols::read(&hypervisor.elf);
+    let append = boot_arguments(options, std::io::stdout().is_terminal());
     let machine = Machine {
         gic: options.gic,
         cpu: &options.cpu,
@@ -144,7 +146,7 @@ fn run_plinth(options: &RunOptions, qemu: &qemu::Qemu, guests: &[Payload]) -> Re
         icount: options.icount,
         kernel: &hypervisor.raw,
         initrd: Some(&bundle_path),
-        append: options.hv_args.as_deref().unwrap_or_default(),
+        append: &append,
         extra: &options.qemu,
     };
     boot(options, qemu, &machine, symbols.as_ref())
@@ -159,6 +161,15 @@ fn source(guest: &Payload) -> VmSource<'_> {
         initrd: guest.initrd.as_deref(),
         cmdline: &guest.cmdline,
     }
+}
+
+/// The hypervisor's boot arguments. What a program reads has no colours in it.
+fn boot_arguments(options: &RunOptions, terminal: bool) -> String {
+    let mut words = options.hv_args.clone().unwrap_or_default();
+    if (options.until.is_some() || !terminal) && !words.contains("colour=") {
+        words += if words.is_empty() { "colour=off" } else { " colour=off" };
+    }
+    words
 }
 
 fn run_bare(options: &RunOptions, qemu: &qemu::Qemu, guests: &[Payload]) -> Result<ExitCode> {

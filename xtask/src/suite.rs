@@ -5,9 +5,11 @@
 //! | `host/…` | formatting, lints, documentation, tests on the developer's PC, Miri |
 //! | `run/…` | the command line refuses what is wrong, and leaves no QEMU behind; the hypervisor reports its own crashes and refuses guests it cannot build |
 //! | `guests/…` | each payload of `guests/` gets the answers it wants, on both GICs |
+//! | `consoles/…` | one line shared by several guests and the monitor: escape key, scrollback, frames |
 //! | `debian/…` | Debian boots, takes input, reboots and powers off, beside hostile guests as well |
 
 mod command;
+mod consoles;
 mod crash;
 mod debian;
 mod firmware;
@@ -148,6 +150,7 @@ pub fn run(filter: Option<&str>, bare: bool) -> Result<ExitCode> {
     steps.extend(debian::steps());
     if !bare {
         steps.extend(hostile::steps());
+        steps.extend(consoles::steps());
     }
     let wanted = |step: &&Step| filter.is_none_or(|text| step.name.contains(text));
     let mut total = Counts::default();

@@ -40,6 +40,7 @@ impl Wants {
             // Registers mix when vCPUs share a CPU, so here they do.
             "fp" | "context" => Self { vcpus: 8, ..two },
             "reset" => Self { ends: Ends::Resets, ..two },
+            "echo" => Self { ends: Ends::Until("echo> "), ..two },
             "spin" => Self { ends: Ends::Until("spin: "), ..two },
             "crash" => Self { ends: Ends::Until("crash: "), ..two },
             "deadwalk" => Self { ends: Ends::Until("deadwalk: "), ..two },
