@@ -7,7 +7,7 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 
 use crate::exit::Exit;
-use crate::hypervisor::Hypervisor;
+use crate::hypervisor::{Hypervisor, Phase};
 use crate::machine::{Interrupt, Machine};
 use crate::sched::Entity;
 use crate::time::Ticks;
@@ -30,6 +30,14 @@ pub struct Cpu<'h, M> {
     nudge: Option<Ticks>,
     /// Gets the physical interrupts of the hypervisor's devices.
     on_device: fn(&Hypervisor, &mut M, crate::vgic::IntId),
+    /// What the hypervisor has to do besides running guests.
+    background: Background<M>,
+}
+
+/// Work of the hypervisor's own that any CPU does when it is due.
+struct Background<M> {
+    due: fn() -> Option<Ticks>,
+    work: fn(&Hypervisor, &mut M),
 }
 
 /// The vCPU whose registers are in the CPU.
@@ -60,6 +68,8 @@ impl<'h, M: Machine> Cpu<'h, M> {
         hypervisor: &'h Hypervisor,
         on_device: fn(&Hypervisor, &mut M, crate::vgic::IntId),
     ) -> Self {
+        hypervisor.clock(machine.id()).start(machine.affinity(), machine.stamp());
+        let background = Background { due: || None, work: |_, _| {} };
         Self {
             machine,
             hypervisor,
@@ -68,7 +78,18 @@ impl<'h, M: Machine> Cpu<'h, M> {
             deadline: None,
             nudge: None,
             on_device,
+            background,
         }
+    }
+
+    /// With work of the hypervisor's own, to be done by `work` when it is `due`. Both are asked for often.
+    #[must_use]
+    pub fn with_background(
+        self,
+        due: fn() -> Option<Ticks>,
+        work: fn(&Hypervisor, &mut M),
+    ) -> Self {
+        Self { background: Background { due, work }, ..self }
     }
 
     /// The machine underneath.
@@ -108,12 +129,12 @@ impl<'h, M: Machine> Cpu<'h, M> {
         }
         let clock = self.hypervisor.clock(self.machine.id());
         clock.set_running(None);
-        let since = self.machine.stamp();
+        clock.enter(Phase::Idle, self.machine.stamp());
         if !self.machine.idle() {
             // An asynchronous abort is outstanding: taking the registers out settles whose.
             self.unload();
         }
-        clock.add_idle(self.machine.stamp().since(since));
+        clock.enter(Phase::Hypervisor, self.machine.stamp());
         self.interrupts();
     }
 
@@ -121,6 +142,7 @@ impl<'h, M: Machine> Cpu<'h, M> {
     fn run(&mut self, mut loaded: Loaded) {
         loop {
             let entered = self.settle_exit(&loaded);
+            self.hypervisor.clock(self.machine.id()).enter(Phase::Guest, entered);
             let exit = self.machine.run(&mut loaded.vcpu.regs);
             self.begin_exit(&loaded, entered, &exit);
             if exit == Exit::Irq {
@@ -132,6 +154,8 @@ impl<'h, M: Machine> Cpu<'h, M> {
             let queued = self.hypervisor.notify(&mut self.machine, &loaded.vm, outcome.notify);
             if outcome.timer_changed {
                 self.hypervisor.device_timer_changed(&mut self.machine, &loaded.vm);
+            }
+            if outcome.timer_changed || self.is_due_earlier() {
                 self.arm_for(&loaded);
             }
             match outcome.next {
@@ -148,10 +172,9 @@ impl<'h, M: Machine> Cpu<'h, M> {
     /// The loaded vCPU has left its guest, which it entered at `entered`.
     fn begin_exit(&mut self, loaded: &Loaded, entered: Ticks, exit: &Exit) {
         let now = self.machine.stamp();
-        let ran = now.since(entered);
-        self.hypervisor.clock(self.machine.id()).add_guest(ran);
+        self.hypervisor.clock(self.machine.id()).enter(Phase::Hypervisor, now);
         if let Some(tally) = loaded.vm.tally(loaded.entity.vcpu) {
-            tally.add_run(ran);
+            tally.add_run(now.since(entered));
         }
         self.exit = Some((Reason::of(exit), now));
     }
@@ -347,6 +370,7 @@ impl<'h, M: Machine> Cpu<'h, M> {
         // Bounded: a device that never stops asserting must not keep the CPU here.
         for _ in 0..16 {
             let Some(interrupt) = self.machine.acknowledge() else { break };
+            self.hypervisor.clock(self.machine.id()).count(interrupt);
             match interrupt {
                 Interrupt::Kick => {}
                 Interrupt::Deadline => self.deadline_passed(),
@@ -407,7 +431,16 @@ impl<'h, M: Machine> Cpu<'h, M> {
             let notify = vm.vgic().lock().set_level(me, PHYSICAL_TIMER_IRQ, asserted);
             self.hypervisor.notify(&mut self.machine, &vm, notify);
         }
+        if (self.background.due)().is_some_and(|due| due <= now) {
+            (self.background.work)(self.hypervisor, &mut self.machine);
+        }
         self.hypervisor.advance_devices(&mut self.machine);
+    }
+
+    /// Whether background work is due before anything the deadline timer is set for: the last exit may
+    /// have made it so.
+    fn is_due_earlier(&self) -> bool {
+        (self.background.due)().is_some_and(|due| self.deadline.is_none_or(|set| due < set))
     }
 
     /// Set the deadline timer to the next thing this CPU has to do by itself.
@@ -433,8 +466,8 @@ impl<'h, M: Machine> Cpu<'h, M> {
 
     fn arm(&mut self, timer: Option<Ticks>) {
         let cpu = self.machine.id();
-        let next = self.hypervisor.next_event(cpu);
-        let next = next.into_iter().chain(timer).chain(self.nudge).min();
+        let own = self.nudge.into_iter().chain((self.background.due)());
+        let next = self.hypervisor.next_event(cpu).into_iter().chain(timer).chain(own).min();
         if next != self.deadline {
             self.machine.set_deadline(next);
             self.deadline = next;

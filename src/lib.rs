@@ -19,7 +19,8 @@
 //! | [`device`] | the IPA bus and the plain devices on it |
 //! | [`virtio`] | virtio over MMIO |
 //! | [`firmware`] | what a guest takes for its firmware |
-//! | [`console`] | the log and the host's serial line |
+//! | [`console`] | the host's serial line, shared by the log, the guests and the monitor |
+//! | [`monitor`] | the shell, and its machine-readable twin |
 //! | [`manifest`] | the boot bundle: which guests to run |
 //! | [`platform`] | what differs between boards |
 
@@ -37,6 +38,7 @@ pub mod hypervisor;
 pub mod machine;
 pub mod manifest;
 pub mod memory;
+pub mod monitor;
 pub mod sched;
 #[cfg(test)]
 mod testing;

@@ -47,6 +47,12 @@ impl Frequency {
         u64::try_from(micros).unwrap_or(u64::MAX)
     }
 
+    /// The whole nanoseconds in `span`.
+    pub fn to_nanos(self, span: Ticks) -> u64 {
+        let nanos = u128::from(span.0) * 1_000_000_000 / u128::from(self.0.get());
+        u64::try_from(nanos).unwrap_or(u64::MAX)
+    }
+
     /// The whole seconds in `span`.
     pub fn to_secs(self, span: Ticks) -> u64 {
         span.0 / u64::from(self.0.get())

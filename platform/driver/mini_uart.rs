@@ -16,7 +16,7 @@ use super::{DriverError, poll};
 register_bitfields! { u32,
     /// Interrupt Enable, AUX_MU_IER_REG. The manual's errata: the 16550's bits, and its line status bit
     /// has to be set for any receive interrupt.
-    IER [ RX OFFSET(0) NUMBITS(1) [], LINE_STATUS OFFSET(2) NUMBITS(1) [] ],
+    IER [ RX OFFSET(0) NUMBITS(1) [], TX OFFSET(1) NUMBITS(1) [], LINE_STATUS OFFSET(2) NUMBITS(1) [] ],
     /// Interrupt Identify, AUX_MU_IIR_REG, when written.
     IIR [ CLEAR_RX OFFSET(1) NUMBITS(1) [], CLEAR_TX OFFSET(2) NUMBITS(1) [] ],
     /// Line Control, AUX_MU_LCR_REG. The manual's errata: the size takes both bits.
@@ -91,14 +91,21 @@ impl MiniUart {
         Some((self.registers.io.get() & 0xff) as u8)
     }
 
-    /// See [`Uart::enable_receive_interrupt`](super::uart::Uart::enable_receive_interrupt).
-    pub fn enable_receive_interrupt(&self) {
-        self.registers.ier.write(IER::RX::SET + IER::LINE_STATUS::SET);
+    /// See [`Uart::try_put`](super::uart::Uart::try_put).
+    pub fn try_put(&self, byte: u8) -> bool {
+        let room = self.registers.lsr.is_set(LSR::TX_EMPTY);
+        if room {
+            self.registers.io.set(byte.into());
+        }
+        room
     }
 
-    /// See [`Uart::disable_receive_interrupt`](super::uart::Uart::disable_receive_interrupt).
-    pub fn disable_receive_interrupt(&self) {
-        self.registers.ier.set(0);
+    /// See [`Uart::set_interrupts`](super::uart::Uart::set_interrupts).
+    pub fn set_interrupts(&self, receive: bool, transmit: bool) {
+        let receive = u32::from(receive);
+        self.registers.ier.write(
+            IER::RX.val(receive) + IER::LINE_STATUS.val(receive) + IER::TX.val(transmit.into()),
+        );
     }
 }
 
@@ -164,9 +171,21 @@ mod tests {
     #[test]
     fn the_receive_interrupt_needs_the_line_status_bit() {
         let (page, uart) = uart();
-        uart.enable_receive_interrupt();
-        assert_eq!(page.word(AUX_MU_IER), 5);
-        uart.disable_receive_interrupt();
-        assert_eq!(page.word(AUX_MU_IER), 0);
+        for (receive, transmit, ier) in
+            [(true, false, 5), (true, true, 7), (false, true, 2), (false, false, 0)]
+        {
+            uart.set_interrupts(receive, transmit);
+            assert_eq!(page.word(AUX_MU_IER), ier);
+        }
+    }
+
+    #[test]
+    fn a_byte_is_sent_without_waiting_only_into_room() {
+        let (page, uart) = uart();
+        assert!(!uart.try_put(b'x'));
+        assert_eq!(page.word(AUX_MU_IO), 0);
+        page.write(AUX_MU_LSR, 1u32 << 5);
+        assert!(uart.try_put(b'x'));
+        assert_eq!(page.word(AUX_MU_IO), u32::from(b'x'));
     }
 }

@@ -26,9 +26,14 @@ register_bitfields! { u32,
     /// Control Register, UARTCR.
     CR [ UARTEN OFFSET(0) NUMBITS(1) [], TXE OFFSET(8) NUMBITS(1) [], RXE OFFSET(9) NUMBITS(1) [] ],
     /// Interrupt FIFO Level Select Register, UARTIFLS.
-    IFLS [ RXIFLSEL OFFSET(3) NUMBITS(3) [ OneEighth = 0 ] ],
-    /// The interrupts, in UARTIMSC and UARTICR alike: receive and receive timeout.
-    INT [ RX OFFSET(4) NUMBITS(1) [], RT OFFSET(6) NUMBITS(1) [], ALL OFFSET(0) NUMBITS(11) [] ]
+    IFLS [
+        TXIFLSEL OFFSET(0) NUMBITS(3) [ OneEighth = 0 ], RXIFLSEL OFFSET(3) NUMBITS(3) [ OneEighth = 0 ]
+    ],
+    /// The interrupts, in UARTIMSC and UARTICR alike: receive, transmit and receive timeout.
+    INT [
+        RX OFFSET(4) NUMBITS(1) [], TX OFFSET(5) NUMBITS(1) [], RT OFFSET(6) NUMBITS(1) [],
+        ALL OFFSET(0) NUMBITS(11) []
+    ]
 }
 
 register_structs! {
@@ -79,7 +84,7 @@ impl Pl011 {
         }
         // This write also makes the new divisor take effect ("Line Control Register, UARTLCR_H").
         registers.lcr_h.write(LCR_H::WLEN::EightBits + LCR_H::FEN::SET);
-        registers.ifls.write(IFLS::RXIFLSEL::OneEighth);
+        registers.ifls.write(IFLS::RXIFLSEL::OneEighth + IFLS::TXIFLSEL::OneEighth);
         registers.cr.write(CR::UARTEN::SET + CR::TXE::SET + CR::RXE::SET);
     }
 
@@ -104,15 +109,22 @@ impl Pl011 {
         None
     }
 
-    /// See [`Uart::enable_receive_interrupt`](super::uart::Uart::enable_receive_interrupt).
-    pub fn enable_receive_interrupt(&self) {
-        // The timeout is what tells of a byte that does not fill the FIFO to its level.
-        self.registers.imsc.write(INT::RX::SET + INT::RT::SET);
+    /// See [`Uart::try_put`](super::uart::Uart::try_put).
+    pub fn try_put(&self, byte: u8) -> bool {
+        let room = !self.registers.fr.is_set(FR::TXFF);
+        if room {
+            self.registers.dr.write(DR::DATA.val(byte.into()));
+        }
+        room
     }
 
-    /// See [`Uart::disable_receive_interrupt`](super::uart::Uart::disable_receive_interrupt).
-    pub fn disable_receive_interrupt(&self) {
-        self.registers.imsc.set(0);
+    /// See [`Uart::set_interrupts`](super::uart::Uart::set_interrupts).
+    pub fn set_interrupts(&self, receive: bool, transmit: bool) {
+        // The timeout is what tells of a byte that does not fill the FIFO to its level.
+        let receive = u32::from(receive);
+        self.registers
+            .imsc
+            .write(INT::RX.val(receive) + INT::RT.val(receive) + INT::TX.val(u32::from(transmit)));
     }
 }
 
@@ -210,10 +222,23 @@ mod tests {
     #[test]
     fn the_receive_interrupt_is_that_of_the_level_and_of_the_timeout() {
         let (page, uart) = uart();
-        uart.enable_receive_interrupt();
-        assert_eq!(page.word(UARTIMSC), 0x50);
-        uart.disable_receive_interrupt();
-        assert_eq!(page.word(UARTIMSC), 0);
+        for (receive, transmit, imsc) in
+            [(true, false, 0x50), (true, true, 0x70), (false, true, 0x20), (false, false, 0)]
+        {
+            uart.set_interrupts(receive, transmit);
+            assert_eq!(page.word(UARTIMSC), imsc);
+        }
+    }
+
+    #[test]
+    fn a_byte_is_sent_without_waiting_only_into_room() {
+        let (page, uart) = uart();
+        page.write(UARTFR, 1u32 << 5); // TXFF
+        assert!(!uart.try_put(b'x'));
+        assert_eq!(page.word(UARTDR), 0);
+        page.write(UARTFR, 0u32);
+        assert!(uart.try_put(b'x'));
+        assert_eq!(page.word(UARTDR), u32::from(b'x'));
     }
 
     #[test]

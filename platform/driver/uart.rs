@@ -11,6 +11,9 @@ use crate::platform::board::UartKind;
 /// The speed of the console.
 pub const BAUD_RATE: u32 = 115_200;
 
+/// No UART's transmit FIFO is deeper, in bytes.
+pub const TRANSMIT_DEPTH: usize = 32;
+
 /// A UART. It works before the MMU is on and in a panic: no method locks, allocates or waits for ever.
 #[derive(Clone, Copy, Debug)]
 pub enum Uart {
@@ -55,20 +58,23 @@ impl Uart {
         }
     }
 
-    /// Asserts the interrupt whenever a byte has arrived.
-    pub fn enable_receive_interrupt(&self) {
+    /// Sends a byte if there is room for it now. False when there is not.
+    #[must_use]
+    pub fn try_put(&self, byte: u8) -> bool {
         match self {
-            Self::Pl011(uart) => uart.enable_receive_interrupt(),
-            Self::MiniUart(uart) => uart.enable_receive_interrupt(),
+            Self::Pl011(uart) => uart.try_put(byte),
+            Self::MiniUart(uart) => uart.try_put(byte),
         }
     }
 
-    /// Asserts no interrupt any more. To be enabled again once [`get`](Self::get) has taken every byte: a
-    /// PL011's interrupt tells of bytes that come, not of bytes that are there.
-    pub fn disable_receive_interrupt(&self) {
+    /// Which interrupts are asserted from now on. `receive`: a byte has arrived; to be turned on when
+    /// [`get`](Self::get) has taken every byte, as a PL011's interrupt tells of bytes that come, not of
+    /// bytes that are there. `transmit`: there is room again; to be turned on after more than
+    /// [`TRANSMIT_DEPTH`] bytes or one that found no room, as a PL011's tells of a FIFO that drains.
+    pub fn set_interrupts(&self, receive: bool, transmit: bool) {
         match self {
-            Self::Pl011(uart) => uart.disable_receive_interrupt(),
-            Self::MiniUart(uart) => uart.disable_receive_interrupt(),
+            Self::Pl011(uart) => uart.set_interrupts(receive, transmit),
+            Self::MiniUart(uart) => uart.set_interrupts(receive, transmit),
         }
     }
 }

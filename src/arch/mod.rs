@@ -16,6 +16,7 @@
 //! | [`heap`] | the heap |
 //! | [`id_registers`] | what the CPU says of itself |
 //! | [`crash`], [`power`], [`percpu`] | the last words |
+//! | [`monitor`] | what the console asks for |
 //! | [`provoke`] | faults on request, to test the last words |
 //! | [`regs`] | registers that `aarch64-cpu` lacks |
 #![allow(unsafe_code)]
@@ -28,6 +29,7 @@ pub mod heap;
 pub mod id_registers;
 pub mod maintenance;
 pub mod mmu;
+pub mod monitor;
 pub mod percpu;
 pub mod power;
 pub mod provoke;

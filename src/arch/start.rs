@@ -14,13 +14,13 @@ use super::maintenance;
 use super::mmu::{AddressSpace, Use};
 use super::power::{self, Verdict};
 use super::this_cpu::ThisCpu;
-use super::{boot, heap, id_registers, percpu, provoke, smp, timer, traps, world};
+use super::{boot, gic, heap, id_registers, monitor, percpu, provoke, smp, timer, traps, world};
 use crate::addr::{PAGE_SIZE, PhysAddr, Region};
-use crate::console::{self, GuestLine};
+use crate::console::{self, GuestLine, Settings};
 use crate::cpu::{Cpu, Step};
 use crate::device::serial::SerialLine;
 use crate::firmware::entropy::Entropy;
-use crate::hypervisor::{Hypervisor, Stock};
+use crate::hypervisor::{Hypervisor, INTERRUPT_KINDS, Stock};
 use crate::machine::{CpuId, Machine};
 use crate::manifest;
 use crate::memory::{FramePool, Geometry, PaRange, Ram};
@@ -34,8 +34,9 @@ use crate::vm::idregs::IdFacts;
 
 /// The heap before the memory map is known: the board's facts and EL2's own tables fit.
 const FIRST_HEAP: usize = 512 * 1024;
-/// What the heap gets once memory is known.
-const SECOND_HEAP: u64 = 4 * 1024 * 1024;
+/// What the heap gets once memory is known: half of it for the scrollback of as many guests as there
+/// can be.
+const SECOND_HEAP: u64 = 8 * 1024 * 1024;
 /// As large as the largest concatenated root tables: it may stand in for any VM's.
 const EMPTY_ROOT: usize = 64 * 1024;
 
@@ -96,11 +97,11 @@ extern "C" fn plinth_main(tree: u64) -> ! {
         (_, 0) => fail("no guest could be started"),
         _ => {}
     }
-    console::set_shared(hypervisor.alive() > 1);
     if let Some(uart) = board.uart.interrupt {
         machine.listen_to(uart.intid);
         console::listen();
     }
+    console::tell_keys();
     hypervisor.start_all(&mut machine);
     STARTED.store(true, Ordering::Release);
     for cpu in 1..cpus {
@@ -116,7 +117,7 @@ extern "C" fn plinth_below_el2(tree: u64) -> ! {
     let start = PhysAddr::new(tree);
     let Some((blob, _)) = tree_blob(start) else { park() };
     if let Ok(uart) = Board::read_uart(blob) {
-        use_uart(&uart, console::Level::default());
+        use_uart(&uart, "");
         log::error!("entered below EL2: start the machine with virtualisation on");
     }
     give_up(blob, "not at EL2")
@@ -134,28 +135,18 @@ pub fn run(machine: ThisCpu) -> ! {
     if let Some(board) = BOARD.get() {
         provoke::on_request(&board.chosen.bootargs, machine.id());
     }
-    let mut cpu = Cpu::new(machine, hypervisor, device_interrupt);
+    let mut cpu = Cpu::new(machine, hypervisor, |hypervisor, machine, _| {
+        monitor::attend(hypervisor, machine);
+    })
+    .with_background(console::deadline, monitor::attend);
     while cpu.step() != Step::Finished {}
     if cpu.machine().id() == CpuId(0) {
         log::info!("every guest has stopped");
-        power::off(Verdict::Ok);
+        monitor::finish(hypervisor, cpu.machine());
     }
     loop {
         asm::wfi();
     }
-}
-
-/// An interrupt of the one device the hypervisor has: its UART.
-fn device_interrupt(hypervisor: &Hypervisor, machine: &mut ThisCpu, _: IntId) {
-    console::pause_listening();
-    let focus = hypervisor.vm(console::focus()).filter(|vm| !vm.has_stopped());
-    // What is typed after the focused guest has stopped goes to the next that runs.
-    let Some(vm) = focus.or_else(|| hypervisor.vms().find(|vm| !vm.has_stopped())) else {
-        return;
-    };
-    console::set_focus(vm.id());
-    let notify = vm.serial_input(machine.now());
-    hypervisor.notify(machine, &vm, notify);
 }
 
 fn first_heap() {
@@ -172,7 +163,8 @@ fn fail(reason: &'static str) -> ! {
     power::off(Verdict::Failed(reason))
 }
 
-fn this_mpidr() -> u64 {
+/// The affinity fields of the `MPIDR_EL1` of the CPU this runs on.
+pub fn this_mpidr() -> u64 {
     // Aff3 and Aff2..Aff0 (Arm ARM, "MPIDR_EL1").
     MPIDR_EL1.get() & 0xff_00ff_ffff
 }
@@ -185,7 +177,7 @@ fn read_board(address: u64) -> (&'static Board, Region<PhysAddr>) {
         Ok(board) => (BOARD.call_once(|| board), tree),
         Err(error) => {
             if let Ok(uart) = Board::read_uart(blob) {
-                use_uart(&uart, console::Level::default());
+                use_uart(&uart, "");
                 log::error!("the board's device tree: {error}");
             }
             give_up(blob, "the board's device tree")
@@ -222,26 +214,21 @@ fn park() -> ! {
 }
 
 fn start_console(board: &Board) {
-    let level = board
-        .chosen
-        .bootargs
-        .split_ascii_whitespace()
-        .find_map(|word| word.strip_prefix("log="))
-        .and_then(|level| level.parse().ok())
-        .unwrap_or_default();
-    use_uart(&board.uart, level);
+    use_uart(&board.uart, &board.chosen.bootargs);
 }
 
 /// Log on `uart`, which the early map makes reachable.
-fn use_uart(uart: &BoardUart, level: console::Level) {
+fn use_uart(uart: &BoardUart, bootargs: &str) {
+    let words = bootargs.split_ascii_whitespace();
+    let level =
+        words.filter_map(|word| word.strip_prefix("log=")).find_map(|text| text.parse().ok());
     boot::early_map_device(uart.registers.start());
     // SAFETY: the tree says the UART is there; it is mapped as a device by the early map, and by the
     // final one after it.
     let registers = unsafe { Mmio::new(uart.registers) };
     if let Ok(driver) = Uart::new(uart.kind, registers) {
         driver.init(uart.clock);
-        console::init(driver);
-        console::init_log(level, driver);
+        console::init(driver, Settings::from_bootargs(bootargs), level.unwrap_or_default());
     }
 }
 
@@ -355,6 +342,7 @@ fn stock(board: &Board, frames: FramePool, cpus: u8, frequency: Frequency) -> St
         cpus,
         frequency,
         virtual_timer: board.timer.virt.intid,
+        interrupts: own_interrupts(board),
         epoch: epoch(board),
         id_registers: id_registers::for_guests(&IdFacts {
             ipa_bits: u8::try_from(geometry.ipa_bits()).unwrap_or(u8::MAX),
@@ -363,6 +351,19 @@ fn stock(board: &Board, frames: FramePool, cpus: u8, frequency: Frequency) -> St
     };
     let line = |id, name: &str| -> Arc<dyn SerialLine> { Arc::new(GuestLine::new(id, name)) };
     Stock::new(host, manifest, frames, seed(board), Box::new(line))
+}
+
+/// The hypervisor's own interrupts, as [`Host::interrupts`] has them.
+fn own_interrupts(board: &Board) -> [(IntId, &'static str); INTERRUPT_KINDS] {
+    let (Gic::V2 { maintenance, .. } | Gic::V3 { maintenance, .. }) = &board.gic;
+    let uart = board.uart.interrupt.map_or(IntId(0), |interrupt| interrupt.intid);
+    [
+        (gic::KICK, "kick"),
+        (board.timer.hypervisor.intid, "deadline"),
+        (board.timer.virt.intid, "virtual timer"),
+        (maintenance.intid, "maintenance"),
+        (uart, "uart"),
+    ]
 }
 
 /// Seconds since 1970, as the board's clock has it; 0 without one.

@@ -74,6 +74,10 @@ impl Machine for ThisCpu {
         timer::now()
     }
 
+    fn affinity(&self) -> u64 {
+        super::start::this_mpidr()
+    }
+
     fn stamp(&self) -> Ticks {
         timer::stamp()
     }

@@ -148,6 +148,11 @@ impl Bus {
         }
     }
 
+    /// The window of each device, and its interrupt.
+    pub fn windows(&self) -> impl Iterator<Item = (Region<Ipa>, Option<IntId>)> {
+        self.peripherals.iter().map(|peripheral| (peripheral.window, peripheral.irq))
+    }
+
     /// Whether there is a device at `ipa`.
     pub fn answers(&self, ipa: Ipa) -> bool {
         self.find(ipa, Width::Byte).is_some()

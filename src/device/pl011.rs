@@ -1,9 +1,11 @@
 //! The PrimeCell UART, PL011 (ARM DDI 0183), as a guest sees it.
 //!
-//! There is no baud rate: a character written is transmitted at once, so the transmit FIFO is always
-//! empty and its interrupt follows each write; the receive timeout has passed as soon as characters
-//! are left in the FIFO. Characters are taken off the [`SerialLine`] only while the FIFO has room, so
-//! the line never overruns it; a loopback can.
+//! There is no baud rate: a character written is transmitted at once if the [`SerialLine`] takes it, so
+//! that the transmit interrupt follows each write. If it does not, the character waits in the transmit
+//! FIFO, and the interrupt comes when the FIFO has drained to its level. What is written to a full FIFO
+//! is lost, as on the hardware. The receive timeout has passed as soon as characters are left in the
+//! FIFO. Characters are taken off the line only while the FIFO has room, so the line never overruns
+//! it; a loopback can.
 //!
 //! Like QEMU's model this one transmits and receives whether or not UARTCR's enable bits are set:
 //! there are guests that print without ever enabling their UART. In a loopback, characters written
@@ -30,6 +32,8 @@ use registers::{Control, Data, FifoLevels, Flags, Interrupts, LineControl, Recei
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct State {
     receive: Fifo,
+    /// What the line has not taken yet.
+    transmit: Fifo,
     /// A character was lost, and no later one has yet carried the news into the FIFO.
     overrun: bool,
     rsr: u16,
@@ -49,6 +53,7 @@ impl Default for State {
     fn default() -> Self {
         Self {
             receive: Fifo::default(),
+            transmit: Fifo::default(),
             overrun: false,
             rsr: 0,
             ilpr: 0,
@@ -103,11 +108,31 @@ impl<L: SerialLine> Pl011<L> {
     }
 
     fn write_data(&mut self, byte: u8) {
-        self.line.send(byte);
+        if self.state.transmit.len() >= self.state.depth() {
+            return;
+        }
         if self.state.is_loopback() {
             self.state.receive(byte.into());
         }
-        self.state.raise(Interrupts::TX);
+        self.state.transmit.push(byte.into());
+        if self.state.transmit.len() > self.state.transmit_trigger() {
+            self.state.clear(Interrupts::TX);
+        }
+        self.drain();
+    }
+
+    /// Sends what waits, as far as the line takes it.
+    fn drain(&mut self) {
+        while let Some(character) = self.state.transmit.first() {
+            let [byte, _] = character.to_le_bytes();
+            if !self.line.send(byte) {
+                break;
+            }
+            self.state.transmit.pop();
+            if self.state.transmit.len() <= self.state.transmit_trigger() {
+                self.state.raise(Interrupts::TX);
+            }
+        }
     }
 }
 
@@ -116,9 +141,22 @@ impl State {
         Control::LBE.is_set(self.cr)
     }
 
-    /// How many characters the receiver holds: the FIFO's, or the one of its holding register.
+    /// How many characters receiver and transmitter hold each: the FIFO's, or the one of the holding
+    /// register.
     fn depth(&self) -> usize {
         if LineControl::FEN.is_set(self.lcr_h) { fifo::DEPTH } else { 1 }
+    }
+
+    /// How few characters raise the transmit interrupt (UARTIFLS). Reserved values count as the last.
+    fn transmit_trigger(&self) -> usize {
+        let eighths = match FifoLevels::TXIFLSEL.read_as_enum(self.ifls) {
+            Some(FifoLevels::TXIFLSEL::Value::Eighth) => 1,
+            Some(FifoLevels::TXIFLSEL::Value::Quarter) => 2,
+            Some(FifoLevels::TXIFLSEL::Value::Half) => 4,
+            Some(FifoLevels::TXIFLSEL::Value::ThreeQuarters) => 6,
+            Some(FifoLevels::TXIFLSEL::Value::SevenEighths) | None => 7,
+        };
+        self.depth() * eighths / 8
     }
 
     /// How many characters raise the receive interrupt (UARTIFLS). Reserved values count as the last.
@@ -184,7 +222,10 @@ impl State {
     /// UARTFR.
     fn flags(&self) -> u16 {
         let full = self.receive.len() >= self.depth();
-        let fifos = Flags::TXFE::SET
+        let (sends, stuffed) = (!self.transmit.is_empty(), self.transmit.len() >= self.depth());
+        let fifos = Flags::TXFE.val((!sends).into())
+            + Flags::TXFF.val(stuffed.into())
+            + Flags::BUSY.val(sends.into())
             + Flags::RXFE.val(self.receive.is_empty().into())
             + Flags::RXFF.val(full.into());
         fifos.value | self.modem_inputs()
@@ -244,7 +285,8 @@ impl<L: SerialLine> Registers for Pl011<L> {
     const IDENTIFICATION: [u8; 8] = [0x11, 0x10, 0x14, 0x00, 0x0d, 0xf0, 0x05, 0xb1];
 
     fn read_register(&mut self, offset: u64) -> u32 {
-        // A guest that polls must see what came since.
+        // A guest that polls must see what came and what went since.
+        self.drain();
         self.fill();
         let value = match offset {
             registers::DR => self.read_data(),
@@ -307,6 +349,7 @@ impl<L: SerialLine> Device for Pl011<L> {
     }
 
     fn advance(&mut self, _now: Ticks) {
+        self.drain();
         self.fill();
     }
 

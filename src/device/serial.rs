@@ -10,8 +10,11 @@ use spin::mutex::TicketMutex;
 /// One end of a serial cable. Both calls are made with the UART's lock held, so neither may block
 /// or reach back into the bus.
 pub trait SerialLine: Send + Sync {
-    /// The guest sends `byte`. A line that cannot keep up drops it.
-    fn send(&self, byte: u8);
+    /// The guest sends `byte`. False when there is no room for it now: the UART keeps it and offers it
+    /// again at the guest's next access, or when it is advanced, which is how a line says that it has
+    /// room again.
+    #[must_use]
+    fn send(&self, byte: u8) -> bool;
 
     /// The next byte for the guest, taken off the line. A UART asks only when it has room, so what
     /// is waiting waits here; the line bounds how much.
@@ -19,8 +22,8 @@ pub trait SerialLine: Send + Sync {
 }
 
 impl<L: SerialLine + ?Sized> SerialLine for Arc<L> {
-    fn send(&self, byte: u8) {
-        (**self).send(byte);
+    fn send(&self, byte: u8) -> bool {
+        (**self).send(byte)
     }
 
     fn receive(&self) -> Option<u8> {
@@ -33,6 +36,8 @@ impl<L: SerialLine + ?Sized> SerialLine for Arc<L> {
 pub struct ScriptedLine {
     input: TicketMutex<VecDeque<u8>>,
     output: TicketMutex<Vec<u8>>,
+    /// How many more bytes it takes; `None` for any number.
+    room: TicketMutex<Option<usize>>,
 }
 
 impl ScriptedLine {
@@ -46,6 +51,11 @@ impl ScriptedLine {
         self.input.lock().len()
     }
 
+    /// Takes `room` more bytes from the guest and then no more; any number with `None`.
+    pub fn set_room(&self, room: Option<usize>) {
+        *self.room.lock() = room;
+    }
+
     /// What the guest sent since the last call.
     pub fn take_output(&self) -> Vec<u8> {
         mem::take(&mut *self.output.lock())
@@ -53,8 +63,13 @@ impl ScriptedLine {
 }
 
 impl SerialLine for ScriptedLine {
-    fn send(&self, byte: u8) {
+    fn send(&self, byte: u8) -> bool {
+        if let Some(room) = &mut *self.room.lock() {
+            let Some(left) = room.checked_sub(1) else { return false };
+            *room = left;
+        }
         self.output.lock().push(byte);
+        true
     }
 
     fn receive(&self) -> Option<u8> {

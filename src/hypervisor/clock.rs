@@ -1,9 +1,10 @@
-//! What each CPU spends its time with.
+//! What each CPU spends its time with, and how often it was interrupted.
 //!
 //! Only the CPU itself writes; anybody may read, and sees numbers that were true a moment ago.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
+use crate::machine::Interrupt;
 use crate::sched::{Entity, VmId};
 use crate::time::Ticks;
 use crate::vcpu::VcpuId;
@@ -11,29 +12,81 @@ use crate::vcpu::VcpuId;
 /// In [`Clock::running`]: no vCPU.
 const NOBODY: u64 = u64::MAX;
 
-/// One CPU's time. What is neither of the two is the hypervisor's.
+/// What a CPU is doing.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Phase {
+    /// The hypervisor's own work.
+    Hypervisor,
+    /// A guest.
+    Guest,
+    /// Nothing: it sleeps.
+    Idle,
+}
+
+/// How many kinds of interrupts are told apart.
+pub const INTERRUPT_KINDS: usize = 5;
+
+/// The place of an interrupt's kind among the counts, and in [`crate::vm::create::Host::interrupts`].
+const fn kind(interrupt: Interrupt) -> usize {
+    match interrupt {
+        Interrupt::Kick => 0,
+        Interrupt::Deadline => 1,
+        Interrupt::VirtualTimer => 2,
+        Interrupt::Maintenance => 3,
+        Interrupt::Device(_) => 4,
+    }
+}
+
+/// One CPU's time and interrupts.
 #[derive(Debug)]
 pub struct Clock {
-    guest: AtomicU64,
-    idle: AtomicU64,
+    spent: [AtomicU64; 3],
+    phase: AtomicU8,
+    /// Since when.
+    since: AtomicU64,
     running: AtomicU64,
+    affinity: AtomicU64,
+    interrupts: [AtomicU64; INTERRUPT_KINDS],
 }
 
 impl Default for Clock {
     fn default() -> Self {
-        Self { guest: AtomicU64::new(0), idle: AtomicU64::new(0), running: AtomicU64::new(NOBODY) }
+        Self {
+            spent: Default::default(),
+            phase: AtomicU8::new(Phase::Hypervisor as u8),
+            since: AtomicU64::new(0),
+            running: AtomicU64::new(NOBODY),
+            affinity: AtomicU64::new(0),
+            interrupts: Default::default(),
+        }
     }
 }
 
 impl Clock {
-    /// A guest ran for so long.
-    pub fn add_guest(&self, span: Ticks) {
-        add(&self.guest, span);
+    /// The CPU, whose affinity this is, begins to work.
+    pub fn start(&self, affinity: u64, now: Ticks) {
+        self.affinity.store(affinity, Ordering::Relaxed);
+        self.since.store(now.0, Ordering::Relaxed);
     }
 
-    /// The CPU slept for so long.
-    pub fn add_idle(&self, span: Ticks) {
-        add(&self.idle, span);
+    /// From now on the CPU does something else.
+    pub fn enter(&self, phase: Phase, now: Ticks) {
+        let since = self.since.load(Ordering::Relaxed);
+        let before = usize::from(self.phase.load(Ordering::Relaxed));
+        if let Some(spent) = self.spent.get(before) {
+            add(spent, now.0.saturating_sub(since));
+        }
+        self.since.store(now.0, Ordering::Relaxed);
+        self.phase.store(phase as u8, Ordering::Relaxed);
+    }
+
+    /// How long it has done this, until now.
+    pub fn spent(&self, phase: Phase, now: Ticks) -> Ticks {
+        let spent = self.spent[phase as usize].load(Ordering::Relaxed);
+        let current = self.phase.load(Ordering::Relaxed) == phase as u8;
+        let since = self.since.load(Ordering::Relaxed);
+        let more = if current && since != 0 { now.0.saturating_sub(since) } else { 0 };
+        Ticks(spent.saturating_add(more))
     }
 
     /// This vCPU has the CPU now.
@@ -43,16 +96,6 @@ impl Clock {
         self.running.store(packed, Ordering::Relaxed);
     }
 
-    /// How long guests ran.
-    pub fn guest(&self) -> Ticks {
-        Ticks(self.guest.load(Ordering::Relaxed))
-    }
-
-    /// How long the CPU slept.
-    pub fn idle(&self) -> Ticks {
-        Ticks(self.idle.load(Ordering::Relaxed))
-    }
-
     /// The vCPU that has the CPU.
     pub fn running(&self) -> Option<Entity> {
         let packed = self.running.load(Ordering::Relaxed);
@@ -60,11 +103,26 @@ impl Clock {
         let vm = VmId(u16::from_be_bytes([vm_high, vm_low]));
         (packed != NOBODY).then_some(Entity { vm, vcpu: VcpuId(vcpu) })
     }
+
+    /// The affinity fields of its `MPIDR_EL1`.
+    pub fn affinity(&self) -> u64 {
+        self.affinity.load(Ordering::Relaxed)
+    }
+
+    /// An interrupt was taken.
+    pub fn count(&self, interrupt: Interrupt) {
+        add(&self.interrupts[kind(interrupt)], 1);
+    }
+
+    /// How many interrupts of each kind were taken.
+    pub fn counts(&self) -> [u64; INTERRUPT_KINDS] {
+        core::array::from_fn(|kind| self.interrupts[kind].load(Ordering::Relaxed))
+    }
 }
 
 /// One writer: no need to be atomic as a whole.
-fn add(cell: &AtomicU64, span: Ticks) {
-    cell.store(cell.load(Ordering::Relaxed).wrapping_add(span.0), Ordering::Relaxed);
+fn add(cell: &AtomicU64, more: u64) {
+    cell.store(cell.load(Ordering::Relaxed).wrapping_add(more), Ordering::Relaxed);
 }
 
 #[cfg(test)]
@@ -82,5 +140,17 @@ mod tests {
         }
         clock.set_running(None);
         assert_eq!(clock.running(), None);
+    }
+
+    #[test]
+    fn every_moment_belongs_to_one_phase_and_the_present_one_counts() {
+        let clock = Clock::default();
+        clock.start(0x80000000, Ticks(100));
+        clock.enter(Phase::Guest, Ticks(110));
+        clock.enter(Phase::Hypervisor, Ticks(140));
+        clock.enter(Phase::Idle, Ticks(141));
+        let spent = [Phase::Hypervisor, Phase::Guest, Phase::Idle]
+            .map(|phase| clock.spent(phase, Ticks(200)).0);
+        assert_eq!(spent, [11, 30, 59]);
     }
 }

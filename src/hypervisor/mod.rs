@@ -16,13 +16,15 @@ use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use spin::mutex::TicketMutex;
 
 use crate::machine::{CpuId, Machine};
+use crate::manifest::VmConfig;
+use crate::sched::policy::Policy;
 use crate::sched::{Entity, RunQueue, VmId, Woken};
-use crate::time::Ticks;
+use crate::time::{Frequency, Ticks};
 use crate::vcpu::VcpuId;
-use crate::vgic::Notify;
+use crate::vgic::{IntId, Notify};
 use crate::vm::{Request, Vm};
 
-pub use clock::Clock;
+pub use clock::{Clock, INTERRUPT_KINDS, Phase};
 use lifecycle::Population;
 pub use lifecycle::Refusal;
 pub use stock::{HeapReport, MakeLine, MemoryReport, Stock};
@@ -55,6 +57,10 @@ pub struct Hypervisor {
     /// How many they are.
     doomed_count: AtomicUsize,
     nudge_after: Ticks,
+    configs: Box<[VmConfig]>,
+    policies: Box<[TicketMutex<Policy>]>,
+    frequency: Frequency,
+    interrupts: [(IntId, &'static str); INTERRUPT_KINDS],
 }
 
 impl Hypervisor {
@@ -62,6 +68,9 @@ impl Hypervisor {
     pub fn new(stock: Stock) -> Self {
         let frequency = stock.host().frequency;
         let cpus = usize::from(stock.host().cpus.max(1));
+        let configs: Box<[_]> = stock.configs().into();
+        let policies = configs.iter().map(|config| TicketMutex::new(config.policy)).collect();
+        let interrupts = stock.host().interrupts;
         let queue = || TicketMutex::new(RunQueue::new(frequency.micros(SLICE_MICROS)));
         Self {
             vms: stock.configs().iter().map(|_| TicketMutex::default()).collect(),
@@ -73,6 +82,10 @@ impl Hypervisor {
             doomed: TicketMutex::default(),
             doomed_count: AtomicUsize::new(0),
             nudge_after: frequency.micros(NUDGE_MICROS),
+            configs,
+            policies,
+            frequency,
+            interrupts,
         }
     }
 
@@ -89,6 +102,27 @@ impl Hypervisor {
     /// All VMs that exist.
     pub fn vms(&self) -> impl Iterator<Item = Arc<Vm>> {
         self.vms.iter().filter_map(|slot| slot.lock().clone())
+    }
+
+    /// What the bundle says of each VM.
+    pub fn configs(&self) -> impl Iterator<Item = (VmId, &VmConfig)> {
+        (0..).map(VmId).zip(&self.configs)
+    }
+
+    /// How a VM is scheduled, or would be.
+    pub fn policy(&self, id: VmId) -> Policy {
+        self.policies.get(id.index()).map_or_else(Policy::default, |policy| *policy.lock())
+    }
+
+    /// The counter's frequency.
+    pub const fn frequency(&self) -> Frequency {
+        self.frequency
+    }
+
+    /// The hypervisor's own interrupts and what they are called, one of each kind that
+    /// [`Clock::counts`] tells.
+    pub fn interrupts(&self) -> &[(IntId, &'static str)] {
+        &self.interrupts
     }
 
     /// How many VMs the bundle has.

@@ -290,6 +290,10 @@ impl Machine for Scripted {
         self.world.now()
     }
 
+    fn affinity(&self) -> u64 {
+        self.id.0.into()
+    }
+
     fn stamp(&self) -> Ticks {
         self.world.now()
     }

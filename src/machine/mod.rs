@@ -90,6 +90,8 @@ pub trait Machine {
 
     /// Which CPU this is.
     fn id(&self) -> CpuId;
+    /// The affinity fields of its `MPIDR_EL1`.
+    fn affinity(&self) -> u64;
     /// The system counter now.
     fn now(&self) -> Ticks;
     /// The system counter, perhaps as it was a few instructions earlier: for statistics.

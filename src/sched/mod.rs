@@ -98,6 +98,22 @@ impl RunQueue {
         self.queue.retain(|queued| *queued != entity);
     }
 
+    /// What an entity does, in a word.
+    pub fn state_of(&mut self, entity: Entity) -> Option<&'static str> {
+        self.state(entity).map(|state| match state {
+            State::Off => "off",
+            State::Paused => "paused",
+            State::Blocked { .. } => "waiting",
+            State::Runnable => "ready",
+            State::Running { .. } => "running",
+        })
+    }
+
+    /// How many wait for the CPU.
+    pub fn waiting(&self) -> usize {
+        self.queue.len()
+    }
+
     /// How many entities belong to this CPU.
     pub fn len(&self) -> usize {
         self.entities.len()

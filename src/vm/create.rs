@@ -23,6 +23,7 @@ use crate::firmware::entropy::Entropy;
 use crate::firmware::fdt::{self, GuestMachine, Seeds};
 use crate::firmware::image::{self, GuestWrite, ImageError, OutOfRam};
 use crate::firmware::psci::Power;
+use crate::hypervisor::INTERRUPT_KINDS;
 use crate::machine::CpuId;
 use crate::manifest::{Devices, Manifest, VmConfig};
 use crate::memory::{
@@ -52,6 +53,9 @@ pub struct Host {
     pub frequency: Frequency,
     /// The physical interrupt of the EL1 virtual timer.
     pub virtual_timer: IntId,
+    /// The hypervisor's own interrupts and their names: calls between CPUs, its timer, the virtual timer,
+    /// maintenance, its UART.
+    pub interrupts: [(IntId, &'static str); INTERRUPT_KINDS],
     /// Seconds since 1970, for the guests' clocks.
     pub epoch: u32,
     /// What guests read from the ID registers.

@@ -55,6 +55,29 @@ pub const fn virtio_irq(slot: u16) -> IntId {
     IntId::spi(16 + slot)
 }
 
+/// What the device whose window starts at `ipa` is called.
+pub fn device_name(ipa: Ipa) -> &'static str {
+    match ipa {
+        at if at == UART.base => "pl011",
+        at if at == RTC.base => "pl031",
+        at if at == VIRTIO.base => "virtio-mmio slots",
+        _ => "device",
+    }
+}
+
+/// What raises an interrupt, where that is known.
+pub fn interrupt_name(intid: IntId) -> &'static str {
+    match intid {
+        PHYSICAL_TIMER_IRQ => "physical timer",
+        VIRTUAL_TIMER_IRQ => "virtual timer",
+        UART_IRQ => "pl011",
+        RTC_IRQ => "pl031",
+        intid if intid.is_sgi() => "sgi",
+        IntId(intid) if (48..80).contains(&intid) => "virtio-mmio",
+        _ => "",
+    }
+}
+
 /// Secure EL1 physical timer's interrupt; no guest has the timer, the device tree binding wants it.
 pub const SECURE_TIMER_IRQ: IntId = IntId::ppi(13);
 /// EL1 physical timer (`CNTP`).

@@ -107,6 +107,12 @@ impl Vm {
         }
     }
 
+    /// How much time has passed for the VM since it was created.
+    pub fn uptime(&self, now: Ticks) -> Ticks {
+        let pause = self.lifecycle.lock().pause;
+        self.virtual_now(if let Pause::Since(since) = pause { since } else { now })
+    }
+
     /// Whether the VM is held: its vCPUs have to leave their CPUs.
     pub fn is_paused(&self) -> bool {
         self.paused.load(Ordering::SeqCst)

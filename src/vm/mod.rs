@@ -24,6 +24,7 @@ use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use spin::mutex::{TicketMutex, TicketMutexGuard};
 
+use crate::addr::{Ipa, Region};
 use crate::device::bus::Bus;
 use crate::firmware::entropy::Entropy;
 use crate::machine::{CpuId, Machine, Space};
@@ -179,6 +180,16 @@ impl Vm {
     /// How much RAM it has, in bytes.
     pub fn memory_size(&self) -> u64 {
         self.memory.size()
+    }
+
+    /// The window of each of its devices, and its interrupt.
+    pub fn devices(&self) -> impl Iterator<Item = (Region<Ipa>, Option<IntId>)> {
+        self.bus.windows()
+    }
+
+    /// Looks at a vCPU's state; `None` while a CPU has it, and when there is none.
+    pub fn with_parked<T>(&self, vcpu: VcpuId, look: impl FnOnce(&Vcpu) -> T) -> Option<T> {
+        self.vcpus.get(vcpu.index())?.parked.lock().as_deref().map(look)
     }
 
     /// The VM's interrupt controller.

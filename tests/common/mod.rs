@@ -132,6 +132,7 @@ pub fn host(gic_version: GicVersion, cpus: u8) -> Host {
         cpus,
         frequency: Frequency(NonZeroU32::new(HZ).unwrap()),
         virtual_timer: VIRTUAL_TIMER,
+        interrupts: [(IntId(0), "test"); 5],
         epoch: 0,
         id_registers: IdRegs::new(&facts, |_| 0),
     }

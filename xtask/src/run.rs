@@ -1,5 +1,6 @@
 //! `cargo xtask run`: from options to a running machine and its exit status.
 
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -133,6 +134,7 @@ fn run_plinth(options: &RunOptions, qemu: &qemu::Qemu, bundle: &Bundle) -> Resul
     let files = RunFiles::new()?;
     let bundle_path = files.write("guests.bundle", bundle.bytes())?;
     let symbols = Symbols::read(&hypervisor.elf);
+    let append = boot_arguments(options, std::io::stdout().is_terminal());
     let machine = Machine {
         gic: options.gic,
         cpu: &options.cpu,
@@ -142,10 +144,19 @@ fn run_plinth(options: &RunOptions, qemu: &qemu::Qemu, bundle: &Bundle) -> Resul
         icount: options.icount,
         kernel: &hypervisor.raw,
         initrd: Some(&bundle_path),
-        append: options.hv_args.as_deref().unwrap_or_default(),
+        append: &append,
         extra: &options.qemu,
     };
     boot(options, qemu, &machine, symbols.as_ref())
+}
+
+/// The hypervisor's boot arguments. What a program reads has no colours in it.
+fn boot_arguments(options: &RunOptions, terminal: bool) -> String {
+    let mut words = options.hv_args.clone().unwrap_or_default();
+    if (options.until.is_some() || !terminal) && !words.contains("colour=") {
+        words += if words.is_empty() { "colour=off" } else { " colour=off" };
+    }
+    words
 }
 
 fn run_bare(options: &RunOptions, qemu: &qemu::Qemu, guest: &Payload) -> Result<ExitCode> {

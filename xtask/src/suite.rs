@@ -6,9 +6,11 @@
 //! | `run/…` | the command line refuses what is wrong, and leaves no QEMU behind; the hypervisor reports its own crashes and refuses guests it cannot build |
 //! | `guests/…` | each payload of `guests/` gets the answers it wants, on both GICs |
 //! | `bundle/…` | manifests are refused with every mistake, bundles are packed, boot, and are refused when damaged |
+//! | `consoles/…` | one line shared by several guests and the monitor: escape key, scrollback, frames |
 //! | `debian/…` | Debian boots, takes input, reboots and powers off, beside hostile guests as well |
 
 mod command;
+mod consoles;
 mod crash;
 mod debian;
 mod firmware;
@@ -154,6 +156,7 @@ pub fn run(filter: Option<&str>, bare: bool) -> Result<ExitCode> {
         steps.extend(manifests::debian_steps());
         steps.extend(hostile::steps());
         steps.extend(many::steps());
+        steps.extend(consoles::steps());
     }
     let wanted = |step: &&Step| filter.is_none_or(|text| step.name.contains(text));
     let mut total = Counts::default();

@@ -31,7 +31,7 @@ use crate::vcpu::GicCpuContext;
 use crate::vgic::{IntId, ListRegister, ListRegisters};
 
 /// The software generated interrupt by which CPUs call each other.
-const KICK: IntId = IntId(0);
+pub const KICK: IntId = IntId(0);
 
 /// `GICD_IIDR` of QEMU's GICv2, which names no product. It does not look at its inputs again when a
 /// list register with `HW` deactivates an interrupt.

@@ -1,11 +1,12 @@
-//! The receive FIFO (ARM DDI 0183, "Receive FIFO"): characters with their error bits, sixteen deep.
+//! The FIFOs (ARM DDI 0183, "Transmit FIFO" and "Receive FIFO"), sixteen deep. What was received has its
+//! error bits beside it.
 
 use alloc::vec::Vec;
 
 /// How many characters fit (DDI 0183, revisions before r1p5).
 pub const DEPTH: usize = 16;
 
-/// The receive FIFO. How much of it is in use is the caller's to say: with the FIFOs disabled, one
+/// A FIFO. How much of it is in use is the caller's to say: with the FIFOs disabled, one
 /// character is.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(try_from = "Vec<u16>", into = "Vec<u16>")]
@@ -35,6 +36,11 @@ impl Fifo {
             }
             None => false,
         }
+    }
+
+    /// The oldest character.
+    pub fn first(&self) -> Option<u16> {
+        self.characters.get(..self.len)?.first().copied()
     }
 
     /// Takes the oldest character.

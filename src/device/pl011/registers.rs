@@ -68,7 +68,9 @@ register_bitfields! { u16,
         CTS OFFSET(0) NUMBITS(1) [],
         DSR OFFSET(1) NUMBITS(1) [],
         DCD OFFSET(2) NUMBITS(1) [],
+        BUSY OFFSET(3) NUMBITS(1) [],
         RXFE OFFSET(4) NUMBITS(1) [],
+        TXFF OFFSET(5) NUMBITS(1) [],
         RXFF OFFSET(6) NUMBITS(1) [],
         TXFE OFFSET(7) NUMBITS(1) [],
         RI OFFSET(8) NUMBITS(1) [],
@@ -93,7 +95,13 @@ register_bitfields! { u16,
 
     /// UARTIFLS.
     pub FifoLevels [
-        TXIFLSEL OFFSET(0) NUMBITS(3) [Half = 2],
+        TXIFLSEL OFFSET(0) NUMBITS(3) [
+            Eighth = 0,
+            Quarter = 1,
+            Half = 2,
+            ThreeQuarters = 3,
+            SevenEighths = 4,
+        ],
         RXIFLSEL OFFSET(3) NUMBITS(3) [
             Eighth = 0,
             Quarter = 1,

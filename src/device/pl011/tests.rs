@@ -219,6 +219,59 @@ fn the_transmit_interrupt_rises_after_each_write_until_it_is_cleared() {
 }
 
 #[test]
+fn a_line_without_room_fills_the_transmit_fifo_and_the_flags_say_so() {
+    for (fen, depth) in [(FEN, 16), (0, 1)] {
+        let mut bench = Bench::new();
+        bench.write(0x02c, fen);
+        bench.line.set_room(Some(0));
+        for count in 0..depth {
+            let (empty, busy) = (u64::from(count == 0) << 7, u64::from(count > 0) << 3);
+            assert_eq!(bench.read(0x018) & 0xa8, empty | busy);
+            bench.write(0x000, count);
+        }
+        assert_eq!(bench.read(0x018) & 0xa8, 0x28, "TXFF and BUSY");
+        bench.write(0x000, 0xee);
+        bench.line.set_room(None);
+        assert_eq!(bench.read(0x018) & 0xa8, 0x80, "a poll finds that there is room");
+        let sent: Vec<u64> = bench.line.take_output().into_iter().map(u64::from).collect();
+        assert_eq!(sent, (0..depth).collect::<Vec<_>>(), "what a full FIFO was given is lost");
+    }
+}
+
+#[test]
+fn the_transmit_interrupt_comes_back_when_the_fifo_has_drained_to_its_level() {
+    for (select, trigger) in [(0, 2), (1, 4), (2, 8), (3, 12), (4, 14), (7, 14)] {
+        let mut bench = Bench::with_fifos();
+        bench.write(0x034, select);
+        bench.write(0x038, 1 << 5);
+        bench.line.set_room(Some(0));
+        for _ in 0..16 {
+            bench.write(0x000, 0x41);
+        }
+        assert!(!bench.uart.irq_level(), "the FIFO is above its level");
+        for left in (0..16).rev() {
+            bench.line.set_room(Some(1));
+            bench.uart.advance(NOW);
+            assert_eq!(bench.uart.irq_level(), left <= trigger, "{left} of {trigger}");
+        }
+    }
+}
+
+#[test]
+fn what_waits_to_be_sent_is_saved_with_the_uart() {
+    let mut bench = Bench::with_fifos();
+    bench.line.set_room(Some(1));
+    for byte in b"abc" {
+        bench.write(0x000, u64::from(*byte));
+    }
+    let saved = postcard::to_allocvec(bench.uart.state()).unwrap();
+    bench.uart = Pl011::restore(bench.line.clone(), postcard::from_bytes(&saved).unwrap());
+    bench.line.set_room(None);
+    bench.uart.advance(NOW);
+    assert_eq!(bench.line.take_output(), b"abc");
+}
+
+#[test]
 fn a_masked_interrupt_shows_only_in_the_raw_status() {
     let mut bench = Bench::new();
     bench.write(0x000, 0x41);
@@ -359,6 +412,9 @@ fn a_saved_state_with_more_characters_than_fit_is_refused() {
 struct Reference {
     line: VecDeque<u8>,
     sent: Vec<u8>,
+    /// How much more the line takes.
+    room: Option<usize>,
+    waiting: VecDeque<u8>,
     fifo: VecDeque<u64>,
     /// The registers that read as what was written.
     stored: BTreeMap<u64, u64>,
@@ -380,6 +436,23 @@ impl Reference {
         let levels = [2, 4, 8, 12, 14, 14, 14, 14];
         let select = usize::try_from(self.stored(0x34) >> 3 & 7).unwrap();
         levels[select].min(self.depth())
+    }
+
+    fn transmit_trigger(&self) -> usize {
+        let levels = [2, 4, 8, 12, 14, 14, 14, 14];
+        let select = usize::try_from(self.stored(0x34) & 7).unwrap();
+        if self.depth() == 1 { 0 } else { levels[select] }
+    }
+
+    fn transmit(&mut self) {
+        while self.room != Some(0) {
+            let Some(byte) = self.waiting.pop_front() else { break };
+            self.sent.push(byte);
+            self.room = self.room.map(|room| room - 1);
+            if self.waiting.len() <= self.transmit_trigger() {
+                self.ris |= 0x20;
+            }
+        }
     }
 
     fn loopback(&self) -> bool {
@@ -414,6 +487,7 @@ impl Reference {
     }
 
     fn read(&mut self, offset: u64) -> u64 {
+        self.transmit();
         self.fill();
         match offset {
             0x00 => {
@@ -430,7 +504,9 @@ impl Reference {
             0x18 => {
                 let empty = u64::from(self.fifo.is_empty()) << 4;
                 let full = u64::from(self.fifo.len() == self.depth()) << 6;
-                0x80 | empty | full | self.modem()
+                let sent = if self.waiting.is_empty() { 0x80 } else { 0x08 };
+                let stuffed = u64::from(self.waiting.len() >= self.depth()) << 5;
+                sent | stuffed | empty | full | self.modem()
             }
             0x3c => self.ris,
             0x40 => self.ris & self.stored(0x38),
@@ -443,11 +519,17 @@ impl Reference {
         let modem = self.modem();
         let bits = match offset {
             0x00 => {
-                self.sent.push(value.to_le_bytes()[0]);
+                if self.waiting.len() >= self.depth() {
+                    return;
+                }
+                self.waiting.push_back(value.to_le_bytes()[0]);
                 if self.loopback() {
                     self.arrive(value & 0xff);
                 }
-                self.ris |= 0x20;
+                if self.waiting.len() > self.transmit_trigger() {
+                    self.ris &= !0x20;
+                }
+                self.transmit();
                 return;
             }
             0x04 => {
@@ -488,6 +570,7 @@ enum Step {
     Read(u64, Width),
     Write(u64, Width, u64),
     Type(Vec<u8>),
+    Room(Option<usize>),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -501,6 +584,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (offset, width, any::<u32>())
             .prop_map(|(offset, width, value)| Step::Write(offset, width, value.into())),
         1 => prop::collection::vec(any::<u8>(), 0..24).prop_map(Step::Type),
+        1 => prop::option::of(0usize..24).prop_map(Step::Room),
         4 => Just(Step::Read(0, Width::Word)),
         4 => (0u64..0x100).prop_map(|byte| Step::Write(0, Width::Byte, byte)),
     ]
@@ -529,6 +613,14 @@ proptest! {
                 Step::Type(bytes) => {
                     bench.type_in(&bytes);
                     reference.line.extend(bytes);
+                    reference.transmit();
+                    reference.fill();
+                }
+                Step::Room(room) => {
+                    bench.line.set_room(room);
+                    bench.uart.advance(NOW);
+                    reference.room = room;
+                    reference.transmit();
                     reference.fill();
                 }
             }

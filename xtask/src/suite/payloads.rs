@@ -41,6 +41,7 @@ impl Wants {
             "fp" | "context" => Self { vcpus: 8, ..two },
             "heartbeat" => Self { vcpus: 1, ends: Ends::Quits("heartbeat 2"), ..two },
             "reset" => Self { ends: Ends::Resets, ..two },
+            "echo" => Self { ends: Ends::Until("echo> "), ..two },
             "spin" => Self { ends: Ends::Until("spin: "), ..two },
             "share" => Self { ends: Ends::Until("share: 4 "), ..two },
             "storm" => Self { ends: Ends::Until("storm: "), ..two },

@@ -1,0 +1,245 @@
+//! What is typed: frames, the escape key's commands, and the rest for whoever has the focus.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use super::frame::Input;
+use super::keys::Key;
+use super::mux::{Draw, Event, Focus, Mux, View};
+use crate::monitor::complete::complete;
+use crate::monitor::editor::Edit;
+use crate::monitor::json;
+use crate::sched::VmId;
+
+/// How many commands and requests wait to be carried out.
+const EVENTS: usize = 8;
+
+impl Mux {
+    /// Whether what is typed should be taken off the line now. It waits there for a while when the
+    /// guest it is for has no room and is taking it; not for ever, as the escape key must work.
+    pub fn wants_input(&mut self, now: Duration) -> bool {
+        self.held = self.focused().is_some_and(|port| port.is_busy_with_input(now));
+        !self.held
+    }
+
+    /// A byte was typed.
+    pub fn input(&mut self, byte: u8, now: Duration) {
+        match self.requests.feed(byte) {
+            Input::Taken => {}
+            Input::Frame(text) => self.request(text),
+            Input::Broken(why) => self.reply(json::refusal(None, why).as_bytes()),
+            Input::BrokenBefore(why, byte) => {
+                self.reply(json::refusal(None, why).as_bytes());
+                self.key(byte, now);
+            }
+            Input::Byte(byte) => self.key(byte, now),
+        }
+    }
+
+    /// A guest takes what was typed to it.
+    pub fn receive(&mut self, id: VmId, now: Duration) -> Option<u8> {
+        self.port_mut(id)?.receive(now)
+    }
+
+    /// If the guest that is typed to is not among those `alive`, type to the next one that is.
+    pub fn leave_the_dead(&mut self, now: Duration, alive: impl Fn(VmId) -> bool) {
+        let Focus::Guest(id) = self.focus else { return };
+        if self.port(id).is_some() && alive(id) {
+            return;
+        }
+        if let Some(next) = self.neighbour(|id| alive(id), false) {
+            self.focus_on(Focus::Guest(next), now);
+        }
+    }
+
+    /// Types to `focus` from now on.
+    pub fn focus_on(&mut self, focus: Focus, now: Duration) {
+        if self.focus == focus {
+            return;
+        }
+        self.set_view(self.view, focus, now);
+        self.tell_focus(now);
+    }
+
+    /// Shows all guests' output or the focused one's.
+    pub fn view_as(&mut self, view: View, now: Duration) {
+        if self.view != view {
+            self.set_view(view, self.focus, now);
+            self.tell_focus(now);
+        }
+    }
+
+    /// Whose output is shown.
+    pub const fn view(&self) -> View {
+        self.view
+    }
+
+    /// Who gets what is typed.
+    pub const fn focus(&self) -> Focus {
+        self.focus
+    }
+
+    /// The names of the guests and their numbers.
+    pub fn guests(&self) -> impl Iterator<Item = (VmId, &str)> {
+        self.ports.iter().filter(|port| !port.gone).map(|port| (port.id(), port.name()))
+    }
+
+    /// The keys, in one line of the log.
+    pub fn tell_keys(&mut self, now: Duration) {
+        let escape = self.keys.escape();
+        self.notice(
+            now,
+            format_args!(
+                "{escape}, then: 0-9 n p a guest, m the monitor, a all or one, x power off, ? help"
+            ),
+        );
+    }
+
+    fn request(&mut self, text: Vec<u8>) {
+        if self.events.len() < EVENTS {
+            self.events.push_back(Event::Request(text));
+        } else {
+            let id = json::id_of(&text);
+            self.reply(json::refusal(id, "too many requests at once").as_bytes());
+        }
+    }
+
+    fn key(&mut self, byte: u8, now: Duration) {
+        match self.keys.feed(byte) {
+            Key::Nothing => {}
+            Key::Typed(byte) => self.typed(byte, now),
+            Key::Guest(number) => {
+                let id = VmId(number.into());
+                if self.guests().any(|(guest, _)| guest == id) {
+                    self.focus_on(Focus::Guest(id), now);
+                } else {
+                    self.notice(now, format_args!("there is no guest {number}"));
+                }
+            }
+            Key::Next => self.go(false, now),
+            Key::Previous => self.go(true, now),
+            Key::Monitor => {
+                self.focus_on(Focus::Monitor, now);
+                self.draw = Some(Draw::Soon);
+            }
+            Key::ToggleView => {
+                let other = if self.view == View::All { View::Focus } else { View::All };
+                self.view_as(other, now);
+            }
+            Key::AskPowerOff => self.notice(now, format_args!("power off? x again to do so")),
+            Key::PowerOff => self.ask_power_off(),
+            Key::Help => self.help(now),
+        }
+    }
+
+    fn typed(&mut self, byte: u8, now: Duration) {
+        match self.focus {
+            Focus::Guest(id) => {
+                let taken = self.port_mut(id).is_some_and(|port| port.type_in(byte, now));
+                self.bell |= !taken;
+            }
+            Focus::Monitor => self.edit(byte, now),
+        }
+    }
+
+    fn edit(&mut self, byte: u8, now: Duration) {
+        let names: Vec<String> = self.guests().map(|(_, name)| String::from(name)).collect();
+        match self.editor.key(byte, |line| complete(line, &names)) {
+            Edit::Nothing => {}
+            Edit::Changed => self.draw = Some(Draw::Soon),
+            Edit::Bell => self.bell = true,
+            Edit::Choices(words) => {
+                self.answer(&words.join("  "));
+                self.answer("\n");
+                self.draw = Some(Draw::Soon);
+            }
+            Edit::Line(line) => {
+                self.echo(&line);
+                if line.trim().is_empty() {
+                    self.draw = Some(Draw::Soon);
+                } else if self.events.len() < EVENTS {
+                    self.events.push_back(Event::Command(line));
+                    self.busy = true;
+                } else {
+                    self.answer("too many commands at once\n");
+                    self.draw = Some(Draw::Soon);
+                }
+            }
+            Edit::Leave => self.leave_monitor(now),
+        }
+    }
+
+    /// Has the machine powered off, before anything else that was asked for.
+    pub fn ask_power_off(&mut self) {
+        self.events.push_front(Event::PowerOff);
+    }
+
+    /// From the monitor back to the guest that had the focus before.
+    pub fn leave_monitor(&mut self, now: Duration) {
+        if self.focus == Focus::Monitor
+            && let Some(id) = self.neighbour(|_| true, false)
+        {
+            self.focus_on(Focus::Guest(id), now);
+        }
+    }
+
+    fn go(&mut self, back: bool, now: Duration) {
+        if let Some(id) = self.neighbour(|_| true, back) {
+            self.focus_on(Focus::Guest(id), now);
+        }
+    }
+
+    /// The guest after the focused one, or before it, that is as `wanted`.
+    fn neighbour(&self, wanted: impl Fn(VmId) -> bool, back: bool) -> Option<VmId> {
+        let last = match self.focus {
+            Focus::Guest(id) => Some(id),
+            Focus::Monitor => self.last_guest,
+        };
+        let ids = || self.guests().map(|(id, _)| id).filter(|id| wanted(*id));
+        match last {
+            // Back from the monitor to where we came from.
+            Some(last) if self.focus == Focus::Monitor && ids().any(|id| id == last) => Some(last),
+            Some(last) if back => ids().filter(|id| *id < last).last().or_else(|| ids().last()),
+            Some(last) => ids().find(|id| *id > last).or_else(|| ids().next()),
+            None => ids().next(),
+        }
+    }
+
+    fn tell_focus(&mut self, now: Duration) {
+        let view = match self.view {
+            View::All => "all guests are shown",
+            View::Focus => "only what has the focus is shown",
+        };
+        match self.focus {
+            Focus::Guest(id) => {
+                let Some(port) = self.port(id) else { return };
+                let name = String::from(port.name());
+                self.notice(now, format_args!("{name} (guest {}); {view}", id.0));
+            }
+            Focus::Monitor => {
+                self.notice(
+                    now,
+                    format_args!("the monitor; `help` helps, `quit` goes back; {view}"),
+                );
+            }
+        }
+    }
+
+    fn help(&mut self, now: Duration) {
+        let escape = self.keys.escape();
+        for line in [
+            "a guest by its number: 0 to 9; n the next, p the one before",
+            "m the monitor; a all guests' output, line by line, or only that of the focus",
+            "x, twice: power off; the escape key again types itself",
+        ] {
+            self.notice(now, format_args!("{escape} {line}"));
+        }
+        let guests: Vec<(VmId, String)> =
+            self.guests().map(|(id, name)| (id, String::from(name))).collect();
+        for (id, name) in guests {
+            let focused = if self.focus == Focus::Guest(id) { " (focus)" } else { "" };
+            self.notice(now, format_args!("  {} {name}{focused}", id.0));
+        }
+    }
+}

@@ -1,0 +1,610 @@
+//! The multiplexer: who may put the next bytes on the line.
+//!
+//! The line is filled with *units*, which nothing divides: a line of the log, a frame, a line of a
+//! guest or a piece of one. The log comes first, then frames and the monitor's answers, then the
+//! guests, one unit each in turn, then the monitor's prompt. Whoever is to write upon a line that
+//! another has begun ends it first.
+//!
+//! A guest that is shown may be some KiB ahead of the line and then has to wait, alone; one that is
+//! not shown goes on, over the oldest of its scrollback. A line that nobody drains for two seconds
+//! holds nobody up: the guests go on as if they were not shown, and what was lost is told.
+
+use alloc::collections::VecDeque;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt::{self, Write};
+use core::time::Duration;
+
+use ::log::Level;
+
+use super::frame::{Frames, frame};
+use super::keys::Keys;
+use super::log::Stamp;
+use super::port::Port;
+use super::ring::Ring;
+use super::settings::Settings;
+use super::text::Restart;
+use crate::monitor::editor::{Editor, PROMPT};
+use crate::sched::VmId;
+
+/// How much of the log waits for the line, in bytes.
+const LOG: usize = 16 << 10;
+/// How much of a raw guest's output is one unit, in bytes.
+const RAW: usize = 32;
+/// How much of what was missed each guest shows when all are shown again, in bytes.
+const RECENT: u64 = 2048;
+/// How many pieces of which nothing shows are passed over at once.
+const SILENT: usize = 16;
+/// How long a line takes nothing before it holds up nobody any more.
+const STALL: Duration = Duration::from_secs(2);
+/// How many bytes of answers wait before no more questions are taken up.
+const ANSWERS: usize = 16 << 10;
+
+/// Whose output is shown.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum View {
+    /// All guests', line by line, each with its name. One guest alone is shown as it is.
+    #[default]
+    All,
+    /// Only that of the guest that is typed to, as it is.
+    Focus,
+}
+
+/// Who gets what is typed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Focus {
+    /// A guest.
+    Guest(VmId),
+    /// The monitor.
+    Monitor,
+}
+
+/// What somebody has to do who can.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Event {
+    /// A line was typed to the monitor.
+    Command(String),
+    /// A frame arrived, with this text.
+    Request(Vec<u8>),
+    /// Power off.
+    PowerOff,
+}
+
+/// Who wrote on the terminal's current line, which is not ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Owner {
+    Nobody,
+    Guest(VmId),
+    Prompt,
+    Monitor,
+    /// Somebody who is no more.
+    Gone,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Shows {
+    All,
+    Only(VmId),
+    None,
+}
+
+/// The multiplexer.
+pub struct Mux {
+    pub(super) settings: Settings,
+    pub(super) ports: Vec<Port>,
+    pub(super) view: View,
+    pub(super) focus: Focus,
+    /// Who had the focus before the monitor.
+    pub(super) last_guest: Option<VmId>,
+    log: Ring,
+    log_shown: u64,
+    answer: VecDeque<u8>,
+    frames: VecDeque<Vec<u8>>,
+    /// What is on its way, and how much of it has gone.
+    unit: Vec<u8>,
+    gone: usize,
+    owner: Owner,
+    /// Whose turn it is among the ports.
+    turn: usize,
+    /// Since when the line has taken nothing.
+    refused_since: Option<Duration>,
+    /// What was taken of a guest's output does not show, and there may be more.
+    again: bool,
+    pub(super) bell: bool,
+    pub(super) keys: Keys,
+    pub(super) requests: Frames,
+    pub(super) editor: Editor,
+    /// The prompt is to be drawn: soon, as something was typed, or when there is time.
+    pub(super) draw: Option<Draw>,
+    pub(super) events: VecDeque<Event>,
+    /// A command is being carried out: no prompt.
+    pub(super) busy: bool,
+    /// What is typed waits in the UART.
+    pub(super) held: bool,
+}
+
+/// When the prompt is to be drawn.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Draw {
+    /// When nothing else is to be shown.
+    Idle,
+    /// Before the guests' output.
+    Soon,
+}
+
+impl Mux {
+    /// A console with no guests.
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            ports: Vec::new(),
+            view: View::All,
+            focus: Focus::Guest(VmId(0)),
+            last_guest: None,
+            log: Ring::new(LOG),
+            log_shown: 0,
+            answer: VecDeque::new(),
+            frames: VecDeque::new(),
+            unit: Vec::new(),
+            gone: 0,
+            owner: Owner::Nobody,
+            turn: 0,
+            refused_since: None,
+            again: false,
+            bell: false,
+            keys: Keys::new(settings.escape),
+            requests: Frames::default(),
+            editor: Editor::default(),
+            draw: None,
+            events: VecDeque::new(),
+            busy: false,
+            held: false,
+        }
+    }
+
+    /// Connects the guest `id`. One that was there before under the same name goes on with its
+    /// scrollback.
+    pub fn attach(&mut self, id: VmId, name: &str) {
+        if self.owner == Owner::Guest(id) {
+            self.owner = Owner::Gone;
+        }
+        if let Some(port) = self.ports.iter_mut().find(|port| port.id() == id) {
+            if port.name() == name {
+                port.gone = false;
+            } else {
+                *port = Port::new(id, name, &self.settings);
+            }
+            return;
+        }
+        let at = self.ports.partition_point(|port| port.id() < id);
+        self.ports.insert(at, Port::new(id, name, &self.settings));
+        if self.ports.len() == 1 {
+            self.focus = Focus::Guest(id);
+        }
+    }
+
+    /// Disconnects the guest `id`, once what it has sent is shown.
+    pub fn detach(&mut self, id: VmId) {
+        if let Some(port) = self.ports.iter_mut().find(|port| port.id() == id) {
+            port.gone = true;
+        }
+        self.drop_gone();
+    }
+
+    /// The guest `id` sends a byte. False when it has to wait.
+    pub fn send(&mut self, id: VmId, byte: u8, now: Duration) -> bool {
+        let room = self.has_room(id, now);
+        // A guest that nobody connected has nowhere to send to.
+        let Some(port) = self.port_mut(id) else { return true };
+        port.refused = !room;
+        if room {
+            port.write(byte, now);
+        }
+        room
+    }
+
+    /// A guest whose UART has to look: it has input, or room for the output that waited.
+    pub fn take_attention(&mut self, now: Duration) -> Option<VmId> {
+        let id = self.ports.iter().find(|port| self.wants_attention(port, now))?.id();
+        let port = self.port_mut(id)?;
+        port.has_input = false;
+        port.refused = false;
+        Some(id)
+    }
+
+    /// Appends lines to the log.
+    pub fn log(&mut self, text: fmt::Arguments<'_>) {
+        let _ = Log(&mut self.log).write_fmt(text);
+    }
+
+    /// Says something of the console's own in the log.
+    pub(super) fn notice(&mut self, now: Duration, what: fmt::Arguments<'_>) {
+        self.log(format_args!("{} console: {what}\n", Stamp(now, Level::Info)));
+    }
+
+    /// Appends to the monitor's answer. Its lines end in line feeds.
+    pub fn answer(&mut self, text: &str) {
+        self.answer.extend(text.bytes());
+    }
+
+    /// The line that was typed, as it stays on the screen.
+    pub(super) fn echo(&mut self, line: &str) {
+        if self.owner == Owner::Prompt {
+            self.owner = Owner::Monitor;
+            self.answer("\r\x1b[K");
+        }
+        self.draw = None;
+        self.answer(PROMPT);
+        self.answer(line);
+        self.answer("\n");
+    }
+
+    /// Sends the answer to a request.
+    pub fn reply(&mut self, json: &[u8]) {
+        self.frames.push_back(frame(json));
+    }
+
+    /// What somebody has to do. Nothing while many answers wait for the line.
+    pub fn take_event(&mut self) -> Option<Event> {
+        if self.is_full_of_answers() { None } else { self.events.pop_front() }
+    }
+
+    fn is_full_of_answers(&self) -> bool {
+        self.answer.len() + self.frames.iter().map(Vec::len).sum::<usize>() >= ANSWERS
+    }
+
+    fn wants_attention(&self, port: &Port, now: Duration) -> bool {
+        port.has_input || (port.refused && self.has_room(port.id(), now))
+    }
+
+    /// The command is carried out and its answer given.
+    pub const fn done(&mut self) {
+        self.busy = false;
+        self.draw = Some(Draw::Idle);
+    }
+
+    /// The next byte for the line, which [`sent`](Self::sent) takes away. `None` when nothing is to be
+    /// sent.
+    pub fn next(&mut self, now: Duration) -> Option<u8> {
+        if self.gone >= self.unit.len() {
+            self.unit.clear();
+            self.gone = 0;
+            self.compose(now);
+        }
+        self.unit.get(self.gone).copied()
+    }
+
+    /// The line has taken the byte, or it is given up.
+    pub const fn sent(&mut self) {
+        self.gone += 1;
+        self.refused_since = None;
+    }
+
+    /// The line has no room now.
+    pub fn refused(&mut self, now: Duration) {
+        self.refused_since.get_or_insert(now);
+    }
+
+    /// Whether a unit is on its way.
+    pub fn is_within_unit(&self) -> bool {
+        self.gone < self.unit.len()
+    }
+
+    /// Whether a line of the log is waiting.
+    pub fn has_log(&self) -> bool {
+        self.log_shown < self.log.end()
+    }
+
+    /// Ends the line that somebody has begun, for last words. To be called between units.
+    pub fn end_line(&mut self) {
+        self.unit.clear();
+        self.gone = 0;
+        self.break_line();
+    }
+
+    /// When something has to be done that nothing else brings about.
+    pub fn deadline(&self, now: Duration) -> Option<Duration> {
+        let held = self.held.then(|| match self.focused() {
+            Some(port) if port.is_busy_with_input(now) => port.stuck_at(),
+            _ => now,
+        });
+        let attention = self.ports.iter().any(|port| port.refused);
+        let work = self.ports.iter().any(|port| self.wants_attention(port, now))
+            || (!self.events.is_empty() && !self.is_full_of_answers());
+        if work || self.again {
+            return Some(now);
+        }
+        let stall = self.refused_since.map(|since| since + STALL);
+        // Once it has stalled, only the line itself changes anything.
+        let stall = stall.filter(|at| attention && *at > now);
+        let pieces = self.ports.iter().filter(|_| self.shows() == Shows::All);
+        let due = pieces.filter_map(Port::due).min().filter(|_| self.refused_since.is_none());
+        held.into_iter().chain(stall).chain(due).min()
+    }
+
+    pub(super) fn focused(&self) -> Option<&Port> {
+        match self.focus {
+            Focus::Guest(id) => self.port(id),
+            Focus::Monitor => None,
+        }
+    }
+
+    pub(super) fn port(&self, id: VmId) -> Option<&Port> {
+        self.ports.iter().find(|port| port.id() == id)
+    }
+
+    pub(super) fn port_mut(&mut self, id: VmId) -> Option<&mut Port> {
+        self.ports.iter_mut().find(|port| port.id() == id)
+    }
+
+    /// Shows others from now on. Those that were not shown begin with the newest they have.
+    pub(super) fn set_view(&mut self, view: View, focus: Focus, now: Duration) {
+        let before = self.shows();
+        if let Focus::Guest(id) = self.focus {
+            self.last_guest = Some(id);
+        }
+        (self.view, self.focus) = (view, focus);
+        if self.shows() != Shows::All || before == Shows::All {
+            return;
+        }
+        for at in 0..self.ports.len() {
+            let Some(port) = self.ports.get_mut(at) else { break };
+            if before == Shows::Only(port.id()) {
+                continue;
+            }
+            let left_out = port.take_lost() + port.skip_to(RECENT);
+            if left_out > 0 {
+                let name = String::from(port.name());
+                self.notice(now, format_args!("{name}: {left_out} bytes are not shown"));
+            }
+        }
+    }
+
+    fn shows(&self) -> Shows {
+        match (self.view, self.focus, self.ports.as_slice()) {
+            (View::All, _, [_, _, ..]) => Shows::All,
+            (_, Focus::Guest(id), _) => Shows::Only(id),
+            (_, Focus::Monitor, _) => Shows::None,
+        }
+    }
+
+    fn has_room(&self, id: VmId, now: Duration) -> bool {
+        let is_shown = match self.shows() {
+            Shows::All => true,
+            Shows::Only(only) => only == id,
+            Shows::None => false,
+        };
+        let stalled = self.refused_since.is_some_and(|since| now >= since + STALL);
+        !is_shown || stalled || self.port(id).is_none_or(|port| !port.is_ahead())
+    }
+
+    fn drop_gone(&mut self) {
+        let shows = self.shows();
+        self.ports.retain(|port| {
+            let waits = match shows {
+                Shows::All => true,
+                Shows::Only(id) => id == port.id(),
+                Shows::None => false,
+            };
+            !port.gone || (waits && port.unshown() > 0)
+        });
+    }
+
+    fn compose(&mut self, now: Duration) {
+        for _ in 0..SILENT {
+            self.again = false;
+            self.compose_once(now);
+            if !self.again || !self.unit.is_empty() {
+                break;
+            }
+        }
+    }
+
+    fn compose_once(&mut self, now: Duration) {
+        let _ = self.compose_bell()
+            || self.compose_log(now)
+            || self.compose_frame()
+            || self.compose_answer()
+            || (self.draw == Some(Draw::Soon) && self.compose_prompt())
+            || self.compose_guest(now)
+            || self.compose_prompt();
+    }
+
+    fn compose_bell(&mut self) -> bool {
+        let rings = core::mem::take(&mut self.bell) && self.settings.terminal;
+        if rings {
+            self.unit.push(0x07);
+        }
+        rings
+    }
+
+    fn compose_log(&mut self, now: Duration) -> bool {
+        let lost = self.log.start().saturating_sub(self.log_shown);
+        if lost > 0 {
+            // From the start of a line on.
+            let rest = self.log.iter_from(0).position(|byte| byte == b'\n');
+            let rest = rest.map_or(0, |at| at as u64 + 1);
+            self.log_shown = self.log.start() + rest;
+            self.break_line();
+            let mut text = String::new();
+            let lost = lost + rest;
+            let _ = write!(
+                text,
+                "{} console: {lost} bytes of the log were lost\r\n",
+                Stamp(now, Level::Warn)
+            );
+            self.unit.extend_from_slice(text.as_bytes());
+            return true;
+        }
+        if !self.has_log() {
+            return false;
+        }
+        self.break_line();
+        for byte in self.log.iter_from(self.log_shown) {
+            self.log_shown += 1;
+            if byte == b'\n' {
+                self.unit.extend_from_slice(b"\r\n");
+                break;
+            }
+            if !byte.is_ascii_control() || byte == b'\t' {
+                self.unit.push(byte);
+            }
+        }
+        true
+    }
+
+    fn compose_frame(&mut self) -> bool {
+        // Whoever reads frames takes them out again, so they belong to no line.
+        self.frames.pop_front().map(|frame| self.unit = frame).is_some()
+    }
+
+    fn compose_answer(&mut self) -> bool {
+        if self.answer.is_empty() {
+            return false;
+        }
+        if self.owner != Owner::Monitor {
+            self.break_line();
+        }
+        self.owner = Owner::Monitor;
+        while let Some(byte) = self.answer.pop_front() {
+            if byte == b'\n' {
+                self.unit.extend_from_slice(b"\r\n");
+                self.owner = Owner::Nobody;
+                break;
+            }
+            self.unit.push(byte);
+        }
+        true
+    }
+
+    fn compose_prompt(&mut self) -> bool {
+        if self.draw.is_none() || self.busy || self.focus != Focus::Monitor {
+            return false;
+        }
+        self.draw = None;
+        if self.owner != Owner::Prompt {
+            self.break_line();
+        }
+        self.editor.draw(&mut self.unit);
+        self.owner = Owner::Prompt;
+        true
+    }
+
+    fn compose_guest(&mut self, now: Duration) -> bool {
+        if self.ports.iter().any(|port| port.gone) {
+            self.drop_gone();
+        }
+        match self.shows() {
+            Shows::None => false,
+            Shows::Only(id) => {
+                let at = self.ports.iter().position(|port| port.id() == id);
+                at.is_some_and(|at| self.tell_lost(at, now) || self.compose_raw(at, now))
+            }
+            Shows::All => (0..self.ports.len()).any(|_| {
+                let at = if self.turn < self.ports.len() { self.turn } else { 0 };
+                self.turn = at + 1;
+                self.tell_lost(at, now) || self.compose_piece(at, now)
+            }),
+        }
+    }
+
+    /// What of a guest's output was overwritten before it could be shown.
+    fn tell_lost(&mut self, at: usize, now: Duration) -> bool {
+        let Some(port) = self.ports.get_mut(at) else { return false };
+        let lost = port.take_lost();
+        if lost == 0 {
+            return false;
+        }
+        let name = String::from(port.name());
+        self.notice(now, format_args!("{name}: {lost} bytes were lost"));
+        self.compose_log(now)
+    }
+
+    fn compose_raw(&mut self, at: usize, now: Duration) -> bool {
+        let Some(port) = self.ports.get_mut(at) else { return false };
+        let id = port.id();
+        let mut column = self.owner == Owner::Guest(id);
+        let mut bytes = port.take(RAW, now);
+        let sent = !bytes.is_empty();
+        // Only the hypervisor begins frames.
+        bytes.retain(|byte| *byte != super::frame::START);
+        let restart = Restart { prefix: b"", terminal: true };
+        for byte in &bytes {
+            column = !port.cleaner.feed(*byte, restart, &mut Vec::new());
+        }
+        if self.owner != Owner::Guest(id) && !bytes.is_empty() {
+            self.break_line();
+        }
+        if !bytes.is_empty() {
+            self.owner = if column { Owner::Guest(id) } else { Owner::Nobody };
+        }
+        self.unit.append(&mut bytes);
+        // Nothing of it goes out, and there may be more.
+        self.again |= sent && self.unit.is_empty();
+        !self.unit.is_empty()
+    }
+
+    fn compose_piece(&mut self, at: usize, now: Duration) -> bool {
+        let terminal = self.settings.terminal;
+        let Some(port) = self.ports.get_mut(at) else { return false };
+        let id = port.id();
+        let has_line = self.owner == Owner::Guest(id);
+        let length = port.piece(has_line, now);
+        if length == 0 {
+            return false;
+        }
+        if !has_line {
+            port.cleaner.move_to_new_line();
+        }
+        let prefix = port.prefix().to_vec();
+        let (mut text, ended) = port.take_clean(length, terminal, now);
+        if text.is_empty() && !ended {
+            self.again = true;
+            return false;
+        }
+        if !has_line {
+            self.break_line();
+            self.unit.extend_from_slice(&prefix);
+        }
+        self.unit.append(&mut text);
+        if ended {
+            self.unit.extend_from_slice(b"\r\n");
+        }
+        self.owner = if ended { Owner::Nobody } else { Owner::Guest(id) };
+        true
+    }
+
+    /// Ends the line that somebody has begun.
+    fn break_line(&mut self) {
+        match core::mem::replace(&mut self.owner, Owner::Nobody) {
+            Owner::Nobody => {}
+            // It is drawn again when there is time.
+            Owner::Prompt => {
+                self.unit.extend_from_slice(b"\r\x1b[K");
+                self.draw = self.draw.max(Some(Draw::Idle));
+            }
+            Owner::Guest(id) => {
+                // CAN: what follows is not for the guest's half of an escape sequence.
+                if self.port(id).is_some_and(|port| port.cleaner.is_in_sequence()) {
+                    self.unit.push(0x18);
+                }
+                self.unit.extend_from_slice(b"\r\n");
+            }
+            Owner::Monitor | Owner::Gone => self.unit.extend_from_slice(b"\r\n"),
+        }
+    }
+}
+
+/// The log as somewhere to write to.
+struct Log<'a>(&'a mut Ring);
+
+impl Write for Log<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        text.bytes().for_each(|byte| self.0.push(byte));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,483 @@
+//! The multiplexer at the end of a line that a test drains.
+
+use super::*;
+use crate::console::port::{PATIENCE, TYPED};
+use alloc::format;
+use alloc::vec;
+use proptest::prelude::*;
+
+const A: VmId = VmId(0);
+const B: VmId = VmId(1);
+const C: VmId = VmId(2);
+
+/// A console and what came out of it.
+struct Bench {
+    mux: Mux,
+    now: Duration,
+    out: Vec<u8>,
+}
+
+impl Bench {
+    fn new(names: &[&str]) -> Self {
+        let settings = Settings { terminal: false, ..Settings::default() };
+        let mut mux = Mux::new(settings);
+        for (id, name) in (0..).zip(names) {
+            mux.attach(VmId(id), name);
+        }
+        Self { mux, now: Duration::from_secs(1), out: Vec::new() }
+    }
+
+    /// The guest sends what it can; how much that was.
+    fn send(&mut self, id: VmId, bytes: &[u8]) -> usize {
+        bytes.iter().take_while(|byte| self.mux.send(id, **byte, self.now)).count()
+    }
+
+    /// The line takes at most `count` bytes.
+    fn drain(&mut self, count: usize) -> &mut Self {
+        for _ in 0..count {
+            let Some(byte) = self.mux.next(self.now) else { break };
+            self.out.push(byte);
+            self.mux.sent();
+        }
+        self
+    }
+
+    fn wait(&mut self, time: Duration) -> &mut Self {
+        self.now += time;
+        self
+    }
+
+    fn type_in(&mut self, bytes: &[u8]) -> &mut Self {
+        for byte in bytes {
+            self.mux.input(*byte, self.now);
+        }
+        self
+    }
+
+    /// All that comes out.
+    fn shown(&mut self) -> String {
+        self.drain(usize::MAX);
+        String::from_utf8_lossy(&core::mem::take(&mut self.out)).into_owned()
+    }
+
+    fn received(&mut self, id: VmId) -> Vec<u8> {
+        let now = self.now;
+        core::iter::from_fn(|| self.mux.receive(id, now)).collect()
+    }
+}
+
+/// A line of the console's own, with the time at which tests begin.
+fn notice(text: &str) -> String {
+    format!("plinth [  1.000000] INFO  console: {text}\r\n")
+}
+
+#[test]
+fn one_guest_alone_has_the_line_to_itself() {
+    let mut bench = Bench::new(&["a"]);
+    bench.send(A, b"\x1b[2Jfull screen\r\x08 and \xff all");
+    bench.drain(usize::MAX);
+    assert_eq!(bench.out, b"\x1b[2Jfull screen\r\x08 and \xff all");
+}
+
+#[test]
+fn lines_of_several_guests_have_their_names_before_them() {
+    let mut bench = Bench::new(&["a", "b"]);
+    bench.send(A, b"one\r\ntw");
+    bench.send(B, b"\x1b[31mred\x1b[0m\n");
+    bench.send(A, b"o\n");
+    assert_eq!(bench.shown(), "[a] one\r\n[b] red\r\n[a] two\r\n");
+}
+
+#[test]
+fn names_have_colours_on_a_terminal() {
+    let mut bench = Bench::new(&[]);
+    bench.mux = Mux::new(Settings::default());
+    bench.mux.attach(A, "a");
+    bench.mux.attach(B, "b");
+    bench.send(A, b"x\n");
+    bench.send(B, b"y\n");
+    assert_eq!(bench.shown(), "\x1b[36m[a] \x1b[0mx\r\n\x1b[33m[b] \x1b[0my\r\n");
+}
+
+#[test]
+fn a_prompt_shows_after_a_short_time_and_what_is_typed_behind_it_at_once() {
+    let mut bench = Bench::new(&["a", "b"]);
+    bench.send(A, b"login: ");
+    assert_eq!(bench.shown(), "");
+    assert_eq!(bench.mux.deadline(bench.now), Some(bench.now + PATIENCE));
+    assert_eq!(bench.wait(PATIENCE).shown(), "[a] login: ");
+    bench.send(A, b"r");
+    assert_eq!(bench.shown(), "r");
+    bench.send(B, b"another\n");
+    assert_eq!(bench.shown(), "\r\n[b] another\r\n");
+    bench.send(A, b"oot\n");
+    assert_eq!(bench.shown(), "[a] oot\r\n");
+}
+
+#[test]
+fn a_long_line_is_shown_in_pieces_that_others_may_stand_between() {
+    let mut bench = Bench::new(&["a", "b"]);
+    bench.send(A, &[b'x'; 300]);
+    bench.send(B, b"short\n");
+    let x = "x".repeat(256);
+    assert_eq!(bench.shown(), format!("[a] {x}\r\n[b] short\r\n"));
+    assert_eq!(bench.wait(PATIENCE).shown(), format!("[a] {}", "x".repeat(44)));
+}
+
+#[test]
+fn the_log_comes_first_and_on_lines_of_its_own() {
+    let mut bench = Bench::new(&["a"]);
+    bench.send(A, b"$ ");
+    assert_eq!(bench.shown(), "$ ");
+    bench.send(A, b"ls");
+    bench.mux.log(format_args!("plinth [one]\nplinth [two]\n"));
+    assert_eq!(bench.shown(), "\r\nplinth [one]\r\nplinth [two]\r\nls");
+}
+
+#[test]
+fn a_guest_in_the_middle_of_an_escape_sequence_does_not_eat_the_log() {
+    let mut bench = Bench::new(&["a"]);
+    bench.send(A, b"x\x1b]0;title");
+    bench.shown();
+    bench.mux.log(format_args!("plinth [log]\n"));
+    assert_eq!(bench.shown(), "\x18\r\nplinth [log]\r\n");
+}
+
+#[test]
+fn a_guest_cannot_write_the_hypervisors_lines_among_others_or_a_frame_anywhere() {
+    let mut bench = Bench::new(&["a", "b"]);
+    bench.send(A, b"x\nplinth: power off (ok)\r\n\x1e{\"id\":1}\n");
+    bench.send(A, b"\rplinth [0.0]\r\x0b[b] hello\n");
+    let shown = bench.shown();
+    assert!(shown.lines().all(|line| line.is_empty() || line.starts_with("[a] ")), "{shown}");
+    assert!(!shown.contains('\x1e'));
+    let mut bench = Bench::new(&["a"]);
+    bench.send(A, b"\x1e\x1e{\"id\":1}\n");
+    assert_eq!(bench.shown(), "{\"id\":1}\n");
+}
+
+#[test]
+fn only_the_guest_that_floods_has_to_wait() {
+    let mut bench = Bench::new(&["a", "b", "c"]);
+    let flood = b"a line of a flood\n".repeat(1000);
+    let taken = bench.send(A, &flood);
+    assert!(taken < flood.len() && taken >= 4096, "{taken}");
+    assert_eq!(bench.send(B, b"quiet\n"), 6);
+    assert_eq!(bench.mux.take_attention(bench.now), None);
+    // However much is waiting, one unit of each of the others at most comes before the quiet line.
+    bench.drain(400);
+    assert!(String::from_utf8_lossy(&bench.out).contains("[b] quiet\r\n"));
+    assert_eq!(bench.mux.take_attention(bench.now), Some(A), "there is room again");
+    assert_eq!(bench.mux.take_attention(bench.now), None, "told once");
+}
+
+#[test]
+fn a_guest_that_is_not_shown_never_waits_and_what_it_overwrote_is_told() {
+    let mut bench = Bench::new(&["a", "b"]);
+    bench.type_in(b"\x01a").shown();
+    let lines: Vec<u8> = (0..10_000).flat_map(|n| format!("line {n}\n").into_bytes()).collect();
+    assert_eq!(bench.send(B, &lines), lines.len());
+    assert_eq!(bench.shown(), "");
+    let shown = bench.type_in(b"\x01n").shown();
+    let lost = lines.len() - (64 << 10);
+    assert!(shown.contains(&notice(&format!("b: {lost} bytes were lost"))), "{}", &shown[..300]);
+    assert!(shown.ends_with("line 9998\nline 9999\n"));
+    assert_eq!(bench.type_in(b"\x01p\x01n").shown().matches("line").count(), 0, "shown once");
+}
+
+#[test]
+fn showing_all_again_begins_with_the_newest_and_says_what_it_leaves_out() {
+    let mut bench = Bench::new(&["a", "b"]);
+    bench.type_in(b"\x01a").shown();
+    bench.send(B, &b"0123456\n".repeat(1000));
+    let shown = bench.type_in(b"\x01a").shown();
+    assert!(shown.contains(&notice("b: 5960 bytes are not shown")), "{shown}");
+    assert_eq!(shown.matches("[b] 0123456\r\n").count(), 255);
+}
+
+#[test]
+fn a_line_that_nobody_drains_holds_up_nobody_for_ever() {
+    let mut bench = Bench::new(&["a"]);
+    let flood = [b'x'; 100_000];
+    assert!(bench.send(A, &flood) < 5000);
+    bench.mux.next(bench.now);
+    bench.mux.refused(bench.now);
+    assert_eq!(bench.mux.take_attention(bench.now), Some(A), "a unit is on its way");
+    assert!(bench.send(A, &flood) < 100);
+    assert_eq!(bench.mux.deadline(bench.now), Some(bench.now + STALL));
+    bench.wait(STALL);
+    assert_eq!(bench.mux.deadline(bench.now), Some(bench.now), "the guest has to be told");
+    assert_eq!(bench.mux.take_attention(bench.now), Some(A));
+    assert_eq!(bench.send(A, &flood), flood.len());
+    assert_eq!(bench.mux.deadline(bench.now), None);
+    let shown = bench.shown();
+    assert!(shown.contains("a: ") && shown.contains(" bytes were lost\r\n"));
+}
+
+#[test]
+fn a_log_that_nobody_drains_keeps_its_newest_lines_and_says_so() {
+    let mut bench = Bench::new(&["a"]);
+    for number in 0..2000 {
+        bench.mux.log(format_args!("plinth [] line {number}\n"));
+    }
+    let shown = bench.shown();
+    let mut lines = shown.lines();
+    assert!(lines.next().is_some_and(|line| line.ends_with("bytes of the log were lost")));
+    assert!(lines.all(|line| line.starts_with("plinth [] line ")));
+    assert!(shown.ends_with("line 1999\r\n"));
+}
+
+#[test]
+fn what_is_typed_goes_to_one_guest_and_the_escape_key_chooses_which() {
+    let mut bench = Bench::new(&["a", "b", "c"]);
+    bench.type_in(b"one\x012two\x01nthree\x01pfour\x01\x01\x019");
+    assert_eq!(bench.received(A), b"onethree");
+    assert_eq!(bench.received(C), b"twofour\x01");
+    assert_eq!(bench.received(B), b"");
+    assert!(bench.shown().contains(&notice("there is no guest 9")));
+}
+
+#[test]
+fn a_guests_uart_is_told_of_what_is_typed_once() {
+    let mut bench = Bench::new(&["a", "b"]);
+    bench.type_in(b"\x011xyz");
+    assert_eq!(bench.mux.take_attention(bench.now), Some(B));
+    assert_eq!(bench.mux.take_attention(bench.now), None);
+}
+
+#[test]
+fn what_is_typed_waits_for_a_guest_that_takes_it_and_not_for_one_that_does_not() {
+    let mut bench = Bench::new(&["a", "b"]);
+    bench.type_in(&[b'x'; TYPED]);
+    assert!(!bench.mux.wants_input(bench.now));
+    bench.mux.receive(A, bench.now);
+    assert!(bench.mux.wants_input(bench.now));
+    bench.type_in(b"x");
+    assert!(!bench.mux.wants_input(bench.now));
+    bench.wait(Duration::from_millis(600));
+    assert!(bench.mux.wants_input(bench.now), "or the escape key would not work");
+    bench.type_in(b"lost\x011y");
+    assert_eq!(bench.received(A).len(), TYPED);
+    assert_eq!(bench.received(B), b"y");
+}
+
+#[test]
+fn input_moves_on_when_its_guest_is_no_more() {
+    let mut bench = Bench::new(&["a", "b", "c"]);
+    let now = bench.now;
+    bench.mux.leave_the_dead(now, |id| id == C);
+    assert_eq!(bench.mux.focus(), Focus::Guest(C));
+    bench.mux.leave_the_dead(now, |_| false);
+    assert_eq!(bench.mux.focus(), Focus::Guest(C), "there is nowhere to go");
+}
+
+#[test]
+fn a_frame_is_taken_from_anywhere_and_answered_in_one_piece() {
+    let mut bench = Bench::new(&["a", "b"]);
+    bench.type_in(b"l\x1e{\"id\":1}\ns");
+    assert_eq!(bench.received(A), b"ls");
+    assert_eq!(bench.mux.take_event(), Some(Event::Request(b"{\"id\":1}".to_vec())));
+    bench.send(A, b"a line\n");
+    bench.drain(3);
+    bench.mux.reply(b"{\"id\":1,\"ok\":true}");
+    bench.send(B, b"another\n");
+    let shown = bench.shown();
+    assert_eq!(shown, "[a] a line\r\n\x1e{\"id\":1,\"ok\":true}\n[b] another\r\n");
+    bench.type_in(b"\x1enothing\n");
+    assert_eq!(bench.mux.take_event(), Some(Event::Request(b"nothing".to_vec())));
+    bench.type_in(b"\x1ebroken\r");
+    assert!(bench.shown().starts_with("\x1e{\"id\":null,\"ok\":false,"));
+}
+
+#[test]
+fn the_monitor_has_a_prompt_that_other_lines_do_not_tear() {
+    let mut bench = Bench::new(&["a", "b"]);
+    let shown = bench.type_in(b"\x01m").shown();
+    assert!(shown.ends_with("\r\x1b[Kplinth> "), "{shown}");
+    assert!(bench.type_in(b"he").shown().ends_with("\r\x1b[Kplinth> he"));
+    bench.send(B, b"a line\n");
+    assert_eq!(bench.shown(), "\r\x1b[K[b] a line\r\n\r\x1b[Kplinth> he");
+    assert_eq!(bench.type_in(b"lp\r").shown(), "\r\x1b[Kplinth> help\r\n");
+    assert_eq!(bench.mux.take_event(), Some(Event::Command("help".into())));
+    assert_eq!(bench.shown(), "", "no prompt before the answer");
+    bench.mux.answer("one\ntwo\n");
+    bench.mux.done();
+    assert_eq!(bench.shown(), "one\r\ntwo\r\n\r\x1b[Kplinth> ");
+    bench.type_in(b"\x04");
+    assert_eq!(bench.mux.focus(), Focus::Guest(A));
+    assert!(bench.shown().starts_with("\r\x1b[Kplinth ["));
+}
+
+#[test]
+fn power_off_comes_before_anything_else_that_was_asked_for() {
+    let mut bench = Bench::new(&["a"]);
+    bench.type_in(b"\x01mcpu\r\x01xx");
+    assert_eq!(bench.mux.take_event(), Some(Event::PowerOff));
+    assert_eq!(bench.mux.take_event(), Some(Event::Command("cpu".into())));
+}
+
+#[test]
+fn requests_nobody_carries_out_are_refused_beyond_a_few() {
+    let mut bench = Bench::new(&["a"]);
+    for id in 0..20 {
+        bench.type_in(format!("\x1e{{\"id\":{id},\"command\":\"cpu\"}}\n").as_bytes());
+    }
+    let shown = bench.shown();
+    assert_eq!(shown.matches("too many requests").count(), 12);
+    assert!(shown.contains("{\"id\":19,\"ok\":false,"));
+}
+
+#[test]
+fn a_guest_that_goes_away_is_shown_to_its_end_and_a_new_one_begins_a_new_line() {
+    let mut bench = Bench::new(&["a", "b"]);
+    bench.send(B, b"last words");
+    bench.mux.detach(B);
+    assert_eq!(bench.shown(), "[b] last words");
+    assert_eq!(bench.mux.guests().count(), 1);
+    bench.mux.attach(B, "b");
+    bench.send(B, b"again\n");
+    assert_eq!(bench.shown(), "\r\n[b] again\r\n");
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Send(u16, Vec<u8>),
+    Drain(usize),
+    Wait(u64),
+    Log(u8),
+    Reply(u8),
+    Focus(u8),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let text = prop::collection::vec(prop_oneof![5 => b'a'..=b'z', 1 => Just(b'\n')], 0..80);
+    prop_oneof![
+        6 => (0u16..3, text).prop_map(|(id, text)| Step::Send(id, text)),
+        6 => (0usize..200).prop_map(Step::Drain),
+        2 => (0u64..80).prop_map(Step::Wait),
+        1 => any::<u8>().prop_map(Step::Log),
+        1 => any::<u8>().prop_map(Step::Reply),
+        1 => (0u8..3).prop_map(Step::Focus),
+    ]
+}
+
+/// Frames and the hypervisor's lines taken out, the lines that are left; each frame and each line of
+/// the log has to be whole.
+fn guest_lines(text: &str) -> Vec<String> {
+    let mut rest = String::new();
+    for (at, part) in text.split('\x1e').enumerate() {
+        let part = match at {
+            0 => part,
+            _ => {
+                let (frame, part) = part.split_once('\n').expect("a frame has an end");
+                assert!(frame.starts_with("{\"id\":") && frame.ends_with('}'), "{frame}");
+                part
+            }
+        };
+        rest += part;
+    }
+    let lines = rest.split("\r\n").filter(|line| !line.is_empty()).map(String::from);
+    let (own, guests): (Vec<_>, Vec<_>) = lines.partition(|line| line.starts_with("plinth "));
+    for line in own {
+        assert!(
+            line.starts_with("plinth [") && (line.contains("console:") || line.ends_with("logged")),
+            "{line}"
+        );
+    }
+    guests
+}
+
+proptest! {
+    #![proptest_config(crate::testing::cases(96, 2))]
+
+    /// Whatever chunks, drains and focus: each guest's bytes come out in order, none missing, none
+    /// doubled, each line of the output with the name of the one guest it belongs to.
+    #[test]
+    fn what_goes_in_comes_out_in_order_and_untorn(steps in prop::collection::vec(step(), 0..60)) {
+        let names = ["a", "b", "c"];
+        let mut bench = Bench::new(&names);
+        let mut sent = vec![Vec::new(); 3];
+        for step in steps {
+            match step {
+                Step::Send(id, text) => {
+                    let count = bench.send(VmId(id), &text);
+                    sent[usize::from(id)].extend_from_slice(&text[..count]);
+                }
+                Step::Drain(count) => {
+                    bench.drain(count);
+                }
+                Step::Wait(millis) => {
+                    bench.wait(Duration::from_millis(millis));
+                }
+                Step::Log(number) => bench.mux.log(format_args!("plinth [] {number} logged\n")),
+                Step::Reply(id) => bench.mux.reply(format!("{{\"id\":{id}}}").as_bytes()),
+                Step::Focus(key) => {
+                    bench.type_in(&[1, b'0' + key]);
+                }
+            }
+        }
+        // What is left of a line waits again once the line's beginning is shown.
+        bench.drain(usize::MAX).wait(PATIENCE);
+        let text = bench.shown();
+        let mut seen = vec![String::new(); 3];
+        for line in guest_lines(&text) {
+            let (name, text) = line.split_once("] ").expect("a line has a name");
+            let id = names.iter().position(|known| format!("[{known}") == name);
+            seen[id.expect("of a guest")] += text;
+        }
+        for (seen, sent) in seen.iter().zip(sent) {
+            let sent: String = sent.iter().filter(|c| **c != b'\n').map(|c| char::from(*c)).collect();
+            prop_assert_eq!(seen, &sent);
+        }
+    }
+
+    /// One guest alone, whatever is drained when: exactly its bytes.
+    #[test]
+    fn a_raw_guest_loses_nothing(chunks in prop::collection::vec((prop::collection::vec(any::<u8>(), 0..200), 0usize..300), 0..30)) {
+        let mut bench = Bench::new(&["a"]);
+        let mut sent = Vec::new();
+        for (bytes, drain) in chunks {
+            let count = bench.send(A, &bytes);
+            sent.extend_from_slice(&bytes[..count]);
+            bench.drain(drain);
+        }
+        bench.drain(usize::MAX);
+        sent.retain(|byte| *byte != 0x1e);
+        prop_assert_eq!(bench.out, sent);
+    }
+
+    /// A quiet guest's line comes out within a bounded number of bytes, whatever the others send.
+    #[test]
+    fn a_flood_does_not_delay_a_line(flood in prop::collection::vec(any::<u8>(), 1..300), drained in 0usize..500) {
+        let mut bench = Bench::new(&["a", "b", "c"]);
+        for _ in 0..20 {
+            bench.send(A, &flood);
+            bench.send(C, &flood);
+        }
+        bench.drain(drained);
+        bench.send(B, b"quiet\n");
+        bench.out.clear();
+        // A unit on its way, and one of each of the others: at most 256 bytes, each of which may become
+        // a replacement character or begin its line anew.
+        bench.drain(3 * 256 * 8);
+        prop_assert!(String::from_utf8_lossy(&bench.out).contains("[b] quiet\r\n"));
+    }
+
+    #[test]
+    fn any_input_is_survived(bytes in prop::collection::vec(prop_oneof![
+        3 => prop::sample::select(vec![1u8, b'a', b'm', b'n', b'x', b'0', b'\r', b'\t', 0x1b, 0x1e, b'\n']),
+        1 => any::<u8>(),
+    ], 0..300)) {
+        let mut bench = Bench::new(&["a", "b"]);
+        for byte in bytes {
+            bench.type_in(&[byte]);
+            bench.drain(50);
+            while let Some(event) = bench.mux.take_event() {
+                if matches!(event, Event::Command(_)) {
+                    bench.mux.answer("done\n");
+                    bench.mux.done();
+                }
+            }
+        }
+    }
+}

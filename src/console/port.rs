@@ -1,0 +1,197 @@
+//! One guest's end of the console: its scrollback, what of it was shown, and what is typed to it.
+
+use alloc::collections::VecDeque;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use super::ring::Ring;
+use super::settings::Settings;
+use super::text::{Cleaner, Restart};
+use crate::sched::VmId;
+
+/// How far a guest that is shown may be ahead of the line, in bytes.
+const AHEAD: u64 = 4096;
+/// The longest piece of a guest's line that is kept together, in bytes.
+pub const LONGEST_PIECE: usize = 256;
+/// How long a line that is not ended is held back.
+pub const PATIENCE: Duration = Duration::from_millis(50);
+/// How many typed bytes wait for a guest.
+pub const TYPED: usize = 1024;
+/// How long a guest whose bytes wait may take none before what is typed is dropped.
+const STUCK: Duration = Duration::from_millis(500);
+
+/// The colours of the guests' names, one after the other (ECMA-48, "SGR"): none that says good or bad.
+const COLOURS: [u8; 6] = [36, 33, 35, 34, 96, 95];
+
+/// One guest's end of the console.
+pub struct Port {
+    id: VmId,
+    name: String,
+    prefix: Vec<u8>,
+    scrollback: Ring,
+    /// The position of the first byte that was not shown.
+    shown: u64,
+    /// When that byte came.
+    since: Duration,
+    pub(super) cleaner: Cleaner,
+    /// The guest was told that there is no room.
+    pub(super) refused: bool,
+    typed: VecDeque<u8>,
+    last_taken: Duration,
+    /// Something was typed that its UART does not know of.
+    pub(super) has_input: bool,
+    /// The VM is no more; the port stays until all was shown.
+    pub(super) gone: bool,
+}
+
+impl Port {
+    /// The port of the guest `name`.
+    pub fn new(id: VmId, name: &str, settings: &Settings) -> Self {
+        // Names come from a manifest: nothing in them may do anything to a terminal.
+        let name: String = name.chars().filter(|c| !c.is_control()).collect();
+        let prefix = match COLOURS.get(id.index() % COLOURS.len()) {
+            Some(colour) if settings.terminal => format!("\x1b[{colour}m[{name}] \x1b[0m"),
+            _ => format!("[{name}] "),
+        };
+        Self {
+            id,
+            name,
+            prefix: prefix.into_bytes(),
+            scrollback: Ring::new(settings.scrollback),
+            shown: 0,
+            since: Duration::ZERO,
+            cleaner: Cleaner::default(),
+            refused: false,
+            typed: VecDeque::with_capacity(TYPED),
+            last_taken: Duration::ZERO,
+            has_input: false,
+            gone: false,
+        }
+    }
+
+    /// Whose it is.
+    pub const fn id(&self) -> VmId {
+        self.id
+    }
+
+    /// Its guest's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What stands before each of its lines.
+    pub fn prefix(&self) -> &[u8] {
+        &self.prefix
+    }
+
+    /// How many bytes wait to be shown.
+    pub fn unshown(&self) -> u64 {
+        self.scrollback.end() - self.shown.max(self.scrollback.start())
+    }
+
+    /// Whether it is so far ahead of the line that it has to wait.
+    pub fn is_ahead(&self) -> bool {
+        self.unshown() >= AHEAD.min(self.scrollback.capacity() as u64)
+    }
+
+    /// The guest sends a byte.
+    pub fn write(&mut self, byte: u8, now: Duration) {
+        if self.unshown() == 0 {
+            self.since = now;
+        }
+        self.scrollback.push(byte);
+    }
+
+    /// How many bytes were overwritten before they were shown. They are not counted again.
+    pub fn take_lost(&mut self) -> u64 {
+        let lost = self.scrollback.start().saturating_sub(self.shown);
+        self.shown += lost;
+        lost
+    }
+
+    /// Leave all but the newest `keep` bytes out of what is to be shown, from the start of a line on.
+    /// Returns how many were left out.
+    pub fn skip_to(&mut self, keep: u64) -> u64 {
+        let from = self.scrollback.end().saturating_sub(keep);
+        if from <= self.shown {
+            return 0;
+        }
+        let rest = self.scrollback.iter_from(from).position(|byte| byte == b'\n');
+        let start = from + rest.map_or(0, |at| at as u64 + 1);
+        let left_out = start - self.shown;
+        self.shown = start;
+        left_out
+    }
+
+    /// How long the next piece is that may be shown: a line with its end, a long part of one, or the
+    /// part of one that has waited, or that belongs to a line that the guest `has_line` for. 0: none.
+    pub fn piece(&self, has_line: bool, now: Duration) -> usize {
+        let mut length = 0;
+        for byte in self.scrollback.iter_from(self.shown).take(LONGEST_PIECE) {
+            length += 1;
+            if byte == b'\n' {
+                return length;
+            }
+        }
+        let complete =
+            length == LONGEST_PIECE || has_line || self.gone || now >= self.since + PATIENCE;
+        if complete { length } else { 0 }
+    }
+
+    /// When what waits will have waited long enough to be shown.
+    pub fn due(&self) -> Option<Duration> {
+        (self.unshown() > 0).then_some(self.since + PATIENCE)
+    }
+
+    /// Takes the next `length` bytes that are to be shown.
+    pub fn take(&mut self, length: usize, now: Duration) -> Vec<u8> {
+        let bytes: Vec<u8> = self.scrollback.iter_from(self.shown).take(length).collect();
+        self.shown = self.shown.max(self.scrollback.start()) + bytes.len() as u64;
+        self.since = now;
+        bytes
+    }
+
+    /// Takes a piece as it may stand on a shared line. `true` when the line ends with it.
+    pub fn take_clean(&mut self, length: usize, terminal: bool, now: Duration) -> (Vec<u8>, bool) {
+        let (mut text, mut ended) = (Vec::new(), false);
+        let restart = Restart { prefix: &self.prefix, terminal };
+        let from = self.shown;
+        for byte in self.scrollback.iter_from(from).take(length) {
+            ended = self.cleaner.feed(byte, restart, &mut text);
+            self.shown += 1;
+        }
+        self.since = now;
+        (text, ended)
+    }
+
+    /// Something is typed. False when there is no room for it.
+    pub fn type_in(&mut self, byte: u8, now: Duration) -> bool {
+        if self.typed.len() >= TYPED {
+            return false;
+        }
+        if self.typed.is_empty() {
+            self.last_taken = now;
+        }
+        self.typed.push_back(byte);
+        self.has_input = true;
+        true
+    }
+
+    /// The guest takes what was typed.
+    pub fn receive(&mut self, now: Duration) -> Option<u8> {
+        self.last_taken = now;
+        self.typed.pop_front()
+    }
+
+    /// Whether what is typed may wait where it is, as the guest has no room but is taking it.
+    pub fn is_busy_with_input(&self, now: Duration) -> bool {
+        self.typed.len() >= TYPED && now < self.last_taken + STUCK
+    }
+
+    /// When [`is_busy_with_input`](Self::is_busy_with_input) ends if nothing is taken.
+    pub fn stuck_at(&self) -> Duration {
+        self.last_taken + STUCK
+    }
+}

@@ -1,0 +1,83 @@
+//! How a line can go on: commands, VM names, settings.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use super::editor::Completion;
+use super::usage::{Argument, USAGES};
+
+/// How `line`, the text before the cursor, can go on, there being VMs of these `names`.
+pub fn complete(line: &str, names: &[String]) -> Completion {
+    let mut before: Vec<&str> = line.split_ascii_whitespace().collect();
+    let word = if line.ends_with(|c: char| c.is_ascii_whitespace()) {
+        ""
+    } else {
+        before.pop().unwrap_or_default()
+    };
+    let mut words: Vec<String> = Vec::new();
+    for usage in USAGES {
+        let same = usage.words.iter().zip(&before).all(|(a, b)| a == b);
+        if !same {
+            continue;
+        }
+        match usage.words.get(before.len()) {
+            Some(next) => words.push(String::from(*next)),
+            None => {
+                let after = before.len() - usage.words.len();
+                arguments(usage.arguments, after, names, &mut words);
+            }
+        }
+    }
+    if before.as_slice() == ["console"] {
+        words.extend(["all", "focus"].map(String::from));
+    }
+    words.retain(|candidate| candidate.starts_with(word) && candidate.as_str() != "");
+    words.sort();
+    words.dedup();
+    Completion { word: word.len(), words }
+}
+
+/// What can stand `after` so many arguments.
+fn arguments(arguments: &[Argument], after: usize, names: &[String], words: &mut Vec<String>) {
+    for (at, argument) in arguments.iter().enumerate() {
+        match argument {
+            Argument::Settings(settings) if after >= at => {
+                words.extend(settings.iter().map(|word| String::from(*word)));
+            }
+            Argument::Vm if after == at => words.extend(names.iter().cloned()),
+            // What has a fixed place but may be left out before it.
+            Argument::Words(choices) if after <= at => {
+                words.extend(choices.iter().map(|word| String::from(*word)));
+            }
+            Argument::Command if after == at => {
+                words.extend(
+                    USAGES.iter().filter_map(|u| u.words.first()).map(|w| String::from(*w)),
+                );
+            }
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn choices(line: &str) -> Vec<String> {
+        complete(line, &["web".into(), "control".into()]).words
+    }
+
+    #[test]
+    fn commands_names_and_settings_are_offered_where_they_belong() {
+        assert_eq!(choices("s"), ["sched", "stats"]);
+        assert_eq!(choices("vm s"), ["start", "stop"]);
+        assert_eq!(choices("vm stop "), ["--force", "control", "web"]);
+        assert_eq!(choices("vm stop w"), ["web"]);
+        assert_eq!(choices("sched set web we"), ["weight="]);
+        assert_eq!(choices("sched set web weight=1 c"), ["cap=", "cpus="]);
+        assert_eq!(choices("log level d"), ["debug"]);
+        assert_eq!(choices("console "), ["all", "control", "focus", "web"]);
+        assert_eq!(choices("help me"), ["memory"]);
+        assert!(choices("cpu ").is_empty() && choices("nonsense x").is_empty());
+    }
+}

@@ -1,0 +1,161 @@
+//! Steps that drive several guests through the one serial line they share.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+
+use super::session::Session;
+use super::{Bench, Step};
+use crate::paths;
+
+const START_SECONDS: u64 = 60;
+const ANSWER_SECONDS: u64 = 30;
+const RUN_SECONDS: u64 = 240;
+
+/// The guests, all of them the payload `echo`.
+const GUESTS: [&str; 3] = ["ada", "bob", "eve"];
+
+type Scene = fn(&mut Session) -> Result<()>;
+
+pub fn steps() -> Vec<Step> {
+    let scenes: [(&str, Scene); 4] = [
+        ("keys-and-scrollback", keys),
+        ("a-flood-slows-nobody", flood),
+        ("monitor-and-frames", monitor),
+        ("power-off", power_off),
+    ];
+    let mut steps = Vec::new();
+    for (name, scene) in scenes {
+        for (gic, cpus) in [("3", "2"), ("2", "1")] {
+            let name = format!("consoles/{name}-gicv{gic}-{cpus}-cpus");
+            steps.push(Step::new(name, move |bench| {
+                start(bench, gic, cpus).and_then(|mut session| scene(&mut session)).into()
+            }));
+        }
+    }
+    steps
+}
+
+fn manifest(bench: &Bench) -> Result<PathBuf> {
+    let kernel = bench.payloads()?.join("echo");
+    let kernel = kernel.display();
+    let vm = |name: &&str| {
+        format!("[[vm]]\nname = \"{name}\"\nkernel = \"{kernel}\"\nmemory = \"32M\"\n\n")
+    };
+    let path = paths::target().join("xtask").join("consoles.toml");
+    paths::write_if_changed(&path, GUESTS.iter().map(vm).collect::<String>().as_bytes())?;
+    Ok(path)
+}
+
+/// A session whose guests have all come to their prompts, which are no whole lines.
+fn start(bench: &Bench, gic: &str, cpus: &str) -> Result<Session> {
+    bench.machine()?;
+    let manifest = manifest(bench)?;
+    let args = [&manifest.to_string_lossy(), "--gic", gic, "--smp", cpus, "--memory", "512M"];
+    let mut session = Session::start(bench, &args, RUN_SECONDS)?;
+    session.wait_for("console: Ctrl-A, then:", START_SECONDS)?;
+    for guest in GUESTS {
+        session.wait_for(&format!("[{guest}] echo> "), START_SECONDS)?;
+    }
+    Ok(session)
+}
+
+fn keys(session: &mut Session) -> Result<()> {
+    session.send("first\r")?;
+    session.expect("[ada] echo: first", ANSWER_SECONDS)?;
+    // To a guest by its number, and to the next one.
+    session.send("\x011second\r")?;
+    session.expect("[bob] echo: second", ANSWER_SECONDS)?;
+    session.send("\x01nthird\r")?;
+    session.expect("[eve] echo: third", ANSWER_SECONDS)?;
+    // Doubled, the escape key is a byte like others: control characters of a guest do not show.
+    session.send("a\x01\x01b\r")?;
+    session.expect("[eve] echo: ab", ANSWER_SECONDS)?;
+    // Only the one that is typed to is shown, as it is.
+    session.send("\x01a")?;
+    session.expect("only what has the focus is shown", ANSWER_SECONDS)?;
+    session.send("missed\r")?;
+    session.expect("\necho: missed\r\necho> ", ANSWER_SECONDS)?;
+    session.send("\x010alone\r")?;
+    session.expect("\necho: alone\r\n", ANSWER_SECONDS)?;
+    // What eve says now nobody sees, until the focus shows what was missed.
+    session.send("\x012flood\r")?;
+    session.expect("flood: line 20 ", ANSWER_SECONDS)?;
+    session.send("\x011")?;
+    session.expect("console: bob", ANSWER_SECONDS)?;
+    session.send("quiet\r")?;
+    session.expect("\necho: quiet\r\n", ANSWER_SECONDS)?;
+    session.send("\x012")?;
+    session.expect("console: eve (guest 2)", ANSWER_SECONDS)?;
+    session.expect("flood: line ", ANSWER_SECONDS)?;
+    session.send("\x01?")?;
+    session.expect("2 eve (focus)", ANSWER_SECONDS)
+}
+
+fn flood(session: &mut Session) -> Result<()> {
+    session.send("flood\r")?;
+    session.expect("[ada] flood: line 100 ", ANSWER_SECONDS)?;
+    for (key, guest) in [("1", "bob"), ("2", "eve")] {
+        session.send(&format!("\x01{key}"))?;
+        session.expect(&format!("console: {guest}"), ANSWER_SECONDS)?;
+        session.send("still there\r")?;
+        session.expect(&format!("[{guest}] echo: still there"), ANSWER_SECONDS)?;
+    }
+    // No line is torn, and none of the flood is missing.
+    let text = session.text();
+    let (mut next, mut whole) = (0u32, 0);
+    for line in text.lines() {
+        let Some((_, line)) = line.split_once("flood: line ") else { continue };
+        let Some((number, rest)) = line.split_once(' ') else { continue };
+        if rest.trim_end() != "of a guest that never stops talking, whoever listens" {
+            continue; // the last line of all may not be whole yet
+        }
+        if number.parse() != Ok(next) {
+            bail!("line {next} of the flood is missing before {number}");
+        }
+        next += 1;
+        whole += 1;
+    }
+    if whole < 100 {
+        bail!("only {whole} lines of the flood are whole\n{text}");
+    }
+    Ok(())
+}
+
+fn monitor(session: &mut Session) -> Result<()> {
+    session.send("\x01m")?;
+    session.expect("plinth> ", ANSWER_SECONDS)?;
+    // Completion, a mistake corrected, history.
+    session.send("he\tzz\x7f\x7f\r")?;
+    session.expect("vm stop [--force] NAME", ANSWER_SECONDS)?;
+    session.send("vm list\r")?;
+    for guest in GUESTS {
+        session.expect(&format!(" {guest} "), ANSWER_SECONDS)?;
+        session.expect("running", ANSWER_SECONDS)?;
+    }
+    session.send("\x1b[A\r")?;
+    session.expect("plinth> vm list", ANSWER_SECONDS)?;
+    session.send("nonsense\r")?;
+    session.expect("`nonsense` is no command; try `help`", ANSWER_SECONDS)?;
+    // A frame is answered whoever has the focus.
+    session.send("\x1e{\"id\":17,\"command\":\"vm list\"}\n")?;
+    session.expect(
+        "\x1e{\"id\":17,\"ok\":true,\"result\":[{\"id\":0,\"name\":\"ada\"",
+        ANSWER_SECONDS,
+    )?;
+    session.send("\x1enonsense\n")?;
+    session.expect("\x1e{\"id\":null,\"ok\":false,", ANSWER_SECONDS)?;
+    session.send("quit\r")?;
+    session.expect("console: ada (guest 0)", ANSWER_SECONDS)?;
+    session.send("back\x1e{\"id\":18,\"command\":\"vm fly\"}\n again\r")?;
+    session.expect("\x1e{\"id\":18,\"ok\":false,\"error\":\"use: vm ", ANSWER_SECONDS)?;
+    session.expect("[ada] echo: back again", ANSWER_SECONDS)
+}
+
+fn power_off(session: &mut Session) -> Result<()> {
+    session.send("\x01x")?;
+    session.expect("power off? x again to do so", ANSWER_SECONDS)?;
+    session.send("x")?;
+    session.expect("plinth: power off (ok)", ANSWER_SECONDS)?;
+    session.end_with(0, ANSWER_SECONDS)
+}
