@@ -48,7 +48,7 @@ impl Mux {
         if self.port(id).is_some() && alive(id) {
             return;
         }
-        if let Some(next) = self.neighbour(|id| alive(id), false) {
+        if let Some(next) = self.neighbour(alive, false) {
             self.focus_on(Focus::Guest(next), now);
         }
     }
