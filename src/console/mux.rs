@@ -90,6 +90,8 @@ pub struct Mux {
     pub(super) ports: Vec<Port>,
     pub(super) view: View,
     pub(super) focus: Focus,
+    /// The guest with the focus, if it was alive when that was last looked at.
+    pub(super) alive: Option<VmId>,
     /// Who had the focus before the monitor.
     pub(super) last_guest: Option<VmId>,
     pub(super) log: Ring,
@@ -136,6 +138,7 @@ impl Mux {
             ports: Vec::new(),
             view: View::All,
             focus: Focus::Guest(VmId(0)),
+            alive: None,
             last_guest: None,
             log: Ring::new(LOG),
             log_shown: 0,
@@ -176,6 +179,7 @@ impl Mux {
         self.ports.insert(at, Port::new(id, name, &self.settings));
         if self.ports.len() == 1 {
             self.focus = Focus::Guest(id);
+            self.alive = Some(id);
         }
     }
 
@@ -211,6 +215,11 @@ impl Mux {
     /// Appends lines to the log.
     pub fn log(&mut self, text: fmt::Arguments<'_>) {
         let _ = Log(&mut self.log).write_fmt(text);
+    }
+
+    /// Says how many bytes a line that nobody drained has cost.
+    pub fn tell_dropped(&mut self, bytes: u64, now: Duration) {
+        self.notice(now, format_args!("{bytes} bytes were dropped, as nobody took them"));
     }
 
     /// Says something of the console's own in the log.
@@ -338,6 +347,9 @@ impl Mux {
         let before = self.shows();
         if let Focus::Guest(id) = self.focus {
             self.last_guest = Some(id);
+        }
+        if self.focus != focus {
+            self.alive = None;
         }
         (self.view, self.focus) = (view, focus);
         if self.shows() != Shows::All || before == Shows::All {
