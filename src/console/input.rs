@@ -5,8 +5,9 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use super::frame::Input;
-use super::keys::Key;
+use super::keys::{Key, Keys};
 use super::mux::{Draw, Event, Focus, Mux, View};
+use super::settings::Settings;
 use crate::monitor::complete::complete;
 use crate::monitor::editor::Edit;
 use crate::monitor::json;
@@ -42,14 +43,19 @@ impl Mux {
         self.port_mut(id)?.receive(now)
     }
 
-    /// If the guest that is typed to is not among those `alive`, type to the next one that is.
+    /// If the guest that is typed to has been `alive` and no longer is, type to the next one that is. One
+    /// that was chosen after its end stays, so that its scrollback can be read.
     pub fn leave_the_dead(&mut self, now: Duration, alive: impl Fn(VmId) -> bool) {
         let Focus::Guest(id) = self.focus else { return };
-        if self.port(id).is_some() && alive(id) {
+        let connected = self.guests().any(|(guest, _)| guest == id);
+        if connected && alive(id) {
+            self.alive = Some(id);
             return;
         }
-        if let Some(next) = self.neighbour(|id| alive(id), false) {
+        let died = self.alive == Some(id) || !connected;
+        if died && let Some(next) = self.neighbour(alive, false) {
             self.focus_on(Focus::Guest(next), now);
+            self.alive = Some(next);
         }
     }
 
@@ -68,6 +74,12 @@ impl Mux {
             self.set_view(view, self.focus, now);
             self.tell_focus(now);
         }
+    }
+
+    /// Other settings, for guests that are connected from now on.
+    pub fn set_settings(&mut self, settings: Settings) {
+        self.settings = settings;
+        self.keys = Keys::new(settings.escape);
     }
 
     /// Whose output is shown.

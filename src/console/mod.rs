@@ -3,6 +3,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`mux`] | who may put the next bytes on the line |
+//! | `compose` | what those bytes are |
 //! | [`input`] | where what is typed goes |
 //! | [`port`] | one guest's end: scrollback and what was typed to it |
 //! | [`text`] | what of a guest's output may stand on a shared line |
@@ -11,6 +12,7 @@
 //! | [`settings`] | the boot arguments about the console |
 //! | [`wire`] | all of it on the host's UART; the one part with statics |
 
+mod compose;
 pub mod frame;
 pub mod input;
 pub mod keys;
@@ -27,5 +29,5 @@ pub use mux::View;
 pub use settings::Settings;
 pub use wire::{
     Emergency, GuestLine, Work, answer, deadline, flush, init, leave_monitor, leave_the_dead,
-    listen, power_off, reply, select, set_clock, take_work, tell_keys, visit,
+    listen, power_off, reply, select, set_clock, set_settings, take_work, tell_keys, visit,
 };

@@ -23,18 +23,13 @@ use super::log::Stamp;
 use super::port::Port;
 use super::ring::Ring;
 use super::settings::Settings;
-use super::text::Restart;
 use crate::monitor::editor::{Editor, PROMPT};
 use crate::sched::VmId;
 
 /// How much of the log waits for the line, in bytes.
 const LOG: usize = 16 << 10;
-/// How much of a raw guest's output is one unit, in bytes.
-const RAW: usize = 32;
 /// How much of what was missed each guest shows when all are shown again, in bytes.
 const RECENT: u64 = 2048;
-/// How many pieces of which nothing shows are passed over at once.
-const SILENT: usize = 16;
 /// How long a line takes nothing before it holds up nobody any more.
 const STALL: Duration = Duration::from_secs(2);
 /// How many bytes of answers wait before no more questions are taken up.
@@ -73,7 +68,7 @@ pub enum Event {
 
 /// Who wrote on the terminal's current line, which is not ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Owner {
+pub(super) enum Owner {
     Nobody,
     Guest(VmId),
     Prompt,
@@ -83,7 +78,7 @@ enum Owner {
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Shows {
+pub(super) enum Shows {
     All,
     Only(VmId),
     None,
@@ -95,22 +90,24 @@ pub struct Mux {
     pub(super) ports: Vec<Port>,
     pub(super) view: View,
     pub(super) focus: Focus,
+    /// The guest with the focus, if it was alive when that was last looked at.
+    pub(super) alive: Option<VmId>,
     /// Who had the focus before the monitor.
     pub(super) last_guest: Option<VmId>,
-    log: Ring,
-    log_shown: u64,
-    answer: VecDeque<u8>,
-    frames: VecDeque<Vec<u8>>,
+    pub(super) log: Ring,
+    pub(super) log_shown: u64,
+    pub(super) answer: VecDeque<u8>,
+    pub(super) frames: VecDeque<Vec<u8>>,
     /// What is on its way, and how much of it has gone.
-    unit: Vec<u8>,
+    pub(super) unit: Vec<u8>,
     gone: usize,
-    owner: Owner,
+    pub(super) owner: Owner,
     /// Whose turn it is among the ports.
-    turn: usize,
+    pub(super) turn: usize,
     /// Since when the line has taken nothing.
     refused_since: Option<Duration>,
     /// What was taken of a guest's output does not show, and there may be more.
-    again: bool,
+    pub(super) again: bool,
     pub(super) bell: bool,
     pub(super) keys: Keys,
     pub(super) requests: Frames,
@@ -141,6 +138,7 @@ impl Mux {
             ports: Vec::new(),
             view: View::All,
             focus: Focus::Guest(VmId(0)),
+            alive: None,
             last_guest: None,
             log: Ring::new(LOG),
             log_shown: 0,
@@ -181,6 +179,7 @@ impl Mux {
         self.ports.insert(at, Port::new(id, name, &self.settings));
         if self.ports.len() == 1 {
             self.focus = Focus::Guest(id);
+            self.alive = Some(id);
         }
     }
 
@@ -216,6 +215,11 @@ impl Mux {
     /// Appends lines to the log.
     pub fn log(&mut self, text: fmt::Arguments<'_>) {
         let _ = Log(&mut self.log).write_fmt(text);
+    }
+
+    /// Says how many bytes a line that nobody drained has cost.
+    pub fn tell_dropped(&mut self, bytes: u64, now: Duration) {
+        self.notice(now, format_args!("{bytes} bytes were dropped, as nobody took them"));
     }
 
     /// Says something of the console's own in the log.
@@ -344,6 +348,9 @@ impl Mux {
         if let Focus::Guest(id) = self.focus {
             self.last_guest = Some(id);
         }
+        if self.focus != focus {
+            self.alive = None;
+        }
         (self.view, self.focus) = (view, focus);
         if self.shows() != Shows::All || before == Shows::All {
             return;
@@ -361,7 +368,7 @@ impl Mux {
         }
     }
 
-    fn shows(&self) -> Shows {
+    pub(super) fn shows(&self) -> Shows {
         match (self.view, self.focus, self.ports.as_slice()) {
             (View::All, _, [_, _, ..]) => Shows::All,
             (_, Focus::Guest(id), _) => Shows::Only(id),
@@ -379,7 +386,7 @@ impl Mux {
         !is_shown || stalled || self.port(id).is_none_or(|port| !port.is_ahead())
     }
 
-    fn drop_gone(&mut self) {
+    pub(super) fn drop_gone(&mut self) {
         let shows = self.shows();
         self.ports.retain(|port| {
             let waits = match shows {
@@ -389,210 +396,6 @@ impl Mux {
             };
             !port.gone || (waits && port.unshown() > 0)
         });
-    }
-
-    fn compose(&mut self, now: Duration) {
-        for _ in 0..SILENT {
-            self.again = false;
-            self.compose_once(now);
-            if !self.again || !self.unit.is_empty() {
-                break;
-            }
-        }
-    }
-
-    fn compose_once(&mut self, now: Duration) {
-        let _ = self.compose_bell()
-            || self.compose_log(now)
-            || self.compose_frame()
-            || self.compose_answer()
-            || (self.draw == Some(Draw::Soon) && self.compose_prompt())
-            || self.compose_guest(now)
-            || self.compose_prompt();
-    }
-
-    fn compose_bell(&mut self) -> bool {
-        let rings = core::mem::take(&mut self.bell) && self.settings.terminal;
-        if rings {
-            self.unit.push(0x07);
-        }
-        rings
-    }
-
-    fn compose_log(&mut self, now: Duration) -> bool {
-        let lost = self.log.start().saturating_sub(self.log_shown);
-        if lost > 0 {
-            // From the start of a line on.
-            let rest = self.log.iter_from(0).position(|byte| byte == b'\n');
-            let rest = rest.map_or(0, |at| at as u64 + 1);
-            self.log_shown = self.log.start() + rest;
-            self.break_line();
-            let mut text = String::new();
-            let lost = lost + rest;
-            let _ = write!(
-                text,
-                "{} console: {lost} bytes of the log were lost\r\n",
-                Stamp(now, Level::Warn)
-            );
-            self.unit.extend_from_slice(text.as_bytes());
-            return true;
-        }
-        if !self.has_log() {
-            return false;
-        }
-        self.break_line();
-        for byte in self.log.iter_from(self.log_shown) {
-            self.log_shown += 1;
-            if byte == b'\n' {
-                self.unit.extend_from_slice(b"\r\n");
-                break;
-            }
-            if !byte.is_ascii_control() || byte == b'\t' {
-                self.unit.push(byte);
-            }
-        }
-        true
-    }
-
-    fn compose_frame(&mut self) -> bool {
-        // Whoever reads frames takes them out again, so they belong to no line.
-        self.frames.pop_front().map(|frame| self.unit = frame).is_some()
-    }
-
-    fn compose_answer(&mut self) -> bool {
-        if self.answer.is_empty() {
-            return false;
-        }
-        if self.owner != Owner::Monitor {
-            self.break_line();
-        }
-        self.owner = Owner::Monitor;
-        while let Some(byte) = self.answer.pop_front() {
-            if byte == b'\n' {
-                self.unit.extend_from_slice(b"\r\n");
-                self.owner = Owner::Nobody;
-                break;
-            }
-            self.unit.push(byte);
-        }
-        true
-    }
-
-    fn compose_prompt(&mut self) -> bool {
-        if self.draw.is_none() || self.busy || self.focus != Focus::Monitor {
-            return false;
-        }
-        self.draw = None;
-        if self.owner != Owner::Prompt {
-            self.break_line();
-        }
-        self.editor.draw(&mut self.unit);
-        self.owner = Owner::Prompt;
-        true
-    }
-
-    fn compose_guest(&mut self, now: Duration) -> bool {
-        if self.ports.iter().any(|port| port.gone) {
-            self.drop_gone();
-        }
-        match self.shows() {
-            Shows::None => false,
-            Shows::Only(id) => {
-                let at = self.ports.iter().position(|port| port.id() == id);
-                at.is_some_and(|at| self.tell_lost(at, now) || self.compose_raw(at, now))
-            }
-            Shows::All => (0..self.ports.len()).any(|_| {
-                let at = if self.turn < self.ports.len() { self.turn } else { 0 };
-                self.turn = at + 1;
-                self.tell_lost(at, now) || self.compose_piece(at, now)
-            }),
-        }
-    }
-
-    /// What of a guest's output was overwritten before it could be shown.
-    fn tell_lost(&mut self, at: usize, now: Duration) -> bool {
-        let Some(port) = self.ports.get_mut(at) else { return false };
-        let lost = port.take_lost();
-        if lost == 0 {
-            return false;
-        }
-        let name = String::from(port.name());
-        self.notice(now, format_args!("{name}: {lost} bytes were lost"));
-        self.compose_log(now)
-    }
-
-    fn compose_raw(&mut self, at: usize, now: Duration) -> bool {
-        let Some(port) = self.ports.get_mut(at) else { return false };
-        let id = port.id();
-        let mut column = self.owner == Owner::Guest(id);
-        let mut bytes = port.take(RAW, now);
-        let sent = !bytes.is_empty();
-        // Only the hypervisor begins frames.
-        bytes.retain(|byte| *byte != super::frame::START);
-        let restart = Restart { prefix: b"", terminal: true };
-        for byte in &bytes {
-            column = !port.cleaner.feed(*byte, restart, &mut Vec::new());
-        }
-        if self.owner != Owner::Guest(id) && !bytes.is_empty() {
-            self.break_line();
-        }
-        if !bytes.is_empty() {
-            self.owner = if column { Owner::Guest(id) } else { Owner::Nobody };
-        }
-        self.unit.append(&mut bytes);
-        // Nothing of it goes out, and there may be more.
-        self.again |= sent && self.unit.is_empty();
-        !self.unit.is_empty()
-    }
-
-    fn compose_piece(&mut self, at: usize, now: Duration) -> bool {
-        let terminal = self.settings.terminal;
-        let Some(port) = self.ports.get_mut(at) else { return false };
-        let id = port.id();
-        let has_line = self.owner == Owner::Guest(id);
-        let length = port.piece(has_line, now);
-        if length == 0 {
-            return false;
-        }
-        if !has_line {
-            port.cleaner.move_to_new_line();
-        }
-        let prefix = port.prefix().to_vec();
-        let (mut text, ended) = port.take_clean(length, terminal, now);
-        if text.is_empty() && !ended {
-            self.again = true;
-            return false;
-        }
-        if !has_line {
-            self.break_line();
-            self.unit.extend_from_slice(&prefix);
-        }
-        self.unit.append(&mut text);
-        if ended {
-            self.unit.extend_from_slice(b"\r\n");
-        }
-        self.owner = if ended { Owner::Nobody } else { Owner::Guest(id) };
-        true
-    }
-
-    /// Ends the line that somebody has begun.
-    fn break_line(&mut self) {
-        match core::mem::replace(&mut self.owner, Owner::Nobody) {
-            Owner::Nobody => {}
-            // It is drawn again when there is time.
-            Owner::Prompt => {
-                self.unit.extend_from_slice(b"\r\x1b[K");
-                self.draw = self.draw.max(Some(Draw::Idle));
-            }
-            Owner::Guest(id) => {
-                // CAN: what follows is not for the guest's half of an escape sequence.
-                if self.port(id).is_some_and(|port| port.cleaner.is_in_sequence()) {
-                    self.unit.push(0x18);
-                }
-                self.unit.extend_from_slice(b"\r\n");
-            }
-            Owner::Monitor | Owner::Gone => self.unit.extend_from_slice(b"\r\n"),
-        }
     }
 }
 

@@ -181,8 +181,9 @@ impl Port {
 
     /// The guest takes what was typed.
     pub fn receive(&mut self, now: Duration) -> Option<u8> {
+        let byte = self.typed.pop_front()?;
         self.last_taken = now;
-        self.typed.pop_front()
+        Some(byte)
     }
 
     /// Whether what is typed may wait where it is, as the guest has no room but is taking it.

@@ -96,12 +96,10 @@ impl Cleaner {
         }
         match byte {
             b'\r' => self.returned = true,
-            0x08 => {
-                // Only on a terminal does it go back.
-                if self.column > 0 && !self.returned && restart.terminal {
-                    self.column -= 1;
-                    out.push(byte);
-                }
+            // Only on a terminal does it go back.
+            0x08 if self.column > 0 && !self.returned && restart.terminal => {
+                self.column -= 1;
+                out.push(byte);
             }
             0x1b => self.sequence = Sequence::Escape,
             b'\t' | 0x20..=0x7e => {

@@ -17,6 +17,7 @@ use spin::mutex::TicketMutex;
 
 use super::log::{self, Level};
 use super::mux::{Event, Focus, Mux, View};
+use super::port::PATIENCE;
 use super::settings::Settings;
 use crate::device::serial::SerialLine;
 use crate::monitor::Refusal;
@@ -39,6 +40,7 @@ static HOST: TicketMutex<Host> = TicketMutex::new(Host {
     interrupts: None,
     closed: false,
     stalled: 0,
+    dropped: 0,
     column: 0,
 });
 /// A second handle on the UART, for when the first is locked for good.
@@ -64,6 +66,8 @@ struct Host {
     /// Without interrupts: the other end held the line when a byte was to go out, and bytes are dropped
     /// until one goes.
     stalled: u32,
+    /// How many were.
+    dropped: u64,
     /// How many bytes the last words' line has.
     column: usize,
 }
@@ -104,6 +108,12 @@ impl Host {
             if let Some(mux) = &mut self.mux {
                 mux.sent();
             }
+            if self.stalled == 0 && self.dropped > 0 {
+                let dropped = core::mem::take(&mut self.dropped);
+                if let Some(mux) = &mut self.mux {
+                    mux.tell_dropped(dropped, now);
+                }
+            }
         }
     }
 
@@ -112,10 +122,13 @@ impl Host {
         // After one that had to wait in vain, only every so many-th is tried.
         if self.stalled > 0 {
             self.stalled -= 1;
+            self.dropped += 1;
             return;
         }
         if uart.put(byte).is_err() {
             self.stalled = STALL;
+            self.dropped += 1;
+            return;
         }
         self.column = if byte == b'\n' { 0 } else { self.column + 1 };
     }
@@ -143,7 +156,7 @@ impl Host {
     /// Notes when the next visit is due.
     fn note_deadline(&self, now: Duration, more: bool) {
         let deadline = self.mux.as_ref().and_then(|mux| mux.deadline(now));
-        let deadline = if more { Some(now) } else { deadline };
+        let deadline = if more { Some(now) } else { deadline }.filter(|_| !self.closed);
         let due = match (deadline, CLOCK.get()) {
             (Some(at), Some(clock)) => {
                 let micros = u64::try_from(at.as_micros()).unwrap_or(u64::MAX);
@@ -212,9 +225,16 @@ pub fn listen() {
     }
 }
 
-/// Says which keys there are.
+/// Other settings, for guests that are connected from now on.
+pub fn set_settings(settings: Settings) {
+    with(|mux, _| mux.set_settings(settings));
+}
+
+/// Says in the log which keys there are.
 pub fn tell_keys() {
-    with(Mux::tell_keys);
+    if ::log::max_level() >= ::log::LevelFilter::Info {
+        with(Mux::tell_keys);
+    }
 }
 
 /// When [`visit`] is due without an interrupt of the UART.
@@ -321,7 +341,9 @@ pub fn flush() {
     let now = now();
     let mut host = HOST.lock();
     if !host.closed {
-        host.drain(now);
+        // What would wait for the rest of its line is not to wait, and a second piece neither.
+        host.drain(now + PATIENCE);
+        host.drain(now + 2 * PATIENCE);
     }
 }
 
@@ -348,7 +370,12 @@ impl SerialLine for GuestLine {
     }
 
     fn receive(&self) -> Option<u8> {
-        with(|mux, now| mux.receive(self.0, now)).flatten()
+        // Asked at each of the guest's accesses: in most cases there is nothing, and nothing changes.
+        let now = now();
+        let mut host = HOST.lock();
+        let byte = host.mux.as_mut()?.receive(self.0, now)?;
+        host.note_deadline(now, false);
+        Some(byte)
     }
 }
 

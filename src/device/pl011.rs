@@ -354,6 +354,7 @@ impl<L: SerialLine> Device for Pl011<L> {
     }
 
     fn reset(&mut self) {
+        self.drain();
         self.state = State::default();
     }
 }

@@ -87,13 +87,13 @@ pub trait Control {
     /// Count exits anew, of all VMs or one.
     fn reset_stats(&mut self, name: Option<&str>) -> Result<(), Refusal>;
     /// Log at this level from now on.
-    fn set_log_level(&mut self, level: LevelFilter);
+    fn set_log_level(&mut self, level: LevelFilter) -> Result<(), Refusal>;
     /// Show something else on the console, if asked; what it shows then.
     fn console(&mut self, target: Option<&Target>) -> Result<ConsoleState, Refusal>;
     /// Leave the monitor: what is typed goes to a guest.
-    fn leave(&mut self);
+    fn leave(&mut self) -> Result<(), Refusal>;
     /// End it all, once the answer is on its way.
-    fn power_off(&mut self);
+    fn power_off(&mut self) -> Result<(), Refusal>;
 }
 
 /// Carries a command out.
@@ -123,10 +123,10 @@ pub fn execute(command: &Command, control: &mut impl Control) -> Result<Reply, R
         Command::SchedSet(name, change) => done(control.set_sched(name, change)?),
         Command::Stats(name) => Reply::Stats(control.stats(name.as_deref())?),
         Command::StatsReset(name) => done(control.reset_stats(name.as_deref())?),
-        Command::LogLevel(level) => done(control.set_log_level(*level)),
+        Command::LogLevel(level) => done(control.set_log_level(*level)?),
         Command::Console(target) => Reply::Console(control.console(target.as_ref())?),
-        Command::Quit => done(control.leave()),
-        Command::PowerOff => done(control.power_off()),
+        Command::Quit => done(control.leave()?),
+        Command::PowerOff => done(control.power_off()?),
     })
 }
 

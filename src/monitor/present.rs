@@ -309,20 +309,23 @@ impl<M: Machine> Control for Present<'_, M> {
         Ok(())
     }
 
-    fn set_log_level(&mut self, level: LevelFilter) {
+    fn set_log_level(&mut self, level: LevelFilter) -> Result<(), Refusal> {
         console::set_level(level);
+        Ok(())
     }
 
     fn console(&mut self, target: Option<&Target>) -> Result<ConsoleState, Refusal> {
         console::select(target)
     }
 
-    fn leave(&mut self) {
+    fn leave(&mut self) -> Result<(), Refusal> {
         console::leave_monitor();
+        Ok(())
     }
 
-    fn power_off(&mut self) {
+    fn power_off(&mut self) -> Result<(), Refusal> {
         console::power_off();
+        Ok(())
     }
 }
 

@@ -124,8 +124,9 @@ impl Control for Fake {
         self.note(name.unwrap_or("web"), "stats reset".into())
     }
 
-    fn set_log_level(&mut self, level: LevelFilter) {
+    fn set_log_level(&mut self, level: LevelFilter) -> Result<(), Refusal> {
         self.done.push(format!("log {level}"));
+        Ok(())
     }
 
     fn console(&mut self, target: Option<&Target>) -> Result<ConsoleState, Refusal> {
@@ -136,12 +137,14 @@ impl Control for Fake {
         Ok(ConsoleState { view: View::All, focus })
     }
 
-    fn leave(&mut self) {
+    fn leave(&mut self) -> Result<(), Refusal> {
         self.done.push("left".into());
+        Ok(())
     }
 
-    fn power_off(&mut self) {
+    fn power_off(&mut self) -> Result<(), Refusal> {
         self.done.push("off".into());
+        Ok(())
     }
 }
 

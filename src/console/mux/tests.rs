@@ -269,6 +269,13 @@ fn input_moves_on_when_its_guest_is_no_more() {
     assert_eq!(bench.mux.focus(), Focus::Guest(C));
     bench.mux.leave_the_dead(now, |_| false);
     assert_eq!(bench.mux.focus(), Focus::Guest(C), "there is nowhere to go");
+    // Chosen after its end, for its scrollback.
+    bench.type_in(b"\x010");
+    bench.mux.leave_the_dead(now, |id| id == C);
+    assert_eq!(bench.mux.focus(), Focus::Guest(A));
+    bench.mux.detach(A);
+    bench.mux.leave_the_dead(now, |id| id == C);
+    assert_eq!(bench.mux.focus(), Focus::Guest(C));
 }
 
 #[test]
