@@ -18,6 +18,7 @@ use crate::addr::{Ipa, PAGE_SIZE, PhysAddr, Region};
 use crate::device::bus::{Bus, Conflict, Peripheral};
 use crate::device::pl011::Pl011;
 use crate::device::pl031::Pl031;
+use crate::device::pl061::{Button, Pl061};
 use crate::device::serial::SerialLine;
 use crate::firmware::entropy::Entropy;
 use crate::firmware::fdt::{self, GuestMachine, Seeds};
@@ -38,6 +39,9 @@ use crate::virtio::slot::EmptySlots;
 
 /// A guest that resets itself in a loop gets a second's peace between two resets.
 const RESET_INTERVAL_MICROS: u64 = 1_000_000;
+
+/// How long a press of the power button lasts.
+const PRESS_MICROS: u64 = 100_000;
 
 /// What every VM of a machine shares.
 pub struct Host {
@@ -333,6 +337,7 @@ fn devices<L: SerialLine + 'static>(
     let mut devices: Vec<Peripheral> = alloc::vec![
         Peripheral::new(layout::UART.region(), Box::new(Pl011::new(Arc::new(line))))
             .with_irq(layout::UART_IRQ),
+        gpio(host),
         Peripheral::new(layout::VIRTIO.region(), Box::new(EmptySlots)),
     ];
     if optional.contains(Devices::RTC) {
@@ -341,6 +346,13 @@ fn devices<L: SerialLine + 'static>(
         devices.push(clock.with_irq(layout::RTC_IRQ));
     }
     Bus::new(devices)
+}
+
+/// The GPIO, with the power button.
+fn gpio(host: &Host) -> Peripheral {
+    let hold = host.frequency.micros(PRESS_MICROS);
+    let gpio = Pl061::new(Button { pin: layout::POWER_BUTTON_PIN, hold });
+    Peripheral::new(layout::GPIO.region(), Box::new(gpio)).with_irq(layout::GPIO_IRQ)
 }
 
 /// The interrupt controller: the virtual timer's interrupt is the physical one, handed on.
