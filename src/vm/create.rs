@@ -12,6 +12,7 @@ use spin::mutex::TicketMutex;
 
 use super::idregs::IdRegs;
 use super::lifecycle::Lifecycle;
+use super::stolen::StolenTime;
 use super::tally::Tally;
 use super::{Regime, VcpuSlot, Vm, layout};
 use crate::addr::{Ipa, PAGE_SIZE, PhysAddr, Region};
@@ -155,9 +156,11 @@ impl Boot {
     }
 }
 
-/// RAM and its translation, which are undone together.
+/// The memory a guest sees and its translation, which are undone together.
 struct Space {
     memory: GuestMemory,
+    /// The stolen time structures.
+    stolen: GuestMemory,
     stage2: Stage2,
 }
 
@@ -183,7 +186,7 @@ impl Vm {
                 bits: host.geometry.ipa_bits(),
             })?;
         let bus = devices(config.devices, host, line)?;
-        let Space { memory, stage2 } = Space::create(ram, host, frames, vmids, cpu)?;
+        let Space { memory, stolen, stage2 } = Space::create(ram, host, frames, vmids, cpu)?;
         let vm = Self {
             id,
             name: config.name.clone(),
@@ -193,6 +196,7 @@ impl Vm {
             bus,
             regime: Regime { vttbr: stage2.vttbr().raw(), vtcr: host.geometry.vtcr().get() },
             memory,
+            stolen: StolenTime::new(stolen, host.frequency, config.vcpus),
             stage2: TicketMutex::new(stage2),
             lifecycle: TicketMutex::new(Lifecycle::new()),
             on_crash: config.on_crash,
@@ -236,7 +240,8 @@ impl Vm {
 
     /// Take the VM apart: no CPU has any of it.
     pub(crate) fn destroy(self, frames: &mut FramePool, vmids: &mut Vmids, cpu: &impl Maintenance) {
-        Space { memory: self.memory, stage2: self.stage2.into_inner() }.destroy(frames, vmids, cpu);
+        let (stolen, stage2) = (self.stolen.into_page(), self.stage2.into_inner());
+        Space { memory: self.memory, stolen, stage2 }.destroy(frames, vmids, cpu);
     }
 
     /// Put kernel, RAM disk and device tree into RAM, and let a guest whose caches are off see them.
@@ -290,7 +295,8 @@ impl Space {
         cpu: &impl Maintenance,
     ) -> Result<Self, CreateError> {
         let stage2 = Stage2::new(host.geometry, vmids, frames, cpu)?;
-        let mut space = Self { memory: GuestMemory::new(), stage2 };
+        let (memory, stolen) = (GuestMemory::new(), GuestMemory::new());
+        let mut space = Self { memory, stolen, stage2 };
         match space.fill(ram, host, frames, cpu) {
             Ok(()) => Ok(space),
             Err(error) => {
@@ -307,13 +313,19 @@ impl Space {
         frames: &mut FramePool,
         cpu: &impl Maintenance,
     ) -> Result<(), CreateError> {
-        let clean = frames.allocate(ram.size())?.scrub().clean(cpu);
-        if let Err(overlap) = self.memory.add(ram.start(), clean) {
-            frames.free(overlap.0);
-            let (base, size, bits) = (ram.start(), ram.size(), host.geometry.ipa_bits());
-            return Err(CreateError::AddressSpace { base, size, bits });
+        let parts = [
+            (&mut self.memory, ram, Perms::RWX),
+            (&mut self.stolen, layout::STOLEN_TIME.region(), Perms::R),
+        ];
+        for (memory, region, perms) in parts {
+            let clean = frames.allocate(region.size())?.scrub().clean(cpu);
+            if let Err(overlap) = memory.add(region.start(), clean) {
+                frames.free(overlap.0);
+                let (base, size, bits) = (region.start(), region.size(), host.geometry.ipa_bits());
+                return Err(CreateError::AddressSpace { base, size, bits });
+            }
+            memory.map(&mut self.stage2, perms, frames, cpu)?;
         }
-        self.memory.map(&mut self.stage2, Perms::RWX, frames, cpu)?;
         if let Some(gicv) = host.gicv {
             let cpu_interface = layout::GICC.region();
             debug_assert!(cpu_interface.start().is_aligned(PAGE_SIZE));
@@ -325,6 +337,7 @@ impl Space {
     fn destroy(self, frames: &mut FramePool, vmids: &mut Vmids, cpu: &impl Maintenance) {
         self.stage2.destroy(vmids, frames, cpu);
         self.memory.release(frames);
+        self.stolen.release(frames);
     }
 }
 

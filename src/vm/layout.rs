@@ -43,6 +43,8 @@ pub const UART_IRQ: IntId = IntId::spi(1);
 pub const RTC: Window = Window::new(0x0901_0000, 0x1000);
 /// The clock's interrupt, level-triggered.
 pub const RTC_IRQ: IntId = IntId::spi(2);
+/// The vCPUs' stolen time structures: memory that a guest may only read, and no part of its RAM.
+pub const STOLEN_TIME: Window = Window::new(0x090a_0000, 0x1000);
 /// PL061 GPIO, with the power button.
 pub const GPIO: Window = Window::new(0x0903_0000, 0x1000);
 /// The GPIO's interrupt, level-triggered.

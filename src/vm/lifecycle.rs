@@ -293,6 +293,7 @@ impl Vm {
         self.bus.reset(|irq, level| {
             let _ = self.vgic.lock().set_level(VcpuId(0), irq, level);
         });
+        self.stolen.reset();
         let earliest = Ticks(self.next_reset.load(Ordering::Acquire));
         let start = earliest.max(now);
         self.next_reset.store(start.saturating_add(self.reset_interval).0, Ordering::Release);
