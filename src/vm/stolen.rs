@@ -107,7 +107,8 @@ mod tests {
         let frames = pool.allocate(4096).unwrap().scrub().clean(&Recorder::default());
         let mut page = GuestMemory::new();
         page.add(layout::STOLEN_TIME.base, frames).unwrap();
-        StolenTime::new(page, Frequency(NonZeroU32::new(hertz).unwrap()), MAX_VCPUS as u8)
+        let vcpus = u8::try_from(MAX_VCPUS).unwrap();
+        StolenTime::new(page, Frequency(NonZeroU32::new(hertz).unwrap()), vcpus)
     }
 
     /// What a vCPU reads.
