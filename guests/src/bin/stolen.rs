@@ -76,5 +76,5 @@ fn structure(_: u64) -> u64 {
 
 fn is_place(address: u64) -> bool {
     let ram = machine().ram..machine().ram + machine().ram_size;
-    address % 64 == 0 && address < 1 << 40 && !ram.contains(&address)
+    address.is_multiple_of(64) && address < 1 << 40 && !ram.contains(&address)
 }
