@@ -47,7 +47,7 @@ impl Frequency {
         u64::try_from(micros).unwrap_or(u64::MAX)
     }
 
-    /// The whole nanoseconds in `span`.
+    /// The whole nanoseconds in `span`; stays at the most there can be.
     pub fn to_nanos(self, span: Ticks) -> u64 {
         let nanos = u128::from(span.0) * 1_000_000_000 / u128::from(self.0.get());
         u64::try_from(nanos).unwrap_or(u64::MAX)

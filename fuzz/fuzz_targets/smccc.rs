@@ -22,7 +22,7 @@ struct Step {
 impl<'a> Arbitrary<'a> for Step {
     fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
         let mut registers: [u64; 8] = u.arbitrary()?;
-        let owner = often(u, &[0x84, 0xc4, 0x80, 0xc0, 0x86, 0xc6])?;
+        let owner = often(u, &[0x84, 0xc4, 0xc5, 0x80, 0xc0, 0x86, 0xc6])?;
         registers[0] = match u.ratio(7, 8)? {
             true => owner << 24 | u64::from(*u.choose(&[0u16, 0x50, 0x3ff0, 0x8000, 0xff00])?),
             false => u.arbitrary()?,
@@ -51,7 +51,7 @@ impl<'a> Arbitrary<'a> for Machine {
             store_bypass_not_needed: u.arbitrary()?,
             branch_history: *u.choose(&ALL)?,
         };
-        Ok(Self(Facts { ram: ram(u)?, mitigations }))
+        Ok(Self(Facts { ram: ram(u)?, stolen_time: Ipa::new(u.arbitrary()?), mitigations }))
     }
 }
 

@@ -53,6 +53,8 @@ pub struct Machine {
     pub uart: Option<u64>,
     /// The PL031's address.
     pub rtc: Option<u64>,
+    /// The PL061's address.
+    pub gpio: Option<u64>,
     /// Whether `/psci` says `hvc`.
     pub psci_by_hvc: bool,
 }
@@ -121,6 +123,7 @@ pub(crate) fn read_tree(x0: u64) {
         gic,
         uart: registers(&["arm,pl011"], 0),
         rtc: registers(&["arm,pl031"], 0),
+        gpio: registers(&["arm,pl061"], 0),
         psci_by_hvc: method == Some("hvc"),
     };
     // SAFETY: only the boot CPU runs, and nothing has been handed out before the flag is set.

@@ -27,6 +27,11 @@ pub const TRNG_VERSION: u32 = 0x8400_0050;
 /// `TRNG_RND`, SMC64 (DEN0098).
 pub const TRNG_RND64: u32 = 0xc400_0053;
 
+/// `PV_TIME_FEATURES` (DEN0057).
+pub const PV_TIME_FEATURES: u32 = 0xc500_0020;
+/// `PV_TIME_ST` (DEN0057).
+pub const PV_TIME_ST: u32 = 0xc500_0021;
+
 /// `NOT_SUPPORTED`, and SMCCC's answer to unknown functions.
 pub const NOT_SUPPORTED: i64 = -1;
 /// `INVALID_PARAMETERS`.

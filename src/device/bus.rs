@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 
 use spin::mutex::TicketMutex;
 
-use super::Device;
+use super::{Device, Signal};
 use crate::addr::{Ipa, Region};
 use crate::exit::Width;
 use crate::time::Ticks;
@@ -122,10 +122,10 @@ impl Bus {
         Some(())
     }
 
-    /// Something happened outside the guest to the device that drives `irq`: a byte came for it.
-    pub fn input(&self, irq: IntId, now: Ticks, line: impl FnOnce(IntId, bool)) {
+    /// Something happened outside the guest to the device that drives `irq`.
+    pub fn signal(&self, irq: IntId, signal: Signal, now: Ticks, line: impl FnOnce(IntId, bool)) {
         if let Some(peripheral) = self.peripherals.iter().find(|p| p.irq == Some(irq)) {
-            peripheral.with_device(|device| device.advance(now), line);
+            peripheral.with_device(|device| device.signal(signal, now), line);
         }
     }
 
@@ -136,7 +136,7 @@ impl Bus {
         }
     }
 
-    /// The first moment at which [`poll`](Self::poll) would make a device raise its interrupt.
+    /// The first moment at which [`poll`](Self::poll) would find a device with something to do.
     pub fn deadline(&self) -> Option<Ticks> {
         self.peripherals.iter().filter_map(|p| p.device.lock().deadline()).min()
     }

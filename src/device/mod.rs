@@ -10,11 +10,21 @@
 pub mod bus;
 pub mod pl011;
 pub mod pl031;
+pub mod pl061;
 pub mod primecell;
 pub mod serial;
 
 use crate::exit::Width;
 use crate::time::Ticks;
+
+/// What happens to a device from outside the guest.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Signal {
+    /// Bytes came for it.
+    Input,
+    /// Its button was pressed.
+    Press,
+}
 
 /// A device on the [`bus`]. The bus serialises the calls.
 ///
@@ -36,8 +46,13 @@ pub trait Device: Send {
     /// Takes in what happened outside the guest up to `now`: time that passed, bytes that came.
     fn advance(&mut self, _now: Ticks) {}
 
-    /// When [`advance`](Self::advance) has to be called for an interrupt to be in time, if by then
-    /// the guest makes no access.
+    /// Takes in what came from outside. What a device has no use for is no more than time passing.
+    fn signal(&mut self, _signal: Signal, now: Ticks) {
+        self.advance(now);
+    }
+
+    /// When [`advance`](Self::advance) has to be called for an interrupt, or what the device does by
+    /// itself, to be in time, if by then the guest makes no access.
     fn deadline(&self) -> Option<Ticks> {
         None
     }

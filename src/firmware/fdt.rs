@@ -22,6 +22,7 @@ pub const MODEL: &str = "Plinth virtual machine";
 
 const CLOCK: u32 = 1;
 const GIC: u32 = 2;
+const GPIO: u32 = 3;
 /// The UART's and the clock's input clock, 24 MHz.
 const CLOCK_HZ: u32 = 24_000_000;
 
@@ -33,6 +34,11 @@ const EDGE_RISING: u32 = 1;
 const LEVEL_HIGH: u32 = 4;
 /// "interrupts", GICv2 binding, flags: where the mask of the CPUs that a PPI is wired to starts.
 const PPI_CPUS: u32 = 8;
+
+/// "linux,code": `KEY_POWER` of Linux's input event codes.
+const KEY_POWER: u32 = 116;
+/// "gpios", GPIO binding, flags.
+const ACTIVE_HIGH: u32 = 0;
 
 /// What of a guest machine differs from VM to VM.
 #[derive(Clone, Copy, Debug)]
@@ -94,6 +100,9 @@ pub fn write(machine: &GuestMachine<'_>) -> Vec<u8> {
     }
     if machine.devices.contains(Devices::RTC) {
         root.add_child(rtc());
+    }
+    for node in [gpio(), gpio_keys()] {
+        root.add_child(node);
     }
     for slot in 0..layout::VIRTIO_SLOTS {
         root.add_child(virtio(slot));
@@ -222,6 +231,28 @@ fn rtc() -> DeviceTreeNode {
     set(&mut node, "interrupts", interrupt(layout::RTC_IRQ, LEVEL_HIGH));
     set(&mut node, "clocks", CLOCK);
     set(&mut node, "clock-names", "apb_pclk");
+    node
+}
+
+fn gpio() -> DeviceTreeNode {
+    let mut node = device("pl061", &["arm,pl061", "arm,primecell"], layout::GPIO);
+    set(&mut node, "#gpio-cells", 2u32);
+    flag(&mut node, "gpio-controller");
+    set(&mut node, "interrupts", interrupt(layout::GPIO_IRQ, LEVEL_HIGH));
+    set(&mut node, "clocks", CLOCK);
+    set(&mut node, "clock-names", "apb_pclk");
+    set(&mut node, "phandle", GPIO);
+    node
+}
+
+fn gpio_keys() -> DeviceTreeNode {
+    let mut power = node("poweroff");
+    set(&mut power, "label", "GPIO Key Poweroff");
+    set(&mut power, "linux,code", KEY_POWER);
+    set(&mut power, "gpios", [GPIO, layout::POWER_BUTTON_PIN.into(), ACTIVE_HIGH]);
+    let mut node = node("gpio-keys");
+    set(&mut node, "compatible", "gpio-keys");
+    node.add_child(power);
     node
 }
 

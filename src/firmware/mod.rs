@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`smccc`] | which function a guest calls, and what comes back (DEN0028) |
 //! | [`psci`] | turning vCPUs and the VM on and off (DEN0022) |
+//! | [`pvtime`] | how much time was stolen from a vCPU (DEN0057) |
 //! | [`trng`] | true random numbers (DEN0098) |
 //! | [`entropy`] | where those come from |
 //! | [`image`] | recognising and placing a kernel and its RAM disk |
@@ -17,5 +18,6 @@ pub mod entropy;
 pub mod fdt;
 pub mod image;
 pub mod psci;
+pub mod pvtime;
 pub mod smccc;
 pub mod trng;

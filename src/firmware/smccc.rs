@@ -5,7 +5,7 @@
 //! values: version 1.1 and later of the convention promise that x4 to x17 are preserved, and only
 //! x0 to x3 are ever written here.
 //!
-//! Offered: the Arm architecture calls, [`psci`], [`trng`], and the identity of the hypervisor.
+//! Offered: the Arm architecture calls, [`psci`], [`pvtime`], [`trng`], and the identity of the hypervisor.
 //! Everything else is `NOT_SUPPORTED`, also every function with the SVE hint of version 1.3.
 
 use smccc::arch::{
@@ -14,6 +14,7 @@ use smccc::arch::{
 };
 
 use super::psci::{self, Power};
+use super::pvtime::{self, PV_TIME_FEATURES};
 use super::trng;
 use crate::addr::{Ipa, Region};
 use crate::vcpu::VcpuId;
@@ -21,7 +22,7 @@ use crate::vcpu::VcpuId;
 /// What `SMCCC_VERSION` answers: 1.2.
 const VERSION: u64 = 0x1_0002;
 /// `NOT_SUPPORTED`, "Return codes": also the answer to an unknown function.
-const NOT_SUPPORTED: i32 = -1;
+pub(super) const NOT_SUPPORTED: i32 = -1;
 /// `NOT_REQUIRED`, "Return codes".
 const NOT_REQUIRED: i32 = -2;
 /// `SMCCC_ARCH_FEATURES` of a workaround: callable, but this PE does not need it.
@@ -137,6 +138,8 @@ pub struct Mitigations {
 pub struct Facts {
     /// The VM's RAM.
     pub ram: Region<Ipa>,
+    /// Where the vCPUs' stolen time structures begin ([`pvtime`]).
+    pub stolen_time: Ipa,
     /// The CPUs' speculation weaknesses.
     pub mitigations: Mitigations,
 }
@@ -206,6 +209,7 @@ pub fn call(
     let call = Call::new(registers);
     architecture(&call, &facts.mitigations)
         .or_else(|| psci::call(&call, caller, power, facts.ram))
+        .or_else(|| pvtime::call(&call, caller, facts.stolen_time))
         .or_else(|| trng::call(&call, entropy))
         .or_else(|| identity(call.function))
         .unwrap_or(Response::code(NOT_SUPPORTED))
@@ -230,7 +234,8 @@ fn features(function: u32, mitigations: &Mitigations) -> Response {
         Mitigation::Firmware => Response::value(0),
     };
     match function {
-        SMCCC_VERSION | SMCCC_ARCH_FEATURES => Response::value(0),
+        // DEN0057: by this a caller learns that it may ask PV_TIME_FEATURES about the rest.
+        SMCCC_VERSION | SMCCC_ARCH_FEATURES | PV_TIME_FEATURES => Response::value(0),
         SMCCC_ARCH_WORKAROUND_1 => of(mitigations.branch_target),
         SMCCC_ARCH_WORKAROUND_2 if mitigations.store_bypass_not_needed => {
             Response::code(NOT_REQUIRED)

@@ -10,7 +10,7 @@ use crate::manifest::WhenIdle;
 use crate::sched::{Entity, Retired, VmId};
 use crate::vcpu::VcpuId;
 use crate::vm::create::CreateError;
-use crate::vm::{Request, Sequel, Stop, Vm};
+use crate::vm::{Request, Sequel, Status, Stop, Vm};
 
 /// Why a VM is not made to do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +27,9 @@ pub enum Refusal {
     /// It runs.
     #[error("the VM is not paused")]
     NotPaused,
+    /// It is paused, and has to run for this.
+    #[error("the VM is paused: resume it first")]
+    Held,
     /// It is paused already.
     #[error("the VM is paused already")]
     Paused,
@@ -210,6 +213,25 @@ impl Hypervisor {
                 machine.kick(cpu);
             }
         }
+        self.device_timer_changed(machine, &vm);
+        Ok(())
+    }
+
+    /// Press a VM's power button: a guest that listens to it shuts down by itself.
+    ///
+    /// # Errors
+    /// It does not exist, does not run, or is paused.
+    pub fn press_power_button<M: Machine>(&self, machine: &mut M, id: VmId) -> Result<(), Refusal> {
+        let vm = self.vm(id).ok_or(Refusal::NotCreated)?;
+        match vm.status() {
+            Status::Stopped(_) => return Err(Refusal::Stopped),
+            Status::Paused => return Err(Refusal::Held),
+            Status::Running if vm.is_stopping() => return Err(Refusal::Stopping),
+            Status::Running => {}
+        }
+        let notify = vm.press_power_button(machine.now());
+        self.notify(machine, &vm, notify);
+        // Who keeps its time lets go of the button.
         self.device_timer_changed(machine, &vm);
         Ok(())
     }

@@ -12,12 +12,14 @@ use spin::mutex::TicketMutex;
 
 use super::idregs::IdRegs;
 use super::lifecycle::Lifecycle;
+use super::stolen::StolenTime;
 use super::tally::Tally;
 use super::{Regime, VcpuSlot, Vm, layout};
 use crate::addr::{Ipa, PAGE_SIZE, PhysAddr, Region};
 use crate::device::bus::{Bus, Conflict, Peripheral};
 use crate::device::pl011::Pl011;
 use crate::device::pl031::Pl031;
+use crate::device::pl061::{Button, Pl061};
 use crate::device::serial::SerialLine;
 use crate::firmware::entropy::Entropy;
 use crate::firmware::fdt::{self, GuestMachine, Seeds};
@@ -38,6 +40,9 @@ use crate::virtio::slot::EmptySlots;
 
 /// A guest that resets itself in a loop gets a second's peace between two resets.
 const RESET_INTERVAL_MICROS: u64 = 1_000_000;
+
+/// How long a press of the power button lasts.
+const PRESS_MICROS: u64 = 100_000;
 
 /// What every VM of a machine shares.
 pub struct Host {
@@ -151,9 +156,11 @@ impl Boot {
     }
 }
 
-/// RAM and its translation, which are undone together.
+/// The memory a guest sees and its translation, which are undone together.
 struct Space {
     memory: GuestMemory,
+    /// The stolen time structures.
+    stolen: GuestMemory,
     stage2: Stage2,
 }
 
@@ -179,7 +186,7 @@ impl Vm {
                 bits: host.geometry.ipa_bits(),
             })?;
         let bus = devices(config.devices, host, line)?;
-        let Space { memory, stage2 } = Space::create(ram, host, frames, vmids, cpu)?;
+        let Space { memory, stolen, stage2 } = Space::create(ram, host, frames, vmids, cpu)?;
         let vm = Self {
             id,
             name: config.name.clone(),
@@ -189,6 +196,7 @@ impl Vm {
             bus,
             regime: Regime { vttbr: stage2.vttbr().raw(), vtcr: host.geometry.vtcr().get() },
             memory,
+            stolen: StolenTime::new(stolen, host.frequency, config.vcpus),
             stage2: TicketMutex::new(stage2),
             lifecycle: TicketMutex::new(Lifecycle::new()),
             on_crash: config.on_crash,
@@ -232,7 +240,8 @@ impl Vm {
 
     /// Take the VM apart: no CPU has any of it.
     pub(crate) fn destroy(self, frames: &mut FramePool, vmids: &mut Vmids, cpu: &impl Maintenance) {
-        Space { memory: self.memory, stage2: self.stage2.into_inner() }.destroy(frames, vmids, cpu);
+        let (stolen, stage2) = (self.stolen.into_page(), self.stage2.into_inner());
+        Space { memory: self.memory, stolen, stage2 }.destroy(frames, vmids, cpu);
     }
 
     /// Put kernel, RAM disk and device tree into RAM, and let a guest whose caches are off see them.
@@ -286,7 +295,8 @@ impl Space {
         cpu: &impl Maintenance,
     ) -> Result<Self, CreateError> {
         let stage2 = Stage2::new(host.geometry, vmids, frames, cpu)?;
-        let mut space = Self { memory: GuestMemory::new(), stage2 };
+        let (memory, stolen) = (GuestMemory::new(), GuestMemory::new());
+        let mut space = Self { memory, stolen, stage2 };
         match space.fill(ram, host, frames, cpu) {
             Ok(()) => Ok(space),
             Err(error) => {
@@ -303,13 +313,19 @@ impl Space {
         frames: &mut FramePool,
         cpu: &impl Maintenance,
     ) -> Result<(), CreateError> {
-        let clean = frames.allocate(ram.size())?.scrub().clean(cpu);
-        if let Err(overlap) = self.memory.add(ram.start(), clean) {
-            frames.free(overlap.0);
-            let (base, size, bits) = (ram.start(), ram.size(), host.geometry.ipa_bits());
-            return Err(CreateError::AddressSpace { base, size, bits });
+        let parts = [
+            (&mut self.memory, ram, Perms::RWX),
+            (&mut self.stolen, layout::STOLEN_TIME.region(), Perms::R),
+        ];
+        for (memory, region, perms) in parts {
+            let clean = frames.allocate(region.size())?.scrub().clean(cpu);
+            if let Err(overlap) = memory.add(region.start(), clean) {
+                frames.free(overlap.0);
+                let (base, size, bits) = (region.start(), region.size(), host.geometry.ipa_bits());
+                return Err(CreateError::AddressSpace { base, size, bits });
+            }
+            memory.map(&mut self.stage2, perms, frames, cpu)?;
         }
-        self.memory.map(&mut self.stage2, Perms::RWX, frames, cpu)?;
         if let Some(gicv) = host.gicv {
             let cpu_interface = layout::GICC.region();
             debug_assert!(cpu_interface.start().is_aligned(PAGE_SIZE));
@@ -321,6 +337,7 @@ impl Space {
     fn destroy(self, frames: &mut FramePool, vmids: &mut Vmids, cpu: &impl Maintenance) {
         self.stage2.destroy(vmids, frames, cpu);
         self.memory.release(frames);
+        self.stolen.release(frames);
     }
 }
 
@@ -333,6 +350,7 @@ fn devices<L: SerialLine + 'static>(
     let mut devices: Vec<Peripheral> = alloc::vec![
         Peripheral::new(layout::UART.region(), Box::new(Pl011::new(Arc::new(line))))
             .with_irq(layout::UART_IRQ),
+        gpio(host),
         Peripheral::new(layout::VIRTIO.region(), Box::new(EmptySlots)),
     ];
     if optional.contains(Devices::RTC) {
@@ -341,6 +359,13 @@ fn devices<L: SerialLine + 'static>(
         devices.push(clock.with_irq(layout::RTC_IRQ));
     }
     Bus::new(devices)
+}
+
+/// The GPIO, with the power button.
+fn gpio(host: &Host) -> Peripheral {
+    let hold = host.frequency.micros(PRESS_MICROS);
+    let gpio = Pl061::new(Button { pin: layout::POWER_BUTTON_PIN, hold });
+    Peripheral::new(layout::GPIO.region(), Box::new(gpio)).with_irq(layout::GPIO_IRQ)
 }
 
 /// The interrupt controller: the virtual timer's interrupt is the physical one, handed on.

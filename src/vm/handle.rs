@@ -4,6 +4,7 @@ use super::{Stop, Vm};
 use crate::exit::{Direction, Exit, FaultSource, StageTwoFault};
 use crate::firmware::smccc::{self, Effect, Facts, Mitigations};
 use crate::machine::Machine;
+use crate::memory::Perms;
 use crate::vcpu::{Exception, Vcpu, VcpuId, pstate};
 use crate::vgic::Notify;
 
@@ -116,7 +117,7 @@ impl Vm {
         }
     }
 
-    /// An access that nothing answers: the guest gets a synchronous external abort, as it would from
+    /// An access that nothing answers, or that is not allowed: the guest gets a synchronous external abort, as it would from
     /// an empty place on a bus. Cache maintenance by address has nothing to do there.
     fn fault<M: Machine>(
         &self,
@@ -126,10 +127,11 @@ impl Vm {
         fault: &StageTwoFault,
     ) -> Outcome {
         let (far, walk) = (fault.far, fault.walk);
-        // Mapped after all: it was being changed. The guest tries again.
+        // Allowed after all: the mapping was being changed. The guest tries again. Where it may only read
+        // and tried to write, it would try for ever.
         if let Some(ipa) = fault.ipa
             && !walk
-            && self.stage2.lock().translate(ipa).is_some()
+            && self.stage2.lock().translate(ipa).is_some_and(|to| allows(to.perms, fault.source))
         {
             return Outcome::of(Next::Resume);
         }
@@ -196,7 +198,11 @@ impl Vm {
             &[x0, x1, x2, x3, x4, x5, x6, x7],
             me,
             lifecycle.power_mut(self.vcpus.len()),
-            &Facts { ram: self.source.ram(), mitigations: Mitigations::default() },
+            &Facts {
+                ram: self.source.ram(),
+                stolen_time: super::layout::STOLEN_TIME.base,
+                mitigations: Mitigations::default(),
+            },
             &mut |bytes| self.entropy.lock().as_mut().map(|entropy| entropy.fill(bytes)).is_some(),
         );
         drop(lifecycle);
@@ -215,5 +221,14 @@ impl Vm {
             Effect::SystemOff => Outcome::of(Next::Stop(Stop::Off)),
             Effect::SystemReset => Outcome::of(Next::Stop(Stop::Reset)),
         }
+    }
+}
+
+/// Whether a page with these permissions lets the guest do what it tried.
+const fn allows(perms: Perms, tried: FaultSource) -> bool {
+    match tried {
+        FaultSource::Data { write: true } => perms.write,
+        FaultSource::Data { write: false } | FaultSource::Maintenance => perms.read,
+        FaultSource::Fetch => perms.execute,
     }
 }

@@ -43,6 +43,14 @@ pub const UART_IRQ: IntId = IntId::spi(1);
 pub const RTC: Window = Window::new(0x0901_0000, 0x1000);
 /// The clock's interrupt, level-triggered.
 pub const RTC_IRQ: IntId = IntId::spi(2);
+/// The vCPUs' stolen time structures: memory that a guest may only read, and no part of its RAM.
+pub const STOLEN_TIME: Window = Window::new(0x090a_0000, 0x1000);
+/// PL061 GPIO, with the power button.
+pub const GPIO: Window = Window::new(0x0903_0000, 0x1000);
+/// The GPIO's interrupt, level-triggered.
+pub const GPIO_IRQ: IntId = IntId::spi(7);
+/// The GPIO's pin that the power button is on.
+pub const POWER_BUTTON_PIN: u8 = 3;
 /// The virtio-mmio slots, one after the other.
 pub const VIRTIO: Window = Window::new(0x0a00_0000, 0x200 * VIRTIO_SLOTS as u64);
 /// How many virtio-mmio slots.

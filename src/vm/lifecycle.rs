@@ -3,13 +3,15 @@
 use core::sync::atomic::Ordering;
 
 use super::Vm;
+use super::layout::{GPIO_IRQ, UART_IRQ};
 use crate::addr::Ipa;
+use crate::device::Signal;
 use crate::firmware::psci::Power;
 use crate::hypervisor::Refusal;
 use crate::manifest::{OnCrash, OnReboot};
 use crate::memory::Maintenance;
 use crate::vcpu::{GuestRegs, MAX_VCPUS, Vcpu, VcpuId};
-use crate::vgic::Notify;
+use crate::vgic::{IntId, Notify};
 use alloc::boxed::Box;
 
 use crate::time::Ticks;
@@ -291,6 +293,7 @@ impl Vm {
         self.bus.reset(|irq, level| {
             let _ = self.vgic.lock().set_level(VcpuId(0), irq, level);
         });
+        self.stolen.reset();
         let earliest = Ticks(self.next_reset.load(Ordering::Acquire));
         let start = earliest.max(now);
         self.next_reset.store(start.saturating_add(self.reset_interval).0, Ordering::Release);
@@ -344,8 +347,18 @@ impl Vm {
 
     /// Bytes may have come for the UART.
     pub fn serial_input(&self, now: Ticks) -> Notify {
+        self.signal(UART_IRQ, Signal::Input, now)
+    }
+
+    /// Press the power button for a moment: the guest may take it as a request to shut down.
+    pub fn press_power_button(&self, now: Ticks) -> Notify {
+        self.signal(GPIO_IRQ, Signal::Press, now)
+    }
+
+    /// Something happens outside to the device that drives `irq`.
+    fn signal(&self, irq: IntId, signal: Signal, now: Ticks) -> Notify {
         let mut notify = Notify::NONE;
-        self.bus.input(super::layout::UART_IRQ, self.virtual_now(now), |irq, level| {
+        self.bus.signal(irq, signal, self.virtual_now(now), |irq, level| {
             notify = self.vgic.lock().set_level(VcpuId(0), irq, level);
         });
         notify

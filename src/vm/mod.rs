@@ -14,6 +14,7 @@ pub mod layout;
 pub mod lifecycle;
 mod mmio;
 pub mod ptimer;
+pub mod stolen;
 pub mod sysreg;
 pub mod tally;
 mod trapped;
@@ -88,6 +89,7 @@ pub struct Vm {
     gic_version: GicVersion,
     bus: Bus,
     memory: GuestMemory,
+    stolen: stolen::StolenTime,
     stage2: TicketMutex<Stage2>,
     regime: Regime,
     lifecycle: TicketMutex<Lifecycle>,

@@ -3,6 +3,7 @@
 use super::*;
 use crate::device::pl011::Pl011;
 use crate::device::pl031::Pl031;
+use crate::device::pl061::{Button, Pl061};
 use crate::device::serial::ScriptedLine;
 use crate::time::Frequency;
 use crate::virtio::slot::EmptySlots;
@@ -163,8 +164,8 @@ fn a_poll_at_the_earliest_deadline_raises_that_devices_interrupt() {
     assert_eq!(poll(399), [(late, false), (early, false)]);
     assert_eq!(poll(400), [(late, false), (early, true)]);
     assert_eq!(bus.deadline(), Some(Ticks(900)));
-    assert_eq!(lines(|line| bus.input(late, Ticks(900), line)), [(late, true)]);
-    assert_eq!(lines(|line| bus.input(IntId::spi(9), Ticks(900), line)), []);
+    assert_eq!(lines(|line| bus.signal(late, Signal::Input, Ticks(900), line)), [(late, true)]);
+    assert_eq!(lines(|line| bus.signal(IntId::spi(9), Signal::Input, Ticks(900), line)), []);
     assert_eq!(bus.deadline(), None);
     assert_eq!(lines(|line| bus.reset(line)), [(late, false), (early, false)]);
 }
@@ -192,15 +193,18 @@ fn the_guest_machines_devices_answer_on_one_bus() {
     let uart = Box::new(Pl011::new(Arc::new(ScriptedLine::default())));
     let frequency = Frequency(NonZeroU32::new(62_500_000).unwrap());
     let clock = Box::new(Pl031::new(frequency, NOW, 0));
+    let gpio = Box::new(Pl061::new(Button { pin: 3, hold: Ticks(5) }));
     let bus = Bus::new(vec![
         Peripheral::new(layout::VIRTIO.region(), Box::new(EmptySlots)),
         Peripheral::new(layout::UART.region(), uart).with_irq(layout::UART_IRQ),
         Peripheral::new(layout::RTC.region(), clock).with_irq(layout::RTC_IRQ),
+        Peripheral::new(layout::GPIO.region(), gpio).with_irq(layout::GPIO_IRQ),
     ]);
     let bus = bus.ok().unwrap();
     let read = |ipa| bus.read(Ipa::new(ipa), Width::Word, NOW, |_, level| assert!(!level));
     assert_eq!(read(0x0900_0fe0), Some(0x11));
     assert_eq!(read(0x0901_0fe0), Some(0x31));
+    assert_eq!(read(0x0903_0fe0), Some(0x61));
     assert_eq!(read(0x0a00_3e00), Some(0x7472_6976));
     assert_eq!(read(0x0a00_4000), None);
     assert_eq!(bus.deadline(), None);

@@ -164,6 +164,27 @@ fn the_clock_is_a_pl031() {
 }
 
 #[test]
+fn the_power_button_is_a_key_on_the_gpio() {
+    let dtb = write(&machine());
+    let path = "/pl061@9030000";
+    assert_eq!(text(&dtb, path, "compatible"), "arm,pl061\0arm,primecell\0");
+    assert_eq!(numbers(&dtb, path, "reg"), [0, 0x0903_0000, 0, 0x1000]);
+    assert_eq!(numbers(&dtb, path, "interrupts"), [0, 7, 4]);
+    assert_eq!(numbers(&dtb, path, "#gpio-cells"), [2]);
+    assert_eq!(bytes(&dtb, path, "gpio-controller"), Some(vec![]));
+    assert_eq!(text(&dtb, path, "clock-names"), "apb_pclk\0");
+    assert_eq!(numbers(&dtb, path, "clocks"), numbers(&dtb, "/apb-pclk", "phandle"));
+    assert_eq!(text(&dtb, "/gpio-keys", "compatible"), "gpio-keys\0");
+    let key = "/gpio-keys/poweroff";
+    assert_eq!(text(&dtb, key, "label"), "GPIO Key Poweroff\0");
+    assert_eq!(numbers(&dtb, key, "linux,code"), [116]);
+    let gpio = numbers(&dtb, path, "phandle")[0];
+    assert_eq!(numbers(&dtb, key, "gpios"), [gpio, 3, 0]);
+    let others = ["/apb-pclk", "/intc@8000000"].map(|path| numbers(&dtb, path, "phandle")[0]);
+    assert!(!others.contains(&gpio));
+}
+
+#[test]
 fn all_32_virtio_slots_are_there_in_their_order() {
     let dtb = write(&machine());
     for slot in 0..32u32 {

@@ -7,7 +7,8 @@ use super::*;
 const NOT_SUPPORTED: u64 = u64::MAX;
 
 fn facts(mitigations: Mitigations) -> Facts {
-    Facts { ram: Region::new(Ipa::new(0x4000_0000), 0x1000_0000).unwrap(), mitigations }
+    let ram = Region::new(Ipa::new(0x4000_0000), 0x1000_0000).unwrap();
+    Facts { ram, stolen_time: Ipa::new(0x090a_0000), mitigations }
 }
 
 fn respond(registers: [u64; 8], mitigations: Mitigations) -> Response {
@@ -71,6 +72,9 @@ fn arch_features_names_itself_and_the_version() {
     assert_eq!(ask(0x8000_0001, 0x8000_0000).results(), [0]);
     assert_eq!(ask(0x8000_0001, 0x8000_0001).results(), [0]);
     assert_eq!(ask(0x8000_0001, 0x8000_0002).results(), [NOT_SUPPORTED]);
+    assert_eq!(ask(0x8000_0001, 0xc500_0020).results(), [0]);
+    // Of this one PV_TIME_FEATURES tells.
+    assert_eq!(ask(0x8000_0001, 0xc500_0021).results(), [NOT_SUPPORTED]);
     assert_eq!(ask(0x8000_0001, 0x8400_0000).results(), [NOT_SUPPORTED]);
 }
 
@@ -113,7 +117,8 @@ fn the_hypervisor_tells_its_uuid_and_revision() {
 }
 
 #[test]
-fn psci_and_trng_are_reached_by_the_same_door() {
+fn psci_trng_and_stolen_time_are_reached_by_the_same_door() {
+    assert_eq!(ask(0xc500_0021, 0).results(), [0x090a_0000]);
     assert_eq!(ask(0x8400_0000, 0).results(), [0x1_0001]);
     assert_eq!(ask(0x8400_0008, 0).effect, Effect::SystemOff);
     assert_eq!(ask(0x8400_0050, 0).results(), [0x1_0000]);

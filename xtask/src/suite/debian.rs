@@ -30,6 +30,7 @@ pub fn steps() -> Vec<Step> {
         let name = format!("debian/boot-gicv{gic}-8-vcpus-on-2-cpus");
         steps.push(Step::new(name, move |bench| boot(bench, gic, 8, 2, "cortex-a72").into()));
     }
+    steps.push(Step::new("debian/uses-stolen-time", |bench| stolen_time(bench).into()));
     let at_prompt: [(&str, AtPrompt); 3] = [
         ("answers-what-is-typed", typed),
         ("reboots-in-place", reboot),
@@ -57,6 +58,15 @@ fn boot(bench: &Bench, gic: &str, vcpus: u32, cpus: u32, cpu: &str) -> Result<()
     let guest = ["--single", "--vcpus", &vcpus];
     let machine = ["--gic", gic, "--smp", &cpus, "--cpu", cpu, "--until", &marker];
     let mut session = Session::start(bench, &[&guest[..], &machine].concat(), BOOT_SECONDS)?;
+    session.end_with(0, BOOT_SECONDS + 10)
+}
+
+/// The kernel finds the stolen time structures of all its CPUs.
+fn stolen_time(bench: &Bench) -> Result<()> {
+    bench.machine()?;
+    bench.debian()?;
+    let args = ["--single", "--vcpus", "2", "--until", "arm-pv: using stolen time PV"];
+    let mut session = Session::start(bench, &args, BOOT_SECONDS)?;
     session.end_with(0, BOOT_SECONDS + 10)
 }
 
