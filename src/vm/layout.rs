@@ -68,6 +68,7 @@ pub fn device_name(ipa: Ipa) -> &'static str {
     match ipa {
         at if at == UART.base => "pl011",
         at if at == RTC.base => "pl031",
+        at if at == GPIO.base => "pl061",
         at if at == VIRTIO.base => "virtio-mmio slots",
         _ => "device",
     }
@@ -80,6 +81,7 @@ pub fn interrupt_name(intid: IntId) -> &'static str {
         VIRTUAL_TIMER_IRQ => "virtual timer",
         UART_IRQ => "pl011",
         RTC_IRQ => "pl031",
+        GPIO_IRQ => "pl061",
         intid if intid.is_sgi() => "sgi",
         IntId(intid) if (48..80).contains(&intid) => "virtio-mmio",
         _ => "",
