@@ -16,7 +16,7 @@ const AHEAD: u64 = 4096;
 /// The longest piece of a guest's line that is kept together, in bytes.
 pub const LONGEST_PIECE: usize = 256;
 /// How long a line that is not ended is held back.
-pub const PATIENCE: Duration = Duration::from_millis(50);
+pub const PATIENCE: Duration = Duration::from_millis(100);
 /// How many typed bytes wait for a guest.
 pub const TYPED: usize = 1024;
 /// How long a guest whose bytes wait may take none before what is typed is dropped.

@@ -1,7 +1,7 @@
 //! The console on the host's UART: the statics, and who calls what when.
 //!
 //! Until [`listen`] the log waits for the UART. From then on whoever has something to send puts into the
-//! UART what it takes at once, at most [`VISIT`] bytes, and its transmit interrupt asks for the rest by
+//! UART what it takes at once, at most 64 bytes, and its transmit interrupt asks for the rest by
 //! [`visit`]. Nobody waits for the line but [`flush`] and last words.
 //!
 //! Lock order: the console's lock comes last of all. Nothing is called with it held.

@@ -1,6 +1,8 @@
 //! Steps that drive several guests through the one serial line they share.
 
 use std::path::PathBuf;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
@@ -99,12 +101,12 @@ fn flood(session: &mut Session) -> Result<()> {
         session.send(&format!("\x01{key}"))?;
         session.expect(&format!("console: {guest}"), ANSWER_SECONDS)?;
         session.send("still there\r")?;
-        session.expect(&format!("[{guest}] echo: still there"), ANSWER_SECONDS)?;
+        says(session, guest, "echo: still there")?;
     }
     // None of the flood is missing or mixed with another's output. A line that took long may be in
     // pieces, each with its name.
     let text = session.text();
-    let ada: String = text.lines().filter_map(|line| line.strip_prefix("[ada] ")).collect();
+    let ada = said(&text, "ada");
     let Some((_, mut rest)) = ada.split_once("flood: line 0 ") else { bail!("no flood\n{text}") };
     for next in 1..100 {
         let line =
@@ -113,6 +115,24 @@ fn flood(session: &mut Session) -> Result<()> {
             Some(more) => rest = more,
             None => bail!("line {next} of the flood is missing or torn\n{text}"),
         }
+    }
+    Ok(())
+}
+
+/// All that `guest` has said, lines and pieces of lines put together.
+fn said(text: &str, guest: &str) -> String {
+    let prefix = format!("[{guest}] ");
+    text.lines().filter_map(|line| line.strip_prefix(&prefix)).collect()
+}
+
+/// Waits until `guest` has said `what`, in however many pieces.
+fn says(session: &Session, guest: &str, what: &str) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(ANSWER_SECONDS);
+    while !said(&session.text(), guest).contains(what) {
+        if Instant::now() > deadline {
+            bail!("{guest} does not say `{what}`, but `{}`", said(&session.text(), guest));
+        }
+        sleep(Duration::from_millis(100));
     }
     Ok(())
 }
