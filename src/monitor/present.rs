@@ -228,9 +228,7 @@ impl<M: Machine> Control for Present<'_, M> {
             VmChange::Start => hypervisor.start_vm(machine, id),
             VmChange::Pause => hypervisor.pause(machine, id),
             VmChange::Resume => hypervisor.resume(machine, id),
-            VmChange::Stop { force: false } => {
-                return Err(Refusal::Denied("there is no power button yet: use --force".into()));
-            }
+            VmChange::Stop { force: false } => hypervisor.press_power_button(machine, id),
             VmChange::Stop { force: true } => hypervisor.stop(machine, id, Stop::Forced),
             VmChange::Reset => hypervisor.stop(machine, id, Stop::Restart),
             VmChange::Destroy => hypervisor.destroy(machine, id),
