@@ -64,6 +64,8 @@ impl<'a> Watch<'a> {
     }
 
     fn read(&mut self, line: &str, show: &mut Vec<u8>) {
+        // Where the monitor's prompt stood, the line was erased first (ECMA-48, "EL").
+        let line = line.rsplit("\x1b[K").next().unwrap_or_default();
         if let Some(words) = line.strip_prefix("plinth: power off (") {
             let words = words.strip_suffix(')').unwrap_or(words);
             self.last_words = Some(match words {
@@ -138,6 +140,13 @@ mod tests {
     fn a_power_off_line_must_start_its_line() {
         assert_eq!(watch("a: plinth: power off (ok)\n", None, 9).1, None);
         assert_eq!(watch("plinth: power off (ok)", None, 9).1, Some(LastWords::Ok));
+    }
+
+    #[test]
+    fn the_power_off_line_is_read_where_the_prompt_was_erased_for_it() {
+        let text =
+            "\r\x1b[Kplinth> poweroff\r\nok\r\n\r\x1b[Kplinth> \r\x1b[Kplinth: power off (ok)\r\n";
+        assert_eq!(watch(text, None, 5).1, Some(LastWords::Ok));
     }
 
     #[test]
