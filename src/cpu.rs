@@ -150,7 +150,8 @@ impl<'h, M: Machine> Cpu<'h, M> {
         if self.goes_on_waiting() {
             // Refused when something has come meanwhile: the next round looks at that. It does not run
             // either way.
-            if !self.hypervisor.queue(self.machine.id()).lock().block(entity) {
+            let now = self.machine.now();
+            if !self.hypervisor.queue(self.machine.id()).lock().block(entity, now) {
                 self.interrupts();
             }
             return None;
@@ -185,11 +186,12 @@ impl<'h, M: Machine> Cpu<'h, M> {
         if self.loaded.as_ref().is_some_and(|loaded| loaded.entity == entity) {
             self.unload();
         }
+        let now = self.machine.now();
         let mut queue = self.hypervisor.queue(self.machine.id()).lock();
-        queue.turn_off(entity);
+        queue.turn_off(entity, now);
         // Somebody may have turned it on again while it was on its way out.
         if vm.is_to_start(entity.vcpu) {
-            queue.start(entity);
+            queue.start(entity, now);
         }
         drop(queue);
         self.hypervisor.retired(&mut self.machine, vm);
@@ -211,7 +213,8 @@ impl<'h, M: Machine> Cpu<'h, M> {
         };
         let Some(vcpu) = vcpu else {
             log::error!("{}: vCPU {} is to run but has no state", vm.name(), me.0);
-            self.hypervisor.queue(self.machine.id()).lock().turn_off(entity);
+            let now = self.machine.now();
+            self.hypervisor.queue(self.machine.id()).lock().turn_off(entity, now);
             self.hypervisor.retired(&mut self.machine, vm);
             return None;
         };
@@ -219,6 +222,7 @@ impl<'h, M: Machine> Cpu<'h, M> {
         let mut space = vm.space(me, self.machine.id(), shared);
         // Out of reset with an empty TLB.
         space.stale_tlb |= requests.start;
+        self.hypervisor.queue(self.machine.id()).lock().load(entity);
         self.machine.load(&vcpu, &space);
         let in_hand = vm.vgic().lock().holds_physical(me, VIRTUAL_TIMER_IRQ);
         self.machine.set_virtual_timer_active(in_hand);
@@ -249,13 +253,17 @@ impl<'h, M: Machine> Cpu<'h, M> {
                 lrs.write(index, None);
             }
             lrs.set_maintenance(false, false);
+            self.hypervisor.queue(self.machine.id()).lock().unload(loaded.entity);
             return;
         }
         let notify = loaded.vm.vgic().lock().unload(me, self.machine.list_registers());
         self.hypervisor.notify(&mut self.machine, loaded.vm, notify);
         let deadline = loaded.vm.deadline(me, &loaded.vcpu, self.machine.now());
         loaded.vm.park_vcpu(me, loaded.vcpu);
-        self.hypervisor.queue(self.machine.id()).lock().set_deadline(loaded.entity, deadline);
+        let mut queue = self.hypervisor.queue(self.machine.id()).lock();
+        queue.unload(loaded.entity);
+        queue.set_deadline(loaded.entity, deadline);
+        drop(queue);
         if serror {
             loaded.vm.report_serror(me);
             self.hypervisor.begin_stop(&mut self.machine, loaded.vm, Stop::Crashed);
@@ -285,7 +293,8 @@ impl<'h, M: Machine> Cpu<'h, M> {
         self.sync();
         if let Some(loaded) = &self.loaded {
             // If it sleeps: something may have become deliverable.
-            self.hypervisor.queue(self.machine.id()).lock().wake(loaded.entity);
+            let (cpu, now) = (self.machine.id(), self.machine.now());
+            self.hypervisor.queue(cpu).lock().wake(loaded.entity, now);
         }
     }
 

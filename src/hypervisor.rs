@@ -5,13 +5,15 @@
 //! instructions, never across anything else.
 
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 use spin::mutex::TicketMutex;
 
 use crate::machine::{CpuId, Machine};
-use crate::sched::{Entity, Retired, RunQueue, VmId, Woken};
+use crate::sched::policy::DEFAULT_WEIGHT;
+use crate::sched::{Account, Balance, Entity, Retired, RunQueue, Terms, Timing, VmId, Woken};
 use crate::time::{Frequency, Ticks};
 use crate::vcpu::VcpuId;
 use crate::vgic::Notify;
@@ -36,15 +38,20 @@ pub struct Hypervisor {
 impl Hypervisor {
     /// Spread the vCPUs of `vms` over `cpus` CPUs, one after the other. They are all off.
     pub fn new(mut vms: Vec<Vm>, cpus: usize, frequency: Frequency) -> Self {
-        let queue = || TicketMutex::new(RunQueue::new(frequency.micros(SLICE_MICROS)));
-        let mut queues: Vec<_> = (0..cpus.max(1)).map(|_| queue()).collect();
+        let timing = Timing::of_slice(frequency.micros(SLICE_MICROS));
+        let balance = Arc::new(Balance::new(cpus.max(1), timing));
+        let queue = |cpu| TicketMutex::new(RunQueue::new(cpu, balance.clone()));
+        let all = (0..=u8::MAX).map(CpuId).take(cpus.max(1));
+        let mut queues: Vec<_> = all.map(queue).collect();
         let mut next = 0;
         for vm in &mut vms {
+            let account = Arc::new(Account::new(DEFAULT_WEIGHT, None, timing.cap_period));
             for index in 0..vm.vcpu_count() {
                 let (vcpu, cpu) = (VcpuId(index), CpuId(next));
                 vm.assign(vcpu, cpu);
                 if let Some(queue) = queues.get_mut(cpu.index()) {
-                    queue.get_mut().add(Entity { vm: vm.id(), vcpu });
+                    let entity = Entity { vm: vm.id(), vcpu };
+                    queue.get_mut().add(entity, account.clone(), Terms::default());
                 }
                 next = if cpu.index() + 1 < queues.len() { next + 1 } else { 0 };
             }
@@ -107,7 +114,8 @@ impl Hypervisor {
     ) -> bool {
         let Some(cpu) = vm.home(vcpu) else { return false };
         vm.post(vcpu, request);
-        let woken = self.queue(cpu).lock().wake(Entity { vm: vm.id(), vcpu });
+        let now = machine.now();
+        let woken = self.queue(cpu).lock().wake(Entity { vm: vm.id(), vcpu }, now);
         if woken != Woken::Nothing && cpu != machine.id() {
             machine.kick(cpu);
         }
@@ -127,8 +135,9 @@ impl Hypervisor {
         }
         // In this order: a CPU that is just turning the vCPU off looks for the request afterwards.
         vm.post(vcpu, Request::Start);
-        let at = at.filter(|at| *at > machine.now());
-        let started = self.queue(cpu).lock().start_at(Entity { vm: vm.id(), vcpu }, at);
+        let now = machine.now();
+        let at = at.filter(|at| *at > now);
+        let started = self.queue(cpu).lock().start_at(Entity { vm: vm.id(), vcpu }, at, now);
         if started && cpu != machine.id() {
             machine.kick(cpu);
         }
@@ -143,7 +152,8 @@ impl Hypervisor {
         for index in 0..vm.vcpu_count() {
             let vcpu = VcpuId(index);
             let Some(cpu) = vm.home(vcpu) else { continue };
-            let retired = self.queue(cpu).lock().retire(Entity { vm: vm.id(), vcpu });
+            let now = machine.now();
+            let retired = self.queue(cpu).lock().retire(Entity { vm: vm.id(), vcpu }, now);
             match retired {
                 Retired::Off => self.retired(machine, vm),
                 Retired::Running => {
