@@ -219,6 +219,12 @@ fn saturated(virtual_span: i128) -> u64 {
 }
 
 impl RunQueue {
+    /// Whether `entity` has to give up this CPU when it waits: see [`Balance::is_contended`].
+    pub fn is_contended(&self, entity: Entity) -> bool {
+        let affinity = self.position(entity).map(|index| self.records[index].affinity);
+        affinity.is_none_or(|affinity| self.balance.is_contended(self.cpu, affinity))
+    }
+
     /// Where this CPU should look for somebody to take over with [`Self::pull`], if it should.
     pub fn source(&mut self) -> Option<CpuId> {
         let (balance, me) = (&self.balance, self.cpu);
