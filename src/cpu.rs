@@ -67,14 +67,15 @@ impl<'h, M: Machine> Cpu<'h, M> {
     /// Run the most deserving vCPU until its next exit and deal with that, or sleep.
     pub fn step(&mut self) -> Step {
         self.drop_stale();
-        let picked = {
-            let now = self.machine.now();
-            self.hypervisor.queue(self.machine.id()).lock().pick(now)
-        };
-        let Some(entity) = picked else {
+        let Some(entity) = self.hypervisor.pick(&mut self.machine) else {
             if self.hypervisor.all_stopped() {
                 return Step::Finished;
             }
+            let leaves = self.hypervisor.queue(self.machine.id()).lock().must_unload();
+            if leaves {
+                self.unload();
+            }
+            self.hypervisor.invite(&mut self.machine);
             self.arm_deadline();
             if !self.machine.idle() {
                 // An asynchronous abort is outstanding: taking the registers out settles whose.
@@ -84,6 +85,8 @@ impl<'h, M: Machine> Cpu<'h, M> {
             return Step::Slept;
         };
         if let Some(loaded) = self.prepare(entity) {
+            // Whoever was here before can be taken elsewhere from now on.
+            self.hypervisor.invite(&mut self.machine);
             self.arm_for(&loaded);
             self.run(loaded);
         }
@@ -218,7 +221,7 @@ impl<'h, M: Machine> Cpu<'h, M> {
             self.hypervisor.retired(&mut self.machine, vm);
             return None;
         };
-        let shared = self.hypervisor.queue(self.machine.id()).lock().len() > 1;
+        let shared = self.hypervisor.queue(self.machine.id()).lock().is_contended(entity);
         let mut space = vm.space(me, self.machine.id(), shared);
         // Out of reset with an empty TLB.
         space.stale_tlb |= requests.start;

@@ -1,8 +1,8 @@
 //! What all CPUs share: the VMs and the run queues, and the ways from an event to the CPU that has
 //! to act on it.
 //!
-//! Lock order: a VM's `lifecycle`, then a run queue. A run queue's lock is held for a few
-//! instructions, never across anything else.
+//! Lock order: a VM's `lifecycle`, then a run queue; of two run queues, the one of the CPU with the lower
+//! number first. A run queue's lock is held for a short time, never across anything but another one's.
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -37,14 +37,14 @@ pub struct Hypervisor {
 
 impl Hypervisor {
     /// Spread the vCPUs of `vms` over `cpus` CPUs, one after the other. They are all off.
-    pub fn new(mut vms: Vec<Vm>, cpus: usize, frequency: Frequency) -> Self {
+    pub fn new(vms: Vec<Vm>, cpus: usize, frequency: Frequency) -> Self {
         let timing = Timing::of_slice(frequency.micros(SLICE_MICROS));
         let balance = Arc::new(Balance::new(cpus.max(1), timing));
         let queue = |cpu| TicketMutex::new(RunQueue::new(cpu, balance.clone()));
         let all = (0..=u8::MAX).map(CpuId).take(cpus.max(1));
         let mut queues: Vec<_> = all.map(queue).collect();
         let mut next = 0;
-        for vm in &mut vms {
+        for vm in &vms {
             let account = Arc::new(Account::new(DEFAULT_WEIGHT, None, timing.cap_period));
             for index in 0..vm.vcpu_count() {
                 let (vcpu, cpu) = (VcpuId(index), CpuId(next));
@@ -112,10 +112,13 @@ impl Hypervisor {
         vcpu: VcpuId,
         request: Request,
     ) -> bool {
-        let Some(cpu) = vm.home(vcpu) else { return false };
         vm.post(vcpu, request);
-        let now = machine.now();
-        let woken = self.queue(cpu).lock().wake(Entity { vm: vm.id(), vcpu }, now);
+        let (now, entity) = (machine.now(), Entity { vm: vm.id(), vcpu });
+        let wake = |queue: &mut RunQueue| (queue.wake(entity, now), queue.invite(now));
+        let Some((cpu, (woken, guest))) = self.at_home(vm, vcpu, wake) else { return false };
+        if let Some(guest) = guest {
+            machine.kick(guest);
+        }
         if woken != Woken::Nothing && cpu != machine.id() {
             machine.kick(cpu);
         }
@@ -129,17 +132,21 @@ impl Hypervisor {
 
     /// The same, but not before `at`.
     fn start_at<M: Machine>(&self, machine: &mut M, vm: &Vm, vcpu: VcpuId, at: Option<Ticks>) {
-        let Some(cpu) = vm.home(vcpu) else { return };
-        if !vm.vcpu_started() {
+        if vm.home(vcpu).is_none() || !vm.vcpu_started() {
             return;
         }
         // In this order: a CPU that is just turning the vCPU off looks for the request afterwards.
         vm.post(vcpu, Request::Start);
         let now = machine.now();
         let at = at.filter(|at| *at > now);
-        let started = self.queue(cpu).lock().start_at(Entity { vm: vm.id(), vcpu }, at, now);
+        let entity = Entity { vm: vm.id(), vcpu };
+        let start = |queue: &mut RunQueue| (queue.start_at(entity, at, now), queue.invite(now));
+        let Some((cpu, (started, guest))) = self.at_home(vm, vcpu, start) else { return };
         if started && cpu != machine.id() {
             machine.kick(cpu);
+        }
+        if let Some(guest) = guest {
+            machine.kick(guest);
         }
     }
 
@@ -151,9 +158,9 @@ impl Hypervisor {
         }
         for index in 0..vm.vcpu_count() {
             let vcpu = VcpuId(index);
-            let Some(cpu) = vm.home(vcpu) else { continue };
-            let now = machine.now();
-            let retired = self.queue(cpu).lock().retire(Entity { vm: vm.id(), vcpu }, now);
+            let (now, entity) = (machine.now(), Entity { vm: vm.id(), vcpu });
+            let retire = |queue: &mut RunQueue| queue.retire(entity, now);
+            let Some((_, retired)) = self.at_home(vm, vcpu, retire) else { continue };
             match retired {
                 Retired::Off => self.retired(machine, vm),
                 Retired::Running => {
@@ -175,6 +182,65 @@ impl Hypervisor {
             // The CPU that ends the run may be asleep.
             Some(_) if self.alive.fetch_sub(1, Ordering::AcqRel) == 1 => machine.kick(CpuId(0)),
             Some(_) => {}
+        }
+    }
+
+    /// Choose what this CPU runs, from among its own vCPUs or others'.
+    pub fn pick<M: Machine>(&self, machine: &mut M) -> Option<Entity> {
+        let (cpu, now) = (machine.id(), machine.now());
+        self.fetch(machine, cpu, now);
+        let picked = self.queue(cpu).lock().pick(now);
+        if picked.is_some() || !self.fetch(machine, cpu, now) {
+            return picked;
+        }
+        self.queue(cpu).lock().pick(now)
+    }
+
+    /// Let another CPU come for who waits at this one, if one should.
+    pub fn invite<M: Machine>(&self, machine: &mut M) {
+        let (cpu, now) = (machine.id(), machine.now());
+        let guest = self.queue(cpu).lock().invite(now);
+        if let Some(guest) = guest {
+            machine.kick(guest);
+        }
+    }
+
+    /// Take over a vCPU that another CPU has for this one, if one has. Returns whether it is so.
+    fn fetch<M: Machine>(&self, machine: &mut M, cpu: CpuId, now: Ticks) -> bool {
+        let source = self.queue(cpu).lock().source();
+        let Some(source) = source.filter(|source| *source != cpu) else { return false };
+        let (pulled, next) = {
+            let first = self.queue(cpu.min(source)).lock();
+            let second = self.queue(cpu.max(source)).lock();
+            let (mut to, mut from) = if cpu < source { (first, second) } else { (second, first) };
+            let pulled = to.pull(&mut from, now);
+            if let Some(entity) = pulled
+                && let Some(vm) = self.vm(entity.vm)
+            {
+                // Before the locks go: who wakes it finds it where it is.
+                vm.assign(entity.vcpu, cpu);
+            }
+            (pulled, from.invite(now))
+        };
+        if let Some(next) = next {
+            machine.kick(next);
+        }
+        pulled.is_some()
+    }
+
+    /// Do something with the run queue that a vCPU belongs to, whichever it is by now.
+    fn at_home<T>(
+        &self,
+        vm: &Vm,
+        vcpu: VcpuId,
+        mut act: impl FnMut(&mut RunQueue) -> T,
+    ) -> Option<(CpuId, T)> {
+        loop {
+            let cpu = vm.home(vcpu)?;
+            let mut queue = self.queue(cpu).lock();
+            if vm.home(vcpu) == Some(cpu) {
+                return Some((cpu, act(&mut queue)));
+            }
         }
     }
 

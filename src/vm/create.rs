@@ -22,7 +22,6 @@ use crate::firmware::entropy::Entropy;
 use crate::firmware::fdt::{self, GuestMachine, Seeds};
 use crate::firmware::image::{self, GuestWrite, ImageError, OutOfRam};
 use crate::firmware::psci::Power;
-use crate::machine::CpuId;
 use crate::manifest::{Manifest, VmConfig};
 use crate::memory::{
     FramePool, Geometry, GuestMemory, Maintenance, MapError, OutOfFrames, OutsideRam, Perms,
@@ -239,7 +238,7 @@ impl VcpuSlot {
     fn new() -> Self {
         Self {
             requests: AtomicU8::new(0),
-            home: CpuId(0),
+            home: AtomicU8::new(0),
             parked: TicketMutex::new(Some(Box::default())),
         }
     }

@@ -59,8 +59,8 @@ pub struct Requests {
 struct VcpuSlot {
     /// Bits of [`Request`].
     requests: AtomicU8,
-    /// The CPU it runs on.
-    home: CpuId,
+    /// The CPU whose run queue it belongs to; changed while both queues concerned are locked.
+    home: AtomicU8,
     /// Its state, while no CPU has it loaded.
     parked: TicketMutex<Option<Box<Vcpu>>>,
 }
@@ -124,16 +124,17 @@ impl Vm {
         u8::try_from(self.vcpus.len()).unwrap_or(u8::MAX)
     }
 
-    /// Decide which CPU runs a vCPU, before anything runs.
-    pub fn assign(&mut self, vcpu: VcpuId, cpu: CpuId) {
-        if let Some(slot) = self.vcpus.get_mut(vcpu.index()) {
-            slot.home = cpu;
+    /// A vCPU belongs to the run queue of `cpu` from now on. Once the VM runs: with that queue, and the
+    /// one it belonged to, locked.
+    pub fn assign(&self, vcpu: VcpuId, cpu: CpuId) {
+        if let Some(slot) = self.vcpus.get(vcpu.index()) {
+            slot.home.store(cpu.0, Ordering::Release);
         }
     }
 
     /// The CPU that runs a vCPU; `None` when the VM has no such vCPU.
     pub fn home(&self, vcpu: VcpuId) -> Option<CpuId> {
-        self.vcpus.get(vcpu.index()).map(|slot| slot.home)
+        self.vcpus.get(vcpu.index()).map(|slot| CpuId(slot.home.load(Ordering::Acquire)))
     }
 
     /// The VM's interrupt controller.
