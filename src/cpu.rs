@@ -101,20 +101,23 @@ impl<'h, M: Machine> Cpu<'h, M> {
     pub fn step(&mut self) -> Step {
         self.let_go();
         self.hypervisor.reap(&mut self.machine);
-        let picked = {
-            let now = self.machine.now();
-            self.hypervisor.queue(self.machine.id()).lock().pick(now)
-        };
-        let Some(entity) = picked else {
+        let Some(entity) = self.hypervisor.pick(&mut self.machine) else {
             if self.hypervisor.has_finished() {
                 return Step::Finished;
             }
+            let leaves = self.hypervisor.queue(self.machine.id()).lock().must_unload();
+            if leaves {
+                self.unload();
+            }
+            self.hypervisor.invite(&mut self.machine);
             self.arm_deadline();
             self.sleep();
             return Step::Slept;
         };
         if let Some(loaded) = self.prepare(entity) {
             self.hypervisor.clock(self.machine.id()).set_running(Some(entity));
+            // Whoever was here before can be taken elsewhere from now on.
+            self.hypervisor.invite(&mut self.machine);
             self.arm_for(&loaded);
             self.run(loaded);
         }
@@ -237,7 +240,8 @@ impl<'h, M: Machine> Cpu<'h, M> {
         if self.goes_on_waiting() {
             // Refused when something has come meanwhile: the next round looks at that. It does not run
             // either way.
-            if !self.hypervisor.queue(self.machine.id()).lock().block(entity) {
+            let now = self.machine.now();
+            if !self.hypervisor.queue(self.machine.id()).lock().block(entity, now) {
                 self.interrupts();
             }
             return None;
@@ -266,12 +270,11 @@ impl<'h, M: Machine> Cpu<'h, M> {
         loaded.vcpu.waiting
     }
 
-    /// Take a vCPU of this CPU off, its VM being held.
+    /// Take the registers of a vCPU out whose VM is held; its run queue does not choose it any more.
     fn hold(&mut self, entity: Entity) {
         if self.loaded.as_ref().is_some_and(|loaded| loaded.entity == entity) {
             self.unload();
         }
-        self.hypervisor.queue(self.machine.id()).lock().hold(entity);
     }
 
     /// Turn a vCPU of this CPU off.
@@ -279,11 +282,12 @@ impl<'h, M: Machine> Cpu<'h, M> {
         if self.loaded.as_ref().is_some_and(|loaded| loaded.entity == entity) {
             self.unload();
         }
+        let now = self.machine.now();
         let mut queue = self.hypervisor.queue(self.machine.id()).lock();
-        queue.turn_off(entity);
+        queue.turn_off(entity, now);
         // Somebody may have turned it on again while it was on its way out.
         if vm.is_to_start(entity.vcpu) {
-            queue.start(entity);
+            queue.start(entity, now);
         }
         drop(queue);
         self.hypervisor.retired(&mut self.machine, vm);
@@ -310,15 +314,20 @@ impl<'h, M: Machine> Cpu<'h, M> {
         };
         let Some(vcpu) = vcpu else {
             log::error!("{}: vCPU {} is to run but has no state", vm.name(), me.0);
-            self.hypervisor.queue(self.machine.id()).lock().turn_off(entity);
-            vm.leave_cpu(self.machine.now());
+            let now = self.machine.now();
+            self.hypervisor.queue(self.machine.id()).lock().turn_off(entity, now);
+            vm.leave_cpu(now);
             self.hypervisor.retired(&mut self.machine, vm);
             return None;
         };
-        let shared = self.hypervisor.queue(self.machine.id()).lock().len() > 1;
+        let shared = self.hypervisor.queue(self.machine.id()).lock().is_contended(entity);
         let mut space = vm.space(me, self.machine.id(), shared);
         // Out of reset with an empty TLB.
         space.stale_tlb |= requests.start;
+        let now = self.machine.now();
+        let usage = self.hypervisor.queue(self.machine.id()).lock().usage(entity, now);
+        vm.publish_stolen(me, usage.unwrap_or_default().waited);
+        self.hypervisor.queue(self.machine.id()).lock().load(entity);
         self.machine.load(&vcpu, &space);
         let in_hand = vm.vgic().lock().holds_physical(me, VIRTUAL_TIMER_IRQ);
         self.machine.set_virtual_timer_active(in_hand);
@@ -351,13 +360,17 @@ impl<'h, M: Machine> Cpu<'h, M> {
                 lrs.write(index, None);
             }
             lrs.set_maintenance(false, false);
+            self.hypervisor.queue(self.machine.id()).lock().unload(loaded.entity);
             return loaded.vm.leave_cpu(now);
         }
         let notify = loaded.vm.vgic().lock().unload(me, self.machine.list_registers());
         self.hypervisor.notify(&mut self.machine, &loaded.vm, notify);
         let deadline = loaded.vm.deadline(me, &loaded.vcpu, now);
         loaded.vm.park_vcpu(me, loaded.vcpu);
-        self.hypervisor.queue(self.machine.id()).lock().set_deadline(loaded.entity, deadline);
+        let mut queue = self.hypervisor.queue(self.machine.id()).lock();
+        queue.unload(loaded.entity);
+        queue.set_deadline(loaded.entity, deadline);
+        drop(queue);
         loaded.vm.leave_cpu(now);
         if serror {
             loaded.vm.report_serror(me);
@@ -389,7 +402,8 @@ impl<'h, M: Machine> Cpu<'h, M> {
         self.sync();
         if let Some(loaded) = &self.loaded {
             // If it sleeps: something may have become deliverable.
-            self.hypervisor.queue(self.machine.id()).lock().wake(loaded.entity);
+            let (cpu, now) = (self.machine.id(), self.machine.now());
+            self.hypervisor.queue(cpu).lock().wake(loaded.entity, now);
         }
     }
 

@@ -3,9 +3,15 @@
 
 use proptest::test_runner::Config;
 
-/// How a property test runs: `ordinary` cases, or `under_miri`. Failures are not kept in a file.
+/// How a property test runs: `ordinary` cases, or `under_miri`, unless `PROPTEST_CASES` says how many.
+/// Failures are not kept in a file.
 pub fn cases(ordinary: u32, under_miri: u32) -> Config {
-    Config { cases: pick(ordinary, under_miri), failure_persistence: None, ..Config::default() }
+    let asked = Config::default();
+    let cases = match std::env::var_os("PROPTEST_CASES") {
+        Some(_) => asked.cases,
+        None => pick(ordinary, under_miri),
+    };
+    Config { cases, failure_persistence: None, ..asked }
 }
 
 /// A count, size or stride: `ordinary`, or `under_miri`.

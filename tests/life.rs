@@ -147,6 +147,25 @@ fn a_spinning_guest_does_not_starve_its_neighbour() {
 }
 
 #[test]
+fn three_spinning_guests_share_two_cpus_equally() {
+    let mut room = Room::new(V3, 2, &[guest("one", 1), guest("two", 1), guest("three", 1)]);
+    for vm in 0..3 {
+        room.program(vm, ENTRY, &[Op::Work(50), Op::Mark(1), Op::Branch(ENTRY)]);
+    }
+    room.run(6000);
+    let counts: Vec<_> = (0..3).map(|vm| room.marks(vm, 0).len()).collect();
+    let (least, most) = (counts.iter().min().unwrap(), counts.iter().max().unwrap());
+    assert!(*least > 100 && most - least <= least / 8, "{counts:?}");
+    let record = room.world.record();
+    let cpus = |vm: u8| {
+        let vcpu = Some((vmid(&room.vm(vm.into())), plinth::vcpu::VcpuId(0)));
+        let marks = record.iter().filter(|event| event.vcpu == vcpu);
+        marks.map(|event| event.cpu).collect::<std::collections::HashSet<_>>().len()
+    };
+    assert!((0..3).any(|vm| cpus(vm) == 2), "one of them has to change CPUs");
+}
+
+#[test]
 fn system_off_of_the_last_guest_finishes_every_cpu() {
     for gic in BOTH {
         let mut room = Room::new(gic, 3, &[guest("one", 3), guest("two", 1)]);

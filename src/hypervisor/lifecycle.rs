@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use super::{Hypervisor, MemoryReport};
 use crate::machine::{CpuId, Machine};
 use crate::manifest::WhenIdle;
-use crate::sched::{Entity, Retired, VmId};
+use crate::sched::{AdmissionError, Entity, Retired, RunQueue, VmId};
 use crate::vcpu::VcpuId;
 use crate::vm::create::CreateError;
 use crate::vm::{Request, Sequel, Status, Stop, Vm};
@@ -39,6 +39,9 @@ pub enum Refusal {
     /// It is on its way out.
     #[error("the VM is being stopped: try again")]
     Stopping,
+    /// The CPU time that it is to have is not there.
+    #[error("{0}")]
+    Admission(#[from] AdmissionError),
     /// It cannot be built.
     #[error("{0}")]
     Create(#[from] CreateError),
@@ -76,6 +79,12 @@ impl Population {
         self.count.fetch_update(Ordering::AcqRel, Ordering::Acquire, join).is_ok()
     }
 
+    /// One less, as it could not be built after all: that ends nothing.
+    fn leave_quietly(&self) {
+        let leave = |count: u32| (count & !Self::FINISHED != 0).then(|| count - 1);
+        let _ = self.count.fetch_update(Ordering::AcqRel, Ordering::Acquire, leave);
+    }
+
     /// One less. Returns whether it was the last, and it is all over now.
     fn leave(&self) -> bool {
         let leave = |count: u32| match count & !Self::FINISHED {
@@ -111,7 +120,11 @@ impl Hypervisor {
             stock.destroy(vm, machine.upkeep());
             return Err(Refusal::Finished);
         }
-        self.place(&mut vm);
+        if let Err(error) = self.place(&mut vm) {
+            self.population.leave_quietly();
+            stock.destroy(vm, machine.upkeep());
+            return Err(error.into());
+        }
         let vm = Arc::new(vm);
         *slot.lock() = Some(vm.clone());
         drop(stock);
@@ -119,18 +132,6 @@ impl Hypervisor {
         let plural = if vcpus == 1 { "" } else { "s" };
         log::info!("{}: {memory} MiB, {vcpus} vCPU{plural}", vm.name());
         Ok(vm)
-    }
-
-    /// Give each vCPU to the CPU that has the fewest.
-    fn place(&self, vm: &mut Vm) {
-        for index in 0..vm.vcpu_count() {
-            let vcpu = VcpuId(index);
-            let count = |cpu: &CpuId| self.queue(*cpu).lock().len();
-            let cpus = (0..self.cpus()).filter_map(|cpu| u8::try_from(cpu).ok()).map(CpuId);
-            let Some(cpu) = cpus.min_by_key(count) else { continue };
-            vm.assign(vcpu, cpu);
-            self.queue(cpu).lock().add(Entity { vm: vm.id(), vcpu });
-        }
     }
 
     /// Create every VM of the bundle that starts by itself. One that cannot be built is refused, and the
@@ -173,7 +174,7 @@ impl Hypervisor {
             return Err(Refusal::Finished);
         }
         if !vm.revive() {
-            self.population.leave();
+            self.population.leave_quietly();
             return Err(if vm.is_stopping() { Refusal::Stopping } else { Refusal::Running });
         }
         self.boot_again(machine, &vm);
@@ -189,8 +190,10 @@ impl Hypervisor {
         vm.begin_pause()?;
         for index in 0..vm.vcpu_count() {
             let vcpu = VcpuId(index);
-            let Some(cpu) = vm.home(vcpu) else { continue };
-            self.queue(cpu).lock().pause(Entity { vm: id, vcpu });
+            let (now, entity) = (machine.now(), Entity { vm: id, vcpu });
+            // Asked with the queue locked: a stop ends the pause before it sees to the queues.
+            let pause = |queue: &mut RunQueue| vm.is_paused().then(|| queue.pause(entity, now));
+            self.at_home(&vm, vcpu, pause);
         }
         // A CPU may hold the registers of a vCPU that sleeps, and its timer counts on.
         self.kick_all(machine);
@@ -207,10 +210,14 @@ impl Hypervisor {
         vm.end_pause(machine.now())?;
         for index in 0..vm.vcpu_count() {
             let vcpu = VcpuId(index);
-            let Some(cpu) = vm.home(vcpu) else { continue };
-            let resumed = self.queue(cpu).lock().resume(Entity { vm: id, vcpu });
-            if resumed && cpu != machine.id() {
-                machine.kick(cpu);
+            let (now, entity) = (machine.now(), Entity { vm: id, vcpu });
+            let resume = |queue: &mut RunQueue| (queue.resume(entity, now), queue.invite(now));
+            let Some((cpu, (resumed, guest))) = self.at_home(&vm, vcpu, resume) else { continue };
+            let wanted = [resumed.then_some(cpu), guest];
+            for cpu in wanted.into_iter().flatten() {
+                if cpu != machine.id() {
+                    machine.kick(cpu);
+                }
             }
         }
         self.device_timer_changed(machine, &vm);
@@ -272,8 +279,13 @@ impl Hypervisor {
         }
         for index in 0..vm.vcpu_count() {
             let vcpu = VcpuId(index);
-            let Some(cpu) = vm.home(vcpu) else { continue };
-            let retired = self.queue(cpu).lock().retire(Entity { vm: vm.id(), vcpu });
+            let (now, entity) = (machine.now(), Entity { vm: vm.id(), vcpu });
+            let retire = |queue: &mut RunQueue| {
+                // A held vCPU is not chosen, and so would not be taken off by its CPU.
+                queue.resume(entity, now);
+                queue.retire(entity, now)
+            };
+            let Some((_, retired)) = self.at_home(vm, vcpu, retire) else { continue };
             match retired {
                 Retired::Off => self.retired(machine, vm),
                 Retired::Running => {
@@ -317,9 +329,10 @@ impl Hypervisor {
         let Some(taken) = taken else { return };
         for index in 0..vm.vcpu_count() {
             let vcpu = VcpuId(index);
-            let Some(cpu) = vm.home(vcpu) else { continue };
-            self.queue(cpu).lock().remove(Entity { vm: vm.id(), vcpu });
+            let (now, entity) = (machine.now(), Entity { vm: vm.id(), vcpu });
+            self.at_home(vm, vcpu, |queue| queue.remove(entity, now));
         }
+        self.unschedule(vm.id());
         let mut doomed = self.doomed.lock();
         doomed.push(taken);
         self.doomed_count.store(doomed.len(), Ordering::Release);

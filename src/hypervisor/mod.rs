@@ -1,11 +1,13 @@
 //! What all CPUs share: the VMs and the run queues, and the ways from an event to the CPU that has
 //! to act on it.
 //!
-//! Lock order: the stock, then a VM's `lifecycle`, then a run queue. A slot's lock and a run queue's lock
-//! are held for a few instructions, never across anything else.
+//! Lock order: the stock, a VM's schedule, the admissions, a VM's `lifecycle`, a run queue; of two run
+//! queues, the one of the CPU with the lower number first. A slot's lock and a run queue's lock are held for
+//! a short time, never across anything but another run queue's.
 
 mod clock;
 mod lifecycle;
+mod schedule;
 mod stock;
 
 use alloc::boxed::Box;
@@ -18,7 +20,7 @@ use spin::mutex::TicketMutex;
 use crate::machine::{CpuId, Machine};
 use crate::manifest::VmConfig;
 use crate::sched::policy::Policy;
-use crate::sched::{Entity, RunQueue, VmId, Woken};
+use crate::sched::{Admission, Balance, Entity, RunQueue, Timing, VmId, Woken};
 use crate::time::{Frequency, Ticks};
 use crate::vcpu::VcpuId;
 use crate::vgic::{IntId, Notify};
@@ -27,6 +29,7 @@ use crate::vm::{Request, Vm};
 pub use clock::{Clock, INTERRUPT_KINDS, Phase};
 use lifecycle::Population;
 pub use lifecycle::Refusal;
+use schedule::Schedule;
 pub use stock::{HeapReport, MakeLine, MemoryReport, Stock};
 
 /// A time slice, in microseconds: short enough to type against a spinning neighbour.
@@ -58,7 +61,9 @@ pub struct Hypervisor {
     doomed_count: AtomicUsize,
     nudge_after: Ticks,
     configs: Box<[VmConfig]>,
-    policies: Box<[TicketMutex<Policy>]>,
+    schedules: Box<[TicketMutex<Schedule>]>,
+    admission: TicketMutex<Admission>,
+    timing: Timing,
     frequency: Frequency,
     interrupts: [(IntId, &'static str); INTERRUPT_KINDS],
 }
@@ -69,12 +74,15 @@ impl Hypervisor {
         let frequency = stock.host().frequency;
         let cpus = usize::from(stock.host().cpus.max(1));
         let configs: Box<[_]> = stock.configs().into();
-        let policies = configs.iter().map(|config| TicketMutex::new(config.policy)).collect();
+        let schedule = |config: &VmConfig| TicketMutex::new(Schedule::new(config.policy));
+        let schedules = configs.iter().map(schedule).collect();
+        let timing = Timing::of_slice(frequency.micros(SLICE_MICROS));
+        let balance = Arc::new(Balance::new(cpus, timing));
         let interrupts = stock.host().interrupts;
-        let queue = || TicketMutex::new(RunQueue::new(frequency.micros(SLICE_MICROS)));
+        let queue = |cpu| TicketMutex::new(RunQueue::new(CpuId(cpu), balance.clone()));
         Self {
             vms: stock.configs().iter().map(|_| TicketMutex::default()).collect(),
-            queues: (0..cpus).map(|_| queue()).collect(),
+            queues: (0..=u8::MAX).take(cpus).map(queue).collect(),
             clocks: (0..cpus).map(|_| Clock::default()).collect(),
             device_deadlines: (0..cpus).map(|_| AtomicU64::new(NEVER)).collect(),
             population: Population::new(stock.machine().when_idle),
@@ -83,7 +91,9 @@ impl Hypervisor {
             doomed_count: AtomicUsize::new(0),
             nudge_after: frequency.micros(NUDGE_MICROS),
             configs,
-            policies,
+            schedules,
+            admission: TicketMutex::new(Admission::new(cpus)),
+            timing,
             frequency,
             interrupts,
         }
@@ -111,7 +121,7 @@ impl Hypervisor {
 
     /// How a VM is scheduled, or would be.
     pub fn policy(&self, id: VmId) -> Policy {
-        self.policies.get(id.index()).map_or_else(Policy::default, |policy| *policy.lock())
+        self.schedules.get(id.index()).map_or_else(Policy::default, |it| it.lock().policy)
     }
 
     /// The counter's frequency.
@@ -174,9 +184,13 @@ impl Hypervisor {
         vcpu: VcpuId,
         request: Request,
     ) -> bool {
-        let Some(cpu) = vm.home(vcpu) else { return false };
         vm.post(vcpu, request);
-        let woken = self.queue(cpu).lock().wake(Entity { vm: vm.id(), vcpu });
+        let (now, entity) = (machine.now(), Entity { vm: vm.id(), vcpu });
+        let wake = |queue: &mut RunQueue| (queue.wake(entity, now), queue.invite(now));
+        let Some((cpu, (woken, guest))) = self.at_home(vm, vcpu, wake) else { return false };
+        if let Some(guest) = guest {
+            machine.kick(guest);
+        }
         if woken != Woken::Nothing && cpu != machine.id() {
             machine.kick(cpu);
         }
@@ -190,23 +204,28 @@ impl Hypervisor {
 
     /// The same, but not before `at`.
     fn start_at<M: Machine>(&self, machine: &mut M, vm: &Vm, vcpu: VcpuId, at: Option<Ticks>) {
-        let Some(cpu) = vm.home(vcpu) else { return };
-        if !vm.vcpu_started() {
+        if vm.home(vcpu).is_none() || !vm.vcpu_started() {
             return;
         }
         // In this order: a CPU that is just turning the vCPU off looks for the request afterwards.
         vm.post(vcpu, Request::Start);
-        let at = at.filter(|at| *at > machine.now());
+        let now = machine.now();
+        let at = at.filter(|at| *at > now);
         let entity = Entity { vm: vm.id(), vcpu };
-        let mut queue = self.queue(cpu).lock();
-        let started = queue.start_at(entity, at);
-        // Who pauses the VM sets the flag first and sees to the queues then.
-        if vm.is_paused() {
-            queue.pause(entity);
-        }
-        drop(queue);
+        let start = |queue: &mut RunQueue| {
+            let started = queue.start_at(entity, at, now);
+            // Who pauses the VM sets the flag first and sees to the queues then.
+            if vm.is_paused() {
+                let _ = queue.pause(entity, now);
+            }
+            (started, queue.invite(now))
+        };
+        let Some((cpu, (started, guest))) = self.at_home(vm, vcpu, start) else { return };
         if started && cpu != machine.id() {
             machine.kick(cpu);
+        }
+        if let Some(guest) = guest {
+            machine.kick(guest);
         }
     }
 

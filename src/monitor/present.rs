@@ -80,7 +80,7 @@ impl<M: Machine> Present<'_, M> {
             state: self.vcpu_state(vm, vcpu),
             cpu: home.map(|cpu| cpu.0),
             cpu_micros: self.micros(ran),
-            steal_micros: 0,
+            steal_micros: vm.stolen_nanos(vcpu) / 1000,
         }
     }
 
@@ -280,8 +280,9 @@ impl<M: Machine> Control for Present<'_, M> {
 
     fn set_sched(&mut self, name: &str, change: &SchedChange) -> Result<(), Refusal> {
         let (id, config) = self.find(name)?;
-        changed(self.hypervisor.policy(id), change, config.vcpus)?;
-        Err(Refusal::Denied("policies cannot be changed yet".into()))
+        let policy = changed(self.hypervisor.policy(id), change, config.vcpus)?;
+        let done = self.hypervisor.set_policy(self.machine, id, policy);
+        done.map_err(|refusal| Refusal::Denied(format!("{name}: {refusal}")))
     }
 
     fn stats(&mut self, name: Option<&str>) -> Result<Vec<StatsEntry>, Refusal> {

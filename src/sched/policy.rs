@@ -80,6 +80,27 @@ impl CpuSet {
         self.0[cpu.index() / 64] >> (cpu.index() % 64) & 1 != 0
     }
 
+    /// Those that are in both.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self(core::array::from_fn(|word| self.0[word] & other.0[word]))
+    }
+
+    /// The CPUs 0 to `count` - 1.
+    pub fn first(count: usize) -> Self {
+        let word = |index: usize| match count.saturating_sub(64 * index) {
+            0 => 0,
+            bits @ 1..64 => (1 << bits) - 1,
+            _ => u64::MAX,
+        };
+        Self(core::array::from_fn(word))
+    }
+
+    /// Bit *n* is set when CPU *n*, *n* + 64, *n* + 128 or *n* + 192 is in it.
+    pub(super) fn folded(self) -> u64 {
+        self.0.iter().fold(0, |all, word| all | word)
+    }
+
     /// Whether none is in it.
     pub fn is_empty(self) -> bool {
         self == Self::EMPTY
@@ -97,5 +118,17 @@ mod tests {
         assert_eq!(inside, [0, 64, 255]);
         assert!(CpuSet::EMPTY.is_empty() && !set.is_empty());
         assert!((0..=255).all(|cpu| CpuSet::ALL.contains(CpuId(cpu))));
+    }
+
+    #[test]
+    fn the_first_cpus_are_as_many_as_asked_for() {
+        for count in [0, 1, 5, 63, 64, 65, 200, 256] {
+            let set = CpuSet::first(count);
+            let inside = (0..=255).filter(|cpu| set.contains(CpuId(*cpu)));
+            assert!(inside.eq((0..=255).take(count)), "{count}");
+        }
+        let both = CpuSet::first(3).and(CpuSet::EMPTY.with(CpuId(2)).with(CpuId(3)));
+        assert_eq!(both, CpuSet::EMPTY.with(CpuId(2)));
+        assert_eq!(CpuSet::EMPTY.with(CpuId(66)).folded(), 4);
     }
 }

@@ -199,6 +199,7 @@ impl Vm {
             stolen: StolenTime::new(stolen, host.frequency, config.vcpus),
             stage2: TicketMutex::new(stage2),
             lifecycle: TicketMutex::new(Lifecycle::new()),
+            timekeeper: CpuId(0),
             on_crash: config.on_crash,
             on_reboot: config.on_reboot,
             footprint: 0,
@@ -279,7 +280,7 @@ impl VcpuSlot {
     fn new() -> Self {
         Self {
             requests: AtomicU8::new(0),
-            home: CpuId(0),
+            home: AtomicU8::new(0),
             tally: Tally::default(),
             parked: TicketMutex::new(Some(Box::default())),
         }

@@ -216,6 +216,8 @@ impl Vm {
             return false;
         }
         lifecycle.stop = Some(stop);
+        lifecycle.pause = Pause::No;
+        self.paused.store(false, Ordering::SeqCst);
         self.stopping.store(1, Ordering::Release);
         true
     }

@@ -64,8 +64,8 @@ pub struct Requests {
 struct VcpuSlot {
     /// Bits of [`Request`].
     requests: AtomicU8,
-    /// The CPU it runs on.
-    home: CpuId,
+    /// The CPU whose run queue it belongs to; changed while both queues concerned are locked.
+    home: AtomicU8,
     tally: Tally,
     /// Its state, while no CPU has it loaded.
     parked: TicketMutex<Option<Box<Vcpu>>>,
@@ -93,6 +93,7 @@ pub struct Vm {
     stage2: TicketMutex<Stage2>,
     regime: Regime,
     lifecycle: TicketMutex<Lifecycle>,
+    timekeeper: CpuId,
     on_crash: OnCrash,
     on_reboot: OnReboot,
     /// How much memory was taken for it, in bytes.
@@ -145,10 +146,11 @@ impl Vm {
         u8::try_from(self.vcpus.len()).unwrap_or(u8::MAX)
     }
 
-    /// Decide which CPU runs a vCPU, before anything runs.
-    pub fn assign(&mut self, vcpu: VcpuId, cpu: CpuId) {
-        if let Some(slot) = self.vcpus.get_mut(vcpu.index()) {
-            slot.home = cpu;
+    /// A vCPU belongs to the run queue of `cpu` from now on. Once the VM runs: with that queue, and the
+    /// one it belonged to, locked.
+    pub fn assign(&self, vcpu: VcpuId, cpu: CpuId) {
+        if let Some(slot) = self.vcpus.get(vcpu.index()) {
+            slot.home.store(cpu.0, Ordering::Release);
         }
     }
 
@@ -159,7 +161,7 @@ impl Vm {
 
     /// The CPU that runs a vCPU; `None` when the VM has no such vCPU.
     pub fn home(&self, vcpu: VcpuId) -> Option<CpuId> {
-        self.vcpus.get(vcpu.index()).map(|slot| slot.home)
+        self.vcpus.get(vcpu.index()).map(|slot| CpuId(slot.home.load(Ordering::Acquire)))
     }
 
     /// The same, for which so much memory was taken.
@@ -203,6 +205,11 @@ impl Vm {
     /// nobody's.
     pub fn incarnation(&self) -> u32 {
         self.incarnation.load(Ordering::Acquire)
+    }
+
+    /// Decide which CPU keeps time for the VM's devices, before anything runs.
+    pub fn set_timekeeper(&mut self, cpu: CpuId) {
+        self.timekeeper = cpu;
     }
 
     /// Leave a request with a vCPU. Its CPU sees it before the next entry, once woken or kicked.
@@ -320,7 +327,7 @@ impl Vm {
 
     /// The CPU that keeps time for the VM's devices; `None` while no time passes for it.
     pub fn timekeeper(&self) -> Option<CpuId> {
-        (!self.has_stopped() && !self.is_paused()).then(|| self.home(VcpuId(0))).flatten()
+        (!self.has_stopped() && !self.is_paused()).then_some(self.timekeeper)
     }
 
     /// When a device of the VM has something to do by itself.

@@ -1,0 +1,158 @@
+//! The choice of whom to run.
+//!
+//! First the servers of reservations, earliest deadline first. Then the fair vCPUs: the one whose virtual
+//! runtime (time used, divided by its share of the VM's weight) is least. The running one goes on until its
+//! slice is over, unless somebody woke up who is behind it by more than the granularity. A lone vCPU has no
+//! slice.
+
+use super::Entity;
+use super::queue::{RunQueue, Switch};
+use super::record::{Record, State};
+use crate::time::Ticks;
+
+impl RunQueue {
+    /// Choose what to run at `now`. The chosen one is on the CPU from now on.
+    pub fn pick(&mut self, now: Ticks) -> Option<Entity> {
+        let now = self.advance(now);
+        self.refresh(now);
+        let current = self.records.iter().position(Record::is_running);
+        let next = self.choose(current, now);
+        if current != next {
+            if let Some(current) = current {
+                self.change(current, State::Runnable, now);
+            }
+            if let Some(next) = next {
+                self.change(next, State::Running { woken: true }, now);
+            }
+        }
+        self.news |= current != next || self.switch != Switch::Keep;
+        let over = self.slice_end.is_some_and(|end| end <= now);
+        self.slice_end = match self.slice_end {
+            _ if !self.somebody_waits() => None,
+            Some(end) if current == next && !over => Some(end),
+            _ => {
+                self.news = true;
+                Some(now.saturating_add(self.balance.timing.slice))
+            }
+        };
+        self.switch = Switch::Keep;
+        self.floor = self.floor.max(self.least(now).unwrap_or(self.floor));
+        self.publish(now);
+        next.map(|index| self.records[index].entity)
+    }
+
+    /// Book the time, begin periods that are due, follow the caps.
+    pub(super) fn refresh(&mut self, now: Ticks) {
+        for record in self.records.iter_mut().filter(|record| record.wants_cpu()) {
+            if record.is_running() {
+                record.settle(now);
+            }
+            if let Some(server) = &mut record.server {
+                server.replenish(now);
+            }
+            let was_held = record.throttled.is_some();
+            record.follow_cap(now);
+            if was_held && record.throttled.is_none() {
+                // What it could not use does not count against the others.
+                let price = record.account.price(self.balance.timing.credit);
+                let lowest = self.floor.saturating_sub(price);
+                record.vruntime = record.vruntime.max(lowest);
+                if self.switch == Switch::Keep {
+                    self.switch = Switch::Look;
+                }
+            }
+        }
+    }
+
+    fn choose(&mut self, current: Option<usize>, now: Ticks) -> Option<usize> {
+        let current = current.filter(|index| self.can_run(*index));
+        if let Some(server) = self.first_server(current) {
+            return Some(server);
+        }
+        let Some(best) = self.first_waiting() else { return current };
+        let Some(current) = current else { return Some(best) };
+        let (mine, other) = (self.records[current].vruntime, self.records[best].vruntime);
+        let over = self.slice_end.is_some_and(|end| end <= now);
+        let goes = match self.switch {
+            Switch::Yield => {
+                // It gives up what it is owed, or it would be back at once.
+                self.records[current].vruntime = mine.max(other);
+                true
+            }
+            _ if over => other <= mine,
+            Switch::Look => {
+                let price = self.records[best].account.price(self.balance.timing.granularity);
+                other.saturating_add(price) < mine
+            }
+            Switch::Keep => false,
+        };
+        Some(if goes { best } else { current })
+    }
+
+    /// The server with the earliest deadline among those that can run, if there is one.
+    pub(super) fn first_server(&self, current: Option<usize>) -> Option<usize> {
+        let servers = self.records.iter().enumerate().filter_map(|(index, record)| {
+            record.server.filter(|_| self.can_run(index)).map(|server| (index, server.deadline()))
+        });
+        servers.min_by_key(|(index, at)| (*at, Some(*index) != current)).map(|(index, _)| index)
+    }
+
+    /// The fair vCPU that waits here and is most behind.
+    fn first_waiting(&self) -> Option<usize> {
+        let waiting = (0..self.records.len())
+            .filter(|index| self.is_fair(*index) && self.records[*index].is_waiting());
+        waiting.min_by_key(|index| self.records[*index].vruntime)
+    }
+
+    /// Who will be picked next if nothing else happens and the running one does not stay.
+    pub(super) fn heir(&self) -> Option<usize> {
+        let stays = self.records.iter().position(Record::is_running);
+        if self.switch == Switch::Keep && stays.is_some() {
+            return None;
+        }
+        self.first_server(None).or_else(|| self.first_waiting())
+    }
+
+    /// Whether somebody waits whom only time, or another CPU, can help.
+    fn somebody_waits(&self) -> bool {
+        self.records.iter().any(|record| {
+            let fair = record.server.is_none() && record.throttled.is_none();
+            record.is_waiting() && (fair || !record.affinity.contains(self.cpu))
+        })
+    }
+
+    /// Whether it wants this CPU and may use it now.
+    pub(super) fn can_run(&self, index: usize) -> bool {
+        self.records.get(index).is_some_and(|record| {
+            record.wants_cpu()
+                && !record.paused
+                && record.has_allowance()
+                && record.affinity.contains(self.cpu)
+        })
+    }
+
+    /// The same, and it has no reservation.
+    pub(super) fn is_fair(&self, index: usize) -> bool {
+        self.can_run(index) && self.records[index].server.is_none()
+    }
+
+    /// Whether a fair vCPU other than `except` wants this CPU.
+    pub(super) fn has_fair(&self, except: Option<usize>) -> bool {
+        (0..self.records.len()).any(|index| Some(index) != except && self.is_fair(index))
+    }
+
+    /// The least virtual runtime of the fair vCPUs that want this CPU.
+    pub(super) fn least(&self, now: Ticks) -> Option<i128> {
+        let fair = (0..self.records.len()).filter(|index| self.is_fair(*index));
+        fair.map(|index| self.vruntime_at(index, now)).min()
+    }
+
+    fn vruntime_at(&self, index: usize, now: Ticks) -> i128 {
+        let record = &self.records[index];
+        if !record.is_running() {
+            return record.vruntime;
+        }
+        let cost = record.account.cost(now.since(record.since), record.mark, now);
+        record.vruntime.saturating_add(cost)
+    }
+}

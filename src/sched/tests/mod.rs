@@ -1,0 +1,6 @@
+//! The queue by itself, then whole machines: shares, latency, reservations, caps.
+
+mod machine;
+mod model;
+mod queue;
+mod sim;
