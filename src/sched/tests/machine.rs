@@ -213,7 +213,7 @@ fn waiting_need_not_trap_while_every_vcpu_can_have_a_cpu() {
 }
 
 proptest! {
-    #![proptest_config(crate::testing::cases(100, 1))]
+    #![proptest_config(crate::testing::cases(60, 1))]
 
     /// Spinning vCPUs get what weighted max-min fairness gives them, whatever their weights, those that
     /// may run everywhere and those that are bound to one CPU.
@@ -230,11 +230,11 @@ proptest! {
         }
         let wanted = shares(&demands, count);
         sim.run(300 * SLICE);
-        let slices = crate::testing::pick(1200, 100);
+        let slices = crate::testing::pick(1500, 100);
         let found = measure(&mut sim, slices * SLICE);
         for (found, share) in found.iter().zip(&wanted) {
-            // A few slices are the difference that may stand at any moment.
-            let allowed = 0.02 * share + 4.0 / slices as f64;
+            // Some slices are the difference that may stand at any moment, however long it runs.
+            let allowed = 0.02 * share + 10.0 / slices as f64;
             prop_assert!((found - share).abs() <= allowed, "{found:.4?}, wanted {wanted:.4?}");
         }
         prop_assert_eq!(sim.longest_idle, 0);
@@ -242,7 +242,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(crate::testing::cases(100, 1))]
+    #![proptest_config(crate::testing::cases(60, 1))]
 
     /// Nobody exceeds a cap, and caps take nothing from those who could have more.
     #[test]
@@ -278,7 +278,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(crate::testing::cases(300, 2))]
+    #![proptest_config(crate::testing::cases(150, 2))]
 
     /// Whoever was admitted gets its budget in each period, and not more, whatever else there is.
     #[test]
