@@ -146,9 +146,11 @@ impl Hypervisor {
         let (cpu, now) = (machine.id(), machine.now());
         self.fetch(machine, cpu, now);
         let picked = self.queue(cpu).lock().pick(now);
-        if picked.is_some() || !self.fetch(machine, cpu, now) {
+        if picked.is_some() {
             return picked;
         }
+        // Each fetch is followed by a pick.
+        self.fetch(machine, cpu, now);
         self.queue(cpu).lock().pick(now)
     }
 
@@ -161,11 +163,11 @@ impl Hypervisor {
         }
     }
 
-    /// Take over a vCPU that another CPU has for this one, if one has. Returns whether it is so.
-    fn fetch<M: Machine>(&self, machine: &mut M, cpu: CpuId, now: Ticks) -> bool {
+    /// Take over a vCPU that another CPU has for this one, if one has.
+    fn fetch<M: Machine>(&self, machine: &mut M, cpu: CpuId, now: Ticks) {
         let source = self.queue(cpu).lock().source();
-        let Some(source) = source.filter(|source| *source != cpu) else { return false };
-        let (pulled, next) = {
+        let Some(source) = source.filter(|source| *source != cpu) else { return };
+        let next = {
             let first = self.queue(cpu.min(source)).lock();
             let second = self.queue(cpu.max(source)).lock();
             let (mut to, mut from) = if cpu < source { (first, second) } else { (second, first) };
@@ -176,12 +178,11 @@ impl Hypervisor {
                 // Before the locks go: who wakes it finds it where it is.
                 vm.assign(entity.vcpu, cpu);
             }
-            (pulled, from.invite(now))
+            from.invite(now)
         };
         if let Some(next) = next {
             machine.kick(next);
         }
-        pulled.is_some()
     }
 
     /// Do something with the run queue that a vCPU belongs to, whichever it is by now.

@@ -275,7 +275,7 @@ impl RunQueue {
     }
 
     /// Take over the most deserving of those who wait at `from` and may come here, if this CPU is idle, or
-    /// if who runs here is ahead of it by more than a slice. The caller holds both queues' locks, tells
+    /// if who runs here is ahead of it by more than a slice. The caller holds both queues' locks, picks next, tells
     /// whoever wants to wake the entity that it is here now, and asks `from` whom it [`Self::invite`]s next.
     pub fn pull(&mut self, from: &mut Self, now: Ticks) -> Option<Entity> {
         if self.records.len() == self.records.capacity() {
@@ -283,7 +283,12 @@ impl RunQueue {
         }
         let now = from.advance(self.advance(now));
         self.refresh(now);
-        from.refresh(now);
+        // Only who has to stop: who may go on again is the business of that CPU's next pick.
+        for record in from.records.iter_mut().filter(|record| record.is_waiting()) {
+            if record.throttled.is_none() {
+                record.follow_cap(now);
+            }
+        }
         let pulled = self.take_from(from, now);
         self.publish(now);
         from.publish(now);

@@ -305,7 +305,7 @@ fn a_policy_can_be_changed_while_it_runs() {
 }
 
 proptest! {
-    #![proptest_config(crate::testing::cases(256, 2))]
+    #![proptest_config(crate::testing::cases(128, 2))]
 
     /// Spinning entities share the CPU to within a slice, whatever moments it is asked at.
     #[test]
