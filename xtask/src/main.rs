@@ -7,13 +7,16 @@
 //! | [`manifest`], [`guest`], [`image`], [`size`] | which guests, and whether they can boot at all |
 //! | [`build`], [`symbols`] | the hypervisor's image and its symbols |
 //! | [`qemu`], [`console`], [`terminal`] | the machine, its serial line, and the user's terminal |
+//! | [`channel`], [`ctl`], [`top`] | the monitor's frames on that line, and who asks over them |
 //! | [`apt`], [`debian`], [`initramfs`] | what is fetched from Debian: QEMU and the default guest |
 //! | [`lint`], [`doctor`], [`suite`] | house rules, what is installed, and everything CI runs |
 
 mod apt;
 mod build;
+mod channel;
 mod cli;
 mod console;
+mod ctl;
 mod debian;
 mod doctor;
 mod guest;
@@ -28,6 +31,7 @@ mod size;
 mod suite;
 mod symbols;
 mod terminal;
+mod top;
 
 use std::process::ExitCode;
 
@@ -41,6 +45,8 @@ fn main() -> ExitCode {
     };
     let done = match task {
         Task::Run(options) => run::run(&options),
+        Task::Ctl(options) => ctl::run(&options),
+        Task::Top(options) => top::run(&options),
         Task::Test { filter, bare } => suite::run(filter.as_deref(), bare),
         Task::Build => build::hypervisor().map(|image| {
             println!("{}", image.raw.display());
