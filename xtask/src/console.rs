@@ -15,7 +15,7 @@ use anyhow::{Context, Result};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::channel::frames::{Piece, Splitter};
+use crate::channel::frames::{Piece, START, Splitter};
 use crate::channel::server::Hub;
 use crate::terminal::{self, ESCAPE};
 
@@ -156,8 +156,9 @@ fn forward_output(
     });
 }
 
-/// Hands on the machine's output until it ends or nobody takes it: frames to the hub, all else to
-/// `each` and, if it likes, the hub as well.
+/// Hands on the machine's output until it ends or nobody takes it: clients' frames to the hub, all
+/// else to `each`, for clients that follow as well. Whoever types frames on the console reads the
+/// replies there.
 pub(crate) fn drain_line(
     mut from: impl Read,
     hub: Option<&Hub>,
@@ -181,7 +182,12 @@ pub(crate) fn drain_line(
             Some(hub) => {
                 let mut take = |piece: Piece<'_>| match piece {
                     Piece::Console(bytes) => shown.extend_from_slice(bytes),
-                    Piece::Frame(text) => hub.frame(text),
+                    Piece::Frame(text) if hub.frame(text) => {}
+                    Piece::Frame(text) => {
+                        shown.push(START);
+                        shown.extend_from_slice(text);
+                        shown.push(b'\n');
+                    }
                 };
                 splitter.feed(chunk, &mut take);
                 if ended {

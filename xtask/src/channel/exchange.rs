@@ -24,6 +24,10 @@ pub const STUCK: Duration = Duration::from_secs(5);
 /// How long a request waits before it is given up.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// The numbers on the line are larger. What is typed on the console may be frames as well, whose
+/// writers count from 1.
+const OURS: u64 = 1 << 32;
+
 /// What a client asks for.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 pub struct Request {
@@ -90,11 +94,27 @@ enum Stage {
     Sent(Instant),
 }
 
+/// Whose a frame is.
+#[derive(Debug, PartialEq)]
+pub enum Answer {
+    /// The reply to a request of this client.
+    To(u64, Reply),
+    /// The reply to a request that nobody waits for any more.
+    Late,
+    /// It has nothing to do with clients.
+    Other,
+}
+
 /// The requests that wait for their replies.
-#[derive(Default)]
 pub struct Exchange {
     last: u64,
     waiting: BTreeMap<u64, Waiting>,
+}
+
+impl Default for Exchange {
+    fn default() -> Self {
+        Self { last: OURS, waiting: BTreeMap::new() }
+    }
 }
 
 impl Exchange {
@@ -132,15 +152,18 @@ impl Exchange {
         }
     }
 
-    /// Whose reply a frame is, and the reply. None when nobody waits for it.
-    pub fn answer(&mut self, text: &[u8]) -> Option<(u64, Reply)> {
-        let mut reply: Reply = serde_json::from_slice(text).ok()?;
-        let waiting = self.waiting.remove(&reply.id.as_u64()?)?;
+    /// Whose a frame with this text is.
+    pub fn answer(&mut self, text: &[u8]) -> Answer {
+        let Ok(mut reply) = serde_json::from_slice::<Reply>(text) else { return Answer::Other };
+        let Some(number) = reply.id.as_u64().filter(|number| *number > OURS) else {
+            return Answer::Other;
+        };
+        let Some(waiting) = self.waiting.remove(&number) else { return Answer::Late };
         if reply.ok {
             // `null` is a result as well.
             reply.result.get_or_insert(Value::Null);
         }
-        Some((waiting.client, Reply { id: waiting.id, ..reply }))
+        Answer::To(waiting.client, Reply { id: waiting.id, ..reply })
     }
 
     /// Gives up what has waited too long.
@@ -174,10 +197,17 @@ mod tests {
     use proptest::test_runner::Config;
     use serde_json::{Value, json};
 
-    use super::{Exchange, IN_FLIGHT, PATIENCE, Reply, Request, STUCK, WAITING, read};
+    use super::{Answer, Exchange, IN_FLIGHT, PATIENCE, Reply, Request, STUCK, WAITING, read};
 
     fn request(id: Value, command: &str) -> Request {
         Request { id, command: command.to_owned() }
+    }
+
+    fn to(answer: Answer) -> (u64, Reply) {
+        match answer {
+            Answer::To(client, reply) => (client, reply),
+            other => panic!("{other:?}"),
+        }
     }
 
     fn number(text: &str) -> u64 {
@@ -208,13 +238,18 @@ mod tests {
         assert!(first.contains(r#""command":"cpu""#), "{first}");
         let answer = |number, what| json!({"id": number, "ok": true, "result": what}).to_string();
         let reply = Reply { result: Some(json!("b")), ..Reply::done(json!(1)) };
-        assert_eq!(exchange.answer(answer(number(&second), "b").as_bytes()), Some((2, reply)));
-        let (client, reply) = exchange.answer(answer(number(&first), "a").as_bytes()).unwrap();
+        let answer_b = exchange.answer(answer(number(&second), "b").as_bytes());
+        assert_eq!(answer_b, Answer::To(2, reply));
+        let (client, reply) = to(exchange.answer(answer(number(&first), "a").as_bytes()));
         assert_eq!(
             (client, reply.line().as_str()),
             (1, "{\"id\":1,\"ok\":true,\"result\":\"a\"}\n")
         );
-        assert_eq!(exchange.answer(answer(number(&first), "a").as_bytes()), None, "only once");
+        let again = exchange.answer(answer(number(&first), "a").as_bytes());
+        assert_eq!(again, Answer::Late, "only once");
+        // As of somebody who types frames on the console.
+        assert_eq!(exchange.answer(answer(1, "a").as_bytes()), Answer::Other);
+        assert_eq!(exchange.answer(br#"{"id":null,"ok":false,"error":"?"}"#), Answer::Other);
     }
 
     #[test]
@@ -223,7 +258,7 @@ mod tests {
         exchange.ask(1, request(json!(5), "quit"), Instant::now()).unwrap();
         let text = exchange.send(Instant::now()).unwrap();
         let answer = json!({"id": number(&text), "ok": true, "result": null}).to_string();
-        let reply = exchange.answer(answer.as_bytes()).unwrap().1;
+        let reply = to(exchange.answer(answer.as_bytes())).1;
         assert_eq!(reply, Reply::done(json!(5)));
         assert_eq!(reply.line(), "{\"id\":5,\"ok\":true,\"result\":null}\n");
     }
@@ -239,7 +274,7 @@ mod tests {
         assert_eq!(sent.len(), IN_FLIGHT);
         assert!(sent[0].contains("irq 0") && sent[3].contains("irq 3"), "{sent:?}");
         let answer = json!({"id": number(&sent[1]), "ok": true, "result": 1}).to_string();
-        assert_eq!(exchange.answer(answer.as_bytes()).unwrap().1.id, json!(1));
+        assert_eq!(to(exchange.answer(answer.as_bytes())).1.id, json!(1));
         assert!(exchange.send(now).is_some_and(|text| text.contains("irq 4")));
         assert_eq!(exchange.send(now), None);
         assert!(exchange.send(now + STUCK).is_some());
@@ -271,7 +306,7 @@ mod tests {
         #[test]
         fn any_line_and_any_frame_is_taken(line in any::<String>(), frame in prop::collection::vec(any::<u8>(), 0..80)) {
             let _ = read(&line, 1);
-            prop_assert_eq!(Exchange::default().answer(&frame), None);
+            prop_assert!(!matches!(Exchange::default().answer(&frame), Answer::To(..)));
         }
     }
 }

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
-use super::exchange::{self, Exchange, Reply};
+use super::exchange::{self, Answer, Exchange, Reply};
 use super::frames::frame;
 use super::outbox::Outbox;
 
@@ -80,12 +80,17 @@ impl Hub {
         hub
     }
 
-    /// The machine has sent a frame with this text.
-    pub fn frame(&self, text: &[u8]) {
+    /// The machine has sent a frame with this text. False when no client has to do with it.
+    pub fn frame(&self, text: &[u8]) -> bool {
         let mut state = self.state();
-        if let Some((client, reply)) = state.exchange.answer(text) {
-            state.reply(client, &reply);
-            self.to_send.notify_one();
+        match state.exchange.answer(text) {
+            Answer::To(client, reply) => {
+                state.reply(client, &reply);
+                self.to_send.notify_one();
+                true
+            }
+            Answer::Late => true,
+            Answer::Other => false,
         }
     }
 

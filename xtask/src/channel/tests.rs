@@ -75,6 +75,10 @@ fn hypervise(from: PipeReader, mut to: impl Write) {
                 to.write_all(text.as_bytes()).unwrap();
                 json!({ "id": id, "ok": true, "result": null })
             }
+            Some(("unasked", text)) => {
+                to.write_all(b"\x1e{\"id\":1,\"ok\":true,\"result\":null}\n").unwrap();
+                json!({ "id": id, "ok": true, "result": text })
+            }
             Some(("big", count)) => {
                 json!({ "id": id, "ok": true, "result": "x".repeat(count.parse().unwrap()) })
             }
@@ -121,6 +125,13 @@ fn frames_leave_no_trace_on_the_console() {
         assert!(client.ask(&format!("print-around {text}"), SOON).unwrap().is_ok());
     }
     assert_eq!(run.shown(6), "login:");
+}
+
+#[test]
+fn frames_that_were_typed_on_the_console_are_answered_there() {
+    let run = Run::new("typed");
+    assert_eq!(run.client().ask("unasked x", SOON).unwrap(), Ok(json!("x")));
+    assert_eq!(run.shown(34), "\x1e{\"id\":1,\"ok\":true,\"result\":null}\n");
 }
 
 #[test]

@@ -140,7 +140,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(Config { cases: 200, failure_persistence: None, ..Config::default() })]
+        #![proptest_config(Config { cases: 64, failure_persistence: None, ..Config::default() })]
 
         #[test]
         fn any_reply_has_a_text_of_printable_lines(value in any_json(), command in any::<String>()) {

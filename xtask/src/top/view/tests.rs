@@ -116,7 +116,7 @@ fn a_run_of_which_nothing_is_known_is_shown_as_that() {
 }
 
 proptest! {
-    #![proptest_config(Config { cases: 60, failure_persistence: None, ..Config::default() })]
+    #![proptest_config(Config { cases: 30, failure_persistence: None, ..Config::default() })]
 
     #[test]
     fn anything_can_be_drawn_on_any_terminal(
