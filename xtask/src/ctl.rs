@@ -59,7 +59,7 @@ impl Session {
             Ok(result) => {
                 let text = match self.json {
                     true => format!("{result}\n"),
-                    false => text::render(command, &result),
+                    false => text::render(&result),
                 };
                 out.write_all(text.as_bytes())
                     .and_then(|()| out.flush())

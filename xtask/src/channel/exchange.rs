@@ -69,7 +69,7 @@ impl Reply {
 }
 
 /// Reads a client's line: a JSON object, or a command as typed, which is known by the line's number.
-pub fn read(line: &str, number: u64) -> Result<Request, Reply> {
+pub fn read(line: &str, number: u64) -> Result<Request, Box<Reply>> {
     let line = line.trim();
     if !line.starts_with('{') {
         return Ok(Request { id: number.into(), command: line.to_owned() });
@@ -77,7 +77,7 @@ pub fn read(line: &str, number: u64) -> Result<Request, Reply> {
     serde_json::from_str(line).map_err(|why| {
         let object = serde_json::from_str::<Value>(line).unwrap_or_default();
         let id = object.get("id").cloned().unwrap_or_default();
-        Reply::refusal(id, format!("this is no request: {why}"))
+        Box::new(Reply::refusal(id, format!("this is no request: {why}")))
     })
 }
 
@@ -119,15 +119,16 @@ impl Default for Exchange {
 
 impl Exchange {
     /// Queues a client's request; or gives the reply at once.
-    pub fn ask(&mut self, client: u64, request: Request, now: Instant) -> Result<(), Reply> {
+    pub fn ask(&mut self, client: u64, request: Request, now: Instant) -> Result<(), Box<Reply>> {
         let Request { id, command } = request;
+        let refuse = |id, why| Err(Box::new(Reply::refusal(id, why)));
         if self.waiting(client) >= WAITING {
-            return Err(Reply::refusal(id, format!("{WAITING} requests wait for replies already")));
+            return refuse(id, format!("{WAITING} requests wait for replies already"));
         }
         let number = self.last + 1;
         let text = serde_json::json!({ "id": number, "command": command }).to_string();
         if text.len() > LONGEST {
-            return Err(Reply::refusal(id, format!("the command is longer than {LONGEST} bytes")));
+            return refuse(id, format!("the command is longer than {LONGEST} bytes"));
         }
         self.last = number;
         let stage = Stage::Queued(text);

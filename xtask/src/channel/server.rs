@@ -198,7 +198,7 @@ impl Hub {
         let asked = match exchange::read(line, number) {
             Ok(request) if request.command.trim() == FOLLOW => {
                 state.follow(client);
-                Err(Reply::done(request.id))
+                Err(Box::new(Reply::done(request.id)))
             }
             Ok(request) => state.exchange.ask(client, request, Instant::now()),
             Err(reply) => Err(reply),
