@@ -3,10 +3,10 @@
 //! A run's socket is `ctl-ID` in xtask's scratch folder, where ID is the process id. Only its owner may
 //! connect. What a killed run left behind is recognised, as nobody accepts, and removed.
 
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::ErrorKind;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
@@ -37,11 +37,14 @@ impl Socket {
         remove_stale(&path)?;
         let address = Address::of(&path)?;
         // The file is made by `bind`, and nobody else may ever connect.
-        let umask = rustix::process::umask(Mode::RWXG | Mode::RWXO | Mode::XUSR);
+        let umask = rustix::process::umask(Mode::RWXG | Mode::RWXO);
         let listener = UnixListener::bind(&address.path);
         rustix::process::umask(umask);
         let listener = listener.with_context(|| format!("no socket at {}", path.display()))?;
-        Ok(Self { listener, path })
+        let socket = Self { listener, path };
+        std::fs::set_permissions(&socket.path, Permissions::from_mode(0o600))
+            .context("a socket's permissions")?;
+        Ok(socket)
     }
 }
 

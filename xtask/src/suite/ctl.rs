@@ -1,7 +1,7 @@
 //! Steps that drive several guests by `cargo xtask ctl`, as a script would.
 
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -198,7 +198,7 @@ fn many(run: &mut Run<'_>) -> Result<()> {
     let mut children = Vec::new();
     for guest in GUESTS {
         let mut command = run.command("--json");
-        command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().context("cannot start ctl")?;
         let mut input = child.stdin.take().context("no input")?;
         let lines = format!("vm info {guest}\n").repeat(50);
@@ -208,12 +208,13 @@ fn many(run: &mut Run<'_>) -> Result<()> {
     for (guest, child) in children {
         let output = child.wait_with_output()?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let errors = String::from_utf8_lossy(&output.stderr);
         let names: Vec<_> = text
             .lines()
             .map(|line| serde_json::from_str::<Value>(line).unwrap_or_default()["name"].clone())
             .collect();
         if !output.status.success() || names.len() != 50 || names.iter().any(|name| name != guest) {
-            bail!("{}: {guest} asked about itself and got\n{text}", output.status);
+            bail!("{}: {guest} asked about itself and got\n{text}{errors}", output.status);
         }
     }
     for guest in GUESTS {
