@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 
+use crate::channel::client::Which;
 use crate::size;
 
 #[derive(Parser)]
@@ -30,6 +31,10 @@ pub enum Task {
         #[arg(short, long, value_name = "FILE")]
         output: PathBuf,
     },
+    /// Asks the monitor of a run in progress, or tells it what to do
+    Ctl(CtlOptions),
+    /// Watches a run in progress: CPUs, VMs, exits, memory
+    Top(TopOptions),
     /// Runs everything that CI runs
     Test {
         /// Only the tests whose name contains this
@@ -100,6 +105,9 @@ pub struct RunOptions {
     /// Give up, with a failure, after so many seconds
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub timeout: Option<f64>,
+    /// Where `ctl` and `top` find this run [default: a place of its own in the target folder]
+    #[arg(long, value_name = "PATH", conflicts_with = "bare")]
+    pub socket: Option<PathBuf>,
     /// Deterministic virtual time: one instruction is one nanosecond
     #[arg(long)]
     pub icount: bool,
@@ -121,6 +129,33 @@ impl RunOptions {
         let sized = self.vcpus.is_some() || self.guest_memory.is_some();
         self.single || self.bare || named || sized
     }
+}
+
+/// A command for the monitor.
+#[derive(Args, Clone, Debug)]
+pub struct CtlOptions {
+    #[command(flatten)]
+    pub which: Which,
+    /// Print the result as JSON, as it came
+    #[arg(long)]
+    pub json: bool,
+    /// Give up after so many seconds
+    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
+    pub timeout: f64,
+    /// As in the monitor: `vm list`, `vm pause NAME`, `stats`, …; `help` lists them. Without one,
+    /// commands are read from standard input, one a line
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub command: Vec<String>,
+}
+
+/// The live view.
+#[derive(Args, Clone, Debug)]
+pub struct TopOptions {
+    #[command(flatten)]
+    pub which: Which,
+    /// Ask anew after so many seconds
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
+    pub interval: f64,
 }
 
 fn gic(text: &str) -> Result<u8, String> {
@@ -233,6 +268,15 @@ mod tests {
     }
 
     #[test]
+    fn all_that_follows_a_command_of_the_monitor_is_part_of_it() {
+        let Ok(Task::Ctl(options)) = args("ctl --json --run 12 vm stop --force web") else {
+            panic!("no ctl");
+        };
+        assert_eq!(options.command, ["vm", "stop", "--force", "web"]);
+        assert!(options.json && options.which.run == Some(12));
+    }
+
+    #[test]
     fn a_mistake_is_one_line_that_names_it() {
         for (line, word) in [
             ("run --gic 4", "GIC is version 2 or 3"),
@@ -244,6 +288,10 @@ mod tests {
             ("run --initrd x", "--kernel"),
             ("bundle a.toml", "--output"),
             ("run --colour", "--colour"),
+            ("run --bare --socket x", "--socket"),
+            ("ctl --socket x --run 1", "--run"),
+            ("ctl --timeout 0 cpu", "seconds"),
+            ("top cpu", "cpu"),
             ("walk", "walk"),
         ] {
             let text = args(line).err().unwrap_or_else(|| panic!("{line} is accepted")).line();

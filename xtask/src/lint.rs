@@ -118,7 +118,7 @@ mod tests {
     fn machine_code_and_unsafe_have_their_places() {
         let text = "//! x\nfn f() { unsafe { asm!(\"nop\") } }\n";
         assert_eq!(lines("src/vm/mod.rs", text), [2, 2]);
-        assert_eq!(lines("src/arch/cpu.rs", text), []);
+        assert!(lines("src/arch/cpu.rs", text).is_empty());
         assert_eq!(lines("src/memory/phys.rs", text), [2]);
     }
 
@@ -126,7 +126,7 @@ mod tests {
     fn words_in_comments_and_texts_do_not_count() {
         let text = "//! unsafe\n// asm!\n/* unsafe /* target_os */ */\nconst A: &str = \"unsafe\";\n\
                     const B: &str = r#\"\" unsafe\"#;\nconst C: char = '\"';\nfn unsafe_code() {}\n";
-        assert_eq!(lines("src/vm/mod.rs", text), []);
+        assert!(lines("src/vm/mod.rs", text).is_empty());
     }
 
     #[test]
@@ -138,7 +138,7 @@ mod tests {
     #[test]
     fn a_target_cfg_belongs_to_the_roots() {
         let text = "//! x\n#[cfg(target_os = \"none\")]\nmod m;\n";
-        assert_eq!(lines("src/lib.rs", text), []);
+        assert!(lines("src/lib.rs", text).is_empty());
         assert_eq!(lines("src/vm/mod.rs", text), [2]);
     }
 
@@ -152,7 +152,7 @@ mod tests {
         let long = format!("//! x\n{}", "\n".repeat(500));
         assert_eq!(lines("src/x.rs", &long), [501]);
         let tested = format!("//! x\n#[cfg(test)]\n{}", "\n".repeat(500));
-        assert_eq!(lines("src/x.rs", &tested), []);
-        assert_eq!(lines("src/vgic/tests/v3.rs", &long), []);
+        assert!(lines("src/x.rs", &tested).is_empty());
+        assert!(lines("src/vgic/tests/v3.rs", &long).is_empty());
     }
 }

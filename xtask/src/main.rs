@@ -8,14 +8,17 @@
 //! | [`bundle`] | the one file they are packed into |
 //! | [`build`], [`symbols`] | the hypervisor's image and its symbols |
 //! | [`qemu`], [`console`], [`terminal`] | the machine, its serial line, and the user's terminal |
+//! | [`channel`], [`ctl`], [`top`] | the monitor's frames on that line, and who asks over them |
 //! | [`apt`], [`debian`], [`initramfs`] | what is fetched from Debian: QEMU and the default guest |
 //! | [`lint`], [`doctor`], [`suite`] | house rules, what is installed, and everything CI runs |
 
 mod apt;
 mod build;
 mod bundle;
+mod channel;
 mod cli;
 mod console;
+mod ctl;
 mod debian;
 mod doctor;
 mod guest;
@@ -31,6 +34,7 @@ mod source;
 mod suite;
 mod symbols;
 mod terminal;
+mod top;
 
 use std::process::ExitCode;
 
@@ -45,6 +49,8 @@ fn main() -> ExitCode {
     let done = match task {
         Task::Run(options) => run::run(&options),
         Task::Bundle { manifest, output } => bundle::pack(&manifest, &output),
+        Task::Ctl(options) => ctl::run(&options),
+        Task::Top(options) => top::run(&options),
         Task::Test { filter, bare } => suite::run(filter.as_deref(), bare),
         Task::Build => build::hypervisor().map(|image| {
             println!("{}", image.raw.display());

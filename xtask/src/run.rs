@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use plinth::manifest::{MachineConfig, Manifest};
 
 use crate::bundle::Bundle;
+use crate::channel::socket::Socket;
 use crate::cli::RunOptions;
 use crate::console::{self, End, LastWords, Watch};
 use crate::guest::{Guest, Payload, Problem};
@@ -216,9 +217,13 @@ fn boot(
         machine.gic,
         size::show(machine.memory)
     );
+    // Without Plinth there is nobody to answer.
+    let socket = if machine.el2 { open_socket(options)? } else { None };
+    let clients = socket.as_ref().map(|socket| socket.listener.try_clone()).transpose();
+    let clients = clients.context("no socket")?;
     let limit = options.timeout.map(Duration::from_secs_f64);
     let mut watch = Watch::new(options.until.as_deref(), symbols);
-    let end = console::pump(qemu::start(qemu, machine)?, signals, &mut watch, limit)?;
+    let end = console::pump(qemu::start(qemu, machine)?, signals, clients, &mut watch, limit)?;
     watch.finish();
     let until = options.until.as_deref();
     let verdict = verdict(&end, watch.last_words(), until, machine.el2);
@@ -228,6 +233,21 @@ fn boot(
         eprintln!();
     }
     Ok(ExitCode::from(verdict.1))
+}
+
+/// The socket for `ctl` and `top`. A run goes on without it, unless it was asked for by its path.
+fn open_socket(options: &RunOptions) -> Result<Option<Socket>> {
+    match Socket::bind(options.socket.as_deref()) {
+        Ok(socket) => {
+            eprintln!("xtask: `cargo xtask ctl` and `top` reach it at {}", socket.path.display());
+            Ok(Some(socket))
+        }
+        Err(why) if options.socket.is_some() => Err(why),
+        Err(why) => {
+            eprintln!("xtask: `cargo xtask ctl` and `top` will not reach it: {why:#}");
+            Ok(None)
+        }
+    }
 }
 
 /// What a run comes to: the reason of a failure, and the exit status.

@@ -1,0 +1,237 @@
+//! Steps that drive several guests by `cargo xtask ctl`, as a script would.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use super::command;
+use super::session::Session;
+use super::{Bench, Step};
+use crate::paths;
+
+const RUN_SECONDS: u64 = 240;
+const START_SECONDS: u64 = 60;
+const ANSWER_SECONDS: u64 = 30;
+
+/// The guests, all of them the payload `share`, which never stops saying how far it is.
+const GUESTS: [&str; 3] = ["one", "two", "three"];
+
+type Scene = fn(&mut Run<'_>) -> Result<()>;
+
+pub fn steps() -> Vec<Step> {
+    let scenes: [(&str, Scene); 4] = [
+        ("asks-all-there-is", asks),
+        ("drives-a-life", life),
+        ("many-at-once", many),
+        ("ends-the-run", end),
+    ];
+    let mut steps = Vec::new();
+    for (name, scene) in scenes {
+        for (gic, cpus) in [("3", "2"), ("2", "1")] {
+            let name = format!("ctl/{name}-gicv{gic}-{cpus}-cpus");
+            steps.push(Step::new(name, move |bench| {
+                Run::start(bench, gic, cpus).and_then(|mut run| scene(&mut run)).into()
+            }));
+        }
+    }
+    steps
+}
+
+/// Three guests in a run whose socket is known.
+struct Run<'b> {
+    bench: &'b Bench,
+    session: Session,
+    socket: PathBuf,
+}
+
+impl<'b> Run<'b> {
+    fn start(bench: &'b Bench, gic: &str, cpus: &str) -> Result<Self> {
+        bench.machine()?;
+        let kernel = bench.payloads()?.join("share");
+        let kernel = kernel.display();
+        let vm = |name: &&str| {
+            format!("[[vm]]\nname = \"{name}\"\nkernel = \"{kernel}\"\nmemory = \"32M\"\n\n")
+        };
+        let manifest = paths::target().join("xtask").join("ctl.toml");
+        paths::write_if_changed(&manifest, GUESTS.iter().map(vm).collect::<String>().as_bytes())?;
+        let socket = paths::scratch("ctl-test")?;
+        let (file, path) = (manifest.to_string_lossy(), socket.to_string_lossy());
+        let args = [&file, "--gic", gic, "--smp", cpus, "--memory", "512M", "--socket", &path];
+        let mut session = Session::start(bench, &args, RUN_SECONDS)?;
+        for guest in GUESTS {
+            session.wait_for(&format!("[{guest}] share: "), START_SECONDS)?;
+        }
+        Ok(Self { bench, session, socket })
+    }
+
+    fn command(&self, line: &str) -> Command {
+        let mut command = Command::new(&self.bench.program);
+        command.args(["ctl", "--socket"]).arg(&self.socket).args(line.split(' '));
+        command
+    }
+
+    /// What `ctl` prints for a command that is carried out.
+    fn ctl(&self, line: &str) -> Result<String> {
+        let text = command::succeed(&mut self.command(line), ANSWER_SECONDS);
+        text.with_context(|| format!("ctl {line}"))
+    }
+
+    fn json(&self, line: &str) -> Result<Value> {
+        let text = self.ctl(&format!("--json {line}"))?;
+        serde_json::from_str(&text).with_context(|| format!("ctl {line}: {text}"))
+    }
+
+    /// What `ctl` says of a command that is refused.
+    fn refused(&self, line: &str) -> Result<String> {
+        let done = command::run(&mut self.command(line), ANSWER_SECONDS)?;
+        if done.status.code() != Some(1) || !done.output.starts_with("error: ") {
+            bail!("ctl {line} is not refused: {}, {}", done.status, done.output);
+        }
+        Ok(done.output)
+    }
+
+    /// A VM as `vm list` has it.
+    fn vm(&self, name: &str) -> Result<Value> {
+        let list = self.json("vm list")?;
+        let found = list.as_array().and_then(|vms| vms.iter().find(|vm| vm["name"] == name));
+        found.cloned().with_context(|| format!("no {name} in {list}"))
+    }
+
+    fn comes_to(&self, name: &str, state: &str) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(ANSWER_SECONDS);
+        loop {
+            let vm = self.vm(name)?;
+            if vm["state"] == state {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                bail!("{name} is not {state}: {vm}");
+            }
+            sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// How much CPU time a VM has had.
+    fn time(&self, name: &str) -> Result<u64> {
+        self.vm(name)?["cpu_micros"].as_u64().context("a VM has no CPU time")
+    }
+
+    fn runs(&self, name: &str) -> Result<bool> {
+        let before = self.time(name)?;
+        sleep(Duration::from_secs(1));
+        Ok(self.time(name)? > before)
+    }
+}
+
+fn asks(run: &mut Run<'_>) -> Result<()> {
+    for command in [
+        "help",
+        "vm list",
+        "vm info one",
+        "cpu",
+        "memory",
+        "irq",
+        "irq one",
+        "sched",
+        "stats",
+        "stats one",
+        "console",
+    ] {
+        let text = run.ctl(command)?;
+        if text.lines().count() < 2 && command != "console" {
+            bail!("ctl {command} says little: {text}");
+        }
+    }
+    for (command, word) in [("vm info nobody", "nobody"), ("vm fly", "use: vm"), ("fly", "help")] {
+        let why = run.refused(command)?;
+        if !why.contains(word) {
+            bail!("ctl {command}: {why}");
+        }
+    }
+    // Nothing of all that is on the console.
+    let text = run.session.text();
+    if text.contains('\u{1e}') || text.contains("\"ok\":") || text.contains("cut off") {
+        bail!("a frame is on the console\n{text}");
+    }
+    run.session.alive()
+}
+
+fn life(run: &mut Run<'_>) -> Result<()> {
+    run.ctl("vm pause two")?;
+    run.comes_to("two", "paused")?;
+    if run.runs("two")? || !run.runs("one")? {
+        bail!("pausing two holds one, or does not hold two");
+    }
+    run.refused("vm start two")?;
+    run.ctl("vm resume two")?;
+    run.comes_to("two", "running")?;
+    if !run.runs("two")? {
+        bail!("two does not go on");
+    }
+    run.ctl("vm stop --force one")?;
+    run.comes_to("one", "off")?;
+    run.session.expect("[two] share: ", ANSWER_SECONDS)?;
+    run.ctl("vm start one")?;
+    run.comes_to("one", "running")?;
+    run.session.expect("[one] share: ", ANSWER_SECONDS)?;
+    let resets = run.vm("three")?["resets"].as_u64().unwrap_or(0);
+    run.ctl("vm reset three")?;
+    run.comes_to("three", "running")?;
+    if run.vm("three")?["resets"].as_u64() != Some(resets + 1) {
+        bail!("three was not reset");
+    }
+    run.ctl("sched set three weight=500")?;
+    let sched = run.json("sched")?;
+    let entry = sched.as_array().and_then(|all| all.iter().find(|one| one["name"] == "three"));
+    if entry.is_none_or(|entry| entry["weight"] != 500) {
+        bail!("the weight is not 500: {sched}");
+    }
+    run.session.alive()
+}
+
+/// Several programs ask at once, each many things: each gets its own answers, and guests go on.
+fn many(run: &mut Run<'_>) -> Result<()> {
+    let mut children = Vec::new();
+    for guest in GUESTS {
+        let mut command = run.command("--json");
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().context("cannot start ctl")?;
+        let mut input = child.stdin.take().context("no input")?;
+        let lines = format!("vm info {guest}\n").repeat(50);
+        std::io::Write::write_all(&mut input, lines.as_bytes())?;
+        children.push((guest, child));
+    }
+    for (guest, child) in children {
+        let output = child.wait_with_output()?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        let names: Vec<_> = text
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap_or_default()["name"].clone())
+            .collect();
+        if !output.status.success() || names.len() != 50 || names.iter().any(|name| name != guest) {
+            bail!("{}: {guest} asked about itself and got\n{text}{errors}", output.status);
+        }
+    }
+    for guest in GUESTS {
+        run.session.expect(&format!("[{guest}] share: "), ANSWER_SECONDS)?;
+    }
+    run.session.alive()
+}
+
+fn end(run: &mut Run<'_>) -> Result<()> {
+    run.ctl("poweroff")?;
+    run.session.end_with(0, ANSWER_SECONDS)?;
+    if run.socket.exists() {
+        bail!("the socket is left behind");
+    }
+    let why = run.refused("vm list")?;
+    if !why.contains("no run is in progress") {
+        bail!("{why}");
+    }
+    Ok(())
+}

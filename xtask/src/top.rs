@@ -1,0 +1,190 @@
+//! `cargo xtask top`: a run in progress, live. It asks the monitor once a second.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`sample`] | what the replies say |
+//! | [`model`] | samples become rates and rows |
+//! | [`consoles`] | the guests' output |
+//! | [`app`] | what is looked at, and what keys do |
+//! | [`view`] | rows on a terminal |
+
+mod app;
+mod consoles;
+mod model;
+mod sample;
+mod view;
+
+use std::collections::BTreeMap;
+use std::io::IsTerminal;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use ratatui::DefaultTerminal;
+use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+
+use crate::channel::client::{Client, Message};
+use crate::channel::server::FOLLOW;
+use crate::cli::TopOptions;
+use app::{Action, App};
+use model::Part;
+
+/// How long a reply is waited for before all is asked anew.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often keys and replies are looked for.
+const TICK: Duration = Duration::from_millis(50);
+
+/// How many messages are taken before keys are looked for again.
+const AT_ONCE: usize = 200;
+
+/// The terminal as it was, on every way out but a panic, for which ratatui has a hook.
+struct Restored;
+
+impl Drop for Restored {
+    fn drop(&mut self) {
+        let _ = ratatui::try_restore();
+    }
+}
+
+/// Shows the run until the user has seen enough, or the run ends.
+pub fn run(options: &TopOptions) -> Result<ExitCode> {
+    if !std::io::stdout().is_terminal() || !std::io::stdin().is_terminal() {
+        bail!("`top` needs a terminal; `cargo xtask ctl` does not");
+    }
+    let client = Client::connect(&options.which)?;
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM, SIGHUP, SIGQUIT] {
+        signal_hook::flag::register(signal, Arc::clone(&stop)).context("no signals")?;
+    }
+    let restored = Restored;
+    let mut terminal = ratatui::try_init().context("cannot take the terminal")?;
+    let mut top = Top::new(client, Duration::from_secs_f64(options.interval));
+    let end = top.watch(&mut terminal, &stop);
+    drop(restored);
+    match end? {
+        End::Quit => Ok(ExitCode::SUCCESS),
+        End::Signal => Ok(ExitCode::FAILURE),
+        End::Over => {
+            eprintln!("xtask: the run has ended");
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+enum End {
+    Quit,
+    Signal,
+    Over,
+}
+
+/// What a reply is about.
+enum Asked {
+    Part(Part),
+    Order(String),
+    Follow,
+}
+
+struct Top {
+    app: App,
+    client: Client,
+    interval: Duration,
+    start: Instant,
+    /// When all was asked for the last time.
+    asked: Option<Instant>,
+    waiting: BTreeMap<u64, Asked>,
+}
+
+impl Top {
+    fn new(client: Client, interval: Duration) -> Self {
+        let (app, start) = (App::default(), Instant::now());
+        Self { app, client, interval, start, asked: None, waiting: BTreeMap::new() }
+    }
+
+    fn watch(&mut self, terminal: &mut DefaultTerminal, stop: &AtomicBool) -> Result<End> {
+        if !self.send(FOLLOW, Asked::Follow) {
+            return Ok(End::Over);
+        }
+        loop {
+            if stop.load(Ordering::Relaxed) {
+                return Ok(End::Signal);
+            }
+            if !self.ask() || !self.listen()? {
+                return Ok(End::Over);
+            }
+            terminal.draw(|frame| view::draw(frame, &self.app)).context("cannot draw")?;
+            match event::poll(TICK).and_then(|ready| ready.then(event::read).transpose()) {
+                Ok(Some(Event::Key(key))) if key.kind != KeyEventKind::Release => {
+                    let interrupt = key.modifiers.contains(KeyModifiers::CONTROL)
+                        && key.code == KeyCode::Char('c');
+                    let action = if interrupt { Action::Quit } else { self.app.key(key.code) };
+                    match action {
+                        Action::Nothing => {}
+                        Action::Quit => return Ok(End::Quit),
+                        Action::Send(command) => {
+                            if !self.send(&command, Asked::Order(command.clone())) {
+                                return Ok(End::Over);
+                            }
+                        }
+                    }
+                }
+                Ok(_) => {}
+                Err(why) if why.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(why) => return Err(why).context("cannot read keys"),
+            }
+        }
+    }
+
+    /// Asks for all parts when it is time. False when the run is over.
+    fn ask(&mut self) -> bool {
+        let since = self.asked.map(|at| at.elapsed());
+        let all_here = !self.waiting.values().any(|asked| matches!(asked, Asked::Part(_)));
+        match since {
+            Some(since) if since < self.interval => return true,
+            Some(since) if !all_here && since < PATIENCE => return true,
+            Some(_) if !all_here => {
+                self.waiting.retain(|_, asked| !matches!(asked, Asked::Part(_)));
+                self.app.message = Some("the hypervisor does not answer".to_owned());
+            }
+            _ => {}
+        }
+        self.asked = Some(Instant::now());
+        self.app.parts().into_iter().all(|part| self.send(&part.command(), Asked::Part(part)))
+    }
+
+    fn send(&mut self, command: &str, asked: Asked) -> bool {
+        let Ok(number) = self.client.send(command) else { return false };
+        self.waiting.insert(number, asked);
+        true
+    }
+
+    /// Takes what has come. False when the run is over.
+    fn listen(&mut self) -> Result<bool> {
+        for _ in 0..AT_ONCE {
+            match self.client.next(Duration::ZERO) {
+                None => break,
+                Some(Message::End) => return Ok(false),
+                Some(Message::Output(text)) => self.app.consoles.feed(&text),
+                // The run refuses us as a whole.
+                Some(Message::Reply(0, Err(why))) => bail!("{why}"),
+                Some(Message::Reply(number, reply)) => match self.waiting.remove(&number) {
+                    Some(Asked::Part(part)) => {
+                        self.app.model.take(part, self.start.elapsed(), &reply);
+                        self.app.follow_model();
+                    }
+                    Some(Asked::Order(command)) => {
+                        let what = reply.err().unwrap_or_else(|| "ok".to_owned());
+                        self.app.message = Some(format!("{command}: {what}"));
+                        // What came of it is to be seen soon.
+                        self.asked = self.asked.filter(|at| at.elapsed() < self.interval / 4);
+                    }
+                    Some(Asked::Follow) | None => {}
+                },
+            }
+        }
+        Ok(true)
+    }
+}
