@@ -12,7 +12,6 @@
 mod command;
 mod consoles;
 mod crash;
-#[allow(dead_code, reason = "its steps need the hypervisor's side of the channel")]
 mod ctl;
 mod debian;
 mod firmware;
@@ -159,6 +158,7 @@ pub fn run(filter: Option<&str>, bare: bool) -> Result<ExitCode> {
         steps.extend(hostile::steps());
         steps.extend(many::steps());
         steps.extend(consoles::steps());
+        steps.extend(ctl::steps());
     }
     let wanted = |step: &&Step| filter.is_none_or(|text| step.name.contains(text));
     let mut total = Counts::default();

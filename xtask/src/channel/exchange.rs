@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// The longest text of a request that the hypervisor reads, in bytes.
-pub const LONGEST: usize = 1024;
+pub use plinth::console::frame::LONGEST;
 
 /// How many requests of one client may wait for their replies.
 pub const WAITING: usize = 32;

@@ -5,7 +5,7 @@
 //! a frame that never ends must not hide what the console says.
 
 /// The record separator.
-pub const START: u8 = 0x1e;
+pub use plinth::console::frame::START;
 
 /// The longest text of a frame, in bytes. What goes on beyond it is no frame.
 pub const LONGEST: usize = 256 << 10;

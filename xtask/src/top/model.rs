@@ -286,4 +286,6 @@ impl Sum {
 }
 
 #[cfg(test)]
+mod contract;
+#[cfg(test)]
 pub(super) mod tests;
