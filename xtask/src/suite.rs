@@ -24,6 +24,7 @@ mod many;
 mod payloads;
 mod refusals;
 mod session;
+mod shares;
 
 use std::cell::OnceCell;
 use std::path::PathBuf;
@@ -157,6 +158,7 @@ pub fn run(filter: Option<&str>, bare: bool) -> Result<ExitCode> {
         steps.extend(manifests::debian_steps());
         steps.extend(hostile::steps());
         steps.extend(many::steps());
+        steps.extend(shares::steps());
         steps.extend(consoles::steps());
         steps.extend(ctl::steps());
     }

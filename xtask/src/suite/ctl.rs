@@ -142,7 +142,8 @@ fn asks(run: &mut Run<'_>) -> Result<()> {
         "console",
     ] {
         let text = run.ctl(command)?;
-        if text.lines().count() < 2 && command != "console" {
+        // The guest polls, so it has no interrupt enabled.
+        if text.lines().count() < 2 && !["console", "irq one"].contains(&command) {
             bail!("ctl {command} says little: {text}");
         }
     }

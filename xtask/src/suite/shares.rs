@@ -1,0 +1,132 @@
+//! Steps that measure how guests share CPUs, by the work that `guests/share` gets done. Virtual time is
+//! counted in instructions (`--icount`), so the numbers do not depend on this PC.
+
+use anyhow::{Context, Result, bail};
+
+use super::many::{Guest, manifest};
+use super::session::Session;
+use super::{Bench, Step};
+
+/// A second of virtual time takes many of this PC's.
+const SECONDS: u64 = 300;
+
+/// The quarters of a second between which work is counted: all guests have started before the first, and
+/// none has stopped by the last.
+const FROM: u64 = 2;
+const TO: u64 = 8;
+
+pub fn steps() -> Vec<Step> {
+    let mut steps = vec![
+        Step::new("shares/weights-of-2-to-1", |bench| weights(bench).into()),
+        Step::new("shares/a-cap-holds-on-an-idle-machine", |bench| cap(bench).into()),
+        Step::new("shares/a-reservation-is-kept-beside-spinners", |bench| {
+            reservation(bench).into()
+        }),
+    ];
+    for gic in ["2", "3"] {
+        steps.push(Step::new(format!("shares/storms-starve-nobody-gicv{gic}"), move |bench| {
+            storms(bench, gic).into()
+        }));
+    }
+    steps
+}
+
+fn guest<'a>(name: &str, payload: &'a str, more: &'a str) -> Guest<'a> {
+    Guest { name: name.to_owned(), payload, more }
+}
+
+/// The work that each of the guests `names` did between two moments.
+fn work(
+    bench: &Bench,
+    file: &str,
+    guests: &[Guest<'_>],
+    args: &[&str],
+    names: &[&str],
+) -> Result<Vec<f64>> {
+    bench.machine()?;
+    let manifest = manifest(bench, file, guests)?;
+    let manifest = manifest.to_string_lossy();
+    let args = [&[&manifest, "--icount"], args].concat();
+    let mut session = Session::start(bench, &args, SECONDS)?;
+    for name in names {
+        session.wait_for(&line(name, TO), SECONDS)?;
+        session.wait_for("\n", 10)?;
+    }
+    let text = session.text();
+    let done = |name, quarter| -> Result<f64> {
+        let start = line(name, quarter);
+        let found = text.lines().find_map(|text| text.split_once(&start));
+        let (_, number) = found.with_context(|| format!("no `{start}`"))?;
+        number.trim().parse().with_context(|| format!("`{number}` is no number"))
+    };
+    names.iter().map(|name| Ok(done(name, TO)? - done(name, FROM)?)).collect()
+}
+
+/// How a guest's line about a quarter of a second begins; the work done so far follows.
+fn line(name: &str, quarter: u64) -> String {
+    format!("[{name}] share: {quarter} ")
+}
+
+fn within(what: &str, got: f64, want: f64, tolerance: f64) -> Result<()> {
+    println!("{what}: {got:.3}, to be {want:.3}");
+    if (got / want - 1.0).abs() > tolerance {
+        bail!("{what} is {got:.3} instead of {want:.3}");
+    }
+    Ok(())
+}
+
+fn weights(bench: &Bench) -> Result<()> {
+    let guests = [
+        guest("two", "share", "memory = \"16M\"\nweight = 200"),
+        guest("one", "share", "memory = \"16M\"\nweight = 100"),
+    ];
+    let done = work(bench, "weights.toml", &guests, &["--smp", "1"], &["two", "one"])?;
+    within("progress of weight 200 to that of weight 100", done[0] / done[1], 2.0, 0.05)
+}
+
+fn cap(bench: &Bench) -> Result<()> {
+    // One CPU: with several, QEMU counts the instructions of all of them as everybody's time. The second
+    // guest hardly runs; a single guest's lines would have no name before them.
+    let done = |more| -> Result<f64> {
+        let guests =
+            [guest("worker", "share", more), guest("idle", "heartbeat", "memory = \"16M\"")];
+        Ok(work(bench, "cap.toml", &guests, &["--smp", "1"], &["worker"])?[0])
+    };
+    let (free, capped) = (done("memory = \"16M\"")?, done("memory = \"16M\"\ncap = \"25%\"")?);
+    within("progress under a cap of 25 % to that without", capped / free, 0.25, 0.05)
+}
+
+fn reservation(bench: &Bench) -> Result<()> {
+    let reserved = "memory = \"16M\"\nreservation = { budget = \"3ms\", period = \"10ms\" }";
+    let guests = [
+        guest("reserved", "share", reserved),
+        guest("spinner", "share", "memory = \"16M\"\nweight = 10000"),
+        guest("other", "share", "memory = \"16M\"\nweight = 10000"),
+    ];
+    let names = ["reserved", "spinner", "other"];
+    let done = work(bench, "reserved.toml", &guests, &["--smp", "1"], &names)?;
+    let all: f64 = done.iter().sum();
+    within("share of 3 ms in every 10 ms", done[0] / all, 0.3, 0.05)
+}
+
+fn storms(bench: &Bench, gic: &str) -> Result<()> {
+    let storm = |kind| format!("memory = \"16M\"\nvcpus = 2\ncmdline = \"storm={kind}\"");
+    let kinds = ["wfe", "wfi", "sgi", "timer"];
+    let lines = kinds.map(storm);
+    let mut guests: Vec<_> =
+        kinds.iter().zip(&lines).map(|(kind, more)| guest(kind, "storm", more)).collect();
+    let args = ["--smp", "1", "--gic", gic];
+    // Two, as a single guest's lines have no name before them.
+    let two = ["worker", "second"].map(|name| guest(name, "share", "memory = \"16M\""));
+    let alone = work(bench, "alone.toml", &two, &args, &["worker", "second"])?;
+    guests.push(guest("worker", "share", "memory = \"16M\""));
+    let beside = work(bench, "storms.toml", &guests, &args, &["worker"])?;
+    // Five guests share the CPU, some of which give up parts of their share; what the hypervisor spends
+    // on a storm is charged to it.
+    let share = beside[0] / (alone[0] + alone[1]);
+    println!("share beside four storms: {share:.3} of the CPU");
+    if share < 0.2 * 0.95 {
+        bail!("beside four storms a guest gets {share:.3} of the CPU, less than a fifth");
+    }
+    Ok(())
+}
