@@ -22,8 +22,9 @@ use crate::device::serial::SerialLine;
 use crate::firmware::entropy::Entropy;
 use crate::hypervisor::{Hypervisor, INTERRUPT_KINDS, Stock};
 use crate::machine::{CpuId, Machine};
-use crate::manifest;
+use crate::manifest::{self, View};
 use crate::memory::{FramePool, Geometry, PaRange, Ram};
+use crate::monitor::command::Target;
 use crate::platform::board::{self, Board, BoardUart, Gic};
 use crate::platform::driver::mmio::Mmio;
 use crate::platform::driver::uart::Uart;
@@ -91,6 +92,9 @@ extern "C" fn plinth_main(tree: u64) -> ! {
     log::info!("{cpus} CPUs at EL2, {} MiB free", frames.free_bytes() >> 20);
 
     let stock = stock(board, frames, cpus, frequency);
+    let machine_config = stock.machine();
+    let view = machine_config.view;
+    console::set_settings(Settings::for_machine(machine_config, &board.chosen.bootargs));
     let hypervisor = HYPERVISOR.call_once(|| Hypervisor::new(stock));
     match (hypervisor.create_all(&mut machine), hypervisor.alive()) {
         (0, _) => log::info!("no guest starts by itself: the monitor can start them"),
@@ -100,6 +104,9 @@ extern "C" fn plinth_main(tree: u64) -> ! {
     if let Some(uart) = board.uart.interrupt {
         machine.listen_to(uart.intid);
         console::listen();
+    }
+    if view == View::Focus {
+        let _ = console::select(Some(&Target::Focus));
     }
     console::tell_keys();
     hypervisor.start_all(&mut machine);

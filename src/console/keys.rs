@@ -14,6 +14,16 @@ impl Default for EscapeKey {
 }
 
 impl EscapeKey {
+    /// The key for which a terminal sends this byte: 1 (Ctrl-A) to 26 (Ctrl-Z), but not those of Ctrl-I,
+    /// Ctrl-J and Ctrl-M, which are tab, line feed and Enter.
+    pub const fn of_letter(code: u8) -> Option<Self> {
+        match code {
+            b'\t' | b'\n' | b'\r' => None,
+            1..=26 => Some(Self(code)),
+            _ => None,
+        }
+    }
+
     /// The byte that the terminal sends for it.
     pub const fn byte(self) -> u8 {
         self.0

@@ -1,6 +1,7 @@
-//! How the console is set up: by the hypervisor's boot arguments.
+//! How the console is set up: by the manifest, and by the hypervisor's boot arguments.
 
 use super::keys::EscapeKey;
+use crate::manifest::MachineConfig;
 
 /// How much scrollback a guest has unless told otherwise, in bytes.
 const SCROLLBACK: usize = 64 << 10;
@@ -26,7 +27,22 @@ impl Settings {
     /// Reads `escape=^A`, `scrollback=64K` and `colour=off` from words separated by spaces. What is not
     /// known or makes no sense is passed over.
     pub fn from_bootargs(bootargs: &str) -> Self {
-        let mut settings = Self::default();
+        Self::default().overridden(bootargs)
+    }
+
+    /// What a manifest says of the machine, where the boot arguments do not say otherwise.
+    pub fn for_machine(machine: &MachineConfig, bootargs: &str) -> Self {
+        let default = Self::default();
+        let settings = Self {
+            escape: EscapeKey::of_letter(machine.escape).unwrap_or(default.escape),
+            scrollback: usize::try_from(machine.scrollback).unwrap_or(default.scrollback),
+            ..default
+        };
+        settings.overridden(bootargs)
+    }
+
+    fn overridden(self, bootargs: &str) -> Self {
+        let mut settings = self;
         for word in bootargs.split_ascii_whitespace() {
             match word.split_once('=') {
                 Some(("escape", key)) => settings.escape = key.parse().unwrap_or(settings.escape),
@@ -62,6 +78,9 @@ mod tests {
         let set = read("log=info escape=^T scrollback=16K colour=off");
         let escape = "^T".parse().unwrap();
         assert_eq!(set, Settings { escape, scrollback: 16 << 10, terminal: false });
+        let machine = MachineConfig { escape: 2, scrollback: 8192, ..MachineConfig::default() };
+        let settings = Settings::for_machine(&machine, "scrollback=16K");
+        assert_eq!((settings.escape.byte(), settings.scrollback), (2, 16 << 10));
         for text in ["", "escape=T scrollback=16 colour=blue", "scrollback=0K", "scrollback=9999M"]
         {
             assert_eq!(read(text), Settings::default(), "{text}");

@@ -195,6 +195,8 @@ impl Hypervisor {
             let pause = |queue: &mut RunQueue| vm.is_paused().then(|| queue.pause(entity, now));
             self.at_home(&vm, vcpu, pause);
         }
+        // What its UART has not sent yet.
+        let _ = vm.serial_input(machine.now());
         // A CPU may hold the registers of a vCPU that sleeps, and its timer counts on.
         self.kick_all(machine);
         vm.settle_pause(machine.now());
@@ -333,6 +335,8 @@ impl Hypervisor {
             self.at_home(vm, vcpu, |queue| queue.remove(entity, now));
         }
         self.unschedule(vm.id());
+        // What its UART has not sent yet.
+        let _ = vm.serial_input(machine.now());
         let mut doomed = self.doomed.lock();
         doomed.push(taken);
         self.doomed_count.store(doomed.len(), Ordering::Release);

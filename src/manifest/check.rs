@@ -7,6 +7,7 @@ use super::{
     SCROLLBACK,
 };
 use crate::addr::PAGE_SIZE;
+use crate::console::keys::EscapeKey;
 use crate::sched::policy::{Class, MAX_WEIGHT, MIN_BUDGET_MICROS, PERIOD_MICROS};
 use crate::vcpu::MAX_VCPUS;
 use crate::vm::layout;
@@ -29,7 +30,7 @@ pub(super) fn whole(
 
 /// Everything that does not depend on where payloads lie.
 pub(super) fn facts(machine: &MachineConfig, vms: &[VmConfig]) -> Result<(), ManifestError> {
-    if !(1..=26).contains(&machine.escape) {
+    if EscapeKey::of_letter(machine.escape).is_none() {
         return Err(ManifestError::Escape { code: machine.escape });
     }
     if !SCROLLBACK.contains(&machine.scrollback) {

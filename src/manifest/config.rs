@@ -30,7 +30,7 @@ impl Payload {
 /// What is said of the machine as a whole.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct MachineConfig {
-    /// The console's escape key: a control code, 1 (Ctrl-A) to 26 (Ctrl-Z).
+    /// The console's escape key: see [`crate::console::keys::EscapeKey::of_letter`].
     pub escape: u8,
     /// Whose output the console shows.
     pub view: View,

@@ -95,7 +95,10 @@ pub enum ManifestError {
     #[error("the boot bundle's table of VMs cannot be decoded; pack it again")]
     Table,
     /// The console's escape key is no control code of a letter.
-    #[error("the console's escape key has the code {code}; it is 1 (Ctrl-A) to 26 (Ctrl-Z)")]
+    #[error(
+        "the console's escape key has the code {code}; it is 1 (Ctrl-A) to 26 (Ctrl-Z), but not \
+        that of Ctrl-I, Ctrl-J or Ctrl-M"
+    )]
     Escape {
         /// The code asked for.
         code: u8,

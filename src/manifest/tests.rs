@@ -269,7 +269,7 @@ fn payloads_that_share_some_bytes_but_not_all_are_refused() {
 
 #[test]
 fn each_mistake_about_the_machine_has_its_own_error() {
-    for code in [0, 27, 255] {
+    for code in [0, 9, 10, 13, 27, 255] {
         let machine = MachineConfig { escape: code, ..MachineConfig::default() };
         let error = ManifestError::Escape { code };
         assert_eq!(write(&machine, &[source("a")]).unwrap_err(), error);
@@ -442,7 +442,8 @@ fn policies() -> impl Strategy<Value = Policy> {
 fn machines() -> impl Strategy<Value = MachineConfig> {
     let view = prop_oneof![Just(View::All), Just(View::Focus)];
     let when_idle = prop_oneof![Just(WhenIdle::PowerOff), Just(WhenIdle::Wait)];
-    (1u8..=26, view, 4096u32..=1 << 20, when_idle).prop_map(
+    let escape = prop_oneof![1u8..=8, 11u8..=12, 14u8..=26];
+    (escape, view, 4096u32..=1 << 20, when_idle).prop_map(
         |(escape, view, scrollback, when_idle)| MachineConfig {
             escape,
             view,

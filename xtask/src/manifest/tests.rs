@@ -155,7 +155,7 @@ fn all_mistakes_come_at_once_each_with_line_column_and_field() {
     assert_eq!(
         mistakes(text),
         [
-            "2:10: machine, escape: `Esc` will not do; want \"Ctrl-A\" to \"Ctrl-Z\"",
+            "2:10: machine, escape: `Esc` will not do; want \"Ctrl-A\" to \"Ctrl-Z\", but not Ctrl-I, Ctrl-J or Ctrl-M",
             "3:1: machine, veiw: unknown field; did you mean `view`? \
          Known are escape, view, scrollback, when_idle, defaults",
             "6:12: vm 1, kernel: want a text in quotes, got a number",

@@ -138,8 +138,9 @@ pub fn escape(value: &Value<'_>) -> Meaning<u8> {
         }
     });
     match letter {
-        Some(letter @ b'A'..=b'Z') => Ok(letter - b'A' + 1),
-        _ => want(value, "\"Ctrl-A\" to \"Ctrl-Z\""),
+        // Tab, line feed and Enter are needed for themselves.
+        Some(letter @ b'A'..=b'Z') if !b"IJM".contains(&letter) => Ok(letter - b'A' + 1),
+        _ => want(value, "\"Ctrl-A\" to \"Ctrl-Z\", but not Ctrl-I, Ctrl-J or Ctrl-M"),
     }
 }
 

@@ -91,7 +91,7 @@ reservation = { budget = "9ms" }
 "#;
 
 const TOLD: [&str; 8] = [
-    "2:10: machine, escape: `Escape` will not do; want \"Ctrl-A\" to \"Ctrl-Z\"",
+    "2:10: machine, escape: `Escape` will not do; want \"Ctrl-A\" to \"Ctrl-Z\", but not Ctrl-I, Ctrl-J or Ctrl-M",
     "6:10: vm 1, kernel: there is no file ",
     "7:1: vm 1, memmory: unknown field; did you mean `memory`? Known are ",
     "8:10: vm 1, weight: 0 will not do; want a whole number from 1 to 10000",
