@@ -6,6 +6,7 @@
 //! | `run/…` | the command line refuses what is wrong, and leaves no QEMU behind; the hypervisor reports its own crashes and refuses guests it cannot build |
 //! | `guests/…` | each payload of `guests/` gets the answers it wants, on both GICs |
 //! | `bundle/…` | manifests are refused with every mistake, bundles are packed, boot, and are refused when damaged |
+//! | `ctl/…`, `many/…`, `shares/…` | the monitor from the PC; many guests at once; who gets how much of the CPUs |
 //! | `consoles/…` | one line shared by several guests and the monitor: escape key, scrollback, frames |
 //! | `debian/…` | Debian boots, takes input, reboots and powers off, beside hostile guests as well |
 
