@@ -31,10 +31,11 @@ pub fn steps() -> Vec<Step> {
         steps.push(Step::new(name, move |bench| boot(bench, gic, 8, 2, "cortex-a72").into()));
     }
     steps.push(Step::new("debian/uses-stolen-time", |bench| stolen_time(bench).into()));
-    let at_prompt: [(&str, AtPrompt); 3] = [
+    let at_prompt: [(&str, AtPrompt); 4] = [
         ("answers-what-is-typed", typed),
         ("reboots-in-place", reboot),
         ("power-off-ends-the-run", power_off),
+        ("the-power-button-shuts-down", power_button),
     ];
     for (name, test) in at_prompt {
         for gic in ["2", "3"] {
@@ -106,6 +107,19 @@ fn reboot(session: &mut Session) -> Result<()> {
     // Memory starts anew, and the console still takes input.
     session.send("ls /run | wc -l | sed s/^/files-/\r")?;
     session.expect("files-0", ANSWER_SECONDS)
+}
+
+/// `vm stop` asks the guest, which shuts down by itself.
+fn power_button(session: &mut Session) -> Result<()> {
+    session.send("\x01m")?;
+    session.expect("plinth> ", ANSWER_SECONDS)?;
+    session.send("vm stop debian\r")?;
+    session.expect("debian: stopped", ANSWER_SECONDS)?;
+    session.end_with(0, ANSWER_SECONDS)?;
+    if session.text().contains("(forced)") {
+        anyhow::bail!("it was forced\n{}", session.text());
+    }
+    Ok(())
 }
 
 fn power_off(session: &mut Session) -> Result<()> {
