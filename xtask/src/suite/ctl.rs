@@ -185,6 +185,7 @@ fn life(run: &mut Run<'_>) -> Result<()> {
     if run.vm("three")?["resets"].as_u64() != Some(resets + 1) {
         bail!("three was not reset");
     }
+    comes_and_goes(run)?;
     run.ctl("sched set three weight=500")?;
     let sched = run.json("sched")?;
     let entry = sched.as_array().and_then(|all| all.iter().find(|one| one["name"] == "three"));
@@ -192,6 +193,32 @@ fn life(run: &mut Run<'_>) -> Result<()> {
         bail!("the weight is not 500: {sched}");
     }
     run.session.alive()
+}
+
+/// A VM that is destroyed and built anew, again and again, leaves as much memory as it found.
+fn comes_and_goes(run: &mut Run<'_>) -> Result<()> {
+    run.ctl("vm destroy one")?;
+    run.comes_to("one", "off")?;
+    let before = run.json("memory")?["free"].clone();
+    for _ in 0..20 {
+        // Refused for a moment while some CPU has not let go of the one before.
+        let mut tries = 0..50;
+        while run.ctl("vm start one").is_err() && tries.next().is_some() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        run.comes_to("one", "running")?;
+        run.ctl("vm destroy one")?;
+        run.comes_to("one", "off")?;
+    }
+    let mut after = before.clone();
+    for _ in 0..50 {
+        after = run.json("memory")?["free"].clone();
+        if after == before && after.is_u64() {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    bail!("{after} bytes are free after 20 lives, {before} were before")
 }
 
 /// Several programs ask at once, each many things: each gets its own answers, and guests go on.

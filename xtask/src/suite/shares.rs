@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 use super::many::{Guest, manifest};
 use super::session::Session;
 use super::{Bench, Step};
+use crate::paths;
 
 /// A second of virtual time takes many of this PC's.
 const SECONDS: u64 = 300;
@@ -23,6 +24,7 @@ pub fn steps() -> Vec<Step> {
             reservation(bench).into()
         }),
     ];
+    steps.push(Step::new("debian/stolen-time-shows-in-proc-stat", |bench| stolen(bench).into()));
     for gic in ["2", "3"] {
         steps.push(Step::new(format!("shares/storms-starve-nobody-gicv{gic}"), move |bench| {
             storms(bench, gic).into()
@@ -107,6 +109,26 @@ fn reservation(bench: &Bench) -> Result<()> {
     let done = work(bench, "reserved.toml", &guests, &["--smp", "1"], &names)?;
     let all: f64 = done.iter().sum();
     within("share of 3 ms in every 10 ms", done[0] / all, 0.3, 0.05)
+}
+
+/// Linux tells the time that another guest had from the time that it had itself.
+fn stolen(bench: &Bench) -> Result<()> {
+    bench.machine()?;
+    bench.debian()?;
+    let manifest = paths::target().join("xtask/stolen.toml");
+    let text = "[[vm]]\nname = \"debian\"\nkernel = \"debian:kernel\"\ninitrd = \"debian:initrd\"\n\
+                cmdline = \"console=ttyAMA0\"\nmemory = \"256M\"\n\n\
+                [[vm]]\nname = \"rival\"\nkernel = \"guest:spin\"\nmemory = \"16M\"\n";
+    paths::write_if_changed(&manifest, text.as_bytes())?;
+    let args = [&*manifest.to_string_lossy(), "--smp", "1"];
+    let mut session = Session::start(bench, &args, SECONDS)?;
+    session.expect("plinth-guest-ready 42001", SECONDS)?;
+    session.expect("# ", 60)?;
+    session.send("stolen() { set -- $(head -1 /proc/stat); echo $9; }\r")?;
+    session.send("before=$(stolen); i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done\r")?;
+    // Hundredths of a second; the loop takes seconds, half of which the other guest has.
+    session.send("[ $(($(stolen) - before)) -gt 10 ] && echo told-$((6 * 7))\r")?;
+    session.expect("told-42", 120)
 }
 
 fn storms(bench: &Bench, gic: &str) -> Result<()> {
