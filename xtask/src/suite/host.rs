@@ -26,8 +26,9 @@ const MIRI_MODULES: [&str; 9] = [
     "vcpu::",
 ];
 const MIRI_SECONDS: u64 = 900;
-/// Tests of those modules that take most of a minute each.
-const MIRI_SLOW: [&str; 2] = ["all_ram_is_mapped", "frames_reach_a_guest_zeroed"];
+/// Tests of those modules that take most of a minute each, or longer: the scheduler's simulator is for
+/// many rounds.
+const MIRI_SLOW: [&str; 3] = ["all_ram_is_mapped", "frames_reach_a_guest_zeroed", "sched::tests"];
 
 /// The guests' package, in a workspace of its own.
 const GUESTS: &str = "guests/Cargo.toml";
