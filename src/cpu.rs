@@ -116,8 +116,6 @@ impl<'h, M: Machine> Cpu<'h, M> {
         };
         if let Some(loaded) = self.prepare(entity) {
             self.hypervisor.clock(self.machine.id()).set_running(Some(entity));
-            // Whoever was here before can be taken elsewhere from now on.
-            self.hypervisor.invite(&mut self.machine);
             self.arm_for(&loaded);
             self.run(loaded);
         }
@@ -147,7 +145,9 @@ impl<'h, M: Machine> Cpu<'h, M> {
             let entered = self.settle_exit(&loaded);
             self.hypervisor.clock(self.machine.id()).enter(Phase::Guest, entered);
             let exit = self.machine.run(&mut loaded.vcpu.regs);
-            self.begin_exit(&loaded, entered, &exit);
+            let left = self.machine.stamp();
+            self.hypervisor.clock(self.machine.id()).enter(Phase::Hypervisor, left);
+            self.exit = Some((Reason::of(&exit), left));
             if exit == Exit::Irq {
                 self.loaded = Some(loaded);
                 return self.interrupts();
@@ -170,16 +170,6 @@ impl<'h, M: Machine> Cpu<'h, M> {
                 }
             }
         }
-    }
-
-    /// The loaded vCPU has left its guest, which it entered at `entered`.
-    fn begin_exit(&mut self, loaded: &Loaded, entered: Ticks, exit: &Exit) {
-        let now = self.machine.stamp();
-        self.hypervisor.clock(self.machine.id()).enter(Phase::Hypervisor, now);
-        if let Some(tally) = loaded.vm.tally(loaded.entity.vcpu) {
-            tally.add_run(now.since(entered));
-        }
-        self.exit = Some((Reason::of(exit), now));
     }
 
     /// The exit under way is over, now.
@@ -218,7 +208,6 @@ impl<'h, M: Machine> Cpu<'h, M> {
             Some(vm) => vm,
             None => self.hypervisor.vm(entity.vm)?,
         };
-        self.hypervisor.queue(self.machine.id()).lock().attend(entity);
         let requests = vm.take_requests(entity.vcpu);
         if vm.is_stopping() {
             self.retire(entity, &vm);
@@ -333,6 +322,8 @@ impl<'h, M: Machine> Cpu<'h, M> {
         self.machine.set_virtual_timer_active(in_hand);
         let incarnation = vm.incarnation();
         self.loaded = Some(Loaded { entity, vm: vm.clone(), incarnation, vcpu });
+        // Whoever was here before can be taken elsewhere from now on.
+        self.hypervisor.invite(&mut self.machine);
         self.sync();
         Some(())
     }

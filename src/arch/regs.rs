@@ -156,32 +156,15 @@ indexed! {
     12 => "S3_4_C12_C13_4", 13 => "S3_4_C12_C13_5", 14 => "S3_4_C12_C13_6", 15 => "S3_4_C12_C13_7",
 }
 
-/// Writes to one of four registers.
-macro_rules! indexed_write {
-    ($(#[$doc:meta])* $write:ident: $($index:literal => $encoding:literal),* $(,)?) => {
-        $(#[$doc])*
-        #[inline]
-        pub fn $write(index: usize, value: u64) {
-            match index {
-                // SAFETY: as for the registers above; the caller keeps to the indexes the CPU has.
-                $($index => unsafe {
-                    asm!(concat!("msr ", $encoding, ", {}"), in(reg) value, options(nostack));
-                },)*
-                _ => {}
-            }
-        }
-    };
-}
-
-indexed_write! {
+indexed! {
     /// Interrupt Controller Active Priorities Group 0 Registers, `ICC_AP0R<n>_EL1`.
-    write_icc_ap0r:
+    read_icc_ap0r, write_icc_ap0r:
     0 => "S3_0_C12_C8_4", 1 => "S3_0_C12_C8_5", 2 => "S3_0_C12_C8_6", 3 => "S3_0_C12_C8_7",
 }
 
-indexed_write! {
+indexed! {
     /// Interrupt Controller Active Priorities Group 1 Registers, `ICC_AP1R<n>_EL1`.
-    write_icc_ap1r:
+    read_icc_ap1r, write_icc_ap1r:
     0 => "S3_0_C12_C9_0", 1 => "S3_0_C12_C9_1", 2 => "S3_0_C12_C9_2", 3 => "S3_0_C12_C9_3",
 }
 

@@ -8,7 +8,7 @@ use super::{Hypervisor, Refusal};
 use crate::machine::{CpuId, Machine};
 use crate::sched::policy::{Class, CpuSet, DEFAULT_WEIGHT, Policy};
 use crate::sched::{
-    Account, Admission, AdmissionError, Entity, Reservation, RunQueue, Terms, VmId,
+    Account, Admission, AdmissionError, Entity, Reservation, RunQueue, Terms, Usage, VmId,
 };
 use crate::time::Ticks;
 use crate::vcpu::VcpuId;
@@ -141,17 +141,42 @@ impl Hypervisor {
         (0..=u8::MAX).take(self.cpus()).map(CpuId)
     }
 
-    /// Choose what this CPU runs, from among its own vCPUs or others'.
+    /// Choose what this CPU runs, from among its own vCPUs or others'. The chosen one is to look at
+    /// everything that could have woken it.
     pub fn pick<M: Machine>(&self, machine: &mut M) -> Option<Entity> {
         let (cpu, now) = (machine.id(), machine.now());
-        self.fetch(machine, cpu, now);
-        let picked = self.queue(cpu).lock().pick(now);
-        if picked.is_some() {
+        let choose = |queue: &mut RunQueue| {
+            let picked = queue.pick(now)?;
+            queue.attend(picked);
+            Some(picked)
+        };
+        let mut queue = self.queue(cpu).lock();
+        let source = queue.source();
+        if source.is_none()
+            && let Some(picked) = choose(&mut queue)
+        {
+            return Some(picked);
+        }
+        let source = source.or_else(|| queue.source());
+        drop(queue);
+        self.fetch(machine, source, cpu, now);
+        // Each fetch is followed by a choice.
+        let mut queue = self.queue(cpu).lock();
+        let picked = choose(&mut queue);
+        let source = if picked.is_none() { queue.source() } else { None };
+        drop(queue);
+        if source.is_none() {
             return picked;
         }
-        // Each fetch is followed by a pick.
-        self.fetch(machine, cpu, now);
-        self.queue(cpu).lock().pick(now)
+        self.fetch(machine, source, cpu, now);
+        choose(&mut self.queue(cpu).lock())
+    }
+
+    /// How long a vCPU has had a CPU, and waited for one.
+    pub fn usage(&self, vm: &Vm, vcpu: VcpuId, now: Ticks) -> Usage {
+        let entity = Entity { vm: vm.id(), vcpu };
+        let usage = self.at_home(vm, vcpu, |queue| queue.usage(entity, now));
+        usage.and_then(|(_, usage)| usage).unwrap_or_default()
     }
 
     /// Let another CPU come for who waits at this one, if one should.
@@ -163,9 +188,8 @@ impl Hypervisor {
         }
     }
 
-    /// Take over a vCPU that another CPU has for this one, if one has.
-    fn fetch<M: Machine>(&self, machine: &mut M, cpu: CpuId, now: Ticks) {
-        let source = self.queue(cpu).lock().source();
+    /// Take over a vCPU that the CPU `source` has for this one, if it still has.
+    fn fetch<M: Machine>(&self, machine: &mut M, source: Option<CpuId>, cpu: CpuId, now: Ticks) {
         let Some(source) = source.filter(|source| *source != cpu) else { return };
         let next = {
             let first = self.queue(cpu.min(source)).lock();

@@ -66,7 +66,7 @@ impl<M: Machine> Present<'_, M> {
             state: state(vm.as_deref()),
             vcpus: config.vcpus,
             memory: config.memory,
-            cpu_micros: self.micros(vm.as_deref().map_or(Ticks(0), ran)),
+            cpu_micros: self.micros(vm.as_deref().map_or(Ticks(0), |vm| self.ran(vm))),
             exits: vm.as_deref().map_or(0, exits),
             resets: vm.as_deref().map_or(0, Vm::resets),
         }
@@ -74,14 +74,19 @@ impl<M: Machine> Present<'_, M> {
 
     fn vcpu(&self, vm: &Vm, vcpu: VcpuId) -> VcpuSummary {
         let home = vm.home(vcpu);
-        let ran = vm.tally(vcpu).map_or(Ticks(0), |tally| tally.ran());
         VcpuSummary {
             id: vcpu.0,
             state: self.vcpu_state(vm, vcpu),
             cpu: home.map(|cpu| cpu.0),
-            cpu_micros: self.micros(ran),
+            cpu_micros: self.micros(self.hypervisor.usage(vm, vcpu, self.machine.now()).ran),
             steal_micros: vm.stolen_nanos(vcpu) / 1000,
         }
+    }
+
+    fn ran(&self, vm: &Vm) -> Ticks {
+        let now = self.machine.now();
+        let all = (0..vm.vcpu_count()).map(|id| self.hypervisor.usage(vm, VcpuId(id), now).ran);
+        all.fold(Ticks(0), Ticks::saturating_add)
     }
 
     fn vcpu_state(&self, vm: &Vm, vcpu: VcpuId) -> String {
@@ -142,7 +147,7 @@ impl<M: Machine> Present<'_, M> {
             budget_micros,
             period_micros,
             cpus: cpus.map(|cpu| cpu.0).collect(),
-            cpu_micros: self.micros(vm.as_deref().map_or(Ticks(0), ran)),
+            cpu_micros: self.micros(vm.as_deref().map_or(Ticks(0), |vm| self.ran(vm))),
         }
     }
 
@@ -370,11 +375,6 @@ fn state(vm: Option<&Vm>) -> VmState {
             Status::Paused => VmState::Paused,
         },
     }
-}
-
-fn ran(vm: &Vm) -> Ticks {
-    let tallies = (0..vm.vcpu_count()).filter_map(|id| vm.tally(VcpuId(id)));
-    tallies.fold(Ticks(0), |sum, tally| sum.saturating_add(tally.ran()))
 }
 
 fn exits(vm: &Vm) -> u64 {

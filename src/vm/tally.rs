@@ -92,23 +92,11 @@ const REASONS: usize = Reason::ALL.len();
 pub struct Tally {
     counts: [AtomicU64; REASONS],
     costs: [AtomicU64; REASONS],
-    ran: AtomicU64,
     /// What both were when somebody last began to count anew.
     bases: [(AtomicU64, AtomicU64); REASONS],
 }
 
 impl Tally {
-    /// The guest ran for so long. Only to be called by the CPU that has the vCPU.
-    pub fn add_run(&self, span: Ticks) {
-        let ran = self.ran.load(Ordering::Relaxed).wrapping_add(span.0);
-        self.ran.store(ran, Ordering::Relaxed);
-    }
-
-    /// How long the guest ran, since the VM was created.
-    pub fn ran(&self) -> Ticks {
-        Ticks(self.ran.load(Ordering::Relaxed))
-    }
-
     /// An exit is over. Only to be called by the CPU that has the vCPU.
     pub fn add(&self, reason: Reason, cost: Ticks) {
         let index = reason as usize;
