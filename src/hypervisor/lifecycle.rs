@@ -356,6 +356,8 @@ impl Hypervisor {
     #[inline(never)] // as above
     fn take_apart<M: Machine>(&self, machine: &mut M) {
         loop {
+            // While another CPU builds a VM, nobody waits for the stock: that one comes by here afterwards.
+            let Some(mut stock) = self.stock.try_lock() else { return };
             let mut doomed = self.doomed.lock();
             // Nobody can find it any more, so a count of one stays one.
             let free = doomed.iter().position(|vm| Arc::strong_count(vm) == 1);
@@ -364,7 +366,8 @@ impl Hypervisor {
             drop(doomed);
             let Some(vm) = vm.and_then(Arc::into_inner) else { return };
             let name = String::from(vm.name());
-            self.stock.lock().destroy(vm, machine.upkeep());
+            stock.destroy(vm, machine.upkeep());
+            drop(stock); // the log may be slow
             log::info!("{name}: destroyed");
         }
     }
