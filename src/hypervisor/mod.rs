@@ -28,7 +28,7 @@ use crate::vm::{Request, Vm};
 
 pub use clock::{Clock, INTERRUPT_KINDS, Phase};
 use lifecycle::Population;
-pub use lifecycle::Refusal;
+pub use lifecycle::{NotLoaded, Refusal};
 use schedule::Schedule;
 pub use stock::{HeapReport, MakeLine, MemoryReport, Stock};
 
