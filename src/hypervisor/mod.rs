@@ -165,6 +165,17 @@ impl Hypervisor {
         &self.queues[cpu.index()]
     }
 
+    /// Whether a vCPU of a VM could run, and waits for a CPU.
+    pub fn is_kept_waiting(&self, id: VmId) -> bool {
+        self.vm(id).is_some_and(|vm| {
+            (0..vm.vcpu_count()).map(VcpuId).any(|vcpu| {
+                let entity = Entity { vm: id, vcpu };
+                self.at_home(&vm, vcpu, |queue| queue.is_kept_waiting(entity))
+                    .is_some_and(|(_, kept)| kept)
+            })
+        })
+    }
+
     /// Let the vCPUs in `notify` look at their interrupts, wherever they are. Returns whether one of
     /// them waits for this CPU now.
     pub fn notify<M: Machine>(&self, machine: &mut M, vm: &Vm, notify: Notify) -> bool {
