@@ -138,11 +138,12 @@ impl Default for Devices {
     }
 }
 
-/// What one VM is made from.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
-pub struct VmConfig {
+/// What one VM is made from. `P` stands for its payloads, `T` for its texts: a bundle's table has their places
+/// and the texts, as by default; what a bundle is written from, a [`VmSource`], has them all by reference.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct VmConfig<P = Payload, T = String> {
     /// Its name: 1 to [`super::MAX_NAME`] printable ASCII characters, unique in the manifest.
-    pub name: String,
+    pub name: T,
     /// Its RAM in bytes, a multiple of 4 KiB.
     pub memory: u64,
     /// Where its RAM starts: a multiple of [`super::RAM_BASE_ALIGN`] from [`layout::RAM_BASE`] on, such
@@ -161,45 +162,22 @@ pub struct VmConfig {
     /// The devices it has beside those that all have.
     pub devices: Devices,
     /// The kernel image, not empty.
-    pub kernel: Payload,
+    pub kernel: P,
     /// The initial RAM disk, not empty when there is one.
-    pub initrd: Option<Payload>,
+    pub initrd: Option<P>,
     /// The kernel's command line, at most [`super::MAX_CMDLINE`] bytes without control characters.
-    pub cmdline: String,
+    pub cmdline: T,
 }
 
 /// What [`super::write()`] makes a [`VmConfig`] and its payloads from.
-#[derive(Clone, Copy, Debug)]
-pub struct VmSource<'a> {
-    /// See [`VmConfig::name`].
-    pub name: &'a str,
-    /// See [`VmConfig::memory`].
-    pub memory: u64,
-    /// See [`VmConfig::ram_base`].
-    pub ram_base: Ipa,
-    /// See [`VmConfig::vcpus`].
-    pub vcpus: u8,
-    /// See [`VmConfig::policy`].
-    pub policy: Policy,
-    /// See [`VmConfig::autostart`].
-    pub autostart: bool,
-    /// See [`VmConfig::on_crash`].
-    pub on_crash: OnCrash,
-    /// See [`VmConfig::on_reboot`].
-    pub on_reboot: OnReboot,
-    /// See [`VmConfig::devices`].
-    pub devices: Devices,
-    /// The kernel image.
-    pub kernel: &'a [u8],
-    /// The initial RAM disk.
-    pub initrd: Option<&'a [u8]>,
-    /// See [`VmConfig::cmdline`].
-    pub cmdline: &'a str,
-}
+pub type VmSource<'a> = VmConfig<&'a [u8], &'a str>;
 
-impl<'a> VmSource<'a> {
+impl<P, T> VmConfig<P, T> {
     /// A VM of this name and kernel, for which nothing else was asked.
-    pub fn new(name: &'a str, kernel: &'a [u8]) -> Self {
+    pub fn new(name: T, kernel: P) -> Self
+    where
+        T: Default,
+    {
         Self {
             name,
             memory: super::DEFAULT_MEMORY,
@@ -212,14 +190,18 @@ impl<'a> VmSource<'a> {
             devices: Devices::default(),
             kernel,
             initrd: None,
-            cmdline: "",
+            cmdline: T::default(),
         }
     }
 
-    /// The same VM as a bundle describes it, with its payloads where `place` puts them.
-    pub(super) fn config(&self, mut place: impl FnMut(&'a [u8]) -> Payload) -> VmConfig {
+    /// The same VM with its texts and payloads as these functions give them, the kernel first.
+    pub fn map<'a, Q, U>(
+        &'a self,
+        mut text: impl FnMut(&'a T) -> U,
+        mut payload: impl FnMut(&'a P) -> Q,
+    ) -> VmConfig<Q, U> {
         VmConfig {
-            name: self.name.into(),
+            name: text(&self.name),
             memory: self.memory,
             ram_base: self.ram_base,
             vcpus: self.vcpus,
@@ -228,29 +210,9 @@ impl<'a> VmSource<'a> {
             on_crash: self.on_crash,
             on_reboot: self.on_reboot,
             devices: self.devices,
-            kernel: place(self.kernel),
-            initrd: self.initrd.map(place),
-            cmdline: self.cmdline.into(),
-        }
-    }
-}
-
-impl VmConfig {
-    /// What would be written as this again, with these payloads.
-    pub fn source<'a>(&'a self, kernel: &'a [u8], initrd: Option<&'a [u8]>) -> VmSource<'a> {
-        VmSource {
-            name: &self.name,
-            memory: self.memory,
-            ram_base: self.ram_base,
-            vcpus: self.vcpus,
-            policy: self.policy,
-            autostart: self.autostart,
-            on_crash: self.on_crash,
-            on_reboot: self.on_reboot,
-            devices: self.devices,
-            kernel,
-            initrd,
-            cmdline: &self.cmdline,
+            kernel: payload(&self.kernel),
+            initrd: self.initrd.as_ref().map(payload),
+            cmdline: text(&self.cmdline),
         }
     }
 }

@@ -34,7 +34,7 @@ fn pack(vms: &[VmSource<'_>]) -> Result<Vec<u8>, ManifestError> {
 
 fn config(name: &str) -> VmConfig {
     let source = VmSource { memory: 256 << 20, vcpus: 2, ..VmSource::new(name, b"file") };
-    source.config(|_| Payload { offset: 4096, size: 4 })
+    source.map(|text| String::from(*text), |_| Payload { offset: 4096, size: 4 })
 }
 
 /// A bundle as a stranger might write it: `table` unchecked, then one page of payload.
@@ -397,7 +397,7 @@ fn each_mistake_has_its_own_error() {
         let mut vm = config("forged");
         change(&mut vm);
         let kernel = vec![1; usize::try_from(vm.kernel.size).unwrap()];
-        let source = vm.source(&kernel, None);
+        let source = vm.map(String::as_str, |_| kernel.as_slice());
         let error = pack(&[source]).unwrap_err();
         assert!(expected(&error), "mistake {number} when writing: {error}");
     }
@@ -492,7 +492,11 @@ fn packed(
 ) -> Vec<u8> {
     let sources: Vec<VmSource<'_>> = vms
         .iter()
-        .map(|(vm, kernel, initrd)| vm.source(&bytes[..*kernel], initrd.map(|size| &bytes[..size])))
+        .map(|(vm, kernel, initrd)| VmSource {
+            kernel: &bytes[..*kernel],
+            initrd: initrd.map(|size| &bytes[..size]),
+            ..vm.map(String::as_str, |_| bytes)
+        })
         .collect();
     write(machine, &sources).unwrap()
 }

@@ -33,7 +33,8 @@ impl Bundle {
 
     /// The bundle of these guests.
     pub fn pack(machine: &MachineConfig, guests: &[Payload]) -> Result<Self> {
-        let sources: Vec<_> = guests.iter().map(Payload::source).collect();
+        let sources: Vec<_> =
+            guests.iter().map(|guest| guest.map(String::as_str, Vec::as_slice)).collect();
         Ok(Self(format::write(machine, &sources)?))
     }
 

@@ -1,5 +1,6 @@
 //! The values of a manifest: from what TOML says to what it means, or why it means nothing.
 
+use std::fmt;
 use std::ops::RangeInclusive;
 
 use plinth::addr::Ipa;
@@ -72,9 +73,12 @@ pub fn parsed<T>(value: &Value<'_>, parse: impl Fn(&str) -> Result<T, String>) -
 }
 
 /// A whole number in `range`.
-pub fn whole(value: &Value<'_>, range: RangeInclusive<u64>) -> Meaning<u64> {
-    match value.get_ref().as_integer().and_then(number) {
-        Some(number) if range.contains(&number) => Ok(number),
+pub fn whole<N>(value: &Value<'_>, range: RangeInclusive<N>) -> Meaning<N>
+where
+    N: TryFrom<u64> + PartialOrd + fmt::Display,
+{
+    match value.get_ref().as_integer().and_then(number).map(N::try_from) {
+        Some(Ok(number)) if range.contains(&number) => Ok(number),
         _ => want(value, &format!("a whole number from {} to {}", range.start(), range.end())),
     }
 }
@@ -154,16 +158,12 @@ pub fn cpus(value: &Value<'_>) -> Meaning<CpuSet> {
         },
         DeValue::Array(list) => {
             let set = each(list, |one| whole(one, 0..=255))?;
-            set.into_iter().fold(CpuSet::EMPTY, |set, number| set.with(cpu(number)))
+            set.into_iter().fold(CpuSet::EMPTY, |set, number| set.with(CpuId(number)))
         }
-        DeValue::Integer(_) => CpuSet::EMPTY.with(cpu(whole(value, 0..=255)?)),
+        DeValue::Integer(_) => CpuSet::EMPTY.with(CpuId(whole(value, 0..=255)?)),
         _ => return want(value, WANT),
     };
     if set.is_empty() { wrong(value, format!("it names no CPU; want {WANT}")) } else { Ok(set) }
-}
-
-fn cpu(number: u64) -> CpuId {
-    CpuId(u8::try_from(number).unwrap_or(u8::MAX))
 }
 
 fn ranges(text: &str) -> Option<CpuSet> {
