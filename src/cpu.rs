@@ -46,6 +46,8 @@ struct Loaded {
     vm: Arc<Vm>,
     /// The VM's incarnation these registers belong to; after a reset they are nobody's.
     incarnation: u32,
+    /// The VM's policy about `WFI` as of the load: [`Vm::traps_wait`].
+    traps_wait: bool,
     vcpu: Box<Vcpu>,
 }
 
@@ -219,7 +221,9 @@ impl<'h, M: Machine> Cpu<'h, M> {
             self.hold(entity);
             return None;
         }
-        let is_loaded = self.current().is_some_and(|loaded| loaded.entity == entity);
+        let is_loaded = self
+            .current()
+            .is_some_and(|it| it.entity == entity && it.traps_wait == vm.traps_wait());
         if requests.start || !is_loaded {
             self.unload();
             self.load(entity, &vm, requests)?;
@@ -310,7 +314,8 @@ impl<'h, M: Machine> Cpu<'h, M> {
             return None;
         };
         let shared = self.hypervisor.queue(self.machine.id()).lock().is_contended(entity);
-        let mut space = vm.space(me, self.machine.id(), shared);
+        let traps_wait = vm.traps_wait();
+        let mut space = vm.space(me, self.machine.id(), shared || traps_wait);
         // Out of reset with an empty TLB.
         space.stale_tlb |= requests.start;
         let now = self.machine.now();
@@ -321,7 +326,7 @@ impl<'h, M: Machine> Cpu<'h, M> {
         let in_hand = vm.vgic().lock().holds_physical(me, VIRTUAL_TIMER_IRQ);
         self.machine.set_virtual_timer_active(in_hand);
         let incarnation = vm.incarnation();
-        self.loaded = Some(Loaded { entity, vm: vm.clone(), incarnation, vcpu });
+        self.loaded = Some(Loaded { entity, vm: vm.clone(), incarnation, traps_wait, vcpu });
         // Whoever was here before can be taken elsewhere from now on.
         self.hypervisor.invite(&mut self.machine);
         self.sync();

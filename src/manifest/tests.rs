@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::addr::Ipa;
 use crate::machine::CpuId;
-use crate::sched::policy::{Class, CpuSet, MAX_WEIGHT, Policy};
+use crate::sched::policy::{Class, CpuSet, MAX_WEIGHT, Policy, Wfi};
 
 const KERNEL: &[u8] = &[0xaa; 5000];
 const INITRD: &[u8] = b"a small initrd";
@@ -88,7 +88,11 @@ fn the_table_is_byte_by_byte_as_the_book_has_it() {
     let vm = VmSource {
         memory: 64 << 20,
         vcpus: 2,
-        policy: Policy { class, affinity: CpuSet::EMPTY.with(CpuId(0)).with(CpuId(1)) },
+        policy: Policy {
+            class,
+            affinity: CpuSet::EMPTY.with(CpuId(0)).with(CpuId(1)),
+            wfi: Wfi::Trap,
+        },
         on_crash: OnCrash::Restart,
         devices: Devices::NONE,
         cmdline: "quiet",
@@ -97,7 +101,7 @@ fn the_table_is_byte_by_byte_as_the_book_has_it() {
     let table = [
         &[1, 0, 0x80, 0x80, 4, 0][..],
         &[1, 2, b'r', b't', 0x80, 0x80, 0x80, 0x20, 0x80, 0x80, 0x80, 0x80, 4, 2],
-        &[1, 0xe8, 7, 0xa0, 0x9c, 1, 3, 0, 0, 0],
+        &[1, 0xe8, 7, 0xa0, 0x9c, 1, 3, 0, 0, 0, 1],
         &[1, 1, 0, 0, 0x80, 0x20, 4, 0, 5, b'q', b'u', b'i', b'e', b't'],
     ]
     .concat();
@@ -166,7 +170,7 @@ fn a_file_that_is_no_bundle_is_told_by_its_first_bytes() {
 #[test]
 fn another_format_is_refused_before_anything_else_is_believed() {
     let mut bundle = pack(&[source("a")]).unwrap();
-    for found in [0, 1, 3, u32::MAX] {
+    for found in [0, FORMAT_VERSION - 1, FORMAT_VERSION + 1, u32::MAX] {
         bundle[8..12].copy_from_slice(&found.to_le_bytes());
         assert_eq!(refusal(&bundle), ManifestError::Version { found });
     }
@@ -435,8 +439,9 @@ fn classes() -> impl Strategy<Value = Class> {
 fn policies() -> impl Strategy<Value = Policy> {
     let some = prop::collection::vec(any::<u8>(), 1..6)
         .prop_map(|cpus| cpus.into_iter().fold(CpuSet::EMPTY, |set, cpu| set.with(CpuId(cpu))));
-    (classes(), prop_oneof![Just(CpuSet::ALL), some])
-        .prop_map(|(class, affinity)| Policy { class, affinity })
+    let wfi = prop_oneof![Just(Wfi::Auto), Just(Wfi::Trap)];
+    (classes(), prop_oneof![Just(CpuSet::ALL), some], wfi)
+        .prop_map(|(class, affinity, wfi)| Policy { class, affinity, wfi })
 }
 
 fn machines() -> impl Strategy<Value = MachineConfig> {

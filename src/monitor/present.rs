@@ -147,6 +147,7 @@ impl<M: Machine> Present<'_, M> {
             budget_micros,
             period_micros,
             cpus: cpus.map(|cpu| cpu.0).collect(),
+            wfi: policy.wfi,
             cpu_micros: self.micros(vm.as_deref().map_or(Ticks(0), |vm| self.ran(vm))),
         }
     }
@@ -345,7 +346,7 @@ fn changed(policy: Policy, change: &SchedChange, vcpus: u8) -> Result<Policy, Re
         }
         (None, class @ Class::Reserved { .. }) => {
             if change.weight.is_some() || change.cap.is_some() {
-                let why = "it has a reservation; `reservation=off` gives it back";
+                let why = "it has a reservation; `reservation=none` gives it back";
                 return Err(Refusal::Denied(why.to_string()));
             }
             class
@@ -361,7 +362,11 @@ fn changed(policy: Policy, change: &SchedChange, vcpus: u8) -> Result<Policy, Re
             Class::Fair { weight: change.weight.unwrap_or(weight), cap }
         }
     };
-    Ok(Policy { class, affinity: change.cpus.unwrap_or(policy.affinity) })
+    Ok(Policy {
+        class,
+        affinity: change.cpus.unwrap_or(policy.affinity),
+        wfi: change.wfi.unwrap_or(policy.wfi),
+    })
 }
 
 fn state(vm: Option<&Vm>) -> VmState {

@@ -10,6 +10,7 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::console::View;
+use crate::sched::policy::Wfi;
 
 /// An address or a register.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -219,6 +220,8 @@ pub struct SchedEntry {
     pub period_micros: Option<u32>,
     /// The CPUs it may run on.
     pub cpus: Vec<u8>,
+    /// Whether the hypervisor sees its vCPUs wait.
+    pub wfi: Wfi,
     /// The CPU time it has had.
     pub cpu_micros: u64,
 }

@@ -182,11 +182,12 @@ fn sched(entries: &[SchedEntry]) -> String {
                 optional(entry.cap),
                 reservation,
                 ranges(&entry.cpus),
+                String::from(entry.wfi.name()),
                 seconds(entry.cpu_micros),
             ]
         })
         .collect();
-    table(&["vm<", "weight", "cap", "reservation", "cpus<", "cpu time"], &rows)
+    table(&["vm<", "weight", "cap", "reservation", "cpus<", "wfi<", "cpu time"], &rows)
 }
 
 fn stats(entries: &[StatsEntry]) -> String {

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use plinth::manifest::{self as format, Devices, MAGIC, MachineConfig, Manifest, VmConfig};
-use plinth::sched::policy::{Class, CpuSet, DEFAULT_WEIGHT};
+use plinth::sched::policy::{Class, CpuSet, DEFAULT_WEIGHT, Wfi};
 use plinth::vm::layout::RAM_BASE;
 
 use crate::guest::Payload;
@@ -113,6 +113,9 @@ fn special(vm: &VmConfig) -> String {
     if vm.policy.affinity != CpuSet::ALL {
         say("pinned".to_owned());
     }
+    if vm.policy.wfi != Wfi::default() {
+        say(format!("wfi {}", vm.policy.wfi.name()));
+    }
     if vm.ram_base != RAM_BASE {
         say(format!("RAM at {:#x}", vm.ram_base.raw()));
     }
@@ -131,7 +134,7 @@ fn special(vm: &VmConfig) -> String {
 mod tests {
     use plinth::addr::Ipa;
     use plinth::manifest::{Devices, MachineConfig, VmSource, read, write};
-    use plinth::sched::policy::{Class, CpuSet, Policy};
+    use plinth::sched::policy::{Class, CpuSet, Policy, Wfi};
 
     use super::summary;
 
@@ -143,7 +146,11 @@ mod tests {
         let class = Class::Reserved { budget: 2000, period: 10_000 };
         let special = VmSource {
             memory: 64 << 20,
-            policy: Policy { class, affinity: CpuSet::EMPTY.with(plinth::machine::CpuId(1)) },
+            policy: Policy {
+                class,
+                affinity: CpuSet::EMPTY.with(plinth::machine::CpuId(1)),
+                wfi: Wfi::Trap,
+            },
             ram_base: Ipa::new(0x8000_0000),
             devices: Devices::NONE,
             autostart: false,
@@ -157,7 +164,7 @@ mod tests {
             [
                 "  a        512M, vcpus 2, kernel 1.5M, initrd 1.4M",
                 "  control  64M, vcpus 1, kernel 1.5M, reservation 2ms in 10ms, pinned, \
-             RAM at 0x80000000, no rtc, not started",
+             wfi trap, RAM at 0x80000000, no rtc, not started",
                 "  2 VMs with 576M of memory",
             ]
         );

@@ -38,6 +38,7 @@ pub enum Field {
     Weight,
     Cap,
     Reservation,
+    Wfi,
     Autostart,
     OnCrash,
     OnReboot,
@@ -56,7 +57,7 @@ struct Row {
 }
 
 /// Every field, in the order of their declaration.
-const ROWS: [Row; 15] = [
+const ROWS: [Row; 16] = [
     own(Field::Name, "name", None),
     own(Field::Kernel, "kernel", Some("--kernel")),
     own(Field::Initrd, "initrd", Some("--initrd")),
@@ -68,6 +69,7 @@ const ROWS: [Row; 15] = [
     shared(Field::Weight, "weight", None),
     shared(Field::Cap, "cap", None),
     shared(Field::Reservation, "reservation", None),
+    shared(Field::Wfi, "wfi", None),
     shared(Field::Autostart, "autostart", None),
     shared(Field::OnCrash, "on_crash", None),
     shared(Field::OnReboot, "on_reboot", None),

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::path::Path;
 
 use plinth::manifest::{MAX_VMS, MachineConfig, OnCrash, OnReboot, View, WhenIdle};
-use plinth::sched::policy::{Class, DEFAULT_WEIGHT, MAX_WEIGHT};
+use plinth::sched::policy::{Class, DEFAULT_WEIGHT, MAX_WEIGHT, Wfi};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -282,6 +282,7 @@ impl Reader<'_> {
                 };
             }
             Field::Reservation => guest.policy.class = values::reservation(value)?,
+            Field::Wfi => guest.policy.wfi = values::choice(value, &Wfi::NAMED)?,
             Field::Autostart => guest.autostart = values::truth(value)?,
             Field::OnCrash => guest.on_crash = values::choice(value, &ON_CRASH)?,
             Field::OnReboot => guest.on_reboot = values::choice(value, &ON_REBOOT)?,

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use plinth::addr::Ipa;
 use plinth::machine::CpuId;
 use plinth::manifest::{Devices, MachineConfig, OnCrash, OnReboot, View, WhenIdle};
-use plinth::sched::policy::{Class, CpuSet};
+use plinth::sched::policy::{Class, CpuSet, Wfi};
 
 use super::reader::{Draft, parse};
 use super::{load, position};
@@ -62,7 +62,7 @@ fn a_full_entry_is_read_and_paths_are_relative_to_the_file() {
         "[[vm]]\nname = \"a\"\nkernel = \"k/Image\"\ninitrd = \"/abs/rd\"\ncmdline = \"quiet\"\n\
          memory = \"256M\"\nvcpus = 4\ncpus = \"0-1,3\"\nweight = 250\ncap = \"150%\"\n\
          autostart = false\non_crash = \"restart\"\non_reboot = \"stop\"\ndevices = []\n\
-         ram_base = 0x8000_0000\n",
+         ram_base = 0x8000_0000\nwfi = \"trap\"\n",
     )
     .entries[0]
         .guest;
@@ -70,7 +70,7 @@ fn a_full_entry_is_read_and_paths_are_relative_to_the_file() {
     assert_eq!(guest.initrd, Some(Source::File(PathBuf::from("/abs/rd"))));
     assert_eq!((guest.memory, guest.vcpus, guest.cmdline.as_str()), (256 << 20, 4, "quiet"));
     assert_eq!(guest.policy.class, Class::Fair { weight: 250, cap: Some(150) });
-    assert_eq!(guest.policy.affinity, cpus(&[0, 1, 3]));
+    assert_eq!((guest.policy.affinity, guest.policy.wfi), (cpus(&[0, 1, 3]), Wfi::Trap));
     assert_eq!((guest.autostart, guest.devices), (false, Devices::NONE));
     assert_eq!((guest.on_crash, guest.on_reboot), (OnCrash::Restart, OnReboot::Stop));
     assert_eq!(guest.ram_base, Ipa::new(0x8000_0000));
@@ -84,6 +84,7 @@ fn what_is_left_out_has_a_default() {
     assert_eq!(guest.policy.class, Class::Fair { weight: 100, cap: None });
     assert_eq!((guest.policy.affinity, guest.devices), (CpuSet::ALL, Devices::RTC));
     assert_eq!((guest.on_crash, guest.on_reboot), (OnCrash::Preserve, OnReboot::Restart));
+    assert_eq!(guest.policy.wfi, Wfi::Auto);
     assert!(guest.autostart && guest.ram_base == Ipa::new(0x4000_0000));
     assert_eq!(draft.machine, MachineConfig::default());
 }
@@ -102,11 +103,11 @@ fn the_machine_table_is_about_the_console_and_the_end() {
 #[test]
 fn defaults_hold_for_every_guest_that_does_not_say_otherwise() {
     let text = "[machine.defaults]\nmemory = \"64M\"\nvcpus = 2\nweight = 200\non_crash = \"destroy\"\n\
-                autostart = false\ncpus = [1]\n";
+                autostart = false\ncpus = [1]\nwfi = \"trap\"\n";
     let text = format!(
         "{text}{}{}",
         vm("vcpus = 3\ncap = 250"),
-        vm("reservation = { budget = \"500us\", period = \"1s\" }\nautostart = true")
+        vm("reservation = { budget = \"500us\", period = \"1s\" }\nautostart = true\nwfi = \"auto\"")
             .replace("\"a\"", "\"b\"")
     );
     let draft = good(&text);
@@ -116,6 +117,7 @@ fn defaults_hold_for_every_guest_that_does_not_say_otherwise() {
     assert_eq!(first.policy.class, Class::Fair { weight: 200, cap: Some(250) });
     assert_eq!((first.on_crash, first.policy.affinity), (OnCrash::Destroy, cpus(&[1])));
     assert_eq!((second.vcpus, second.autostart), (2, true));
+    assert_eq!((first.policy.wfi, second.policy.wfi), (Wfi::Trap, Wfi::Auto));
     assert_eq!(second.policy.class, Class::Reserved { budget: 500, period: 1_000_000 });
 }
 
@@ -160,7 +162,7 @@ fn all_mistakes_come_at_once_each_with_line_column_and_field() {
          Known are escape, view, scrollback, when_idle, defaults",
             "6:12: vm 1, kernel: want a text in quotes, got a number",
             "7:1: vm 1, colour: unknown field; known are name, kernel, initrd, cmdline, memory, \
-         ram_base, vcpus, cpus, weight, cap, reservation, autostart, on_crash, on_reboot, devices",
+         ram_base, vcpus, cpus, weight, cap, reservation, wfi, autostart, on_crash, on_reboot, devices",
             "9:1: vm 2, kernel: the field is missing",
             "10:8: vm 2, name: `a` is the name of vm 1 already; each name is given once",
             "11:10: vm 2, memory: `12` is not a size: the unit K, M or G is missing, e.g. 512M or 2G",
@@ -190,6 +192,7 @@ fn each_field_says_what_it_takes() {
         ("cpus = \"0,256\"", "8: vm 1, cpus: `0,256` will not do"),
         ("cpus = []", "8: vm 1, cpus: it names no CPU"),
         ("cpus = true", "8: vm 1, cpus: want CPU numbers"),
+        ("wfi = true", "7: vm 1, wfi: want \"auto\" or \"trap\", got true or false"),
         ("autostart = \"yes\"", "13: vm 1, autostart: `yes` will not do; want true or false"),
         (
             "on_crash = \"reboot\"",
