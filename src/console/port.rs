@@ -179,6 +179,11 @@ impl Port {
         true
     }
 
+    /// How many more bytes can be typed.
+    pub fn room(&self) -> usize {
+        TYPED.saturating_sub(self.typed.len())
+    }
+
     /// The guest takes what was typed.
     pub fn receive(&mut self, now: Duration) -> Option<u8> {
         let byte = self.typed.pop_front()?;

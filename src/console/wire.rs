@@ -15,6 +15,7 @@ use core::time::Duration;
 use spin::Once;
 use spin::mutex::TicketMutex;
 
+use super::input::CannotType;
 use super::log::{self, Level};
 use super::mux::{Event, Focus, Mux, View};
 use super::port::PATIENCE;
@@ -297,6 +298,14 @@ pub fn reply(json: &str) {
 /// Types to the next guest that is `alive` if the one that is typed to is not.
 pub fn leave_the_dead(alive: impl Fn(VmId) -> bool) {
     with(|mux, now| mux.leave_the_dead(now, alive));
+}
+
+/// Types a text to a guest as somebody at the line would: all of it or nothing.
+///
+/// # Errors
+/// [`CannotType`].
+pub fn type_to(vm: VmId, text: &str) -> Result<(), CannotType> {
+    with(|mux, now| mux.type_to(vm, text, now)).unwrap_or(Err(CannotType::NoGuest))
 }
 
 /// Leaves the monitor for the guest that had the focus before.

@@ -1,6 +1,7 @@
 //! What a manifest says: of the machine as a whole, and of each VM.
 
 use alloc::string::String;
+use core::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -95,6 +96,34 @@ pub enum OnReboot {
     Destroy,
 }
 
+/// How a guest is asked to power off. `T` as in [`VmConfig`].
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub enum Shutdown<T = String> {
+    /// By its power button.
+    #[default]
+    Button,
+    /// By this, typed on its console: 1 to [`super::MAX_SHUTDOWN`] bytes.
+    Console(T),
+}
+
+impl<T> Shutdown<T> {
+    fn map<'a, U>(&'a self, text: impl FnOnce(&'a T) -> U) -> Shutdown<U> {
+        match self {
+            Self::Button => Shutdown::Button,
+            Self::Console(typed) => Shutdown::Console(text(typed)),
+        }
+    }
+}
+
+impl<T: fmt::Debug> fmt::Display for Shutdown<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Button => f.write_str("button"),
+            Self::Console(text) => write!(f, "console {text:?}"),
+        }
+    }
+}
+
 /// A set of the devices that a guest may have or not. What every guest has (the UART, the interrupt
 /// controller, empty virtio slots) is not among them.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
@@ -159,6 +188,8 @@ pub struct VmConfig<P = Payload, T = String> {
     pub on_crash: OnCrash,
     /// What happens when it asks for a reset.
     pub on_reboot: OnReboot,
+    /// How it is asked to power off.
+    pub shutdown: Shutdown<T>,
     /// The devices it has beside those that all have.
     pub devices: Devices,
     /// The kernel image, not empty.
@@ -187,6 +218,7 @@ impl<P, T> VmConfig<P, T> {
             autostart: true,
             on_crash: OnCrash::default(),
             on_reboot: OnReboot::default(),
+            shutdown: Shutdown::default(),
             devices: Devices::default(),
             kernel,
             initrd: None,
@@ -209,6 +241,7 @@ impl<P, T> VmConfig<P, T> {
             autostart: self.autostart,
             on_crash: self.on_crash,
             on_reboot: self.on_reboot,
+            shutdown: self.shutdown.map(&mut text),
             devices: self.devices,
             kernel: payload(&self.kernel),
             initrd: self.initrd.as_ref().map(payload),

@@ -94,6 +94,7 @@ fn the_table_is_byte_by_byte_as_the_book_has_it() {
             wfi: Wfi::Trap,
         },
         on_crash: OnCrash::Restart,
+        shutdown: Shutdown::Console("halt\n"),
         devices: Devices::NONE,
         cmdline: "quiet",
         ..VmSource::new("rt", b"boot")
@@ -102,7 +103,8 @@ fn the_table_is_byte_by_byte_as_the_book_has_it() {
         &[1, 0, 0x80, 0x80, 4, 0][..],
         &[1, 2, b'r', b't', 0x80, 0x80, 0x80, 0x20, 0x80, 0x80, 0x80, 0x80, 4, 2],
         &[1, 0xe8, 7, 0xa0, 0x9c, 1, 3, 0, 0, 0, 1],
-        &[1, 1, 0, 0, 0x80, 0x20, 4, 0, 5, b'q', b'u', b'i', b'e', b't'],
+        &[1, 1, 0, 1, 5, b'h', b'a', b'l', b't', b'\n', 0],
+        &[0x80, 0x20, 4, 0, 5, b'q', b'u', b'i', b'e', b't'],
     ]
     .concat();
     let bundle = pack(&[vm]).unwrap();
@@ -309,7 +311,7 @@ fn reserved(budget: u32, period: u32) -> Class {
 #[test]
 fn each_mistake_has_its_own_error() {
     type Mistake = (fn(&mut VmConfig), fn(&ManifestError) -> bool);
-    let mistakes: [Mistake; 29] = [
+    let mistakes: [Mistake; 31] = [
         (|vm| vm.name.clear(), |e| matches!(e, ManifestError::NameEmpty { index: 0 })),
         (
             |vm| vm.name = "n".repeat(33),
@@ -372,6 +374,14 @@ fn each_mistake_has_its_own_error() {
         (
             |vm| vm.policy.class = reserved(501, 500),
             |e| matches!(e, ManifestError::Budget { budget: 501, .. }),
+        ),
+        (
+            |vm| vm.shutdown = Shutdown::Console(String::new()),
+            |e| matches!(e, ManifestError::Shutdown { length: 0, .. }),
+        ),
+        (
+            |vm| vm.shutdown = Shutdown::Console("s".repeat(65)),
+            |e| matches!(e, ManifestError::Shutdown { length: 65, .. }),
         ),
         (
             |vm| vm.devices = Devices::from_bits(2),
@@ -464,14 +474,16 @@ fn vms() -> impl Strategy<Value = (VmConfig, usize, Option<usize>)> {
         prop_oneof![Just(OnCrash::Preserve), Just(OnCrash::Restart), Just(OnCrash::Destroy)];
     let reboot =
         prop_oneof![Just(OnReboot::Restart), Just(OnReboot::Stop), Just(OnReboot::Destroy)];
+    let shutdown =
+        prop_oneof![Just(Shutdown::Button), "[\\x01-~]{1,64}".prop_map(Shutdown::Console)];
     let clock = prop_oneof![Just(Devices::NONE), Just(Devices::RTC)];
     let ram = (0..(RAM_LIMIT - (1 << 30)) >> 21)
         .prop_map(|block| (1 << 30) + (block << 21))
         .prop_flat_map(|base| (Just(base), 1..=(RAM_LIMIT - base) / 4096));
-    let machine = (ram, 1u8..=8, policies(), any::<bool>(), crash, reboot, clock);
+    let machine = (ram, 1u8..=8, policies(), any::<bool>(), crash, reboot, (shutdown, clock));
     let files = ("[ -~]{0,200}", 1usize..6000, prop::option::of(1usize..6000));
     (machine, files).prop_map(
-        |((ram, vcpus, policy, autostart, on_crash, on_reboot, devices), files)| {
+        |((ram, vcpus, policy, autostart, on_crash, on_reboot, (shutdown, devices)), files)| {
             let vm = VmConfig {
                 memory: ram.1 * 4096,
                 ram_base: Ipa::new(ram.0),
@@ -480,6 +492,7 @@ fn vms() -> impl Strategy<Value = (VmConfig, usize, Option<usize>)> {
                 autostart,
                 on_crash,
                 on_reboot,
+                shutdown,
                 devices,
                 cmdline: files.0,
                 ..config("")

@@ -63,7 +63,7 @@ pub const USAGES: &[Usage] = &[
         &["vm", "stop"],
         &[Argument::Vm, FORCE],
         "vm stop [--force] NAME",
-        "ask it to power off; with --force do not ask",
+        "ask it to power off, as its manifest says; with --force do not ask",
     ),
     usage(&["vm", "reset"], &[Argument::Vm], "vm reset NAME", "begin again, as by a reset button"),
     usage(

@@ -8,7 +8,9 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use plinth::manifest::{self as format, Devices, MAGIC, MachineConfig, Manifest, VmConfig};
+use plinth::manifest::{
+    self as format, Devices, MAGIC, MachineConfig, Manifest, Shutdown, VmConfig,
+};
 use plinth::sched::policy::{Class, CpuSet, DEFAULT_WEIGHT, Wfi};
 use plinth::vm::layout::RAM_BASE;
 
@@ -116,6 +118,9 @@ fn special(vm: &VmConfig) -> String {
     if vm.policy.wfi != Wfi::default() {
         say(format!("wfi {}", vm.policy.wfi.name()));
     }
+    if vm.shutdown != Shutdown::Button {
+        say(format!("shutdown by {}", vm.shutdown));
+    }
     if vm.ram_base != RAM_BASE {
         say(format!("RAM at {:#x}", vm.ram_base.raw()));
     }
@@ -133,7 +138,7 @@ fn special(vm: &VmConfig) -> String {
 #[cfg(test)]
 mod tests {
     use plinth::addr::Ipa;
-    use plinth::manifest::{Devices, MachineConfig, VmSource, read, write};
+    use plinth::manifest::{Devices, MachineConfig, Shutdown, VmSource, read, write};
     use plinth::sched::policy::{Class, CpuSet, Policy, Wfi};
 
     use super::summary;
@@ -152,6 +157,7 @@ mod tests {
                 wfi: Wfi::Trap,
             },
             ram_base: Ipa::new(0x8000_0000),
+            shutdown: Shutdown::Console("halt\n"),
             devices: Devices::NONE,
             autostart: false,
             ..VmSource::new("control", &kernel)
@@ -164,7 +170,7 @@ mod tests {
             [
                 "  a        512M, vcpus 2, kernel 1.5M, initrd 1.4M",
                 "  control  64M, vcpus 1, kernel 1.5M, reservation 2ms in 10ms, pinned, \
-             wfi trap, RAM at 0x80000000, no rtc, not started",
+             wfi trap, shutdown by console \"halt\\n\", RAM at 0x80000000, no rtc, not started",
                 "  2 VMs with 576M of memory",
             ]
         );

@@ -42,6 +42,7 @@ pub enum Field {
     Autostart,
     OnCrash,
     OnReboot,
+    Shutdown,
     Devices,
 }
 
@@ -57,7 +58,7 @@ struct Row {
 }
 
 /// Every field, in the order of their declaration.
-const ROWS: [Row; 16] = [
+const ROWS: [Row; 17] = [
     own(Field::Name, "name", None),
     own(Field::Kernel, "kernel", Some("--kernel")),
     own(Field::Initrd, "initrd", Some("--initrd")),
@@ -73,6 +74,7 @@ const ROWS: [Row; 16] = [
     shared(Field::Autostart, "autostart", None),
     shared(Field::OnCrash, "on_crash", None),
     shared(Field::OnReboot, "on_reboot", None),
+    shared(Field::Shutdown, "shutdown", None),
     shared(Field::Devices, "devices", None),
 ];
 

@@ -286,6 +286,7 @@ impl Reader<'_> {
             Field::Autostart => guest.autostart = values::truth(value)?,
             Field::OnCrash => guest.on_crash = values::choice(value, &ON_CRASH)?,
             Field::OnReboot => guest.on_reboot = values::choice(value, &ON_REBOOT)?,
+            Field::Shutdown => guest.shutdown = values::shutdown(value)?,
             Field::Devices => guest.devices = values::devices(value)?,
         }
         Ok(())

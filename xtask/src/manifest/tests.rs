@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use plinth::addr::Ipa;
 use plinth::machine::CpuId;
-use plinth::manifest::{Devices, MachineConfig, OnCrash, OnReboot, View, WhenIdle};
+use plinth::manifest::{Devices, MachineConfig, OnCrash, OnReboot, Shutdown, View, WhenIdle};
 use plinth::sched::policy::{Class, CpuSet, Wfi};
 
 use super::reader::{Draft, parse};
@@ -62,7 +62,8 @@ fn a_full_entry_is_read_and_paths_are_relative_to_the_file() {
         "[[vm]]\nname = \"a\"\nkernel = \"k/Image\"\ninitrd = \"/abs/rd\"\ncmdline = \"quiet\"\n\
          memory = \"256M\"\nvcpus = 4\ncpus = \"0-1,3\"\nweight = 250\ncap = \"150%\"\n\
          autostart = false\non_crash = \"restart\"\non_reboot = \"stop\"\ndevices = []\n\
-         ram_base = 0x8000_0000\nwfi = \"trap\"\n",
+         ram_base = 0x8000_0000\nwfi = \"trap\"\n\
+         shutdown = { console = \"halt\\n\" }\n",
     )
     .entries[0]
         .guest;
@@ -73,6 +74,7 @@ fn a_full_entry_is_read_and_paths_are_relative_to_the_file() {
     assert_eq!((guest.policy.affinity, guest.policy.wfi), (cpus(&[0, 1, 3]), Wfi::Trap));
     assert_eq!((guest.autostart, guest.devices), (false, Devices::NONE));
     assert_eq!((guest.on_crash, guest.on_reboot), (OnCrash::Restart, OnReboot::Stop));
+    assert_eq!(guest.shutdown, Shutdown::Console("halt\n".to_owned()));
     assert_eq!(guest.ram_base, Ipa::new(0x8000_0000));
 }
 
@@ -84,7 +86,7 @@ fn what_is_left_out_has_a_default() {
     assert_eq!(guest.policy.class, Class::Fair { weight: 100, cap: None });
     assert_eq!((guest.policy.affinity, guest.devices), (CpuSet::ALL, Devices::RTC));
     assert_eq!((guest.on_crash, guest.on_reboot), (OnCrash::Preserve, OnReboot::Restart));
-    assert_eq!(guest.policy.wfi, Wfi::Auto);
+    assert_eq!((guest.policy.wfi, &guest.shutdown), (Wfi::Auto, &Shutdown::Button));
     assert!(guest.autostart && guest.ram_base == Ipa::new(0x4000_0000));
     assert_eq!(draft.machine, MachineConfig::default());
 }
@@ -162,7 +164,7 @@ fn all_mistakes_come_at_once_each_with_line_column_and_field() {
          Known are escape, view, scrollback, when_idle, defaults",
             "6:12: vm 1, kernel: want a text in quotes, got a number",
             "7:1: vm 1, colour: unknown field; known are name, kernel, initrd, cmdline, memory, \
-         ram_base, vcpus, cpus, weight, cap, reservation, wfi, autostart, on_crash, on_reboot, devices",
+         ram_base, vcpus, cpus, weight, cap, reservation, wfi, autostart, on_crash, on_reboot, shutdown, devices",
             "9:1: vm 2, kernel: the field is missing",
             "10:8: vm 2, name: `a` is the name of vm 1 already; each name is given once",
             "11:10: vm 2, memory: `12` is not a size: the unit K, M or G is missing, e.g. 512M or 2G",
@@ -199,6 +201,21 @@ fn each_field_says_what_it_takes() {
             "12: vm 1, on_crash: `reboot` will not do; want \"preserve\" or \"restart\" or \"destroy\"",
         ),
         ("on_reboot = 1", "13: vm 1, on_reboot: 1 will not do; want \"restart\" or \"stop\""),
+        (
+            "shutdown = \"poweroff\"",
+            "12: vm 1, shutdown: `poweroff` will not do; want \"button\" or a table as in { console",
+        ),
+        ("shutdown = true", "12: vm 1, shutdown: want \"button\" or a table"),
+        ("shutdown = {}", "12: vm 1, shutdown: want \"button\" or a table"),
+        ("shutdown = { console = 1 }", "24: vm 1, shutdown.console: want a text in quotes, got a"),
+        (
+            "shutdown = { console = \"\" }",
+            "24: vm 1, shutdown.console: it is 0 bytes long; 1 to 64 are possible",
+        ),
+        (
+            "shutdown = { consol = \"x\" }",
+            "14: vm 1, shutdown.consol: unknown field; did you mean `console`?",
+        ),
         ("devices = \"rtc\"", "11: vm 1, devices: `rtc` will not do; want a list of devices"),
         (
             "devices = [\"rtc\", \"rct\"]",
@@ -215,6 +232,19 @@ fn each_field_says_what_it_takes() {
     ] {
         let found = mistake(line);
         assert!(found.starts_with(said), "{line}: {found}");
+    }
+}
+
+#[test]
+fn what_is_typed_to_shut_a_guest_down_has_at_most_64_bytes() {
+    let line = |text: &str| format!("shutdown = {{ console = \"{text}\" }}");
+    let button = guest("shutdown = \"button\"").shutdown;
+    assert_eq!(button, Shutdown::Button);
+    for text in ["s".repeat(64), "\u{e4}".repeat(32)] {
+        assert_eq!(guest(&line(&text)).shutdown, Shutdown::Console(text));
+    }
+    for text in ["s".repeat(65), "\u{e4}".repeat(33)] {
+        assert!(mistake(&line(&text)).contains("bytes long; 1 to 64 are possible"));
     }
 }
 

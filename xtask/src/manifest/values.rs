@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 
 use plinth::addr::Ipa;
 use plinth::machine::CpuId;
-use plinth::manifest::{Devices, RAM_BASE_ALIGN, RAM_LIMIT, SCROLLBACK};
+use plinth::manifest::{Devices, MAX_SHUTDOWN, RAM_BASE_ALIGN, RAM_LIMIT, SCROLLBACK, Shutdown};
 use plinth::sched::policy::{Class, CpuSet, MIN_BUDGET_MICROS, PERIOD_MICROS};
 use plinth::vm::layout::RAM_BASE;
 use toml::Spanned;
@@ -256,6 +256,41 @@ pub fn reservation(value: &Value<'_>) -> Meaning<Class> {
             Ok(Class::Reserved { budget, period })
         }
         _ => Err(wrongs),
+    }
+}
+
+/// `"button"` or `{ console = "poweroff\n" }`.
+pub fn shutdown(value: &Value<'_>) -> Meaning<Shutdown> {
+    const WANT: &str = "\"button\" or a table as in { console = \"poweroff\\n\" }";
+    let table = match value.get_ref() {
+        DeValue::String(word) if word == "button" => return Ok(Shutdown::Button),
+        DeValue::Table(table) => table,
+        _ => return want(value, WANT),
+    };
+    let (mut typed, mut wrongs) = (None, Vec::new());
+    for (key, value) in table {
+        let name = key.get_ref();
+        if name != "console" {
+            let text = format!("unknown field{}", nearest::hint(name, &["console"]));
+            wrongs.push(Wrong { at: key.span().start, part: format!(".{name}"), text });
+            continue;
+        }
+        match text(value, typable) {
+            Ok(text) => typed = Some(text),
+            Err(why) => wrongs.extend(why.into_iter().map(|why| below(why, name))),
+        }
+    }
+    match typed {
+        Some(text) if wrongs.is_empty() => Ok(Shutdown::Console(text)),
+        _ if wrongs.is_empty() => want(value, WANT),
+        _ => Err(wrongs),
+    }
+}
+
+fn typable(text: &str) -> Result<(), String> {
+    match text.len() {
+        1..=MAX_SHUTDOWN => Ok(()),
+        length => Err(format!("it is {length} bytes long; 1 to {MAX_SHUTDOWN} are possible")),
     }
 }
 
