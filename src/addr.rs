@@ -181,6 +181,14 @@ impl<A: Addr> Region<A> {
         (start <= last).then_some(Self { start, last })
     }
 
+    /// The first `size` bytes, one at least and not more than there are, and the rest.
+    #[must_use]
+    pub fn split_front(&self, size: u64) -> (Self, Option<Self>) {
+        let front = Self::new(self.start, size.clamp(1, self.size())).unwrap_or(*self);
+        let [_, rest] = self.without(&front);
+        (front, rest)
+    }
+
     /// What is left of this region without `hole`: the part below it and the part above it.
     pub fn without(&self, hole: &Self) -> [Option<Self>; 2] {
         if !self.overlaps(hole) {

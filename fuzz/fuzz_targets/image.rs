@@ -6,7 +6,7 @@ use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use miniz_oxide::deflate::compress_to_vec;
 use plinth::addr::{Ipa, Region};
-use plinth::firmware::image::{DEVICE_TREE_SLOT, GuestWrite, OutOfRam, load};
+use plinth::firmware::image::{DEVICE_TREE_SLOT, GuestWrite, ImageError, Loader, OutOfRam, Placement};
 use plinth_fuzz::RAM;
 
 #[derive(Arbitrary, Debug)]
@@ -120,10 +120,24 @@ impl GuestWrite for Memory {
     }
 }
 
+fn load(
+    kernel: &[u8],
+    initrd: Option<&[u8]>,
+    ram: Region<Ipa>,
+) -> Result<Placement, ImageError> {
+    let mut loader = Loader::new(kernel, initrd, ram)?;
+    loop {
+        if let Some(placement) = loader.step(&mut Memory(ram))? {
+            return Ok(placement);
+        }
+    }
+}
+
 fuzz_target!(|input: (u32, Option<Vec<u8>>, File)| {
     let (size, initrd, file) = input;
     let Some(ram) = Region::new(Ipa::new(RAM), u64::from(size)) else { return };
-    let Ok(placement) = load(&file.bytes(), initrd.as_deref(), ram, &mut Memory(ram)) else {
+    let file = file.bytes();
+    let Ok(placement) = load(&file, initrd.as_deref(), ram) else {
         return;
     };
     assert!(placement.kernel.contains(placement.entry) && placement.entry.is_aligned(4));

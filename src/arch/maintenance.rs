@@ -42,9 +42,7 @@ impl Maintenance for Upkeep {
         barrier::dsb(barrier::SY);
     }
 
-    fn sync_instructions(&self, region: Region<PhysAddr>) {
-        by_line!("dc cvau", region);
-        barrier::dsb(barrier::ISH);
+    fn invalidate_instructions(&self) {
         // SAFETY: invalidating instruction caches changes nothing but speed.
         unsafe { asm!("ic ialluis", options(nostack, preserves_flags)) };
         barrier::dsb(barrier::ISH);

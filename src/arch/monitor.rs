@@ -18,6 +18,7 @@ const AT_ONCE: usize = 8;
 pub fn attend(hypervisor: &Hypervisor, machine: &mut ThisCpu) {
     // What is typed after the focused guest has stopped goes to the next that runs.
     console::leave_the_dead(|id| hypervisor.vm(id).is_some_and(|vm| !vm.has_stopped()));
+    console::ripen(|id| hypervisor.is_kept_waiting(id));
     console::visit();
     for _ in 0..AT_ONCE {
         match console::take_work() {

@@ -148,6 +148,9 @@ pub fn run(machine: ThisCpu) -> ! {
     .with_background(console::deadline, monitor::attend);
     while cpu.step() != Step::Finished {}
     if cpu.machine().id() == CpuId(0) {
+        if hypervisor.all_refused() {
+            fail("no guest could be started");
+        }
         log::info!("every guest has stopped");
         monitor::finish(hypervisor, cpu.machine());
     }

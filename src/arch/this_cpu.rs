@@ -173,6 +173,11 @@ impl Machine for ThisCpu {
         self.gic.forgets_levels()
     }
 
+    fn interrupt_pending(&mut self) -> bool {
+        // Also with PSTATE.I set (Arm ARM, "ISR_EL1, Interrupt Status Register").
+        ISR_EL1.get() != 0
+    }
+
     fn acknowledge(&mut self) -> Option<Interrupt> {
         match self.gic.acknowledge()? {
             Physical::Kick => Some(Interrupt::Kick),

@@ -178,7 +178,7 @@ impl Mux {
         let Some(port) = self.ports.get_mut(at) else { return false };
         let id = port.id();
         let has_line = self.owner == Owner::Guest(id);
-        let length = port.piece(has_line, now);
+        let length = port.piece(has_line);
         if length == 0 {
             return false;
         }

@@ -327,6 +327,19 @@ impl Mux {
         held.into_iter().chain(stall).chain(due).min()
     }
 
+    /// Whose lines that have not ended have waited for some time.
+    pub fn unfinished(&self, now: Duration) -> Vec<VmId> {
+        let due = |port: &&Port| port.due().is_some_and(|due| due <= now);
+        self.ports.iter().filter(due).map(Port::id).collect()
+    }
+
+    /// Such a line is shown now, unless its guest is `kept` from going on with it.
+    pub fn ripen(&mut self, id: VmId, kept: bool, now: Duration) {
+        if let Some(port) = self.port_mut(id) {
+            port.ripen(kept, now);
+        }
+    }
+
     pub(super) fn focused(&self) -> Option<&Port> {
         match self.focus {
             Focus::Guest(id) => self.port(id),

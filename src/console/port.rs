@@ -17,6 +17,8 @@ const AHEAD: u64 = 4096;
 pub const LONGEST_PIECE: usize = 256;
 /// How long a line that is not ended is held back.
 pub const PATIENCE: Duration = Duration::from_millis(100);
+/// How long at most, while its guest would go on with it but waits for a CPU.
+pub const LONG_PATIENCE: Duration = Duration::from_secs(1);
 /// How many typed bytes wait for a guest.
 pub const TYPED: usize = 1024;
 /// How long a guest whose bytes wait may take none before what is typed is dropped.
@@ -35,6 +37,10 @@ pub struct Port {
     shown: u64,
     /// When that byte came.
     since: Duration,
+    /// When it is looked again whether it has waited long enough.
+    due: Duration,
+    /// It has waited long enough to be shown, though its line has not ended.
+    ripe: bool,
     pub(super) cleaner: Cleaner,
     /// The guest was told that there is no room.
     pub(super) refused: bool,
@@ -62,6 +68,8 @@ impl Port {
             scrollback: Ring::new(settings.scrollback),
             shown: 0,
             since: Duration::ZERO,
+            due: Duration::ZERO,
+            ripe: false,
             cleaner: Cleaner::default(),
             refused: false,
             typed: VecDeque::with_capacity(TYPED),
@@ -96,10 +104,14 @@ impl Port {
         self.unshown() >= AHEAD.min(self.scrollback.capacity() as u64)
     }
 
+    fn wait_from(&mut self, now: Duration) {
+        (self.since, self.due, self.ripe) = (now, now + PATIENCE, false);
+    }
+
     /// The guest sends a byte.
     pub fn write(&mut self, byte: u8, now: Duration) {
         if self.unshown() == 0 {
-            self.since = now;
+            self.wait_from(now);
         }
         self.scrollback.push(byte);
     }
@@ -127,7 +139,7 @@ impl Port {
 
     /// How long the next piece is that may be shown: a line with its end, a long part of one, or the
     /// part of one that has waited, or that belongs to a line that the guest `has_line` for. 0: none.
-    pub fn piece(&self, has_line: bool, now: Duration) -> usize {
+    pub fn piece(&self, has_line: bool) -> usize {
         let mut length = 0;
         for byte in self.scrollback.iter_from(self.shown).take(LONGEST_PIECE) {
             length += 1;
@@ -135,21 +147,29 @@ impl Port {
                 return length;
             }
         }
-        let complete =
-            length == LONGEST_PIECE || has_line || self.gone || now >= self.since + PATIENCE;
+        let complete = length == LONGEST_PIECE || has_line || self.gone || self.ripe;
         if complete { length } else { 0 }
     }
 
-    /// When what waits will have waited long enough to be shown.
+    /// When it is to be looked whether what waits has waited [long enough](Self::ripen).
     pub fn due(&self) -> Option<Duration> {
-        (self.unshown() > 0).then_some(self.since + PATIENCE)
+        (self.unshown() > 0 && !self.ripe).then_some(self.due)
+    }
+
+    /// What waits has waited long enough, unless its guest is `kept` from going on with the line.
+    pub fn ripen(&mut self, kept: bool, now: Duration) {
+        if kept && now < self.since + LONG_PATIENCE {
+            self.due = now + PATIENCE;
+        } else {
+            self.ripe = true;
+        }
     }
 
     /// Takes the next `length` bytes that are to be shown.
     pub fn take(&mut self, length: usize, now: Duration) -> Vec<u8> {
         let bytes: Vec<u8> = self.scrollback.iter_from(self.shown).take(length).collect();
         self.shown = self.shown.max(self.scrollback.start()) + bytes.len() as u64;
-        self.since = now;
+        self.wait_from(now);
         bytes
     }
 
@@ -162,7 +182,7 @@ impl Port {
             ended = self.cleaner.feed(byte, restart, &mut text);
             self.shown += 1;
         }
-        self.since = now;
+        self.wait_from(now);
         (text, ended)
     }
 

@@ -244,6 +244,17 @@ pub fn deadline() -> Option<Ticks> {
     (due != u64::MAX).then_some(Ticks(due))
 }
 
+/// Looks at the lines that have not ended for some time. They are shown, apart from those whose guests
+/// are `kept` from going on with them.
+pub fn ripen(kept: impl Fn(VmId) -> bool) {
+    // Whoever tells who is kept takes locks that come before the console's.
+    let unfinished = with(|mux, now| mux.unfinished(now)).unwrap_or_default();
+    for id in unfinished {
+        let kept = kept(id);
+        with(|mux, now| mux.ripen(id, kept, now));
+    }
+}
+
 /// Takes what was typed and sends what can be sent. To be called on each interrupt of the UART and at
 /// the [`deadline`]; then [`take_work`] until there is none.
 pub fn visit() {
@@ -351,8 +362,12 @@ pub fn flush() {
     let mut host = HOST.lock();
     if !host.closed {
         // What would wait for the rest of its line is not to wait, and a second piece neither.
-        host.drain(now + PATIENCE);
-        host.drain(now + 2 * PATIENCE);
+        for later in [now + PATIENCE, now + 2 * PATIENCE] {
+            if let Some(mux) = &mut host.mux {
+                mux.unfinished(later).into_iter().for_each(|id| mux.ripen(id, false, later));
+            }
+            host.drain(later);
+        }
     }
 }
 

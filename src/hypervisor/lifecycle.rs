@@ -2,7 +2,7 @@
 
 use alloc::string::String;
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use super::{Hypervisor, MemoryReport};
 use crate::machine::{CpuId, Machine};
@@ -10,6 +10,7 @@ use crate::manifest::WhenIdle;
 use crate::sched::{AdmissionError, Entity, Retired, RunQueue, VmId};
 use crate::vcpu::VcpuId;
 use crate::vm::create::CreateError;
+use crate::vm::loading::LoadStep;
 use crate::vm::{Request, Sequel, Status, Stop, Vm};
 
 /// Why a VM is not made to do what was asked.
@@ -50,16 +51,29 @@ pub enum Refusal {
     Finished,
 }
 
+/// A VM's image cannot be loaded; why has been said.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct NotLoaded;
+
 /// How many VMs exist and have not stopped. With the last one's end it is all over, unless the manifest
 /// wants the monitor to go on.
 pub(super) struct Population {
     count: AtomicU32,
+    /// Some VM could be loaded.
+    ran: AtomicBool,
+    /// Some VM could not be loaded.
+    refused: AtomicBool,
     when_idle: WhenIdle,
 }
 
 impl Population {
     pub(super) const fn new(when_idle: WhenIdle) -> Self {
-        Self { count: AtomicU32::new(0), when_idle }
+        Self {
+            count: AtomicU32::new(0),
+            ran: AtomicBool::new(false),
+            refused: AtomicBool::new(false),
+            when_idle,
+        }
     }
 
     /// In the same word as the count, so that nobody joins a run that has ended.
@@ -158,6 +172,42 @@ impl Hypervisor {
         for vm in self.vms() {
             self.start(machine, &vm, VcpuId(0));
         }
+    }
+
+    /// One step of what has to be done before `vm`'s boot vCPU can start. Returns whether that was all.
+    ///
+    /// # Errors
+    /// It cannot be loaded, and is being stopped; at its first start, also taken apart.
+    pub fn load_step<M: Machine>(&self, machine: &mut M, vm: &Vm) -> Result<bool, NotLoaded> {
+        let step = vm.load_step(machine.upkeep()).and_then(|step| {
+            if step == LoadStep::NeedsTables {
+                self.stock.lock().map_ram(vm, machine.upkeep())?;
+            }
+            Ok(step == LoadStep::Done)
+        });
+        match step {
+            Ok(done) => {
+                if done {
+                    self.population.ran.store(true, Ordering::Release);
+                }
+                Ok(done)
+            }
+            Err(error) => {
+                log::error!("{}: refused: {error}", vm.name());
+                self.population.refused.store(true, Ordering::Release);
+                if vm.resets() == 0 {
+                    vm.doom();
+                }
+                self.begin_stop(machine, vm, Stop::Unloadable);
+                Err(NotLoaded)
+            }
+        }
+    }
+
+    /// Whether no VM could be loaded of those that were to be.
+    pub fn all_refused(&self) -> bool {
+        let Population { ran, refused, .. } = &self.population;
+        refused.load(Ordering::Acquire) && !ran.load(Ordering::Acquire)
     }
 
     /// Let a VM run that does not: create it if need be, begin again if it has stopped.

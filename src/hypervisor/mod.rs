@@ -28,7 +28,7 @@ use crate::vm::{Request, Vm};
 
 pub use clock::{Clock, INTERRUPT_KINDS, Phase};
 use lifecycle::Population;
-pub use lifecycle::Refusal;
+pub use lifecycle::{NotLoaded, Refusal};
 use schedule::Schedule;
 pub use stock::{HeapReport, MakeLine, MemoryReport, Stock};
 
@@ -163,6 +163,17 @@ impl Hypervisor {
     /// A CPU's run queue.
     pub fn queue(&self, cpu: CpuId) -> &TicketMutex<RunQueue> {
         &self.queues[cpu.index()]
+    }
+
+    /// Whether a vCPU of a VM could run, and waits for a CPU.
+    pub fn is_kept_waiting(&self, id: VmId) -> bool {
+        self.vm(id).is_some_and(|vm| {
+            (0..vm.vcpu_count()).map(VcpuId).any(|vcpu| {
+                let entity = Entity { vm: id, vcpu };
+                self.at_home(&vm, vcpu, |queue| queue.is_kept_waiting(entity))
+                    .is_some_and(|(_, kept)| kept)
+            })
+        })
     }
 
     /// Let the vCPUs in `notify` look at their interrupts, wherever they are. Returns whether one of

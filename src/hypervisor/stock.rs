@@ -12,6 +12,7 @@ use crate::sched::VmId;
 use crate::time::Ticks;
 use crate::vm::Vm;
 use crate::vm::create::{CreateError, Creation, Host};
+use crate::vm::loading::BootError;
 
 /// Makes the serial line of a VM.
 pub type MakeLine = dyn Fn(VmId, &str) -> Arc<dyn SerialLine> + Send;
@@ -102,8 +103,19 @@ impl Stock {
         let line = (self.line)(id, &config.name);
         let before = self.frames.free_bytes();
         let created = Vm::create(creation, line, &mut self.frames, &mut self.vmids, cpu);
-        let taken = before.saturating_sub(self.frames.free_bytes());
-        Some(created.map(|vm| vm.with_footprint(taken)))
+        if let Ok(vm) = &created {
+            let taken = before.saturating_sub(self.frames.free_bytes());
+            vm.add_tables(taken.saturating_sub(vm.memory_size()));
+        }
+        Some(created)
+    }
+
+    /// Map a VM's RAM.
+    pub(super) fn map_ram(&mut self, vm: &Vm, cpu: &impl Maintenance) -> Result<(), BootError> {
+        let before = self.frames.free_bytes();
+        vm.map_ram(&mut self.frames, cpu)?;
+        vm.add_tables(before.saturating_sub(self.frames.free_bytes()));
+        Ok(())
     }
 
     /// Take a VM apart that nobody uses any more.

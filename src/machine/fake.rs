@@ -389,6 +389,12 @@ impl Machine for Scripted {
         self.timer_active = active;
     }
 
+    fn interrupt_pending(&mut self) -> bool {
+        self.asleep = false;
+        self.pause();
+        self.interrupted()
+    }
+
     fn acknowledge(&mut self) -> Option<Interrupt> {
         self.pause();
         self.hardware_deactivates();

@@ -131,6 +131,8 @@ pub trait Machine {
     /// is, and a guest that re-arms its timer in the past would wait for ever.
     fn forgets_levels(&self) -> bool;
 
+    /// Whether a physical interrupt or an asynchronous abort is pending.
+    fn interrupt_pending(&mut self) -> bool;
     /// Take the most urgent pending physical interrupt and finish it, apart from what
     /// [`Interrupt::VirtualTimer`] says.
     fn acknowledge(&mut self) -> Option<Interrupt>;

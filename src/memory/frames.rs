@@ -118,7 +118,7 @@ impl<S> Frames<S> {
         self.runs
     }
 
-    fn into_state<T>(self) -> Frames<T> {
+    pub(super) fn into_state<T>(self) -> Frames<T> {
         Frames { runs: self.runs, state: PhantomData }
     }
 }

@@ -214,16 +214,6 @@ impl GuestMemory {
         Ok(())
     }
 
-    /// Makes code that was written to `ipas` executable by the guest.
-    pub fn sync_instructions(
-        &self,
-        ipas: Region<Ipa>,
-        cpu: &impl Maintenance,
-    ) -> Result<(), OutsideRam> {
-        self.pieces(ipas)?.for_each(|piece| cpu.sync_instructions(piece));
-        Ok(())
-    }
-
     /// Where the integer at `ipa` lies, when one access reaches it.
     fn aligned<T: Word>(&self, ipa: Ipa) -> Option<PhysAddr> {
         let index = self.pieces.partition_point(|piece| piece.ipas.last() < ipa);
@@ -385,12 +375,10 @@ mod tests {
         memory.clean_to_poc(touched, &cpu).unwrap();
         let expected: Vec<_> = memory.pieces(touched).unwrap().map(Operation::CleanToPoc).collect();
         assert_eq!((cpu.take(), expected.len()), (expected, 2));
-        memory.sync_instructions(region(0, 4), &cpu).unwrap();
-        memory.clean_invalidate_to_poc(region(0, 4), &cpu).unwrap();
-        assert!(matches!(
-            cpu.take()[..],
-            [Operation::SyncInstructions(a), Operation::CleanInvalidateToPoc(b)] if a == b
-        ));
+        let expected: Vec<_> =
+            memory.pieces(touched).unwrap().map(Operation::CleanInvalidateToPoc).collect();
+        memory.clean_invalidate_to_poc(touched, &cpu).unwrap();
+        assert_eq!(cpu.take(), expected);
         assert!(memory.clean_to_poc(region(SIZE, 1), &cpu).is_err());
         assert_eq!(cpu.take(), []);
     }

@@ -45,9 +45,8 @@ pub trait Maintenance {
     /// `DC CIVAC` over `region`, then `DSB SY`: as cleaning, and no line of it stays in a cache.
     fn clean_invalidate_to_poc(&self, region: Region<PhysAddr>);
 
-    /// `DC CVAU` over `region`, `DSB ISH`, `IC IALLUIS`, `DSB ISH`, `ISB`: instructions written there
-    /// can be executed.
-    fn sync_instructions(&self, region: Region<PhysAddr>);
+    /// `IC IALLUIS`, `DSB ISH`, `ISB`: instructions that were written and cleaned can be executed.
+    fn invalidate_instructions(&self);
 
     /// `DSB ISHST`: table walkers see every descriptor stored so far.
     fn publish_descriptors(&self);
@@ -73,8 +72,8 @@ pub enum Operation {
     CleanToPoc(Region<PhysAddr>),
     /// [`Maintenance::clean_invalidate_to_poc`].
     CleanInvalidateToPoc(Region<PhysAddr>),
-    /// [`Maintenance::sync_instructions`].
-    SyncInstructions(Region<PhysAddr>),
+    /// [`Maintenance::invalidate_instructions`].
+    InvalidateInstructions,
     /// [`Maintenance::publish_descriptors`].
     PublishDescriptors,
     /// [`Maintenance::invalidate_ipa`].
@@ -118,8 +117,8 @@ impl Maintenance for Recorder {
         self.push(Operation::CleanInvalidateToPoc(region));
     }
 
-    fn sync_instructions(&self, region: Region<PhysAddr>) {
-        self.push(Operation::SyncInstructions(region));
+    fn invalidate_instructions(&self) {
+        self.push(Operation::InvalidateInstructions);
     }
 
     fn publish_descriptors(&self) {

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`phys`] | by-value access to physical memory; the only `unsafe` here |
 //! | [`frames`] | the frame pool, and the states a frame passes on its way to a guest |
+//! | [`scrub`] | zeroing many frames in steps |
 //! | [`maintenance`] | caches and TLBs: what only a CPU can do |
 //! | [`stage2`] | VMSAv8-64 stage-2 translation tables and VMIDs |
 //! | [`guest`] | a VM's RAM, reached by checked accesses through its IPAs |
@@ -21,6 +22,7 @@ pub mod frames;
 pub mod guest;
 pub mod maintenance;
 pub mod phys;
+pub mod scrub;
 pub mod stage2;
 
 pub use frames::{Block, Clean, Dirty, FramePool, Frames, OutOfFrames, Scrubbed};

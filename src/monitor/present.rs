@@ -389,6 +389,7 @@ fn state(vm: Option<&Vm>) -> VmState {
             Status::Stopped(Stop::Crashed) => VmState::Crashed,
             Status::Stopped(_) => VmState::Off,
             Status::Running | Status::Paused if vm.is_stopping() => VmState::Stopping,
+            Status::Running if vm.is_loading() => VmState::Loading,
             Status::Running => VmState::Running,
             Status::Paused => VmState::Paused,
         },

@@ -37,6 +37,8 @@ impl<'de> Deserialize<'de> for Hex {
 pub enum VmState {
     /// It can be started.
     Off,
+    /// Its memory is being made ready and its image loaded.
+    Loading,
     /// It runs, or could.
     Running,
     /// Its vCPUs and its time stand still.
@@ -45,8 +47,6 @@ pub enum VmState {
     Stopping,
     /// It did something it cannot go on from.
     Crashed,
-    /// It is no more.
-    Destroyed,
 }
 
 /// A line of `vm list`.

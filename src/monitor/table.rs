@@ -49,11 +49,11 @@ fn vm_row(vm: &VmSummary) -> Vec<String> {
 const fn state(state: VmState) -> &'static str {
     match state {
         VmState::Off => "off",
+        VmState::Loading => "loading",
         VmState::Running => "running",
         VmState::Paused => "paused",
         VmState::Stopping => "stopping",
         VmState::Crashed => "crashed",
-        VmState::Destroyed => "destroyed",
     }
 }
 

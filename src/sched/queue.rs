@@ -97,6 +97,11 @@ impl RunQueue {
         })
     }
 
+    /// Whether an entity of this CPU could run, and does not.
+    pub fn is_kept_waiting(&self, entity: Entity) -> bool {
+        self.position(entity).is_some_and(|at| self.records[at].is_waiting())
+    }
+
     /// How many wait for this CPU.
     pub fn waiting(&self) -> usize {
         self.records.iter().filter(|record| record.is_waiting()).count()

@@ -1,17 +1,19 @@
 //! How a VM comes to be: in stages, each of which undoes the earlier ones when it fails.
 //!
-//! VMID and root table → frames, scrubbed and cleaned → stage 2 → devices → image, device tree.
+//! Its kernel's first bytes → devices → VMID and root table → frames → what is mapped beside RAM. What
+//! takes long comes when it is started: [`loading`](super::loading).
 
 use alloc::boxed::Box;
-use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64};
 
+use spin::Once;
 use spin::mutex::TicketMutex;
 
 use super::idregs::IdRegs;
 use super::lifecycle::Lifecycle;
+use super::loading::{BootError, Loading, Source};
 use super::stolen::StolenTime;
 use super::tally::Tally;
 use super::{Regime, VcpuSlot, Vm, layout};
@@ -22,14 +24,12 @@ use crate::device::pl031::Pl031;
 use crate::device::pl061::{Button, Pl061};
 use crate::device::serial::SerialLine;
 use crate::firmware::entropy::Entropy;
-use crate::firmware::fdt::{self, GuestMachine, Seeds};
-use crate::firmware::image::{self, GuestWrite, ImageError, OutOfRam};
-use crate::firmware::psci::Power;
 use crate::hypervisor::INTERRUPT_KINDS;
 use crate::machine::CpuId;
 use crate::manifest::{Devices, Manifest, VmConfig};
+use crate::memory::scrub::Scrubbing;
 use crate::memory::{
-    FramePool, Geometry, GuestMemory, Maintenance, MapError, OutOfFrames, OutsideRam, Perms,
+    Dirty, FramePool, Frames, Geometry, GuestMemory, Maintenance, MapError, OutOfFrames, Perms,
     Stage2, Stage2Error, Vmids,
 };
 use crate::sched::VmId;
@@ -113,60 +113,18 @@ pub enum CreateError {
     Boot(#[from] BootError),
 }
 
-/// Why an image cannot be loaded.
-#[derive(Debug, thiserror::Error)]
-pub enum BootError {
-    /// The kernel or the RAM disk.
-    #[error("image: {0}")]
-    Image(#[from] ImageError),
-    /// The device tree.
-    #[error("device tree: {0}")]
-    DeviceTree(#[from] OutsideRam),
-}
-
-/// What a VM is started from, again after each reset.
-pub(super) struct Source {
-    kernel: &'static [u8],
-    initrd: Option<&'static [u8]>,
-    cmdline: String,
-    ram: Region<Ipa>,
-    devices: Devices,
-    /// What the kernel took the last time; it expects zeros there.
-    loaded: TicketMutex<Option<Region<Ipa>>>,
-}
-
-impl Source {
-    /// The VM's RAM.
-    pub(super) const fn ram(&self) -> Region<Ipa> {
-        self.ram
-    }
-}
-
-/// How the boot vCPU starts.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Boot {
-    entry: Ipa,
-    dtb: Ipa,
-}
-
-impl Boot {
-    /// The boot vCPU's power state: about to start, with the device tree in `x0`.
-    pub(super) const fn power(self) -> Power {
-        Power::OnPending { entry: self.entry, context_id: self.dtb.raw() }
-    }
-}
-
-/// The memory a guest sees and its translation, which are undone together.
+/// A VM's memory and its translation, which are undone together.
 struct Space {
-    memory: GuestMemory,
+    /// What will be RAM.
+    ram: Frames<Dirty>,
     /// The stolen time structures.
     stolen: GuestMemory,
     stage2: Stage2,
 }
 
 impl Vm {
-    /// Build the VM that is described. Its UART is connected to `line`. It is not
-    /// running, its boot vCPU is ready to start.
+    /// Build the VM that is described. Its UART is connected to `line`. It is not running; its boot vCPU
+    /// may be started, and its image is loaded then.
     ///
     /// # Errors
     /// [`CreateError`]; everything that was taken has been given back.
@@ -185,9 +143,18 @@ impl Vm {
                 size: config.memory,
                 bits: host.geometry.ipa_bits(),
             })?;
+        let source = Source {
+            kernel: manifest.payload(config.kernel),
+            initrd: config.initrd.map(|initrd| manifest.payload(initrd)),
+            cmdline: config.cmdline.clone(),
+            ram,
+            devices: config.devices,
+        };
+        // Refused now rather than when it is to be loaded, if its first bytes show what is wrong.
+        source.loader().map_err(BootError::from)?;
         let bus = devices(config.devices, host, line)?;
-        let Space { memory, stolen, stage2 } = Space::create(ram, host, frames, vmids, cpu)?;
-        let vm = Self {
+        let Space { ram, stolen, stage2 } = Space::create(ram.size(), host, frames, vmids, cpu)?;
+        Ok(Self {
             id,
             name: config.name.clone(),
             vcpus: (0..config.vcpus).map(|_| VcpuSlot::new()).collect(),
@@ -195,18 +162,17 @@ impl Vm {
             gic_version: host.gic_version,
             bus,
             regime: Regime { vttbr: stage2.vttbr().raw(), vtcr: host.geometry.vtcr().get() },
-            memory,
+            memory: Once::new(),
             stolen: StolenTime::new(stolen, host.frequency, config.vcpus),
             stage2: TicketMutex::new(stage2),
             lifecycle: TicketMutex::new(Lifecycle::new()),
             timekeeper: CpuId(0),
             on_crash: config.on_crash,
             on_reboot: config.on_reboot,
-            footprint: 0,
+            tables: AtomicU64::new(0),
             resets: AtomicU32::new(0),
             incarnation: AtomicU32::new(0),
             stopped: AtomicBool::new(false),
-            reload: AtomicBool::new(false),
             next_reset: AtomicU64::new(0),
             reset_interval: host.frequency.micros(RESET_INTERVAL_MICROS),
             complaints: AtomicU8::new(0),
@@ -219,61 +185,19 @@ impl Vm {
             last_on: (0..host.cpus).map(|_| AtomicU8::new(0)).collect(),
             id_registers: host.id_registers.clone(),
             entropy: TicketMutex::new(entropy),
-            source: Source {
-                kernel: manifest.payload(config.kernel),
-                initrd: config.initrd.map(|initrd| manifest.payload(initrd)),
-                cmdline: config.cmdline.clone(),
-                ram,
-                devices: config.devices,
-                loaded: TicketMutex::new(None),
-            },
-        };
-        match vm.load_image(cpu) {
-            Ok(boot) => {
-                vm.lifecycle.lock().power[0] = boot.power();
-                Ok(vm)
-            }
-            Err(error) => {
-                vm.destroy(frames, vmids, cpu);
-                Err(error.into())
-            }
-        }
+            source,
+            loading: TicketMutex::new(Loading::Scrub(Scrubbing::new(ram))),
+        })
     }
 
     /// Take the VM apart: no CPU has any of it.
     pub(crate) fn destroy(self, frames: &mut FramePool, vmids: &mut Vmids, cpu: &impl Maintenance) {
-        let (stolen, stage2) = (self.stolen.into_page(), self.stage2.into_inner());
-        Space { memory: self.memory, stolen, stage2 }.destroy(frames, vmids, cpu);
-    }
-
-    /// Put kernel, RAM disk and device tree into RAM, and let a guest whose caches are off see them.
-    pub(super) fn load_image(&self, cpu: &impl Maintenance) -> Result<Boot, BootError> {
-        let source = &self.source;
-        let mut loaded = source.loaded.lock();
-        if let Some(kernel) = loaded.take() {
-            self.memory.zero(kernel)?;
+        self.stage2.into_inner().destroy(vmids, frames, cpu);
+        self.stolen.into_page().release(frames);
+        self.loading.into_inner().abandon(frames);
+        if let Some(memory) = self.memory.try_into_inner() {
+            memory.release(frames);
         }
-        let mut writer = Writer(&self.memory);
-        let placement = image::load(source.kernel, source.initrd, source.ram, &mut writer)?;
-        *loaded = Some(placement.kernel);
-        let seeds = self.entropy.lock().as_mut().map(Seeds::draw);
-        let tree = fdt::write(&GuestMachine {
-            ram: source.ram,
-            devices: source.devices,
-            vcpus: self.vcpu_count(),
-            gic: self.gic_version,
-            cmdline: &source.cmdline,
-            initrd: placement.initrd,
-            seeds,
-        });
-        self.memory.write_from(placement.dtb, &tree)?;
-        let tree = Region::new(placement.dtb, tree.len() as u64);
-        for region in [Some(placement.kernel), placement.initrd, tree].into_iter().flatten() {
-            // And no line of ours stays: the guest may write with its caches off.
-            self.memory.clean_invalidate_to_poc(region, cpu)?;
-        }
-        self.memory.sync_instructions(placement.kernel, cpu)?;
-        Ok(Boot { entry: placement.entry, dtb: placement.dtb })
     }
 }
 
@@ -290,16 +214,21 @@ impl VcpuSlot {
 
 impl Space {
     fn create(
-        ram: Region<Ipa>,
+        ram: u64,
         host: &Host,
         frames: &mut FramePool,
         vmids: &mut Vmids,
         cpu: &impl Maintenance,
     ) -> Result<Self, CreateError> {
         let stage2 = Stage2::new(host.geometry, vmids, frames, cpu)?;
-        let (memory, stolen) = (GuestMemory::new(), GuestMemory::new());
-        let mut space = Self { memory, stolen, stage2 };
-        match space.fill(ram, host, frames, cpu) {
+        let mut space = match frames.allocate(ram) {
+            Ok(ram) => Self { ram, stolen: GuestMemory::new(), stage2 },
+            Err(error) => {
+                stage2.destroy(vmids, frames, cpu);
+                return Err(error.into());
+            }
+        };
+        match space.fill(host, frames, cpu) {
             Ok(()) => Ok(space),
             Err(error) => {
                 space.destroy(frames, vmids, cpu);
@@ -308,26 +237,20 @@ impl Space {
         }
     }
 
+    /// Map what is not RAM.
     fn fill(
         &mut self,
-        ram: Region<Ipa>,
         host: &Host,
         frames: &mut FramePool,
         cpu: &impl Maintenance,
     ) -> Result<(), CreateError> {
-        let parts = [
-            (&mut self.memory, ram, Perms::RWX),
-            (&mut self.stolen, layout::STOLEN_TIME.region(), Perms::R),
-        ];
-        for (memory, region, perms) in parts {
-            let clean = frames.allocate(region.size())?.scrub().clean(cpu);
-            if let Err(overlap) = memory.add(region.start(), clean) {
-                frames.free(overlap.0);
-                let (base, size, bits) = (region.start(), region.size(), host.geometry.ipa_bits());
-                return Err(CreateError::AddressSpace { base, size, bits });
-            }
-            memory.map(&mut self.stage2, perms, frames, cpu)?;
+        let region = layout::STOLEN_TIME.region();
+        let clean = frames.allocate(region.size())?.scrub().clean(cpu);
+        if let Err(overlap) = self.stolen.add(region.start(), clean) {
+            frames.free(overlap.0);
+            return Err(BootError::Heap.into());
         }
+        self.stolen.map(&mut self.stage2, Perms::R, frames, cpu)?;
         if let Some(gicv) = host.gicv {
             let cpu_interface = layout::GICC.region();
             debug_assert!(cpu_interface.start().is_aligned(PAGE_SIZE));
@@ -338,8 +261,8 @@ impl Space {
 
     fn destroy(self, frames: &mut FramePool, vmids: &mut Vmids, cpu: &impl Maintenance) {
         self.stage2.destroy(vmids, frames, cpu);
-        self.memory.release(frames);
         self.stolen.release(frames);
+        frames.free(self.ram);
     }
 }
 
@@ -377,13 +300,4 @@ fn interrupts(host: &Host, vcpus: u8) -> Vgic {
         vgic.link(VcpuId(vcpu), layout::VIRTUAL_TIMER_IRQ, Some(host.virtual_timer));
     }
     vgic
-}
-
-/// Guest memory as the image loader writes it.
-struct Writer<'a>(&'a GuestMemory);
-
-impl GuestWrite for Writer<'_> {
-    fn write(&mut self, ipa: Ipa, bytes: &[u8]) -> Result<(), OutOfRam> {
-        self.0.write_from(ipa, bytes).map_err(|_| OutOfRam)
-    }
 }

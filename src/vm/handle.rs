@@ -199,7 +199,7 @@ impl Vm {
             me,
             lifecycle.power_mut(self.vcpus.len()),
             &Facts {
-                ram: self.source.ram(),
+                ram: self.source.ram,
                 stolen_time: super::layout::STOLEN_TIME.base,
                 mitigations: Mitigations::default(),
             },

@@ -9,7 +9,6 @@ use crate::device::Signal;
 use crate::firmware::psci::Power;
 use crate::hypervisor::Refusal;
 use crate::manifest::{OnCrash, OnReboot};
-use crate::memory::Maintenance;
 use crate::vcpu::{GuestRegs, MAX_VCPUS, Vcpu, VcpuId};
 use crate::vgic::{IntId, Notify};
 use alloc::boxed::Box;
@@ -29,6 +28,8 @@ pub enum Stop {
     Forced,
     /// It was made to begin again.
     Restart,
+    /// Its image could not be loaded.
+    Unloadable,
 }
 
 /// What follows when a VM has stopped.
@@ -239,7 +240,7 @@ impl Vm {
         }
         match stop {
             Stop::Restart => Sequel::Again,
-            Stop::Off | Stop::Forced => Sequel::Stay,
+            Stop::Off | Stop::Forced | Stop::Unloadable => Sequel::Stay,
             Stop::Reset => match self.on_reboot {
                 OnReboot::Restart => Sequel::Again,
                 OnReboot::Stop => Sequel::Stay,
@@ -273,6 +274,7 @@ impl Vm {
         let how = match stop {
             Stop::Crashed => " (crashed)",
             Stop::Forced => " (forced)",
+            Stop::Unloadable => " (not loaded)",
             Stop::Off | Stop::Reset | Stop::Restart => "",
         };
         if sequel != Sequel::Again {
@@ -284,7 +286,7 @@ impl Vm {
     /// Begin again in place: registers, interrupts and devices as after reset; the boot vCPU loads the
     /// image anew before its first instruction; the rest of RAM keeps its content, as on a machine that
     /// is reset. No vCPU is on. Returns when the boot vCPU may start: not before a second after the last
-    /// reset, as loading takes its CPU's time from other guests.
+    /// reset, as a guest that resets itself in a loop would fill the log.
     pub fn reboot(&self, now: Ticks) -> Ticks {
         // First of all: what CPUs still hold of the old incarnation is nobody's from here on.
         self.incarnation.fetch_add(1, Ordering::AcqRel);
@@ -299,7 +301,7 @@ impl Vm {
         let earliest = Ticks(self.next_reset.load(Ordering::Acquire));
         let start = earliest.max(now);
         self.next_reset.store(start.saturating_add(self.reset_interval).0, Ordering::Release);
-        self.reload.store(true, Ordering::Release);
+        self.loading.lock().rewind();
         let mut lifecycle = self.lifecycle.lock();
         lifecycle.power = [Power::Off; MAX_VCPUS];
         lifecycle.live = 0;
@@ -310,23 +312,6 @@ impl Vm {
         drop(lifecycle);
         log::info!("{}: reset", self.name);
         start
-    }
-
-    /// Load the image anew if the VM was reset since. Returns false when it cannot be loaded any more.
-    pub fn reload(&self, upkeep: &impl Maintenance) -> bool {
-        if !self.reload.swap(false, Ordering::AcqRel) {
-            return true;
-        }
-        match self.load_image(upkeep) {
-            Ok(boot) => {
-                self.lifecycle.lock().power[0] = boot.power();
-                true
-            }
-            Err(error) => {
-                log::error!("{}: cannot begin again: {error}", self.name);
-                false
-            }
-        }
     }
 
     /// A vCPU out of reset, at the entry point that was asked for.

@@ -12,6 +12,7 @@ pub mod handle;
 pub mod idregs;
 pub mod layout;
 pub mod lifecycle;
+pub mod loading;
 mod mmio;
 pub mod ptimer;
 pub mod stolen;
@@ -23,6 +24,7 @@ use alloc::boxed::Box;
 use alloc::string::String;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
+use spin::Once;
 use spin::mutex::{TicketMutex, TicketMutexGuard};
 
 use crate::addr::{Ipa, Region};
@@ -88,7 +90,8 @@ pub struct Vm {
     vgic: Box<TicketMutex<Vgic>>,
     gic_version: GicVersion,
     bus: Bus,
-    memory: GuestMemory,
+    /// Its RAM, from its first start on.
+    memory: Once<GuestMemory>,
     stolen: stolen::StolenTime,
     stage2: TicketMutex<Stage2>,
     regime: Regime,
@@ -96,16 +99,14 @@ pub struct Vm {
     timekeeper: CpuId,
     on_crash: OnCrash,
     on_reboot: OnReboot,
-    /// How much memory was taken for it, in bytes.
-    footprint: u64,
+    /// How much memory was taken for what is not its RAM, in bytes.
+    tables: AtomicU64,
     /// How often it was reset.
     resets: AtomicU32,
     /// Counts the resets; see [`Vm::incarnation`].
     incarnation: AtomicU32,
     /// It stopped for good.
     stopped: AtomicBool,
-    /// The boot vCPU has to load the image before it starts.
-    reload: AtomicBool,
     /// When the next reset may take effect, on the system counter.
     next_reset: AtomicU64,
     /// How long after a reset the next one takes effect.
@@ -129,7 +130,9 @@ pub struct Vm {
     id_registers: idregs::IdRegs,
     entropy: TicketMutex<Option<Entropy>>,
     /// What the VM is started from again after a reset.
-    source: create::Source,
+    source: loading::Source,
+    /// What comes before the boot vCPU's first instruction, and how far it is.
+    loading: TicketMutex<loading::Loading>,
 }
 
 impl Vm {
@@ -177,16 +180,14 @@ impl Vm {
         self.vcpus.get(vcpu.index()).map(|slot| CpuId(slot.home.load(Ordering::Acquire)))
     }
 
-    /// The same, for which so much memory was taken.
-    #[must_use]
-    pub(crate) fn with_footprint(mut self, bytes: u64) -> Self {
-        self.footprint = bytes;
-        self
+    /// So much memory was taken for what is not its RAM, in bytes.
+    pub(crate) fn add_tables(&self, bytes: u64) {
+        self.tables.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// How much memory was taken for what is not its RAM, in bytes: its translation tables.
     pub fn table_size(&self) -> u64 {
-        self.footprint.saturating_sub(self.memory.size())
+        self.tables.load(Ordering::Relaxed)
     }
 
     /// How often it was reset.
@@ -196,7 +197,7 @@ impl Vm {
 
     /// How much RAM it has, in bytes.
     pub fn memory_size(&self) -> u64 {
-        self.memory.size()
+        self.source.ram.size()
     }
 
     /// The window of each of its devices, and its interrupt.

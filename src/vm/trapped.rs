@@ -138,11 +138,11 @@ impl Vm {
 
     /// Clean and invalidate the next step of the VM's RAM. Returns whether that was the last one.
     fn flush_step<M: Machine>(&self, machine: &M, vcpu: &mut Vcpu) -> bool {
-        let ram = self.source.ram();
+        let ram = self.source.ram;
         let step = FLUSH_STEP.min(ram.size().saturating_sub(vcpu.flushed));
         let start = Ipa::new(ram.start().raw() + vcpu.flushed);
         if let Some(region) = Region::new(start, step)
-            && let Ok(pieces) = self.memory.pieces(region)
+            && let Some(Ok(pieces)) = self.memory.get().map(|memory| memory.pieces(region))
         {
             for piece in pieces {
                 machine.upkeep().clean_invalidate_to_poc(piece);

@@ -1,7 +1,7 @@
 //! The multiplexer at the end of a line that a test drains.
 
 use super::*;
-use crate::console::port::{PATIENCE, TYPED};
+use crate::console::port::{LONG_PATIENCE, PATIENCE, TYPED};
 use alloc::format;
 use alloc::vec;
 use proptest::prelude::*;
@@ -34,12 +34,20 @@ impl Bench {
 
     /// The line takes at most `count` bytes.
     fn drain(&mut self, count: usize) -> &mut Self {
+        self.ripen(false);
         for _ in 0..count {
             let Some(byte) = self.mux.next(self.now) else { break };
             self.out.push(byte);
             self.mux.sent();
         }
         self
+    }
+
+    /// Those whose lines have waited are kept from going on with them, or not.
+    fn ripen(&mut self, kept: bool) {
+        for id in self.mux.unfinished(self.now) {
+            self.mux.ripen(id, kept, self.now);
+        }
     }
 
     fn wait(&mut self, time: Duration) -> &mut Self {
@@ -112,6 +120,23 @@ fn a_prompt_shows_after_a_short_time_and_what_is_typed_behind_it_at_once() {
     assert_eq!(bench.shown(), "\r\n[b] another\r\n");
     bench.send(A, b"oot\n");
     assert_eq!(bench.shown(), "[a] oot\r\n");
+}
+
+#[test]
+fn a_line_whose_guest_waits_for_a_cpu_is_not_torn_but_shows_after_a_second() {
+    let mut bench = Bench::new(&["a", "b"]);
+    bench.send(A, b"half a ");
+    for _ in 0..5 {
+        bench.wait(PATIENCE).ripen(true);
+        bench.send(B, b"b\n");
+        assert_eq!(bench.shown(), "[b] b\r\n");
+    }
+    bench.send(A, b"line\n");
+    assert_eq!(bench.shown(), "[a] half a line\r\n");
+    bench.send(A, b"prompt");
+    assert_eq!(bench.mux.deadline(bench.now), Some(bench.now + PATIENCE));
+    bench.wait(LONG_PATIENCE).ripen(true);
+    assert_eq!(bench.shown(), "[a] prompt");
 }
 
 #[test]

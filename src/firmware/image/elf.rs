@@ -12,7 +12,7 @@ use elf::endian::AnyEndian;
 use elf::file::Class;
 use elf::segment::ProgramHeader;
 
-use super::{GuestWrite, ImageError, Kernel};
+use super::{Copy, ImageError, Kernel};
 use crate::addr::{Ipa, Region};
 
 /// The most loadable segments of one file: they may overlap in the file, and each is copied.
@@ -23,12 +23,8 @@ pub fn is_elf(file: &[u8]) -> bool {
     file.starts_with(b"\x7fELF")
 }
 
-/// Loads an ELF file into guest memory. Checks all of it before it writes any.
-pub fn load(
-    file: &[u8],
-    ram: Region<Ipa>,
-    guest: &mut dyn GuestWrite,
-) -> Result<Kernel, ImageError> {
+/// What of an ELF file goes where. All of it is checked.
+pub fn plan(file: &[u8], ram: Region<Ipa>) -> Result<(Kernel, Vec<Copy<'_>>), ImageError> {
     let damaged = |part| ImageError::ElfDamaged { part };
     check_identity(file)?;
     let elf =
@@ -68,10 +64,8 @@ pub fn load(
     let region = Region::new(first, size).ok_or(damaged("segments"))?;
     let entry = entry(elf.ehdr.e_entry, loadable())?;
 
-    for (region, bytes) in contents {
-        guest.write(region.start(), bytes)?;
-    }
-    Ok(Kernel { entry, region })
+    let copies = contents.into_iter().map(|(region, from)| Copy { to: region.start(), from });
+    Ok((Kernel { entry, region }, copies.collect()))
 }
 
 /// `e_ident`: what has to be told apart before the rest can be understood.

@@ -53,6 +53,9 @@ pub enum ImageError {
         /// What is damaged.
         part: &'static str,
     },
+    /// The hypervisor's heap is full.
+    #[error("the hypervisor has no memory left to unpack the kernel; start fewer guests at once")]
+    NoRoomToUnpack,
     /// A compressed kernel ends too early.
     #[error("the compressed kernel is cut short; copy it again")]
     CutShort,

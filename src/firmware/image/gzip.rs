@@ -1,11 +1,11 @@
-//! Unpacking a gzip file (RFC 1952) piece by piece: through one small window, whatever its size.
+//! Unpacking a gzip file (RFC 1952) in small steps: through one small window, whatever its size.
 
-use alloc::boxed::Box;
-use alloc::vec;
+use alloc::vec::Vec;
 
 use crc32fast::Hasher;
 use miniz_oxide::inflate::TINFLStatus;
-use miniz_oxide::inflate::core::{DecompressorOxide, decompress};
+use miniz_oxide::inflate::core::inflate_flags::TINFL_FLAG_HAS_MORE_INPUT;
+use miniz_oxide::inflate::core::{DecompressorOxide, decompress_with_limit};
 
 use super::ImageError;
 
@@ -20,53 +20,98 @@ const FNAME: u8 = 1 << 3;
 const FCOMMENT: u8 = 1 << 4;
 const RESERVED: u8 = 0xe0;
 
-/// What deflate may refer back to is 32 KiB; the window is a power of two and not smaller.
-const WINDOW: usize = 64 << 10;
+/// What deflate may refer back to (RFC 1951, "Compressed representation overview").
+const WINDOW: usize = 32 << 10;
+/// How much one step reads and writes at most: some ten thousand instructions.
+const STEP_INPUT: usize = 512;
+const STEP_OUTPUT: usize = 4 << 10;
+/// A header's optional fields are looked for in so many bytes, and so many zeros may follow the data.
+const EDGE: usize = 64 << 10;
 
 /// Whether a file begins as a gzip file does.
 pub fn is_gzip(file: &[u8]) -> bool {
     file.starts_with(MAGIC)
 }
 
-/// Unpacks `file` and gives its contents to `sink`, piece by piece, each with its offset in the
-/// whole. The first piece has the first [`WINDOW`] bytes, or all. Returns how many there were.
-pub fn unpack(
-    file: &[u8],
-    mut sink: impl FnMut(u64, &[u8]) -> Result<(), ImageError>,
-) -> Result<u64, ImageError> {
-    let mut input = file.get(header_size(file)?..).ok_or(ImageError::CutShort)?;
-    let mut inflater = Box::<DecompressorOxide>::default();
-    let mut window = vec![0; WINDOW];
-    let mut position = 0;
-    let mut unpacked = 0u64;
-    let mut hasher = Hasher::new();
-    loop {
-        let (status, read, written) = decompress(&mut inflater, input, &mut window, position, 0);
-        match status {
-            TINFLStatus::Done => {}
-            TINFLStatus::HasMoreOutput if written > 0 => {}
+/// A gzip file that is being unpacked.
+pub struct Unpacker<'f> {
+    /// What has not been read yet.
+    input: &'f [u8],
+    /// The one element is on the heap without having been on the stack.
+    inflater: Vec<DecompressorOxide>,
+    window: Vec<u8>,
+    unpacked: u64,
+    hasher: Hasher,
+}
+
+impl<'f> Unpacker<'f> {
+    /// Nothing is unpacked yet.
+    pub fn new(file: &'f [u8]) -> Result<Self, ImageError> {
+        let input = file.get(header_size(file)?..).ok_or(ImageError::CutShort)?;
+        let (mut inflater, mut window) = (Vec::new(), Vec::new());
+        inflater.try_reserve_exact(1).map_err(|_| ImageError::NoRoomToUnpack)?;
+        window.try_reserve_exact(WINDOW).map_err(|_| ImageError::NoRoomToUnpack)?;
+        inflater.push(DecompressorOxide::new());
+        window.resize(WINDOW, 0);
+        Ok(Self { input, inflater, window, unpacked: 0, hasher: Hasher::new() })
+    }
+
+    /// How many bytes have been unpacked.
+    pub const fn unpacked(&self) -> u64 {
+        self.unpacked
+    }
+
+    /// Unpacks some more, perhaps nothing yet. Returns whether that was all, and all was well.
+    pub fn step(&mut self) -> Result<bool, ImageError> {
+        let (now, later) = self.input.split_at(STEP_INPUT.min(self.input.len()));
+        let flags = if later.is_empty() { 0 } else { TINFL_FLAG_HAS_MORE_INPUT };
+        let Some(inflater) = self.inflater.first_mut() else {
+            return Err(ImageError::NoRoomToUnpack);
+        };
+        let position = place(self.unpacked);
+        let (status, read, written) =
+            decompress_with_limit(inflater, now, &mut self.window, position, STEP_OUTPUT, flags);
+        let goes_on = match status {
+            TINFLStatus::Done => false,
+            TINFLStatus::HasMoreOutput => written > 0,
+            TINFLStatus::NeedsMoreInput => read > 0,
             TINFLStatus::FailedCannotMakeProgress => return Err(ImageError::CutShort),
             _ => return Err(ImageError::Damaged { part: "gzip data" }),
+        };
+        if status != TINFLStatus::Done && !goes_on {
+            return Err(ImageError::Damaged { part: "gzip data" });
         }
-        input = input.get(read..).unwrap_or_default();
-        let piece = window.get(position..position + written).unwrap_or_default();
-        if !piece.is_empty() {
-            hasher.update(piece);
-            sink(unpacked, piece)?;
+        self.input = self.input.get(read..).unwrap_or_default();
+        let before = self.unpacked;
+        self.unpacked += written as u64;
+        let piece = self.window.get(position..position + written).unwrap_or_default();
+        debug_assert_eq!(self.unpacked - before, piece.len() as u64);
+        self.hasher.update(piece);
+        if goes_on {
+            return Ok(false);
         }
-        unpacked += written as u64;
-        position = (position + written) % WINDOW;
-        if status == TINFLStatus::Done {
-            break;
-        }
+        check_trailer(self.input, self.hasher.clone().finalize(), self.unpacked)?;
+        Ok(true)
     }
-    check_trailer(input, hasher.finalize(), unpacked)?;
-    Ok(unpacked)
+
+    /// What has been unpacked from offset `from` on: of the last step, or of the first ones together as
+    /// long as they fill no window.
+    pub fn since(&self, from: u64) -> &[u8] {
+        let start = place(from);
+        let size = usize::try_from(self.unpacked.saturating_sub(from)).unwrap_or(0);
+        self.window.get(start..start.saturating_add(size)).unwrap_or_default()
+    }
+}
+
+/// Where in the window a byte of the contents is.
+fn place(offset: u64) -> usize {
+    usize::try_from(offset % WINDOW as u64).unwrap_or(0)
 }
 
 /// "Member header and trailer": how many bytes come before the compressed data.
 fn header_size(file: &[u8]) -> Result<usize, ImageError> {
     let damaged = ImageError::Damaged { part: "gzip header" };
+    let file = file.get(..EDGE).unwrap_or(file);
     let header = file.first_chunk::<HEADER_SIZE>().ok_or(ImageError::CutShort)?;
     let [.., method, flags, _, _, _, _, _, _] = *header;
     if !is_gzip(header) || method != DEFLATE || flags & RESERVED != 0 {
@@ -97,7 +142,7 @@ fn half(file: &[u8], at: usize) -> Result<u16, ImageError> {
     Ok(u16::from_le_bytes(bytes.ok_or(ImageError::CutShort)?))
 }
 
-/// CRC32 and ISIZE. Only zeros may follow: a second member would be more of the same contents.
+/// CRC32 and ISIZE. Only some zeros may follow: a second member would be more of the same contents.
 fn check_trailer(trailer: &[u8], computed: u32, unpacked: u64) -> Result<(), ImageError> {
     let (crc, rest) = trailer.split_first_chunk().ok_or(ImageError::CutShort)?;
     let (size, rest) = rest.split_first_chunk().ok_or(ImageError::CutShort)?;
@@ -108,7 +153,7 @@ fn check_trailer(trailer: &[u8], computed: u32, unpacked: u64) -> Result<(), Ima
     if u64::from(size) != unpacked & 0xffff_ffff {
         return Err(ImageError::Length { stored: size, unpacked });
     }
-    if rest.iter().any(|byte| *byte != 0) {
+    if rest.len() > EDGE || rest.iter().any(|byte| *byte != 0) {
         return Err(ImageError::Damaged { part: "end, where something follows the gzip data," });
     }
     Ok(())

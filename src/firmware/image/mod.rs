@@ -13,6 +13,8 @@
 //!
 //! Everything a file says is checked against the guest's RAM before it is followed. RAM is expected
 //! to be zero before: what an image leaves out (BSS) is not written.
+//!
+//! Loading goes in steps of some ten thousand instructions, so that nobody waits for it.
 
 mod elf;
 mod error;
@@ -23,7 +25,11 @@ mod zboot;
 
 pub use error::{ImageError, OutOfRam};
 
+use alloc::vec;
+use alloc::vec::Vec;
+
 use crate::addr::{Ipa, Region};
+use gzip::Unpacker;
 
 /// What the device tree may take, and what its slot is aligned to: 2 MiB ("Booting AArch64 Linux").
 pub const DEVICE_TREE_SLOT: u64 = 2 << 20;
@@ -31,6 +37,12 @@ pub const DEVICE_TREE_SLOT: u64 = 2 << 20;
 const FLAT_OFFSET: u64 = 0x8_0000;
 /// What a kernel's base address is a multiple of.
 const BASE_ALIGN: u64 = 2 << 20;
+/// What a file is can be told from so many of its bytes.
+const HEAD: u64 = 1 << 10;
+/// How many steps show the first bytes of any compressed kernel but a strange one.
+const FIRST_STEPS: usize = 4;
+/// How much one step copies at most, in bytes.
+const STEP: usize = 16 << 10;
 
 /// Writing to a guest's memory.
 pub trait GuestWrite {
@@ -60,65 +72,155 @@ struct Kernel {
     region: Region<Ipa>,
 }
 
-/// Loads a kernel and its RAM disk into a guest's memory, `ram`, which must be zero.
-pub fn load(
-    kernel: &[u8],
-    initrd: Option<&[u8]>,
-    ram: Region<Ipa>,
-    guest: &mut dyn GuestWrite,
-) -> Result<Placement, ImageError> {
-    if initrd.is_some_and(<[u8]>::is_empty) {
-        return Err(ImageError::InitrdEmpty);
-    }
-    let Kernel { entry, region } = load_kernel(kernel, ram, guest)?;
-    let (initrd_region, dtb) = place::beside(region, initrd.map(|bytes| bytes.len() as u64), ram)?;
-    if let (Some(bytes), Some(region)) = (initrd, initrd_region) {
-        guest.write(region.start(), bytes)?;
-    }
-    Ok(Placement { entry, kernel: region, initrd: initrd_region, dtb })
+/// Some bytes of a file and where they go.
+struct Copy<'f> {
+    to: Ipa,
+    from: &'f [u8],
 }
 
-fn load_kernel(
-    file: &[u8],
+/// A kernel and its RAM disk on the way into a guest's memory, which must be zero.
+pub struct Loader<'f> {
     ram: Region<Ipa>,
-    guest: &mut dyn GuestWrite,
-) -> Result<Kernel, ImageError> {
+    initrd: Option<&'f [u8]>,
+    state: State<'f>,
+}
+
+enum State<'f> {
+    Unpack(Unpack<'f>),
+    /// What is left to be copied; the last goes first.
+    Copy(Placement, Vec<Copy<'f>>),
+}
+
+impl<'f> Loader<'f> {
+    /// Nothing is written yet.
+    ///
+    /// # Errors
+    /// The files cannot be loaded. What is wrong with a compressed kernel is known only when it is
+    /// unpacked, apart from what its first bytes show.
+    pub fn new(
+        kernel: &'f [u8],
+        initrd: Option<&'f [u8]>,
+        ram: Region<Ipa>,
+    ) -> Result<Self, ImageError> {
+        if initrd.is_some_and(<[u8]>::is_empty) {
+            return Err(ImageError::InitrdEmpty);
+        }
+        let packed = zboot::payload(kernel)?.or_else(|| gzip::is_gzip(kernel).then_some(kernel));
+        let state = match packed {
+            Some(packed) => State::Unpack(Unpack::new(packed, ram)?),
+            None => {
+                let (kernel, copies) = unpacked(kernel, ram)?;
+                arrange(kernel, copies, initrd, ram)?
+            }
+        };
+        Ok(Self { ram, initrd, state })
+    }
+
+    /// Writes some more. Returns where everything is once all is written.
+    ///
+    /// # Errors
+    /// The files cannot be loaded.
+    pub fn step(&mut self, guest: &mut dyn GuestWrite) -> Result<Option<Placement>, ImageError> {
+        match &mut self.state {
+            State::Unpack(unpack) => {
+                if let Some(kernel) = unpack.step(self.ram, guest)? {
+                    self.state = arrange(kernel, Vec::new(), self.initrd, self.ram)?;
+                }
+                Ok(None)
+            }
+            State::Copy(placement, copies) => {
+                let Some(Copy { to, from }) = copies.pop() else { return Ok(Some(*placement)) };
+                let (now, later) = from.split_at(STEP.min(from.len()));
+                guest.write(to, now)?;
+                if !later.is_empty() {
+                    let to = to.checked_add(now.len() as u64).ok_or(OutOfRam)?;
+                    copies.push(Copy { to, from: later });
+                }
+                Ok(None)
+            }
+        }
+    }
+}
+
+/// What remains to be copied once it is known where the kernel is.
+fn arrange<'f>(
+    kernel: Kernel,
+    mut copies: Vec<Copy<'f>>,
+    initrd: Option<&'f [u8]>,
+    ram: Region<Ipa>,
+) -> Result<State<'f>, ImageError> {
+    let Kernel { entry, region } = kernel;
+    let size = initrd.map(|bytes| bytes.len() as u64);
+    let (initrd_region, dtb) = place::beside(region, size, ram)?;
+    copies.extend(initrd.zip(initrd_region).map(|(from, to)| Copy { to: to.start(), from }));
+    Ok(State::Copy(Placement { entry, kernel: region, initrd: initrd_region, dtb }, copies))
+}
+
+/// What of a kernel that is not compressed goes where.
+fn unpacked(file: &[u8], ram: Region<Ipa>) -> Result<(Kernel, Vec<Copy<'_>>), ImageError> {
     if elf::is_elf(file) {
-        return elf::load(file, ram, guest);
-    }
-    if let Some(payload) = zboot::payload(file)? {
-        return unpack(payload, ram, guest);
-    }
-    if gzip::is_gzip(file) {
-        return unpack(file, ram, guest);
+        return elf::plan(file, ram);
     }
     let plan = plan(file, ram)?;
     let kernel = plan.kernel(file.len() as u64, ram)?;
-    guest.write(plan.start, file)?;
-    Ok(kernel)
+    Ok((kernel, vec![Copy { to: plan.start, from: file }]))
 }
 
-/// Unpacks a gzip file straight into guest memory.
-fn unpack(file: &[u8], ram: Region<Ipa>, guest: &mut dyn GuestWrite) -> Result<Kernel, ImageError> {
-    let mut begun: Option<Plan> = None;
-    let unpacked = gzip::unpack(file, |at, bytes| {
-        let plan = match begun {
-            Some(plan) => plan,
-            None if elf::is_elf(bytes) => {
+/// A gzip file that is unpacked straight into guest memory.
+struct Unpack<'f> {
+    unpacker: Unpacker<'f>,
+    plan: Option<Plan>,
+    /// How much of it is in guest memory.
+    written: u64,
+    /// All of it has been unpacked.
+    done: bool,
+}
+
+impl<'f> Unpack<'f> {
+    /// With its first bytes unpacked and looked at, if they come at once.
+    fn new(file: &'f [u8], ram: Region<Ipa>) -> Result<Self, ImageError> {
+        let mut unpack =
+            Self { unpacker: Unpacker::new(file)?, plan: None, written: 0, done: false };
+        for _ in 0..FIRST_STEPS {
+            if unpack.plan.is_none() {
+                unpack.advance(ram)?;
+            }
+        }
+        Ok(unpack)
+    }
+
+    /// Unpacks some more, and sees what it is.
+    fn advance(&mut self, ram: Region<Ipa>) -> Result<(), ImageError> {
+        if !self.done {
+            self.done = self.unpacker.step()?;
+        }
+        if self.plan.is_none() && (self.unpacker.unpacked() >= HEAD || self.done) {
+            let head = self.unpacker.since(0);
+            if elf::is_elf(head) {
                 return Err(ImageError::Foreign { format: "an ELF file packed with gzip" });
             }
-            None if gzip::is_gzip(bytes) => {
+            if gzip::is_gzip(head) {
                 return Err(ImageError::Foreign { format: "packed with gzip twice" });
             }
-            None => *begun.insert(plan(bytes, ram)?),
-        };
-        let end = at.saturating_add(bytes.len() as u64);
+            self.plan = Some(plan(head, ram)?);
+        }
+        Ok(())
+    }
+
+    fn step(
+        &mut self,
+        ram: Region<Ipa>,
+        guest: &mut dyn GuestWrite,
+    ) -> Result<Option<Kernel>, ImageError> {
+        self.advance(ram)?;
+        let Some(plan) = self.plan else { return Ok(None) };
         // Also bounds how long a file that unpacks to ever more keeps us busy.
-        let kernel = plan.kernel(end, ram)?;
-        let here = kernel.region.start().checked_add(at).ok_or(OutOfRam)?;
-        Ok(guest.write(here, bytes)?)
-    })?;
-    begun.ok_or(ImageError::Empty)?.kernel(unpacked, ram)
+        let kernel = plan.kernel(self.unpacker.unpacked(), ram)?;
+        let here = plan.start.checked_add(self.written).ok_or(OutOfRam)?;
+        guest.write(here, self.unpacker.since(self.written))?;
+        self.written = self.unpacker.unpacked();
+        Ok(self.done.then_some(kernel))
+    }
 }
 
 /// Where a file that is copied as it is goes, told by its first bytes.
@@ -139,7 +241,7 @@ impl Plan {
     }
 }
 
-/// Where the Image or flat binary goes that begins with `head`; at least 64 bytes, or all of it.
+/// Where the Image or flat binary goes that begins with `head`: at least [`HEAD`] bytes, or all of it.
 fn plan(head: &[u8], ram: Region<Ipa>) -> Result<Plan, ImageError> {
     if head.is_empty() {
         return Err(ImageError::Empty);

@@ -25,7 +25,12 @@ impl Memory {
     }
 
     fn load(&mut self, kernel: &[u8], initrd: Option<&[u8]>) -> Result<Placement, ImageError> {
-        load(kernel, initrd, self.ram, self)
+        let mut loader = Loader::new(kernel, initrd, self.ram)?;
+        loop {
+            if let Some(placement) = loader.step(self)? {
+                return Ok(placement);
+            }
+        }
     }
 
     /// What has been written from `start` on.

@@ -44,6 +44,7 @@ impl Wants {
             "echo" => Self { ends: Ends::Until("echo> "), ..two },
             "spin" => Self { ends: Ends::Until("spin: "), ..two },
             "share" => Self { ends: Ends::Until("share: 4 "), ..two },
+            "gap" => Self { ends: Ends::Until("gap: 4 "), ..two },
             "storm" => Self { ends: Ends::Until("storm: "), ..two },
             "crash" => Self { ends: Ends::Until("crash: "), ..two },
             "deadwalk" => Self { ends: Ends::Until("deadwalk: "), ..two },

@@ -24,6 +24,7 @@ pub fn steps() -> Vec<Step> {
             reservation(bench).into()
         }),
     ];
+    steps.push(Step::new("debian/loading-holds-nobody-up", |bench| loading(bench).into()));
     steps.push(Step::new("debian/stolen-time-shows-in-proc-stat", |bench| stolen(bench).into()));
     for gic in ["2", "3"] {
         steps.push(Step::new(format!("shares/storms-starve-nobody-gicv{gic}"), move |bench| {
@@ -109,6 +110,37 @@ fn reservation(bench: &Bench) -> Result<()> {
     let done = work(bench, "reserved.toml", &guests, &["--smp", "1"], &names)?;
     let all: f64 = done.iter().sum();
     within("share of 3 ms in every 10 ms", done[0] / all, 0.3, 0.05)
+}
+
+/// A guest with a reservation gets it while Debian, with much memory, is loaded beside it, and boots.
+fn loading(bench: &Bench) -> Result<()> {
+    bench.machine()?;
+    bench.debian()?;
+    let manifest = paths::target().join("xtask/loading.toml");
+    let text = "[[vm]]\nname = \"watch\"\nkernel = \"guest:gap\"\nmemory = \"16M\"\n\
+                reservation = { budget = \"1ms\", period = \"2ms\" }\n\n\
+                [[vm]]\nname = \"debian\"\nkernel = \"debian:kernel\"\ninitrd = \"debian:initrd\"\n\
+                cmdline = \"console=ttyAMA0\"\nmemory = \"1G\"\n";
+    paths::write_if_changed(&manifest, text.as_bytes())?;
+    let args = [&*manifest.to_string_lossy(), "--icount", "--smp", "1", "--memory", "2G"];
+    let mut session = Session::start(bench, &args, SECONDS)?;
+    session.expect("[debian] ", SECONDS)?;
+    session.wait_for("[watch] gap: ", SECONDS)?;
+    session.wait_for("\n", 10)?;
+    let text = session.text();
+    let gaps: Vec<u64> = text
+        .lines()
+        .filter_map(|line| {
+            line.split_once("[watch] gap: ")?.1.split_once(' ')?.1.trim().parse().ok()
+        })
+        .collect();
+    let longest = gaps.iter().copied().max().context("it has not said how long it waited")?;
+    println!("kept from the CPU for {longest} µs at most, in {} quarters of a second", gaps.len());
+    // Its budget may come at the start of one period and at the end of the next: 2 ms in between.
+    if longest > 2_300 {
+        bail!("a guest with 1 ms in every 2 ms was kept from the CPU for {longest} µs");
+    }
+    Ok(())
 }
 
 /// Linux tells the time that another guest had from the time that it had itself.

@@ -115,7 +115,7 @@ fn vm_row(row: &VmRow) -> Row<'static> {
     let state = vm.state.clone().unwrap_or_else(|| "-".to_owned());
     let colour = match state.as_str() {
         "running" => Color::Green,
-        "paused" | "stopping" => Color::Yellow,
+        "paused" | "stopping" | "loading" => Color::Yellow,
         "crashed" => Color::Red,
         _ => Color::Reset,
     };

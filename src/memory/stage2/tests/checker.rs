@@ -29,7 +29,7 @@ impl Checker {
 impl Maintenance for Checker {
     fn clean_to_poc(&self, _: Region<PhysAddr>) {}
     fn clean_invalidate_to_poc(&self, _: Region<PhysAddr>) {}
-    fn sync_instructions(&self, _: Region<PhysAddr>) {}
+    fn invalidate_instructions(&self) {}
 
     fn publish_descriptors(&self) {
         self.unpublished.borrow_mut().clear();

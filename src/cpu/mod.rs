@@ -3,19 +3,21 @@
 //! EL2 runs with interrupts masked; a physical interrupt is one more reason to exit. A vCPU's registers
 //! stay in the CPU until another vCPU needs it, so a guest that waits alone costs no switch.
 
+mod interrupts;
+mod switch;
+
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 
 use crate::exit::Exit;
-use crate::hypervisor::{Hypervisor, Phase};
-use crate::machine::{Interrupt, Machine};
+use crate::hypervisor::{Hypervisor, NotLoaded, Phase};
+use crate::machine::Machine;
 use crate::sched::Entity;
 use crate::time::Ticks;
 use crate::vcpu::Vcpu;
-use crate::vgic::ListRegisters;
-use crate::vm::layout::{PHYSICAL_TIMER_IRQ, VIRTUAL_TIMER_IRQ};
+use crate::vm::layout::VIRTUAL_TIMER_IRQ;
 use crate::vm::tally::Reason;
-use crate::vm::{Next, Requests, Stop, Vm};
+use crate::vm::{Next, Vm};
 
 /// A CPU at work.
 pub struct Cpu<'h, M> {
@@ -221,6 +223,10 @@ impl<'h, M: Machine> Cpu<'h, M> {
             self.hold(entity);
             return None;
         }
+        if requests.start && !self.get_ready(entity, &vm) {
+            vm.give_back(entity.vcpu, requests);
+            return None;
+        }
         let is_loaded = self
             .current()
             .is_some_and(|it| it.entity == entity && it.traps_wait == vm.traps_wait());
@@ -240,6 +246,33 @@ impl<'h, M: Machine> Cpu<'h, M> {
             return None;
         }
         self.loaded.take()
+    }
+
+    /// Go on with what comes before a VM's first instruction, until something else comes up. Returns
+    /// whether all is done.
+    fn get_ready(&mut self, entity: Entity, vm: &Arc<Vm>) -> bool {
+        if !vm.is_loading() {
+            return true;
+        }
+        self.unload();
+        // Whoever was here before can be taken elsewhere from now on.
+        self.hypervisor.invite(&mut self.machine);
+        self.hypervisor.clock(self.machine.id()).set_running(Some(entity));
+        self.arm_deadline();
+        loop {
+            match self.hypervisor.load_step(&mut self.machine, vm) {
+                Ok(true) => return true,
+                Ok(false) => {}
+                Err(NotLoaded) => return false,
+            }
+            if self.machine.interrupt_pending() {
+                self.interrupts();
+                return false;
+            }
+            if vm.has_requests(entity.vcpu) {
+                return false;
+            }
+        }
     }
 
     /// Whether the loaded vCPU waits for an interrupt and there is none for it, whatever its priority
@@ -284,203 +317,5 @@ impl<'h, M: Machine> Cpu<'h, M> {
         }
         drop(queue);
         self.hypervisor.retired(&mut self.machine, vm);
-    }
-
-    /// The loaded vCPU, unless its VM has been reset since.
-    fn current(&self) -> Option<&Loaded> {
-        self.loaded.as_ref().filter(|loaded| loaded.incarnation == loaded.vm.incarnation())
-    }
-
-    /// Load a vCPU into the empty CPU, out of reset if it was started.
-    fn load(&mut self, entity: Entity, vm: &Arc<Vm>, requests: Requests) -> Option<()> {
-        let me = entity.vcpu;
-        if !vm.enter_cpu(self.machine.now()) {
-            vm.give_back(me, requests);
-            self.hold(entity);
-            return None;
-        }
-        let vcpu = if requests.start {
-            // The boot vCPU is the first to start after a reset.
-            vm.reload(self.machine.upkeep()).then(|| vm.reset_vcpu(me)).flatten()
-        } else {
-            vm.resume_vcpu(me)
-        };
-        let Some(vcpu) = vcpu else {
-            log::error!("{}: vCPU {} is to run but has no state", vm.name(), me.0);
-            let now = self.machine.now();
-            self.hypervisor.queue(self.machine.id()).lock().turn_off(entity, now);
-            vm.leave_cpu(now);
-            self.hypervisor.retired(&mut self.machine, vm);
-            return None;
-        };
-        let shared = self.hypervisor.queue(self.machine.id()).lock().is_contended(entity);
-        let traps_wait = vm.traps_wait();
-        let mut space = vm.space(me, self.machine.id(), shared || traps_wait);
-        // Out of reset with an empty TLB.
-        space.stale_tlb |= requests.start;
-        let now = self.machine.now();
-        let usage = self.hypervisor.queue(self.machine.id()).lock().usage(entity, now);
-        vm.publish_stolen(me, usage.unwrap_or_default().waited);
-        self.hypervisor.queue(self.machine.id()).lock().load(entity);
-        self.machine.load(&vcpu, &space);
-        let in_hand = vm.vgic().lock().holds_physical(me, VIRTUAL_TIMER_IRQ);
-        self.machine.set_virtual_timer_active(in_hand);
-        let incarnation = vm.incarnation();
-        self.loaded = Some(Loaded { entity, vm: vm.clone(), incarnation, traps_wait, vcpu });
-        // Whoever was here before can be taken elsewhere from now on.
-        self.hypervisor.invite(&mut self.machine);
-        self.sync();
-        Some(())
-    }
-
-    /// Bring timer lines and list registers of the loaded vCPU up to date.
-    fn sync(&mut self) {
-        let Some(loaded) = &mut self.loaded else { return };
-        let me = loaded.entity.vcpu;
-        let mut vgic = loaded.vm.sample_timers(&self.machine, me, &loaded.vcpu);
-        let notify = vgic.sync(me, self.machine.list_registers());
-        drop(vgic);
-        self.hypervisor.notify(&mut self.machine, &loaded.vm, notify);
-    }
-
-    /// Take the loaded vCPU's registers out of the CPU, unless its VM has been reset meanwhile.
-    fn unload(&mut self) {
-        let Some(mut loaded) = self.loaded.take() else { return };
-        self.settle_exit(&loaded);
-        let me = loaded.entity.vcpu;
-        let serror = self.machine.unload(&mut loaded.vcpu);
-        let now = self.machine.now();
-        if loaded.incarnation != loaded.vm.incarnation() {
-            let lrs = self.machine.list_registers();
-            for index in 0..lrs.count() {
-                lrs.write(index, None);
-            }
-            lrs.set_maintenance(false, false);
-            self.hypervisor.queue(self.machine.id()).lock().unload(loaded.entity);
-            return loaded.vm.leave_cpu(now);
-        }
-        let notify = loaded.vm.vgic().lock().unload(me, self.machine.list_registers());
-        self.hypervisor.notify(&mut self.machine, &loaded.vm, notify);
-        let deadline = loaded.vm.deadline(me, &loaded.vcpu, now);
-        loaded.vm.park_vcpu(me, loaded.vcpu);
-        let mut queue = self.hypervisor.queue(self.machine.id()).lock();
-        queue.unload(loaded.entity);
-        queue.set_deadline(loaded.entity, deadline);
-        drop(queue);
-        loaded.vm.leave_cpu(now);
-        if serror {
-            loaded.vm.report_serror(me);
-            self.hypervisor.begin_stop(&mut self.machine, &loaded.vm, Stop::Crashed);
-        }
-    }
-
-    /// Take every pending physical interrupt.
-    fn interrupts(&mut self) {
-        // Bounded: a device that never stops asserting must not keep the CPU here.
-        for _ in 0..16 {
-            let Some(interrupt) = self.machine.acknowledge() else { break };
-            self.hypervisor.clock(self.machine.id()).count(interrupt);
-            match interrupt {
-                Interrupt::Kick => {}
-                Interrupt::Deadline => self.deadline_passed(),
-                Interrupt::VirtualTimer => self.virtual_timer_fired(),
-                Interrupt::Maintenance => self.maintain(),
-                Interrupt::Device(intid) => {
-                    (self.on_device)(self.hypervisor, &mut self.machine, intid);
-                }
-            }
-        }
-    }
-
-    /// The list registers want attention: see to it at once, as the vCPU may not run soon.
-    fn maintain(&mut self) {
-        self.let_go();
-        self.sync();
-        if let Some(loaded) = &self.loaded {
-            // If it sleeps: something may have become deliverable.
-            let (cpu, now) = (self.machine.id(), self.machine.now());
-            self.hypervisor.queue(cpu).lock().wake(loaded.entity, now);
-        }
-    }
-
-    /// Take registers out of the CPU whose VM has been reset since, or is held: their timers and list
-    /// registers would go on asking.
-    fn let_go(&mut self) {
-        let held = self.loaded.as_ref().is_some_and(|loaded| loaded.vm.is_paused());
-        if held || (self.loaded.is_some() && self.current().is_none()) {
-            self.unload();
-        }
-    }
-
-    fn virtual_timer_fired(&mut self) {
-        self.let_go();
-        let Some(loaded) = &self.loaded else {
-            // Nobody's: it must not stay active and block the next vCPU's.
-            return self.machine.set_virtual_timer_active(false);
-        };
-        let (vm, me) = (loaded.vm.clone(), loaded.entity.vcpu);
-        let notify = vm.vgic().lock().set_level(me, VIRTUAL_TIMER_IRQ, true);
-        if self.machine.forgets_levels() {
-            self.nudge = Some(self.machine.now().saturating_add(self.hypervisor.nudge_after()));
-            self.arm_deadline();
-        }
-        self.hypervisor.notify(&mut self.machine, &vm, notify);
-    }
-
-    fn deadline_passed(&mut self) {
-        self.deadline = None;
-        let now = self.machine.now();
-        // That this interrupt came was the nudge.
-        self.nudge = self.nudge.filter(|at| *at > now);
-        let cpu = self.machine.id();
-        // One at a time: the lock is not held across the list.
-        while self.hypervisor.queue(cpu).lock().expire(now).is_some() {}
-        if let Some(loaded) = self.current() {
-            let (vm, me) = (loaded.vm.clone(), loaded.entity.vcpu);
-            let asserted = loaded.vcpu.physical_timer.output(vm.virtual_now(now));
-            let notify = vm.vgic().lock().set_level(me, PHYSICAL_TIMER_IRQ, asserted);
-            self.hypervisor.notify(&mut self.machine, &vm, notify);
-        }
-        if (self.background.due)().is_some_and(|due| due <= now) {
-            (self.background.work)(self.hypervisor, &mut self.machine);
-        }
-        self.hypervisor.advance_devices(&mut self.machine);
-    }
-
-    /// Whether background work is due before anything the deadline timer is set for: the last exit may
-    /// have made it so.
-    fn is_due_earlier(&self) -> bool {
-        (self.background.due)().is_some_and(|due| self.deadline.is_none_or(|set| due < set))
-    }
-
-    /// Set the deadline timer to the next thing this CPU has to do by itself.
-    fn arm_deadline(&mut self) {
-        match self.loaded.take() {
-            Some(loaded) => {
-                self.arm_for(&loaded);
-                self.loaded = Some(loaded);
-            }
-            None => self.arm(None),
-        }
-    }
-
-    fn arm_for(&mut self, loaded: &Loaded) {
-        let (now, me) = (self.machine.now(), loaded.entity.vcpu);
-        // A line that is high already waits for the guest, not for time.
-        let timer = loaded
-            .vm
-            .physical_timer_deadline(&loaded.vcpu, now)
-            .filter(|_| !loaded.vm.vgic().lock().is_pending(me, PHYSICAL_TIMER_IRQ));
-        self.arm(timer);
-    }
-
-    fn arm(&mut self, timer: Option<Ticks>) {
-        let cpu = self.machine.id();
-        let own = self.nudge.into_iter().chain((self.background.due)());
-        let next = self.hypervisor.next_event(cpu).into_iter().chain(timer).chain(own).min();
-        if next != self.deadline {
-            self.machine.set_deadline(next);
-            self.deadline = next;
-        }
     }
 }

@@ -1,0 +1,109 @@
+//! Physical interrupts, and the one timer for all that the CPU has to do by itself.
+
+use super::{Cpu, Loaded};
+use crate::machine::{Interrupt, Machine};
+use crate::time::Ticks;
+use crate::vm::layout::{PHYSICAL_TIMER_IRQ, VIRTUAL_TIMER_IRQ};
+
+impl<M: Machine> Cpu<'_, M> {
+    /// Take every pending physical interrupt.
+    pub(super) fn interrupts(&mut self) {
+        // Bounded: a device that never stops asserting must not keep the CPU here.
+        for _ in 0..16 {
+            let Some(interrupt) = self.machine.acknowledge() else { break };
+            self.hypervisor.clock(self.machine.id()).count(interrupt);
+            match interrupt {
+                Interrupt::Kick => {}
+                Interrupt::Deadline => self.deadline_passed(),
+                Interrupt::VirtualTimer => self.virtual_timer_fired(),
+                Interrupt::Maintenance => self.maintain(),
+                Interrupt::Device(intid) => {
+                    (self.on_device)(self.hypervisor, &mut self.machine, intid);
+                }
+            }
+        }
+    }
+
+    /// The list registers want attention: see to it at once, as the vCPU may not run soon.
+    pub(super) fn maintain(&mut self) {
+        self.let_go();
+        self.sync();
+        if let Some(loaded) = &self.loaded {
+            // If it sleeps: something may have become deliverable.
+            let (cpu, now) = (self.machine.id(), self.machine.now());
+            self.hypervisor.queue(cpu).lock().wake(loaded.entity, now);
+        }
+    }
+
+    pub(super) fn virtual_timer_fired(&mut self) {
+        self.let_go();
+        let Some(loaded) = &self.loaded else {
+            // Nobody's: it must not stay active and block the next vCPU's.
+            return self.machine.set_virtual_timer_active(false);
+        };
+        let (vm, me) = (loaded.vm.clone(), loaded.entity.vcpu);
+        let notify = vm.vgic().lock().set_level(me, VIRTUAL_TIMER_IRQ, true);
+        if self.machine.forgets_levels() {
+            self.nudge = Some(self.machine.now().saturating_add(self.hypervisor.nudge_after()));
+            self.arm_deadline();
+        }
+        self.hypervisor.notify(&mut self.machine, &vm, notify);
+    }
+
+    pub(super) fn deadline_passed(&mut self) {
+        self.deadline = None;
+        let now = self.machine.now();
+        // That this interrupt came was the nudge.
+        self.nudge = self.nudge.filter(|at| *at > now);
+        let cpu = self.machine.id();
+        // One at a time: the lock is not held across the list.
+        while self.hypervisor.queue(cpu).lock().expire(now).is_some() {}
+        if let Some(loaded) = self.current() {
+            let (vm, me) = (loaded.vm.clone(), loaded.entity.vcpu);
+            let asserted = loaded.vcpu.physical_timer.output(vm.virtual_now(now));
+            let notify = vm.vgic().lock().set_level(me, PHYSICAL_TIMER_IRQ, asserted);
+            self.hypervisor.notify(&mut self.machine, &vm, notify);
+        }
+        if (self.background.due)().is_some_and(|due| due <= now) {
+            (self.background.work)(self.hypervisor, &mut self.machine);
+        }
+        self.hypervisor.advance_devices(&mut self.machine);
+    }
+
+    /// Whether background work is due before anything the deadline timer is set for: the last exit may
+    /// have made it so.
+    pub(super) fn is_due_earlier(&self) -> bool {
+        (self.background.due)().is_some_and(|due| self.deadline.is_none_or(|set| due < set))
+    }
+
+    /// Set the deadline timer to the next thing this CPU has to do by itself.
+    pub(super) fn arm_deadline(&mut self) {
+        match self.loaded.take() {
+            Some(loaded) => {
+                self.arm_for(&loaded);
+                self.loaded = Some(loaded);
+            }
+            None => self.arm(None),
+        }
+    }
+
+    pub(super) fn arm_for(&mut self, loaded: &Loaded) {
+        let (now, me) = (self.machine.now(), loaded.entity.vcpu);
+        // A line that is high already waits for the guest, not for time.
+        let timer = loaded
+            .vm
+            .physical_timer_deadline(&loaded.vcpu, now)
+            .filter(|_| !loaded.vm.vgic().lock().is_pending(me, PHYSICAL_TIMER_IRQ));
+        self.arm(timer);
+    }
+
+    pub(super) fn arm(&mut self, timer: Option<Ticks>) {
+        let cpu = self.machine.id();
+        let own = self.nudge.into_iter().chain((self.background.due)());
+        let next = self.hypervisor.next_event(cpu).into_iter().chain(timer).chain(own).min();
+        if next != self.deadline {
+            self.machine.set_deadline(next);
+            self.deadline = next;
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! What comes before a VM's first instruction, at its first start and after each reset: RAM without what
+//! others left in it, the image, the device tree.
+//!
+//! It goes in steps of some ten thousand instructions, which the boot vCPU's CPU does in the boot vCPU's
+//! own time, as if the guest did it: with its share, on its CPUs, and interrupted like it.
+
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use super::Vm;
+use crate::addr::{Ipa, Region};
+use crate::firmware::fdt::{self, GuestMachine, Seeds};
+use crate::firmware::image::{GuestWrite, ImageError, Loader, OutOfRam, Placement};
+use crate::firmware::psci::Power;
+use crate::manifest::Devices;
+use crate::memory::scrub::Scrubbing;
+use crate::memory::{
+    Clean, FramePool, Frames, GuestMemory, Maintenance, MapError, OutsideRam, Perms,
+};
+
+/// How much one step zeroes or cleans at most, in bytes.
+const STEP: u64 = 16 << 10;
+
+/// Why an image cannot be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum BootError {
+    /// The kernel or the RAM disk.
+    #[error("image: {0}")]
+    Image(#[from] ImageError),
+    /// The device tree.
+    #[error("device tree: {0}")]
+    DeviceTree(#[from] OutsideRam),
+    /// RAM cannot be mapped.
+    #[error("stage 2: {0}")]
+    Map(#[from] MapError),
+    /// The hypervisor's heap is full.
+    #[error("the hypervisor has no memory left; start fewer guests")]
+    Heap,
+}
+
+/// What a VM is started from, again after each reset.
+pub(super) struct Source {
+    pub(super) kernel: &'static [u8],
+    pub(super) initrd: Option<&'static [u8]>,
+    pub(super) cmdline: String,
+    pub(super) ram: Region<Ipa>,
+    pub(super) devices: Devices,
+}
+
+impl Source {
+    /// What loads kernel and RAM disk. It says at once what is wrong with them, as far as their first
+    /// bytes show it.
+    pub(super) fn loader(&self) -> Result<Loader<'static>, ImageError> {
+        Loader::new(self.kernel, self.initrd, self.ram)
+    }
+}
+
+/// How far it is.
+pub(super) enum Loading {
+    /// RAM is being zeroed.
+    Scrub(Scrubbing),
+    /// RAM has not been given to the VM yet.
+    Give(Frames<Clean>),
+    /// RAM has not been mapped yet.
+    Map,
+    /// The guest has run: where the kernel goes there have to be zeroes again.
+    Zero(Region<Ipa>),
+    /// Where the kernel goes there are zeroes, or what it will put there itself.
+    Begin,
+    /// Kernel and RAM disk are being written.
+    Write(Box<Loader<'static>>),
+    /// All is written; what of it is not yet where a guest with its caches off reads it.
+    Finish { placement: Placement, dirty: Vec<Region<Ipa>> },
+    /// The boot vCPU may start, or has.
+    Done { kernel: Region<Ipa> },
+}
+
+impl Loading {
+    /// The frames that are not the VM's yet go back to the pool.
+    pub(super) fn abandon(self, frames: &mut FramePool) {
+        match self {
+            Self::Scrub(scrubbing) => frames.free(scrubbing.abandon()),
+            Self::Give(clean) => frames.free(clean),
+            Self::Map
+            | Self::Zero(_)
+            | Self::Begin
+            | Self::Write(_)
+            | Self::Finish { .. }
+            | Self::Done { .. } => {}
+        }
+    }
+
+    /// The VM is to start anew, whatever it has got to.
+    pub(super) fn rewind(&mut self) {
+        match self {
+            Self::Scrub(_) | Self::Give(_) | Self::Map | Self::Zero(_) | Self::Begin => {}
+            // The guest has not run, so whatever is there will be written again, the same.
+            Self::Write(_) | Self::Finish { .. } => *self = Self::Begin,
+            Self::Done { kernel } => *self = Self::Zero(*kernel),
+        }
+    }
+}
+
+/// What a step of loading came to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum LoadStep {
+    /// There is more to do.
+    More,
+    /// [`Vm::map_ram`] has to come first.
+    NeedsTables,
+    /// The boot vCPU may start.
+    Done,
+}
+
+impl Vm {
+    /// Whether something has to be done yet before the boot vCPU can start.
+    pub fn is_loading(&self) -> bool {
+        !matches!(*self.loading.lock(), Loading::Done { .. })
+    }
+
+    /// One step of what has to be done before the boot vCPU can start. No vCPU is on.
+    pub(crate) fn load_step(&self, cpu: &impl Maintenance) -> Result<LoadStep, BootError> {
+        let mut loading = self.loading.lock();
+        match core::mem::replace(&mut *loading, Loading::Begin) {
+            Loading::Scrub(mut scrubbing) => {
+                scrubbing.step(cpu);
+                *loading = match scrubbing.finish() {
+                    Ok(clean) => Loading::Give(clean),
+                    Err(scrubbing) => Loading::Scrub(scrubbing),
+                };
+            }
+            Loading::Give(clean) => {
+                let mut memory = GuestMemory::new();
+                if let Err(overlap) = memory.add(self.source.ram.start(), clean) {
+                    *loading = Loading::Give(overlap.0);
+                    return Err(BootError::Heap);
+                }
+                self.memory.call_once(|| memory);
+                *loading = Loading::Map;
+            }
+            Loading::Map => {
+                *loading = Loading::Map;
+                return Ok(LoadStep::NeedsTables);
+            }
+            Loading::Zero(region) => {
+                let (now, rest) = region.split_front(STEP);
+                self.ram()?.zero(now)?;
+                *loading = rest.map_or(Loading::Begin, Loading::Zero);
+            }
+            Loading::Begin => *loading = Loading::Write(Box::new(self.source.loader()?)),
+            Loading::Write(mut loader) => {
+                *loading = match loader.step(&mut Writer(self.ram()?))? {
+                    None => Loading::Write(loader),
+                    Some(placement) => {
+                        let dirty = self.write_tree(&placement)?;
+                        Loading::Finish { placement, dirty }
+                    }
+                };
+            }
+            Loading::Finish { placement, mut dirty } => {
+                let Some(region) = dirty.pop() else {
+                    cpu.invalidate_instructions();
+                    let Placement { entry, dtb, kernel, .. } = placement;
+                    self.lifecycle.lock().power[0] =
+                        Power::OnPending { entry, context_id: dtb.raw() };
+                    *loading = Loading::Done { kernel };
+                    return Ok(LoadStep::Done);
+                };
+                let (now, rest) = region.split_front(STEP);
+                // And no line of ours stays: the guest may write with its caches off.
+                self.ram()?.clean_invalidate_to_poc(now, cpu)?;
+                dirty.extend(rest);
+                *loading = Loading::Finish { placement, dirty };
+            }
+            Loading::Done { kernel } => {
+                *loading = Loading::Done { kernel };
+                return Ok(LoadStep::Done);
+            }
+        }
+        Ok(LoadStep::More)
+    }
+
+    /// Map the VM's RAM, once it has it. All of it or, with an error, nothing.
+    pub(crate) fn map_ram(
+        &self,
+        frames: &mut FramePool,
+        cpu: &impl Maintenance,
+    ) -> Result<(), BootError> {
+        let mut loading = self.loading.lock();
+        if matches!(*loading, Loading::Map) {
+            self.ram()?.map(&mut self.stage2.lock(), Perms::RWX, frames, cpu)?;
+            *loading = Loading::Begin;
+        }
+        Ok(())
+    }
+
+    /// The VM's RAM, once it has it.
+    fn ram(&self) -> Result<&GuestMemory, OutsideRam> {
+        let ram = self.source.ram;
+        self.memory.get().ok_or(OutsideRam { ipa: ram.start(), size: ram.size() })
+    }
+
+    /// Write the device tree. Returns all that has been written of the image.
+    fn write_tree(&self, placement: &Placement) -> Result<Vec<Region<Ipa>>, OutsideRam> {
+        let source = &self.source;
+        let seeds = self.entropy.lock().as_mut().map(Seeds::draw);
+        let tree = fdt::write(&GuestMachine {
+            ram: source.ram,
+            devices: source.devices,
+            vcpus: self.vcpu_count(),
+            gic: self.gic_version,
+            cmdline: &source.cmdline,
+            initrd: placement.initrd,
+            seeds,
+        });
+        self.ram()?.write_from(placement.dtb, &tree)?;
+        let tree = Region::new(placement.dtb, tree.len() as u64);
+        Ok([Some(placement.kernel), placement.initrd, tree].into_iter().flatten().collect())
+    }
+}
+
+/// Guest memory as the image loader writes it.
+struct Writer<'a>(&'a GuestMemory);
+
+impl GuestWrite for Writer<'_> {
+    fn write(&mut self, ipa: Ipa, bytes: &[u8]) -> Result<(), OutOfRam> {
+        self.0.write_from(ipa, bytes).map_err(|_| OutOfRam)
+    }
+}
