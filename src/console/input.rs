@@ -78,6 +78,13 @@ impl Mux {
         self.port_mut(id)?.receive(now)
     }
 
+    /// A guest begins again: what was typed to it and not taken is gone.
+    pub fn discard_input(&mut self, id: VmId) {
+        if let Some(port) = self.port_mut(id) {
+            port.discard_input();
+        }
+    }
+
     /// If the guest that is typed to has been `alive` and no longer is, type to the next one that is. One
     /// that was chosen after its end stays, so that its scrollback can be read.
     pub fn leave_the_dead(&mut self, now: Duration, alive: impl Fn(VmId) -> bool) {
@@ -330,5 +337,23 @@ mod tests {
         assert_eq!(mux.type_to(VmId(0), "yes", NOW), Ok(()));
         let typed = [vec![b'x'; TYPED - 3], b"yes".to_vec()].concat();
         assert_eq!(received(&mut mux, VmId(0)), typed);
+    }
+
+    #[test]
+    fn a_guest_that_begins_again_gets_nothing_that_was_typed_before() {
+        let mut mux = Mux::new(Settings::default());
+        mux.attach(VmId(0), "a");
+        let in_place: fn(&mut Mux) = |mux| mux.discard_input(VmId(0));
+        let anew: fn(&mut Mux) = |mux| {
+            mux.send(VmId(0), b'x', NOW);
+            mux.detach(VmId(0));
+            mux.attach(VmId(0), "a");
+        };
+        for begin_again in [in_place, anew] {
+            assert_eq!(mux.type_to(VmId(0), "poweroff\n", NOW), Ok(()));
+            begin_again(&mut mux);
+            assert!(received(&mut mux, VmId(0)).is_empty());
+            assert_eq!(mux.take_attention(NOW), None);
+        }
     }
 }

@@ -401,6 +401,10 @@ impl SerialLine for GuestLine {
         host.note_deadline(now, false);
         Some(byte)
     }
+
+    fn discard(&self) {
+        with(|mux, _| mux.discard_input(self.0));
+    }
 }
 
 /// The way out for last words: takes the line whoever holds it. Nothing else is sent any more.
