@@ -90,7 +90,7 @@ pub fn check_manifest(manifest: &Manifest<'_>) {
     // What can be read can be written, and is the same again.
     let bytes = |payload| manifest.payload(payload);
     let sources: Vec<VmSource<'_>> =
-        vms.iter().map(|vm| vm.source(bytes(vm.kernel), vm.initrd.map(bytes))).collect();
+        vms.iter().map(|vm| vm.map(String::as_str, |payload| bytes(*payload))).collect();
     let bundle = write(machine, &sources).expect("what was read can be written");
     let again = read(&bundle).expect("what was written can be read");
     assert_eq!(again.machine(), machine);

@@ -54,7 +54,7 @@ pub const fn hcr_idle() -> u64 {
     HCR_IDLE
 }
 
-/// `HCR_EL2` while a vCPU is loaded. `trap_wait`: somebody else could use the CPU while it waits.
+/// `HCR_EL2` while a vCPU is loaded. `trap_wait`: WFI and WFE come to EL2.
 /// `watch_caches`: the guest's writes to its translation registers are watched.
 pub fn hcr_guest(trap_wait: bool, watch_caches: bool) -> u64 {
     let mut hcr = LocalRegisterCopy::<u64, HCR_EL2::Register>::new(hcr_idle());

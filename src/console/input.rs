@@ -16,6 +16,25 @@ use crate::sched::VmId;
 /// How many commands and requests wait to be carried out.
 const EVENTS: usize = 8;
 
+/// Why a text cannot be typed to a guest.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum CannotType {
+    /// It is not connected.
+    #[error("it has no console")]
+    NoGuest,
+    /// It does not take what was typed to it before.
+    #[error(
+        "its console has room for {room} more bytes, not for {length}, as it does not take what was \
+         typed before"
+    )]
+    NoRoom {
+        /// How many bytes are to be typed.
+        length: usize,
+        /// How many can be.
+        room: usize,
+    },
+}
+
 impl Mux {
     /// Whether what is typed should be taken off the line now. It waits there for a while when the
     /// guest it is for has no room and is taking it; not for ever, as the escape key must work.
@@ -38,9 +57,32 @@ impl Mux {
         }
     }
 
+    /// Types a text to a guest, whoever has the focus: all of it or nothing.
+    ///
+    /// # Errors
+    /// [`CannotType`].
+    pub fn type_to(&mut self, id: VmId, text: &str, now: Duration) -> Result<(), CannotType> {
+        let port = self.port_mut(id).filter(|port| !port.gone).ok_or(CannotType::NoGuest)?;
+        let (length, room) = (text.len(), port.room());
+        if length > room {
+            return Err(CannotType::NoRoom { length, room });
+        }
+        for byte in text.bytes() {
+            port.type_in(byte, now);
+        }
+        Ok(())
+    }
+
     /// A guest takes what was typed to it.
     pub fn receive(&mut self, id: VmId, now: Duration) -> Option<u8> {
         self.port_mut(id)?.receive(now)
+    }
+
+    /// A guest begins again: what was typed to it and not taken is gone.
+    pub fn discard_input(&mut self, id: VmId) {
+        if let Some(port) = self.port_mut(id) {
+            port.discard_input();
+        }
     }
 
     /// If the guest that is typed to has been `alive` and no longer is, type to the next one that is. One
@@ -252,6 +294,66 @@ impl Mux {
         for (id, name) in guests {
             let focused = if self.focus == Focus::Guest(id) { " (focus)" } else { "" };
             self.notice(now, format_args!("  {} {name}{focused}", id.0));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec;
+
+    use super::*;
+    use crate::console::port::TYPED;
+
+    const NOW: Duration = Duration::from_secs(1);
+
+    fn received(mux: &mut Mux, id: VmId) -> Vec<u8> {
+        core::iter::from_fn(|| mux.receive(id, NOW)).collect()
+    }
+
+    #[test]
+    fn a_text_is_typed_to_a_guest_without_the_focus_and_its_uart_is_told() {
+        let mut mux = Mux::new(Settings::default());
+        mux.attach(VmId(0), "a");
+        mux.attach(VmId(1), "b");
+        assert_eq!(mux.focus(), Focus::Guest(VmId(0)));
+        assert_eq!(mux.type_to(VmId(1), "poweroff\n", NOW), Ok(()));
+        assert_eq!(mux.focus(), Focus::Guest(VmId(0)));
+        assert_eq!(mux.take_attention(NOW), Some(VmId(1)));
+        assert_eq!(received(&mut mux, VmId(1)), b"poweroff\n");
+        assert!(received(&mut mux, VmId(0)).is_empty());
+    }
+
+    #[test]
+    fn a_text_is_typed_whole_or_refused() {
+        let mut mux = Mux::new(Settings::default());
+        assert_eq!(mux.type_to(VmId(0), "x", NOW), Err(CannotType::NoGuest));
+        mux.attach(VmId(0), "a");
+        for _ in 0..TYPED - 3 {
+            assert_eq!(mux.type_to(VmId(0), "x", NOW), Ok(()));
+        }
+        let full = CannotType::NoRoom { length: 4, room: 3 };
+        assert_eq!(mux.type_to(VmId(0), "four", NOW), Err(full));
+        assert_eq!(mux.type_to(VmId(0), "yes", NOW), Ok(()));
+        let typed = [vec![b'x'; TYPED - 3], b"yes".to_vec()].concat();
+        assert_eq!(received(&mut mux, VmId(0)), typed);
+    }
+
+    #[test]
+    fn a_guest_that_begins_again_gets_nothing_that_was_typed_before() {
+        let mut mux = Mux::new(Settings::default());
+        mux.attach(VmId(0), "a");
+        let in_place: fn(&mut Mux) = |mux| mux.discard_input(VmId(0));
+        let anew: fn(&mut Mux) = |mux| {
+            mux.send(VmId(0), b'x', NOW);
+            mux.detach(VmId(0));
+            mux.attach(VmId(0), "a");
+        };
+        for begin_again in [in_place, anew] {
+            assert_eq!(mux.type_to(VmId(0), "poweroff\n", NOW), Ok(()));
+            begin_again(&mut mux);
+            assert!(received(&mut mux, VmId(0)).is_empty());
+            assert_eq!(mux.take_attention(NOW), None);
         }
     }
 }

@@ -29,5 +29,6 @@ pub use mux::View;
 pub use settings::Settings;
 pub use wire::{
     Emergency, GuestLine, Work, answer, deadline, flush, init, leave_monitor, leave_the_dead,
-    listen, power_off, reply, ripen, select, set_clock, set_settings, take_work, tell_keys, visit,
+    listen, power_off, reply, ripen, select, set_clock, set_settings, take_work, tell_keys,
+    type_to, visit,
 };

@@ -170,6 +170,7 @@ impl Mux {
         if let Some(port) = self.ports.iter_mut().find(|port| port.id() == id) {
             if port.name() == name {
                 port.gone = false;
+                port.discard_input();
             } else {
                 *port = Port::new(id, name, &self.settings);
             }

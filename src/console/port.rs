@@ -199,6 +199,17 @@ impl Port {
         true
     }
 
+    /// The guest begins again: what was typed and not taken was not for this one.
+    pub fn discard_input(&mut self) {
+        self.typed.clear();
+        self.has_input = false;
+    }
+
+    /// How many more bytes can be typed.
+    pub fn room(&self) -> usize {
+        TYPED.saturating_sub(self.typed.len())
+    }
+
     /// The guest takes what was typed.
     pub fn receive(&mut self, now: Duration) -> Option<u8> {
         let byte = self.typed.pop_front()?;

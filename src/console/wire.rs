@@ -15,6 +15,7 @@ use core::time::Duration;
 use spin::Once;
 use spin::mutex::TicketMutex;
 
+use super::input::CannotType;
 use super::log::{self, Level};
 use super::mux::{Event, Focus, Mux, View};
 use super::port::PATIENCE;
@@ -310,6 +311,14 @@ pub fn leave_the_dead(alive: impl Fn(VmId) -> bool) {
     with(|mux, now| mux.leave_the_dead(now, alive));
 }
 
+/// Types a text to a guest as somebody at the line would: all of it or nothing.
+///
+/// # Errors
+/// [`CannotType`].
+pub fn type_to(vm: VmId, text: &str) -> Result<(), CannotType> {
+    with(|mux, now| mux.type_to(vm, text, now)).unwrap_or(Err(CannotType::NoGuest))
+}
+
 /// Leaves the monitor for the guest that had the focus before.
 pub fn leave_monitor() {
     with(Mux::leave_monitor);
@@ -391,6 +400,10 @@ impl SerialLine for GuestLine {
         let byte = host.mux.as_mut()?.receive(self.0, now)?;
         host.note_deadline(now, false);
         Some(byte)
+    }
+
+    fn discard(&self) {
+        with(|mux, _| mux.discard_input(self.0));
     }
 }
 

@@ -48,6 +48,8 @@ struct Loaded {
     vm: Arc<Vm>,
     /// The VM's incarnation these registers belong to; after a reset they are nobody's.
     incarnation: u32,
+    /// The VM's policy about `WFI` as of the load: [`Vm::traps_wait`].
+    traps_wait: bool,
     vcpu: Box<Vcpu>,
 }
 
@@ -225,7 +227,9 @@ impl<'h, M: Machine> Cpu<'h, M> {
             vm.give_back(entity.vcpu, requests);
             return None;
         }
-        let is_loaded = self.current().is_some_and(|loaded| loaded.entity == entity);
+        let is_loaded = self
+            .current()
+            .is_some_and(|it| it.entity == entity && it.traps_wait == vm.traps_wait());
         if requests.start || !is_loaded {
             self.unload();
             self.load(entity, &vm, requests)?;

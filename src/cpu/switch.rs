@@ -33,7 +33,8 @@ impl<M: Machine> Cpu<'_, M> {
             return None;
         };
         let shared = self.hypervisor.queue(self.machine.id()).lock().is_contended(entity);
-        let mut space = vm.space(me, self.machine.id(), shared);
+        let traps_wait = vm.traps_wait();
+        let mut space = vm.space(me, self.machine.id(), shared || traps_wait);
         // Out of reset with an empty TLB.
         space.stale_tlb |= requests.start;
         let now = self.machine.now();
@@ -44,7 +45,7 @@ impl<M: Machine> Cpu<'_, M> {
         let in_hand = vm.vgic().lock().holds_physical(me, VIRTUAL_TIMER_IRQ);
         self.machine.set_virtual_timer_active(in_hand);
         let incarnation = vm.incarnation();
-        self.loaded = Some(Loaded { entity, vm: vm.clone(), incarnation, vcpu });
+        self.loaded = Some(Loaded { entity, vm: vm.clone(), incarnation, traps_wait, vcpu });
         // Whoever was here before can be taken elsewhere from now on.
         self.hypervisor.invite(&mut self.machine);
         self.sync();

@@ -355,6 +355,7 @@ impl<L: SerialLine> Device for Pl011<L> {
 
     fn reset(&mut self) {
         self.drain();
+        self.line.discard();
         self.state = State::default();
     }
 }

@@ -19,6 +19,9 @@ pub trait SerialLine: Send + Sync {
     /// The next byte for the guest, taken off the line. A UART asks only when it has room, so what
     /// is waiting waits here; the line bounds how much.
     fn receive(&self) -> Option<u8>;
+
+    /// The guest begins again: what waits for it was meant for the one before.
+    fn discard(&self);
 }
 
 impl<L: SerialLine + ?Sized> SerialLine for Arc<L> {
@@ -28,6 +31,10 @@ impl<L: SerialLine + ?Sized> SerialLine for Arc<L> {
 
     fn receive(&self) -> Option<u8> {
         (**self).receive()
+    }
+
+    fn discard(&self) {
+        (**self).discard();
     }
 }
 
@@ -74,5 +81,9 @@ impl SerialLine for ScriptedLine {
 
     fn receive(&self) -> Option<u8> {
         self.input.lock().pop_front()
+    }
+
+    fn discard(&self) {
+        self.input.lock().clear();
     }
 }

@@ -276,18 +276,26 @@ impl Hypervisor {
         Ok(())
     }
 
+    /// A VM that can do what it is asked for.
+    ///
+    /// # Errors
+    /// It does not exist, does not run, or is paused.
+    pub fn running(&self, id: VmId) -> Result<Arc<Vm>, Refusal> {
+        let vm = self.vm(id).ok_or(Refusal::NotCreated)?;
+        match vm.status() {
+            Status::Stopped(_) => Err(Refusal::Stopped),
+            Status::Paused => Err(Refusal::Held),
+            Status::Running if vm.is_stopping() => Err(Refusal::Stopping),
+            Status::Running => Ok(vm),
+        }
+    }
+
     /// Press a VM's power button: a guest that listens to it shuts down by itself.
     ///
     /// # Errors
     /// It does not exist, does not run, or is paused.
     pub fn press_power_button<M: Machine>(&self, machine: &mut M, id: VmId) -> Result<(), Refusal> {
-        let vm = self.vm(id).ok_or(Refusal::NotCreated)?;
-        match vm.status() {
-            Status::Stopped(_) => return Err(Refusal::Stopped),
-            Status::Paused => return Err(Refusal::Held),
-            Status::Running if vm.is_stopping() => return Err(Refusal::Stopping),
-            Status::Running => {}
-        }
+        let vm = self.running(id)?;
         let notify = vm.press_power_button(machine.now());
         self.notify(machine, &vm, notify);
         // Who keeps its time lets go of the button.

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use super::{Hypervisor, Refusal};
 use crate::machine::{CpuId, Machine};
-use crate::sched::policy::{Class, CpuSet, DEFAULT_WEIGHT, Policy};
+use crate::sched::policy::{Class, CpuSet, DEFAULT_WEIGHT, Policy, Wfi};
 use crate::sched::{
     Account, Admission, AdmissionError, Entity, Reservation, RunQueue, Terms, Usage, VmId,
 };
@@ -38,6 +38,7 @@ impl Hypervisor {
         let mut schedule = schedule.lock();
         let policy = schedule.policy;
         let reserved = self.admit(&mut self.admission.lock(), &policy, vm.vcpu_count())?;
+        vm.set_traps_wait(policy.wfi == Wfi::Trap);
         let (weight, cap) = fair(&policy);
         let account = Arc::new(Account::new(weight, cap, self.timing.cap_period));
         for index in 0..vm.vcpu_count() {
@@ -104,6 +105,8 @@ impl Hypervisor {
         let (weight, cap) = fair(&policy);
         account.set_weight(weight);
         account.set_cap(cap);
+        // Before the kicks.
+        vm.set_traps_wait(policy.wfi == Wfi::Trap);
         for index in 0..vm.vcpu_count() {
             let vcpu = VcpuId(index);
             let terms = terms(&policy, reserved.get(vcpu.index()).copied());

@@ -32,7 +32,7 @@ pub struct Space {
     pub counter_offset: u64,
     /// `VMPIDR_EL2`.
     pub mpidr: u64,
-    /// Trap WFI and WFE: somebody else could use the CPU.
+    /// Trap WFI and WFE: somebody else could use the CPU, or the VM's policy wants it.
     pub trap_wait: bool,
     /// Another vCPU of this VM ran on this CPU since: what it left in the TLB under this VMID and
     /// with its own ASIDs must go.

@@ -1,5 +1,6 @@
 //! Bundles, written and read. [The module's page](super) has the format.
 
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::check;
@@ -145,6 +146,7 @@ fn lay_out<'a>(vms: &[VmSource<'a>], first: u64) -> (Vec<VmConfig>, Vec<Stored<'
         stored.push((at, bytes));
         at
     };
-    let configs = vms.iter().map(|vm| vm.config(&mut place)).collect();
+    let config = |vm: &VmSource<'a>| vm.map(|text| String::from(*text), |bytes| place(bytes));
+    let configs = vms.iter().map(config).collect();
     (configs, stored)
 }

@@ -1,10 +1,10 @@
 //! What must hold in a manifest: the same when it is written and when it is read.
 
-use super::config::{MachineConfig, Payload, VmConfig};
+use super::config::{MachineConfig, Payload, Shutdown, VmConfig};
 use super::error::{ManifestError, PayloadKind, Place};
 use super::{
-    MAX_CMDLINE, MAX_MEMORY, MAX_NAME, MAX_VMS, PAYLOAD_ALIGN, RAM_BASE_ALIGN, RAM_LIMIT,
-    SCROLLBACK,
+    MAX_CMDLINE, MAX_MEMORY, MAX_NAME, MAX_SHUTDOWN, MAX_VMS, PAYLOAD_ALIGN, RAM_BASE_ALIGN,
+    RAM_LIMIT, SCROLLBACK,
 };
 use crate::addr::PAGE_SIZE;
 use crate::console::keys::EscapeKey;
@@ -54,6 +54,11 @@ pub(super) fn facts(machine: &MachineConfig, vms: &[VmConfig]) -> Result<(), Man
             return Err(ManifestError::Vcpus { place: place(), vcpus: vm.vcpus });
         }
         policy(vm, &place)?;
+        if let Shutdown::Console(text) = &vm.shutdown
+            && !(1..=MAX_SHUTDOWN).contains(&text.len())
+        {
+            return Err(ManifestError::Shutdown { place: place(), length: text.len() });
+        }
         if vm.devices.unknown() != 0 {
             return Err(ManifestError::Devices { place: place(), bits: vm.devices.unknown() });
         }

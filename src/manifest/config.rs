@@ -1,6 +1,7 @@
 //! What a manifest says: of the machine as a whole, and of each VM.
 
 use alloc::string::String;
+use core::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -95,6 +96,34 @@ pub enum OnReboot {
     Destroy,
 }
 
+/// How a guest is asked to power off. `T` as in [`VmConfig`].
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub enum Shutdown<T = String> {
+    /// By its power button.
+    #[default]
+    Button,
+    /// By this, typed on its console: 1 to [`super::MAX_SHUTDOWN`] bytes.
+    Console(T),
+}
+
+impl<T> Shutdown<T> {
+    fn map<'a, U>(&'a self, text: impl FnOnce(&'a T) -> U) -> Shutdown<U> {
+        match self {
+            Self::Button => Shutdown::Button,
+            Self::Console(typed) => Shutdown::Console(text(typed)),
+        }
+    }
+}
+
+impl<T: fmt::Debug> fmt::Display for Shutdown<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Button => f.write_str("button"),
+            Self::Console(text) => write!(f, "console {text:?}"),
+        }
+    }
+}
+
 /// A set of the devices that a guest may have or not. What every guest has (the UART, the interrupt
 /// controller, empty virtio slots) is not among them.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
@@ -138,11 +167,12 @@ impl Default for Devices {
     }
 }
 
-/// What one VM is made from.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
-pub struct VmConfig {
+/// What one VM is made from. `P` stands for its payloads, `T` for its texts: a bundle's table has their places
+/// and the texts, as by default; what a bundle is written from, a [`VmSource`], has them all by reference.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct VmConfig<P = Payload, T = String> {
     /// Its name: 1 to [`super::MAX_NAME`] printable ASCII characters, unique in the manifest.
-    pub name: String,
+    pub name: T,
     /// Its RAM in bytes, a multiple of 4 KiB.
     pub memory: u64,
     /// Where its RAM starts: a multiple of [`super::RAM_BASE_ALIGN`] from [`layout::RAM_BASE`] on, such
@@ -158,48 +188,27 @@ pub struct VmConfig {
     pub on_crash: OnCrash,
     /// What happens when it asks for a reset.
     pub on_reboot: OnReboot,
+    /// How it is asked to power off.
+    pub shutdown: Shutdown<T>,
     /// The devices it has beside those that all have.
     pub devices: Devices,
     /// The kernel image, not empty.
-    pub kernel: Payload,
+    pub kernel: P,
     /// The initial RAM disk, not empty when there is one.
-    pub initrd: Option<Payload>,
+    pub initrd: Option<P>,
     /// The kernel's command line, at most [`super::MAX_CMDLINE`] bytes without control characters.
-    pub cmdline: String,
+    pub cmdline: T,
 }
 
 /// What [`super::write()`] makes a [`VmConfig`] and its payloads from.
-#[derive(Clone, Copy, Debug)]
-pub struct VmSource<'a> {
-    /// See [`VmConfig::name`].
-    pub name: &'a str,
-    /// See [`VmConfig::memory`].
-    pub memory: u64,
-    /// See [`VmConfig::ram_base`].
-    pub ram_base: Ipa,
-    /// See [`VmConfig::vcpus`].
-    pub vcpus: u8,
-    /// See [`VmConfig::policy`].
-    pub policy: Policy,
-    /// See [`VmConfig::autostart`].
-    pub autostart: bool,
-    /// See [`VmConfig::on_crash`].
-    pub on_crash: OnCrash,
-    /// See [`VmConfig::on_reboot`].
-    pub on_reboot: OnReboot,
-    /// See [`VmConfig::devices`].
-    pub devices: Devices,
-    /// The kernel image.
-    pub kernel: &'a [u8],
-    /// The initial RAM disk.
-    pub initrd: Option<&'a [u8]>,
-    /// See [`VmConfig::cmdline`].
-    pub cmdline: &'a str,
-}
+pub type VmSource<'a> = VmConfig<&'a [u8], &'a str>;
 
-impl<'a> VmSource<'a> {
+impl<P, T> VmConfig<P, T> {
     /// A VM of this name and kernel, for which nothing else was asked.
-    pub fn new(name: &'a str, kernel: &'a [u8]) -> Self {
+    pub fn new(name: T, kernel: P) -> Self
+    where
+        T: Default,
+    {
         Self {
             name,
             memory: super::DEFAULT_MEMORY,
@@ -209,17 +218,22 @@ impl<'a> VmSource<'a> {
             autostart: true,
             on_crash: OnCrash::default(),
             on_reboot: OnReboot::default(),
+            shutdown: Shutdown::default(),
             devices: Devices::default(),
             kernel,
             initrd: None,
-            cmdline: "",
+            cmdline: T::default(),
         }
     }
 
-    /// The same VM as a bundle describes it, with its payloads where `place` puts them.
-    pub(super) fn config(&self, mut place: impl FnMut(&'a [u8]) -> Payload) -> VmConfig {
+    /// The same VM with its texts and payloads as these functions give them, the kernel first.
+    pub fn map<'a, Q, U>(
+        &'a self,
+        mut text: impl FnMut(&'a T) -> U,
+        mut payload: impl FnMut(&'a P) -> Q,
+    ) -> VmConfig<Q, U> {
         VmConfig {
-            name: self.name.into(),
+            name: text(&self.name),
             memory: self.memory,
             ram_base: self.ram_base,
             vcpus: self.vcpus,
@@ -227,30 +241,11 @@ impl<'a> VmSource<'a> {
             autostart: self.autostart,
             on_crash: self.on_crash,
             on_reboot: self.on_reboot,
+            shutdown: self.shutdown.map(&mut text),
             devices: self.devices,
-            kernel: place(self.kernel),
-            initrd: self.initrd.map(place),
-            cmdline: self.cmdline.into(),
-        }
-    }
-}
-
-impl VmConfig {
-    /// What would be written as this again, with these payloads.
-    pub fn source<'a>(&'a self, kernel: &'a [u8], initrd: Option<&'a [u8]>) -> VmSource<'a> {
-        VmSource {
-            name: &self.name,
-            memory: self.memory,
-            ram_base: self.ram_base,
-            vcpus: self.vcpus,
-            policy: self.policy,
-            autostart: self.autostart,
-            on_crash: self.on_crash,
-            on_reboot: self.on_reboot,
-            devices: self.devices,
-            kernel,
-            initrd,
-            cmdline: &self.cmdline,
+            kernel: payload(&self.kernel),
+            initrd: self.initrd.as_ref().map(payload),
+            cmdline: text(&self.cmdline),
         }
     }
 }

@@ -4,8 +4,8 @@
 use alloc::string::String;
 
 use super::{
-    FORMAT_VERSION, MAX_CMDLINE, MAX_MEMORY, MAX_NAME, MAX_TABLE, MAX_VMS, PAYLOAD_ALIGN,
-    RAM_BASE_ALIGN, RAM_LIMIT, SCROLLBACK, VmConfig,
+    FORMAT_VERSION, MAX_CMDLINE, MAX_MEMORY, MAX_NAME, MAX_SHUTDOWN, MAX_TABLE, MAX_VMS,
+    PAYLOAD_ALIGN, RAM_BASE_ALIGN, RAM_LIMIT, SCROLLBACK, VmConfig,
 };
 use crate::sched::policy::{MAX_WEIGHT, MIN_BUDGET_MICROS, PERIOD_MICROS};
 use crate::vcpu::MAX_VCPUS;
@@ -258,6 +258,16 @@ pub enum ManifestError {
         budget: u32,
         /// In microseconds.
         period: u32,
+    },
+    /// What is typed to ask a guest to power off is nothing, or longer than [`MAX_SHUTDOWN`].
+    #[error(
+        "{place}: what is typed to shut it down is {length} bytes long; give it 1 to {MAX_SHUTDOWN}"
+    )]
+    Shutdown {
+        /// Which VM.
+        place: Place,
+        /// Its length in bytes.
+        length: usize,
     },
     /// A device that this hypervisor does not have.
     #[error("{place}: there are no devices with the bits {bits:#x}; pack the bundle again")]

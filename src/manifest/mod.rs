@@ -28,7 +28,8 @@ mod error;
 
 pub use bundle::{Manifest, read, write};
 pub use config::{
-    Devices, MachineConfig, OnCrash, OnReboot, Payload, View, VmConfig, VmSource, WhenIdle,
+    Devices, MachineConfig, OnCrash, OnReboot, Payload, Shutdown, View, VmConfig, VmSource,
+    WhenIdle,
 };
 pub use error::{ManifestError, PayloadKind, Place};
 
@@ -37,7 +38,7 @@ use crate::vm::layout;
 /// The first bytes of every bundle.
 pub const MAGIC: [u8; 8] = *b"PLBUNDLE";
 /// The format that is read and written.
-pub const FORMAT_VERSION: u32 = 2;
+pub const FORMAT_VERSION: u32 = 4;
 /// What a payload's offset is a multiple of.
 pub const PAYLOAD_ALIGN: u64 = 4096;
 /// The most VMs one manifest may name.
@@ -46,6 +47,8 @@ pub const MAX_VMS: usize = 64;
 pub const MAX_NAME: usize = 32;
 /// The longest command line, in bytes: arm64 Linux's `COMMAND_LINE_SIZE` without the final NUL.
 pub const MAX_CMDLINE: usize = 2047;
+/// The longest text that is typed to ask a guest to power off, in bytes.
+pub const MAX_SHUTDOWN: usize = 64;
 /// The memory of a VM that does not say how much it wants.
 pub const DEFAULT_MEMORY: u64 = 512 << 20;
 /// The most memory one VM can have: what QEMU's `virt` memory map keeps for RAM below

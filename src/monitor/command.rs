@@ -7,7 +7,7 @@ use ::log::LevelFilter;
 
 use super::usage;
 use crate::machine::CpuId;
-use crate::sched::policy::{CpuSet, MAX_WEIGHT, MIN_BUDGET_MICROS, PERIOD_MICROS};
+use crate::sched::policy::{CpuSet, MAX_WEIGHT, MIN_BUDGET_MICROS, PERIOD_MICROS, Wfi};
 use crate::vcpu::MAX_VCPUS;
 
 /// What somebody wants the hypervisor to do.
@@ -78,6 +78,8 @@ pub struct SchedChange {
     pub cpus: Option<CpuSet>,
     /// `Some(None)` for fair sharing.
     pub reservation: Option<Option<Reservation>>,
+    /// Whether the hypervisor sees its vCPUs wait.
+    pub wfi: Option<Wfi>,
 }
 
 /// Time that each vCPU gets in every period.
@@ -114,7 +116,8 @@ pub enum ParseError {
     Usage(&'static str),
     /// A setting that there is not.
     #[error(
-        "`{0}` is no setting; there are weight=N, cap=N, cpus=LIST and reservation=BUDGET/PERIOD"
+        "`{0}` is no setting; there are weight=N, cap=N, cpus=LIST, reservation=BUDGET/PERIOD and \
+         wfi=auto|trap"
     )]
     Setting(String),
     /// A value that a setting cannot have.
@@ -236,6 +239,10 @@ impl SchedChange {
                 let reservation = reservation(value).ok_or_else(|| wrong("reservation", why))?;
                 self.reservation = Some(Some(reservation));
             }
+            "wfi" => {
+                let found = Wfi::NAMED.iter().find(|(name, _)| *name == value);
+                self.wfi = Some(found.ok_or_else(|| wrong("wfi", "auto or trap"))?.1);
+            }
             _ => return Err(unknown()),
         }
         Ok(())
@@ -335,16 +342,18 @@ mod tests {
             cap: Some(Some(150)),
             cpus: Some(CpuSet::EMPTY.with(CpuId(0)).with(CpuId(1)).with(CpuId(3))),
             reservation: Some(Some(Reservation { budget: 2_000, period: 10_000 })),
+            wfi: Some(Wfi::Trap),
         };
-        let line = "sched set web weight=200 cap=150 cpus=0-1,3 reservation=2ms/10ms";
+        let line = "sched set web weight=200 cap=150 cpus=0-1,3 reservation=2ms/10ms wfi=trap";
         assert_eq!(read(line), Ok(Command::SchedSet(web(), change)));
         let none = SchedChange {
             cap: Some(None),
             cpus: Some(CpuSet::ALL),
             reservation: Some(None),
+            wfi: Some(Wfi::Auto),
             ..SchedChange::default()
         };
-        let line = "sched set web cap=none cpus=all reservation=none";
+        let line = "sched set web cap=none cpus=all reservation=none wfi=auto";
         assert_eq!(read(line), Ok(Command::SchedSet(web(), none)));
     }
 
@@ -360,13 +369,14 @@ mod tests {
             (
                 "sched set web",
                 "use: sched set NAME [weight=N] [cap=N|none] [cpus=LIST|all] \
-             [reservation=BUDGET/PERIOD|none]",
+             [reservation=BUDGET/PERIOD|none] [wfi=auto|trap]",
             ),
             (
                 "log level loud",
                 "`loud` is no level; there are off, error, warn, info, debug and trace",
             ),
             ("sched set web weight=0", "weight=0: 1 to 10000"),
+            ("sched set web wfi=never", "wfi=never: auto or trap"),
             ("sched set web cpus=3-1", "cpus=3-1: CPUs and ranges as 0-1,3, or all"),
             (
                 "sched set web cap=801",
@@ -374,8 +384,8 @@ mod tests {
             ),
             (
                 "sched set web speed=1",
-                "`speed=1` is no setting; there are weight=N, cap=N, cpus=LIST \
-             and reservation=BUDGET/PERIOD",
+                "`speed=1` is no setting; there are weight=N, cap=N, cpus=LIST, \
+             reservation=BUDGET/PERIOD and wfi=auto|trap",
             ),
             (
                 "sched set web reservation=20ms/10ms",

@@ -75,6 +75,7 @@ mod tests {
         assert_eq!(choices("vm stop w"), ["web"]);
         assert_eq!(choices("sched set web we"), ["weight="]);
         assert_eq!(choices("sched set web weight=1 c"), ["cap=", "cpus="]);
+        assert_eq!(choices("sched set web wf"), ["wfi="]);
         assert_eq!(choices("log level d"), ["debug"]);
         assert_eq!(choices("console "), ["all", "control", "focus", "web"]);
         assert_eq!(choices("help me"), ["memory"]);

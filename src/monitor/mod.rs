@@ -31,8 +31,8 @@ use ::log::LevelFilter;
 
 use command::{Command, ParseError, SchedChange, Target, VmChange};
 use reply::{
-    ConsoleState, CpuSummary, HelpEntry, IrqEntry, MemoryReport, Reply, SchedEntry, StatsEntry,
-    VcpuDump, VmDetails, VmSummary,
+    Asked, ConsoleState, CpuSummary, HelpEntry, IrqEntry, MemoryReport, Reply, SchedEntry,
+    StatsEntry, VcpuDump, VmDetails, VmSummary,
 };
 
 /// Why a command is not carried out.
@@ -70,8 +70,8 @@ pub trait Control {
     fn vm(&mut self, name: &str) -> Result<VmDetails, Refusal>;
     /// The registers of a VM's vCPUs: as of now where it is paused, and else of the last exit.
     fn dump(&mut self, name: &str) -> Result<Vec<VcpuDump>, Refusal>;
-    /// Begin a change in a VM's life.
-    fn change(&mut self, name: &str, change: VmChange) -> Result<(), Refusal>;
+    /// Begin a change in a VM's life. Where that means to ask the guest: how it was asked.
+    fn change(&mut self, name: &str, change: VmChange) -> Result<Option<Asked>, Refusal>;
     /// All CPUs, by number.
     fn cpus(&mut self) -> Vec<CpuSummary>;
     /// The memory.
@@ -113,9 +113,11 @@ pub fn execute(command: &Command, control: &mut impl Control) -> Result<Reply, R
             Reply::Help(found)
         }
         Command::VmList => Reply::Vms(control.vms()),
-        Command::VmInfo(name) => Reply::Vm(control.vm(name)?),
+        Command::VmInfo(name) => Reply::Vm(control.vm(name)?.into()),
         Command::VmDump(name) => Reply::Dump(control.dump(name)?),
-        Command::VmChange(name, change) => done(control.change(name, *change)?),
+        Command::VmChange(name, change) => {
+            control.change(name, *change)?.map_or(Reply::Done, Reply::Asked)
+        }
         Command::Cpu => Reply::Cpus(control.cpus()),
         Command::Memory => Reply::Memory(control.memory()?),
         Command::Irq(name) => Reply::Irqs(control.irqs(name.as_deref())?),

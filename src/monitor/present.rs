@@ -4,19 +4,21 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::fmt::Display;
 
 use ::log::LevelFilter;
 
 use super::command::{SchedChange, Target, VmChange};
 use super::reply::{
-    ConsoleState, CpuSummary, DeviceEntry, ExitStats, Hex, IrqEntry, MemoryReport, NamedRegister,
-    SchedEntry, StatsEntry, VcpuDump, VcpuSummary, VmDetails, VmMemory, VmState, VmSummary,
+    Asked, ConsoleState, CpuSummary, DeviceEntry, ExitStats, Hex, IrqEntry, MemoryReport,
+    NamedRegister, SchedEntry, StatsEntry, VcpuDump, VcpuSummary, VmDetails, VmMemory, VmState,
+    VmSummary,
 };
 use super::{Control, Refusal};
 use crate::console;
 use crate::hypervisor::{HeapReport, Hypervisor, Phase};
 use crate::machine::{CpuId, Machine};
-use crate::manifest::{OnCrash, OnReboot, VmConfig};
+use crate::manifest::{OnCrash, OnReboot, Shutdown, VmConfig};
 use crate::sched::policy::{Class, Policy};
 use crate::sched::{Entity, VmId};
 use crate::time::{Frequency, Ticks};
@@ -34,7 +36,7 @@ pub struct Present<'a, M> {
     pub heap: fn() -> HeapReport,
 }
 
-impl<M: Machine> Present<'_, M> {
+impl<'a, M: Machine> Present<'a, M> {
     fn frequency(&self) -> Frequency {
         self.hypervisor.frequency()
     }
@@ -43,7 +45,7 @@ impl<M: Machine> Present<'_, M> {
         self.frequency().to_micros(span)
     }
 
-    fn find(&self, name: &str) -> Result<(VmId, &VmConfig), Refusal> {
+    fn find(&self, name: &str) -> Result<(VmId, &'a VmConfig), Refusal> {
         let mut all = self.hypervisor.configs();
         all.find(|(_, config)| config.name == name)
             .ok_or_else(|| Refusal::NoSuchVm(String::from(name)))
@@ -147,6 +149,7 @@ impl<M: Machine> Present<'_, M> {
             budget_micros,
             period_micros,
             cpus: cpus.map(|cpu| cpu.0).collect(),
+            wfi: policy.wfi,
             cpu_micros: self.micros(vm.as_deref().map_or(Ticks(0), |vm| self.ran(vm))),
         }
     }
@@ -210,6 +213,7 @@ impl<M: Machine> Control for Present<'_, M> {
             uptime_micros: vm.as_deref().map_or(0, |vm| self.micros(vm.uptime(now))),
             on_crash: on_crash(config.on_crash).into(),
             on_reboot: on_reboot(config.on_reboot).into(),
+            shutdown: config.shutdown.to_string(),
             sched: self.sched_entry(id, config),
             vcpu_list: vm.as_deref().map(vcpus).unwrap_or_default(),
             devices: vm.as_deref().map(devices).unwrap_or_default(),
@@ -226,19 +230,29 @@ impl<M: Machine> Control for Present<'_, M> {
         Ok((0..vm.vcpu_count()).map(dump).collect())
     }
 
-    fn change(&mut self, name: &str, change: VmChange) -> Result<(), Refusal> {
-        let (id, _) = self.find(name)?;
+    fn change(&mut self, name: &str, change: VmChange) -> Result<Option<Asked>, Refusal> {
+        let (id, config) = self.find(name)?;
+        let denied = |why: &dyn Display| Refusal::Denied(format!("{name}: {why}"));
         let (hypervisor, machine) = (self.hypervisor, &mut *self.machine);
         let done = match change {
             VmChange::Start => hypervisor.start_vm(machine, id),
             VmChange::Pause => hypervisor.pause(machine, id),
             VmChange::Resume => hypervisor.resume(machine, id),
-            VmChange::Stop { force: false } => hypervisor.press_power_button(machine, id),
+            VmChange::Stop { force: false } => match &config.shutdown {
+                Shutdown::Button => hypervisor.press_power_button(machine, id),
+                Shutdown::Console(text) => {
+                    hypervisor.running(id).map_err(|why| denied(&why))?;
+                    console::type_to(id, text).map_err(|why| denied(&why))?;
+                    Ok(())
+                }
+            },
             VmChange::Stop { force: true } => hypervisor.stop(machine, id, Stop::Forced),
             VmChange::Reset => hypervisor.stop(machine, id, Stop::Restart),
             VmChange::Destroy => hypervisor.destroy(machine, id),
         };
-        done.map_err(|refusal| Refusal::Denied(format!("{name}: {refusal}")))
+        done.map_err(|why| denied(&why))?;
+        let asks = change == VmChange::Stop { force: false };
+        Ok(asks.then(|| Asked { asked: config.shutdown.to_string() }))
     }
 
     fn cpus(&mut self) -> Vec<CpuSummary> {
@@ -345,7 +359,7 @@ fn changed(policy: Policy, change: &SchedChange, vcpus: u8) -> Result<Policy, Re
         }
         (None, class @ Class::Reserved { .. }) => {
             if change.weight.is_some() || change.cap.is_some() {
-                let why = "it has a reservation; `reservation=off` gives it back";
+                let why = "it has a reservation; `reservation=none` gives it back";
                 return Err(Refusal::Denied(why.to_string()));
             }
             class
@@ -361,7 +375,11 @@ fn changed(policy: Policy, change: &SchedChange, vcpus: u8) -> Result<Policy, Re
             Class::Fair { weight: change.weight.unwrap_or(weight), cap }
         }
     };
-    Ok(Policy { class, affinity: change.cpus.unwrap_or(policy.affinity) })
+    Ok(Policy {
+        class,
+        affinity: change.cpus.unwrap_or(policy.affinity),
+        wfi: change.wfi.unwrap_or(policy.wfi),
+    })
 }
 
 fn state(vm: Option<&Vm>) -> VmState {

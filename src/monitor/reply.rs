@@ -3,6 +3,7 @@
 //! Times are in microseconds or nanoseconds as the name says, sizes in bytes. Addresses and registers
 //! are hexadecimal text in JSON, as its numbers are not exact beyond 53 bits everywhere.
 
+use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -10,6 +11,7 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::console::View;
+use crate::sched::policy::Wfi;
 
 /// An address or a register.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -108,12 +110,21 @@ pub struct VmDetails {
     pub on_crash: String,
     /// What happens when it reboots.
     pub on_reboot: String,
+    /// How it is asked to power off: `button`, or `console` and what is typed, in quotes.
+    pub shutdown: String,
     /// How it is scheduled.
     pub sched: SchedEntry,
     /// Its vCPUs.
     pub vcpu_list: Vec<VcpuSummary>,
     /// Its devices.
     pub devices: Vec<DeviceEntry>,
+}
+
+/// `vm stop` without force.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Asked {
+    /// How the VM was asked to power off: as in [`VmDetails::shutdown`].
+    pub asked: String,
 }
 
 /// A register by its name.
@@ -219,6 +230,8 @@ pub struct SchedEntry {
     pub period_micros: Option<u32>,
     /// The CPUs it may run on.
     pub cpus: Vec<u8>,
+    /// Whether the hypervisor sees its vCPUs wait.
+    pub wfi: Wfi,
     /// The CPU time it has had.
     pub cpu_micros: u64,
 }
@@ -272,7 +285,9 @@ pub enum Reply {
     /// `vm list`.
     Vms(Vec<VmSummary>),
     /// `vm info`.
-    Vm(VmDetails),
+    Vm(Box<VmDetails>),
+    /// `vm stop` without force.
+    Asked(Asked),
     /// `vm dump`.
     Dump(Vec<VcpuDump>),
     /// `cpu`.

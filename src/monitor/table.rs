@@ -7,8 +7,8 @@ use alloc::vec::Vec;
 use core::fmt::Write;
 
 use super::reply::{
-    ConsoleState, CpuSummary, HelpEntry, IrqEntry, MemoryReport, Reply, SchedEntry, StatsEntry,
-    VcpuDump, VmDetails, VmState, VmSummary,
+    Asked, ConsoleState, CpuSummary, HelpEntry, IrqEntry, MemoryReport, Reply, SchedEntry,
+    StatsEntry, VcpuDump, VmDetails, VmState, VmSummary,
 };
 use crate::console::View;
 
@@ -18,6 +18,7 @@ pub fn render(reply: &Reply) -> String {
         Reply::Help(entries) => help(entries),
         Reply::Vms(vms) => table(&VM_COLUMNS, &vms.iter().map(vm_row).collect::<Vec<_>>()),
         Reply::Vm(vm) => details(vm),
+        Reply::Asked(Asked { asked }) => format!("asked by its {asked}\n"),
         Reply::Dump(vcpus) => vcpus.iter().map(dump).collect(),
         Reply::Cpus(cpus) => self::cpus(cpus),
         Reply::Memory(report) => memory(report),
@@ -68,10 +69,11 @@ fn details(vm: &VmDetails) -> String {
     let mut text = table(&VM_COLUMNS, &[vm_row(&vm.summary)]);
     let _ = writeln!(
         text,
-        "up {}; on crash: {}; on reboot: {}",
+        "up {}; on crash: {}; on reboot: {}; shutdown: {}",
         seconds(vm.uptime_micros),
         vm.on_crash,
-        vm.on_reboot
+        vm.on_reboot,
+        vm.shutdown
     );
     text += &sched(core::slice::from_ref(&vm.sched));
     let rows: Vec<_> = vm
@@ -182,11 +184,12 @@ fn sched(entries: &[SchedEntry]) -> String {
                 optional(entry.cap),
                 reservation,
                 ranges(&entry.cpus),
+                String::from(entry.wfi.name()),
                 seconds(entry.cpu_micros),
             ]
         })
         .collect();
-    table(&["vm<", "weight", "cap", "reservation", "cpus<", "cpu time"], &rows)
+    table(&["vm<", "weight", "cap", "reservation", "cpus<", "wfi<", "cpu time"], &rows)
 }
 
 fn stats(entries: &[StatsEntry]) -> String {

@@ -46,6 +46,7 @@ impl Control for Fake {
             uptime_micros: 2_000_000,
             on_crash: "stop".into(),
             on_reboot: "reset".into(),
+            shutdown: "button".into(),
             sched: self.sched()?.remove(0),
             vcpu_list: Vec::new(),
             devices: Vec::new(),
@@ -58,12 +59,14 @@ impl Control for Fake {
         Ok(vec![VcpuDump { id: 0, state: "paused".into(), registers }])
     }
 
-    fn change(&mut self, name: &str, change: VmChange) -> Result<(), Refusal> {
+    fn change(&mut self, name: &str, change: VmChange) -> Result<Option<Asked>, Refusal> {
         if change == VmChange::Resume {
             let (state, allowed) = ("running".into(), "only a paused VM can be resumed".into());
             return Err(Refusal::State { name: name.into(), state, allowed });
         }
-        self.note(name, format!("{change:?}"))
+        self.note(name, format!("{change:?}"))?;
+        let asks = change == VmChange::Stop { force: false };
+        Ok(asks.then(|| Asked { asked: "console \"halt\\n\"".into() }))
     }
 
     fn cpus(&mut self) -> Vec<CpuSummary> {
@@ -218,6 +221,16 @@ fn what_is_ordered_is_done() {
     }
     let done = ["web: Stop { force: true }", "web: weight Some(5)", "log OFF", "left", "off"];
     assert_eq!(fake.done, done);
+}
+
+#[test]
+fn who_stops_a_vm_without_force_is_told_how_it_was_asked() {
+    assert_eq!(shell_says("vm stop web"), "asked by its console \"halt\\n\"\n");
+    assert_eq!(
+        json_says("vm stop web"),
+        r#"{"id":3,"ok":true,"result":{"asked":"console \"halt\\n\""}}"#
+    );
+    assert_eq!(shell_says("vm stop --force web"), "ok\n");
 }
 
 #[test]

@@ -28,7 +28,7 @@ pub enum Argument {
 
 const FORCE: Argument = Argument::Words(&["--force"]);
 const LEVELS: Argument = Argument::Words(&["off", "error", "warn", "info", "debug", "trace"]);
-const SCHED: Argument = Argument::Settings(&["weight=", "cap=", "cpus=", "reservation="]);
+const SCHED: Argument = Argument::Settings(&["weight=", "cap=", "cpus=", "reservation=", "wfi="]);
 
 /// Makes the entries short.
 const fn usage(
@@ -63,7 +63,7 @@ pub const USAGES: &[Usage] = &[
         &["vm", "stop"],
         &[Argument::Vm, FORCE],
         "vm stop [--force] NAME",
-        "ask it to power off; with --force do not ask",
+        "ask it to power off, as its manifest says; with --force do not ask",
     ),
     usage(&["vm", "reset"], &[Argument::Vm], "vm reset NAME", "begin again, as by a reset button"),
     usage(
@@ -79,8 +79,10 @@ pub const USAGES: &[Usage] = &[
     usage(
         &["sched", "set"],
         &[Argument::Vm, SCHED],
-        "sched set NAME [weight=N] [cap=N|none] [cpus=LIST|all] [reservation=BUDGET/PERIOD|none]",
-        "change that: cap in hundredths of a CPU, cpus as 0-1,3, reservation as 2ms/10ms",
+        "sched set NAME [weight=N] [cap=N|none] [cpus=LIST|all] [reservation=BUDGET/PERIOD|none] \
+         [wfi=auto|trap]",
+        "change that: cap in hundredths of a CPU, cpus as 0-1,3, reservation as 2ms/10ms, wfi=trap to \
+         see each wait",
     ),
     usage(
         &["stats"],

@@ -43,6 +43,30 @@ impl Default for Class {
     }
 }
 
+/// Whether a vCPU that waits, by `WFI` or `WFE`, comes to EL2 (`HCR_EL2.TWI`, `TWE`).
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Wfi {
+    /// Where others could use its CPU. Elsewhere it sleeps in hardware, and the time counts as its own.
+    #[default]
+    Auto,
+    /// Always: the hypervisor sees each wait, and how long the CPU is idle.
+    Trap,
+}
+
+impl Wfi {
+    /// Each with the name that users know it by.
+    pub const NAMED: [(&'static str, Self); 2] = [("auto", Self::Auto), ("trap", Self::Trap)];
+
+    /// The name that users know it by.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Trap => "trap",
+        }
+    }
+}
+
 /// How a VM is scheduled.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Policy {
@@ -50,6 +74,8 @@ pub struct Policy {
     pub class: Class,
     /// The CPUs they may run on.
     pub affinity: CpuSet,
+    /// Whether the hypervisor sees them wait.
+    pub wfi: Wfi,
 }
 
 /// A set of CPUs. The default is all of them.

@@ -176,6 +176,7 @@ impl Vm {
             next_reset: AtomicU64::new(0),
             reset_interval: host.frequency.micros(RESET_INTERVAL_MICROS),
             complaints: AtomicU8::new(0),
+            traps_wait: AtomicBool::new(false),
             paused: AtomicBool::new(false),
             doomed: AtomicBool::new(false),
             on_cpus: AtomicU32::new(0),

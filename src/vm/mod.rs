@@ -113,6 +113,8 @@ pub struct Vm {
     reset_interval: Ticks,
     /// How often it was said that the guest does what cannot be emulated.
     complaints: AtomicU8,
+    /// See [`Vm::traps_wait`].
+    traps_wait: AtomicBool,
     /// It is held.
     paused: AtomicBool,
     /// It is to be taken apart once it has stopped.
@@ -155,6 +157,17 @@ impl Vm {
         if let Some(slot) = self.vcpus.get(vcpu.index()) {
             slot.home.store(cpu.0, Ordering::Release);
         }
+    }
+
+    /// Whether its vCPUs' `WFI` and `WFE` come to EL2 also where nobody else could use the CPU.
+    pub fn traps_wait(&self) -> bool {
+        self.traps_wait.load(Ordering::Relaxed)
+    }
+
+    /// See [`Vm::traps_wait`]. A CPU that has one of its vCPUs loaded finds out when it looks at that
+    /// vCPU's requests.
+    pub fn set_traps_wait(&self, traps: bool) {
+        self.traps_wait.store(traps, Ordering::Relaxed);
     }
 
     /// A vCPU's exits; `None` when the VM has no such vCPU.
@@ -260,8 +273,8 @@ impl Vm {
         }
     }
 
-    /// What `cpu` needs to know to load `vcpu`. `shared`: other vCPUs use that CPU as well.
-    pub fn space(&self, vcpu: VcpuId, cpu: CpuId, shared: bool) -> Space {
+    /// What `cpu` needs to know to load `vcpu`. `trap_wait`: see [`Space`].
+    pub fn space(&self, vcpu: VcpuId, cpu: CpuId, trap_wait: bool) -> Space {
         let me = vcpu.0 + 1;
         let last = self.last_on.get(cpu.index()).map_or(0, |last| last.swap(me, Ordering::AcqRel));
         Space {
@@ -269,7 +282,7 @@ impl Vm {
             vtcr: self.regime.vtcr,
             counter_offset: self.counter_offset.load(Ordering::Acquire),
             mpidr: vcpu.mpidr(),
-            trap_wait: shared,
+            trap_wait,
             stale_tlb: last != me,
         }
     }

@@ -11,7 +11,7 @@ use plinth::exit::Width;
 use plinth::hypervisor::{Hypervisor, Stock};
 use plinth::machine::fake::{INTID, IRQ_VECTOR, OnPause, Op, Scripted, Seen, VIRTUAL_TIMER, World};
 use plinth::machine::{CpuId, Machine};
-use plinth::manifest::{self, MachineConfig, Manifest, OnCrash, OnReboot, VmSource};
+use plinth::manifest::{self, MachineConfig, Manifest, VmConfig};
 use plinth::memory::{FramePool, Geometry, Maintenance, PaRange, Ram, Vmids};
 use plinth::sched::VmId;
 use plinth::time::Frequency;
@@ -39,31 +39,13 @@ pub const RAM: u64 = (2 << 20) + (64 << 10);
 /// Ticks of a second; a time slice is 500.
 pub const HZ: u32 = 100_000;
 
-/// A guest of the bundle.
-#[derive(Clone)]
-pub struct Guest {
-    pub name: String,
-    pub memory: u64,
-    pub vcpus: u8,
-    pub kernel: Vec<u8>,
-    pub initrd: Option<Vec<u8>>,
-    pub autostart: bool,
-    pub on_crash: OnCrash,
-    pub on_reboot: OnReboot,
-}
+/// A guest of the bundle, with its files.
+pub type Guest = VmConfig<Vec<u8>, String>;
 
 pub fn guest(name: &str, vcpus: u8) -> Guest {
     let kernel = elf(ENTRY, &[0x5a; 64], 0x2000);
-    Guest {
-        name: name.into(),
-        memory: RAM,
-        vcpus,
-        kernel,
-        initrd: None,
-        autostart: true,
-        on_crash: OnCrash::default(),
-        on_reboot: OnReboot::default(),
-    }
+    let cmdline = "console=ttyAMA0".into();
+    Guest { memory: RAM, vcpus, cmdline, ..Guest::new(name.into(), kernel) }
 }
 
 /// An ELF file with one segment at `entry` (System V ABI, "ELF Header", "Program Header").
@@ -100,19 +82,8 @@ pub fn bundle(guests: &[Guest]) -> Manifest<'static> {
 
 /// The same for a machine of which something is said.
 pub fn bundle_for(machine: &MachineConfig, guests: &[Guest]) -> Manifest<'static> {
-    let sources: Vec<_> = guests
-        .iter()
-        .map(|guest| VmSource {
-            memory: guest.memory,
-            vcpus: guest.vcpus,
-            initrd: guest.initrd.as_deref(),
-            cmdline: "console=ttyAMA0",
-            autostart: guest.autostart,
-            on_crash: guest.on_crash,
-            on_reboot: guest.on_reboot,
-            ..VmSource::new(&guest.name, &guest.kernel)
-        })
-        .collect();
+    let sources: Vec<_> =
+        guests.iter().map(|guest| guest.map(String::as_str, Vec::as_slice)).collect();
     let bundle = manifest::write(machine, &sources).unwrap();
     manifest::read(Box::leak(bundle.into_boxed_slice())).unwrap()
 }

@@ -8,8 +8,10 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use plinth::manifest::{self as format, Devices, MAGIC, MachineConfig, Manifest, VmConfig};
-use plinth::sched::policy::{Class, CpuSet, DEFAULT_WEIGHT};
+use plinth::manifest::{
+    self as format, Devices, MAGIC, MachineConfig, Manifest, Shutdown, VmConfig,
+};
+use plinth::sched::policy::{Class, CpuSet, DEFAULT_WEIGHT, Wfi};
 use plinth::vm::layout::RAM_BASE;
 
 use crate::guest::Payload;
@@ -33,7 +35,8 @@ impl Bundle {
 
     /// The bundle of these guests.
     pub fn pack(machine: &MachineConfig, guests: &[Payload]) -> Result<Self> {
-        let sources: Vec<_> = guests.iter().map(Payload::source).collect();
+        let sources: Vec<_> =
+            guests.iter().map(|guest| guest.map(String::as_str, Vec::as_slice)).collect();
         Ok(Self(format::write(machine, &sources)?))
     }
 
@@ -112,6 +115,12 @@ fn special(vm: &VmConfig) -> String {
     if vm.policy.affinity != CpuSet::ALL {
         say("pinned".to_owned());
     }
+    if vm.policy.wfi != Wfi::default() {
+        say(format!("wfi {}", vm.policy.wfi.name()));
+    }
+    if vm.shutdown != Shutdown::Button {
+        say(format!("shutdown by {}", vm.shutdown));
+    }
     if vm.ram_base != RAM_BASE {
         say(format!("RAM at {:#x}", vm.ram_base.raw()));
     }
@@ -129,8 +138,8 @@ fn special(vm: &VmConfig) -> String {
 #[cfg(test)]
 mod tests {
     use plinth::addr::Ipa;
-    use plinth::manifest::{Devices, MachineConfig, VmSource, read, write};
-    use plinth::sched::policy::{Class, CpuSet, Policy};
+    use plinth::manifest::{Devices, MachineConfig, Shutdown, VmSource, read, write};
+    use plinth::sched::policy::{Class, CpuSet, Policy, Wfi};
 
     use super::summary;
 
@@ -142,8 +151,13 @@ mod tests {
         let class = Class::Reserved { budget: 2000, period: 10_000 };
         let special = VmSource {
             memory: 64 << 20,
-            policy: Policy { class, affinity: CpuSet::EMPTY.with(plinth::machine::CpuId(1)) },
+            policy: Policy {
+                class,
+                affinity: CpuSet::EMPTY.with(plinth::machine::CpuId(1)),
+                wfi: Wfi::Trap,
+            },
             ram_base: Ipa::new(0x8000_0000),
+            shutdown: Shutdown::Console("halt\n"),
             devices: Devices::NONE,
             autostart: false,
             ..VmSource::new("control", &kernel)
@@ -156,7 +170,7 @@ mod tests {
             [
                 "  a        512M, vcpus 2, kernel 1.5M, initrd 1.4M",
                 "  control  64M, vcpus 1, kernel 1.5M, reservation 2ms in 10ms, pinned, \
-             RAM at 0x80000000, no rtc, not started",
+             wfi trap, shutdown by console \"halt\\n\", RAM at 0x80000000, no rtc, not started",
                 "  2 VMs with 576M of memory",
             ]
         );

@@ -8,6 +8,7 @@ use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 
 use crate::channel::client::Which;
+use crate::guest::VCPUS;
 use crate::size;
 
 #[derive(Parser)]
@@ -94,8 +95,8 @@ pub struct RunOptions {
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true, conflicts_with = "manifest")]
     pub cmdline: Option<String>,
     /// How many vCPUs the guest has, 1 to 8 [default: 1, and 2 for the Debian guest]
-    #[arg(long, value_name = "N", conflicts_with = "manifest")]
-    pub vcpus: Option<u64>,
+    #[arg(long, value_name = "N", value_parser = vcpus, conflicts_with = "manifest")]
+    pub vcpus: Option<u8>,
     /// How much memory the guest has [default: 512M]
     #[arg(long, value_name = "SIZE", value_parser = size::parse, conflicts_with = "manifest")]
     pub guest_memory: Option<u64>,
@@ -164,6 +165,11 @@ fn gic(text: &str) -> Result<u8, String> {
         "3" => Ok(3),
         _ => Err("a GIC is version 2 or 3".to_owned()),
     }
+}
+
+fn vcpus(text: &str) -> Result<u8, String> {
+    let number = text.parse().ok().filter(|number| VCPUS.contains(number));
+    number.ok_or_else(|| format!("a guest has {} to {} vCPUs", VCPUS.start(), VCPUS.end()))
 }
 
 fn seconds(text: &str) -> Result<f64, String> {
@@ -284,6 +290,9 @@ mod tests {
             ("run --timeout never", "seconds"),
             ("run a.toml --kernel Image", "--kernel"),
             ("run a.toml --vcpus 2", "--vcpus"),
+            ("run --vcpus 0", "1 to 8"),
+            ("run --vcpus 9", "1 to 8"),
+            ("run --vcpus 257", "1 to 8"),
             ("run a.toml --single", "--single"),
             ("run --initrd x", "--kernel"),
             ("bundle a.toml", "--output"),

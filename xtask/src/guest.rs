@@ -5,11 +5,8 @@ use std::fmt;
 use std::ops::RangeInclusive;
 
 use plinth::addr::{Ipa, PAGE_SIZE};
-use plinth::manifest::{
-    DEFAULT_MEMORY, Devices, MAX_CMDLINE, MAX_MEMORY, MAX_NAME, OnCrash, OnReboot, RAM_LIMIT,
-    VmSource,
-};
-use plinth::sched::policy::{Class, Policy};
+use plinth::manifest::{MAX_CMDLINE, MAX_MEMORY, MAX_NAME, RAM_LIMIT, VmConfig};
+use plinth::sched::policy::Class;
 use plinth::vcpu::MAX_VCPUS;
 use plinth::vm::layout::RAM_BASE;
 
@@ -18,33 +15,14 @@ use crate::size;
 use crate::source::{Source, Store};
 
 /// How many vCPUs a guest may have.
-pub const VCPUS: RangeInclusive<u64> = 1..=MAX_VCPUS as u64;
+#[expect(clippy::cast_possible_truncation, reason = "it is 8")]
+pub const VCPUS: RangeInclusive<u8> = 1..=MAX_VCPUS as u8;
 
 /// One guest as described.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Guest {
-    pub name: String,
-    pub kernel: Source,
-    pub initrd: Option<Source>,
-    pub cmdline: String,
-    pub memory: u64,
-    pub ram_base: Ipa,
-    pub vcpus: u64,
-    pub policy: Policy,
-    pub autostart: bool,
-    pub on_crash: OnCrash,
-    pub on_reboot: OnReboot,
-    pub devices: Devices,
-}
+pub type Guest = VmConfig<Source, String>;
 
 /// One guest with its files read; it may boot.
-#[derive(Debug)]
-pub struct Payload {
-    guest: Guest,
-    pub vcpus: u8,
-    pub kernel: Vec<u8>,
-    pub initrd: Option<Vec<u8>>,
-}
+pub type Payload = VmConfig<Vec<u8>, String>;
 
 /// Which part of a description is wrong.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -60,78 +38,81 @@ pub enum Field {
     Weight,
     Cap,
     Reservation,
+    Wfi,
     Autostart,
     OnCrash,
     OnReboot,
+    Shutdown,
     Devices,
 }
 
+/// What there is to say of a field.
+struct Row {
+    field: Field,
+    /// Its name in a manifest.
+    key: &'static str,
+    /// Its name on the command line, where it differs.
+    option: Option<&'static str>,
+    /// A manifest may set it for all guests at once.
+    shared: bool,
+}
+
+/// Every field, in the order of their declaration.
+const ROWS: [Row; 17] = [
+    own(Field::Name, "name", None),
+    own(Field::Kernel, "kernel", Some("--kernel")),
+    own(Field::Initrd, "initrd", Some("--initrd")),
+    own(Field::Cmdline, "cmdline", Some("--cmdline")),
+    shared(Field::Memory, "memory", Some("--guest-memory")),
+    shared(Field::RamBase, "ram_base", None),
+    shared(Field::Vcpus, "vcpus", Some("--vcpus")),
+    shared(Field::Cpus, "cpus", None),
+    shared(Field::Weight, "weight", None),
+    shared(Field::Cap, "cap", None),
+    shared(Field::Reservation, "reservation", None),
+    shared(Field::Wfi, "wfi", None),
+    shared(Field::Autostart, "autostart", None),
+    shared(Field::OnCrash, "on_crash", None),
+    shared(Field::OnReboot, "on_reboot", None),
+    shared(Field::Shutdown, "shutdown", None),
+    shared(Field::Devices, "devices", None),
+];
+
+const fn own(field: Field, key: &'static str, option: Option<&'static str>) -> Row {
+    Row { field, key, option, shared: false }
+}
+
+const fn shared(field: Field, key: &'static str, option: Option<&'static str>) -> Row {
+    Row { field, key, option, shared: true }
+}
+
+const _: () = {
+    let mut index = 0;
+    while index < ROWS.len() {
+        assert!(ROWS[index].field as usize == index, "a row is found by its field's number");
+        index += 1;
+    }
+};
+
 impl Field {
     /// Every field.
-    pub const ALL: [Self; 15] = [
-        Self::Name,
-        Self::Kernel,
-        Self::Initrd,
-        Self::Cmdline,
-        Self::Memory,
-        Self::RamBase,
-        Self::Vcpus,
-        Self::Cpus,
-        Self::Weight,
-        Self::Cap,
-        Self::Reservation,
-        Self::Autostart,
-        Self::OnCrash,
-        Self::OnReboot,
-        Self::Devices,
-    ];
+    pub fn all() -> impl Iterator<Item = Self> {
+        ROWS.iter().map(|row| row.field)
+    }
 
     /// Those that a manifest may set for all guests at once.
-    pub const DEFAULTS: [Self; 11] = [
-        Self::Memory,
-        Self::RamBase,
-        Self::Vcpus,
-        Self::Cpus,
-        Self::Weight,
-        Self::Cap,
-        Self::Reservation,
-        Self::Autostart,
-        Self::OnCrash,
-        Self::OnReboot,
-        Self::Devices,
-    ];
+    pub fn defaults() -> impl Iterator<Item = Self> {
+        ROWS.iter().filter(|row| row.shared).map(|row| row.field)
+    }
 
     /// Its name in a manifest.
     pub fn key(self) -> &'static str {
-        match self {
-            Self::Name => "name",
-            Self::Kernel => "kernel",
-            Self::Initrd => "initrd",
-            Self::Cmdline => "cmdline",
-            Self::Memory => "memory",
-            Self::RamBase => "ram_base",
-            Self::Vcpus => "vcpus",
-            Self::Cpus => "cpus",
-            Self::Weight => "weight",
-            Self::Cap => "cap",
-            Self::Reservation => "reservation",
-            Self::Autostart => "autostart",
-            Self::OnCrash => "on_crash",
-            Self::OnReboot => "on_reboot",
-            Self::Devices => "devices",
-        }
+        ROWS[self as usize].key
     }
 
     /// Its name on the command line.
     pub fn option(self) -> &'static str {
-        match self {
-            Self::Memory => "--guest-memory",
-            Self::Kernel => "--kernel",
-            Self::Initrd => "--initrd",
-            Self::Cmdline => "--cmdline",
-            Self::Vcpus => "--vcpus",
-            other => other.key(),
-        }
+        ROWS[self as usize].option.unwrap_or(self.key())
     }
 }
 
@@ -148,126 +129,72 @@ impl fmt::Display for Problem {
     }
 }
 
-impl Guest {
-    /// A guest of this name and kernel, for which nothing else was asked.
-    pub fn new(name: String, kernel: Source) -> Self {
-        let plain = VmSource::new("", &[]);
-        Self {
-            name,
-            kernel,
-            initrd: None,
-            cmdline: String::new(),
-            memory: DEFAULT_MEMORY,
-            ram_base: plain.ram_base,
-            vcpus: plain.vcpus.into(),
-            policy: plain.policy,
-            autostart: plain.autostart,
-            on_crash: plain.on_crash,
-            on_reboot: plain.on_reboot,
-            devices: plain.devices,
-        }
-    }
-
-    /// Every problem that can be seen without fetching or building anything.
-    pub fn look_over(&self) -> Vec<Problem> {
-        self.examine(None).1
-    }
-
-    /// Fetches and builds those of the guest's files that need it.
-    pub fn fetch(&self, store: &Store) -> anyhow::Result<()> {
-        [Some(&self.kernel), self.initrd.as_ref()]
-            .into_iter()
-            .flatten()
-            .try_for_each(|source| source.fetch(store))
-    }
-
-    /// Reads the guest's files and checks it whole; gives every problem, not the first.
-    pub fn load(&self, store: &Store) -> Result<Payload, Vec<Problem>> {
-        let (payload, problems) = self.examine(Some(store));
-        if problems.is_empty() { Ok(payload) } else { Err(problems) }
-    }
-
-    fn examine(&self, store: Option<&Store>) -> (Payload, Vec<Problem>) {
-        let mut problems = Vec::new();
-        let mut note = |field, text| problems.push(Problem { field, text });
-        let mut check = |field, done: Result<(), String>| {
-            if let Err(why) = done {
-                note(field, why);
-            }
-        };
-        check(Field::Vcpus, check_vcpus(self.vcpus));
-        check(Field::Name, check_name(&self.name));
-        check(Field::Memory, check_memory(self.memory));
-        if self.ram_base > RAM_BASE {
-            check(Field::RamBase, ram_fits(self.ram_base, self.memory));
-        }
-        check(Field::Cmdline, check_cmdline(&self.cmdline));
-        check(Field::Cap, cap_fits(self.policy.class, self.vcpus));
-
-        // What is not looked at yet has no bytes, and fits.
-        let ready = |source: &Source| source.is_at_hand() || store.is_some();
-        let none = Store::default();
-        let read = |source: &Source| source.read(store.unwrap_or(&none));
-        let kernel = Some(&self.kernel).filter(|source| ready(source)).map(read);
-        let kernel = kernel.unwrap_or_else(|| Ok(Vec::new())).unwrap_or_else(|why| {
-            check(Field::Kernel, Err(why));
-            Vec::new()
-        });
-        if !kernel.is_empty() {
-            let fits = kernel_fits(&kernel, self.memory);
-            check(Field::Kernel, fits.map_err(|why| format!("{}: {why}", self.kernel)));
-        }
-        let initrd = self.initrd.as_ref().filter(|source| ready(source)).map(|source| {
-            let bytes = read(source).unwrap_or_else(|why| {
-                check(Field::Initrd, Err(why));
-                Vec::new()
-            });
-            let room = self.memory.saturating_sub(kernel.len() as u64);
-            if bytes.len() as u64 > room {
-                let (initrd, kernel) =
-                    (size::show(bytes.len() as u64), size::show(kernel.len() as u64));
-                let memory = size::show(self.memory);
-                let text = format!(
-                    "{initrd} and the kernel's {kernel} do not fit into the guest's {memory} of memory"
-                );
-                check(Field::Initrd, Err(text));
-            }
-            bytes
-        });
-        let vcpus = u8::try_from(self.vcpus).unwrap_or(u8::MAX);
-        (Payload { guest: self.clone(), vcpus, kernel, initrd }, problems)
-    }
+/// Every problem of a guest that can be seen without fetching or building anything.
+pub fn look_over(guest: &Guest) -> Vec<Problem> {
+    examine(guest, None).1
 }
 
-impl Payload {
-    /// The guest for the writer of bundles.
-    pub fn source(&self) -> VmSource<'_> {
-        let Guest { memory, ram_base, policy, autostart, on_crash, on_reboot, devices, .. } =
-            self.guest;
-        VmSource {
-            memory,
-            ram_base,
-            vcpus: self.vcpus,
-            policy,
-            autostart,
-            on_crash,
-            on_reboot,
-            devices,
-            initrd: self.initrd.as_deref(),
-            cmdline: &self.guest.cmdline,
-            ..VmSource::new(&self.guest.name, &self.kernel)
+/// Fetches and builds those of a guest's files that need it.
+pub fn fetch(guest: &Guest, store: &Store) -> anyhow::Result<()> {
+    [Some(&guest.kernel), guest.initrd.as_ref()]
+        .into_iter()
+        .flatten()
+        .try_for_each(|source| source.fetch(store))
+}
+
+/// Reads a guest's files and checks it whole; gives every problem, not the first.
+pub fn load(guest: &Guest, store: &Store) -> Result<Payload, Vec<Problem>> {
+    let (payload, problems) = examine(guest, Some(store));
+    if problems.is_empty() { Ok(payload) } else { Err(problems) }
+}
+
+fn examine(guest: &Guest, store: Option<&Store>) -> (Payload, Vec<Problem>) {
+    let mut problems = Vec::new();
+    let mut note = |field, text| problems.push(Problem { field, text });
+    let mut check = |field, done: Result<(), String>| {
+        if let Err(why) = done {
+            note(field, why);
         }
+    };
+    check(Field::Name, check_name(&guest.name));
+    check(Field::Memory, check_memory(guest.memory));
+    if guest.ram_base > RAM_BASE {
+        check(Field::RamBase, ram_fits(guest.ram_base, guest.memory));
     }
+    check(Field::Cmdline, check_cmdline(&guest.cmdline));
+    check(Field::Cap, cap_fits(guest.policy.class, guest.vcpus));
 
-    /// Its memory in bytes.
-    pub fn memory(&self) -> u64 {
-        self.guest.memory
+    // What is not looked at yet has no bytes, and fits.
+    let ready = |source: &Source| source.is_at_hand() || store.is_some();
+    let none = Store::default();
+    let read = |source: &Source| source.read(store.unwrap_or(&none));
+    let kernel = Some(&guest.kernel).filter(|source| ready(source)).map(read);
+    let kernel = kernel.unwrap_or_else(|| Ok(Vec::new())).unwrap_or_else(|why| {
+        check(Field::Kernel, Err(why));
+        Vec::new()
+    });
+    if !kernel.is_empty() {
+        let fits = kernel_fits(&kernel, guest.memory);
+        check(Field::Kernel, fits.map_err(|why| format!("{}: {why}", guest.kernel)));
     }
-
-    /// Its kernel's command line.
-    pub fn cmdline(&self) -> &str {
-        &self.guest.cmdline
-    }
+    let initrd = guest.initrd.as_ref().filter(|source| ready(source)).map(|source| {
+        let bytes = read(source).unwrap_or_else(|why| {
+            check(Field::Initrd, Err(why));
+            Vec::new()
+        });
+        let room = guest.memory.saturating_sub(kernel.len() as u64);
+        if bytes.len() as u64 > room {
+            let (initrd, kernel) =
+                (size::show(bytes.len() as u64), size::show(kernel.len() as u64));
+            let memory = size::show(guest.memory);
+            let text = format!(
+                "{initrd} and the kernel's {kernel} do not fit into the guest's {memory} of memory"
+            );
+            check(Field::Initrd, Err(text));
+        }
+        bytes
+    });
+    (Payload { kernel, initrd, ..guest.map(String::clone, |_| Vec::new()) }, problems)
 }
 
 /// Whether `name` can be a guest's.
@@ -302,13 +229,6 @@ pub fn check_memory(memory: u64) -> Result<(), String> {
     Ok(())
 }
 
-fn check_vcpus(vcpus: u64) -> Result<(), String> {
-    if VCPUS.contains(&vcpus) {
-        return Ok(());
-    }
-    Err(format!("{vcpus} vCPUs; a guest has {} to {}", VCPUS.start(), VCPUS.end()))
-}
-
 fn ram_fits(base: Ipa, memory: u64) -> Result<(), String> {
     if base.raw().saturating_add(memory) <= RAM_LIMIT {
         return Ok(());
@@ -317,9 +237,9 @@ fn ram_fits(base: Ipa, memory: u64) -> Result<(), String> {
     Err(format!("RAM of {memory} from {:#x} on would end beyond {RAM_LIMIT:#x}", base.raw()))
 }
 
-fn cap_fits(class: Class, vcpus: u64) -> Result<(), String> {
+fn cap_fits(class: Class, vcpus: u8) -> Result<(), String> {
     match class {
-        Class::Fair { cap: Some(cap), .. } if u64::from(cap) > vcpus.saturating_mul(100) => {
+        Class::Fair { cap: Some(cap), .. } if cap > 100 * u16::from(vcpus) => {
             Err(format!("{cap} % is more than {vcpus} vCPUs can use; it is 1 to 100 for each vCPU"))
         }
         _ => Ok(()),
@@ -346,7 +266,7 @@ mod tests {
     use plinth::addr::Ipa;
     use plinth::sched::policy::Class;
 
-    use super::{Field, Guest};
+    use super::{Field, Guest, load, look_over};
     use crate::source::{Source, Store};
 
     fn file(name: &str, bytes: &[u8]) -> PathBuf {
@@ -360,23 +280,14 @@ mod tests {
     }
 
     fn fields(guest: Guest) -> Vec<Field> {
-        let problems = guest.load(&Store::default()).err().unwrap_or_default();
-        assert_eq!(problems, guest.look_over(), "what is at hand is looked at in either way");
+        let problems = load(&guest, &Store::default()).err().unwrap_or_default();
+        assert_eq!(problems, look_over(&guest), "what is at hand is looked at in either way");
         problems.iter().map(|problem| problem.field).collect()
     }
 
     #[test]
     fn a_flat_binary_with_modest_wishes_is_accepted() {
         assert_eq!(fields(guest(file("flat", &[0xd5; 64]))), []);
-    }
-
-    #[test]
-    fn vcpus_are_one_to_eight() {
-        let kernel = file("vcpus", &[0xd5; 64]);
-        for (vcpus, bad) in [(0, true), (1, false), (8, false), (9, true), (257, true)] {
-            let found = fields(Guest { vcpus, ..guest(kernel.clone()) });
-            assert_eq!(found == [Field::Vcpus], bad, "{vcpus}");
-        }
     }
 
     #[test]
@@ -419,14 +330,15 @@ mod tests {
     #[test]
     fn nothing_is_fetched_to_look_a_guest_over() {
         let guest = Guest::new("g".to_owned(), Source::Payload("no-such-payload".to_owned()));
-        assert_eq!(guest.look_over(), []);
+        assert_eq!(look_over(&guest), []);
     }
 
     #[test]
     fn all_problems_are_told_at_once() {
         let initrd = Some(Source::File(PathBuf::from("/nowhere/initrd")));
-        let bad = Guest { initrd, vcpus: 0, memory: 1 << 10, ..guest("/nowhere/kernel".into()) };
-        let all = [Field::Vcpus, Field::Memory, Field::Kernel, Field::Initrd];
+        let name = "two words".to_owned();
+        let bad = Guest { name, initrd, memory: 1 << 10, ..guest("/nowhere/kernel".into()) };
+        let all = [Field::Name, Field::Memory, Field::Kernel, Field::Initrd];
         assert_eq!(fields(bad), all);
     }
 }

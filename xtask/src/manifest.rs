@@ -20,7 +20,7 @@ use plinth::manifest::MachineConfig;
 
 use self::reader::Mistake;
 pub use self::values::show_micros;
-use crate::guest::Payload;
+use crate::guest::{self, Payload};
 use crate::source::Store;
 
 /// A manifest whose guests may boot.
@@ -37,15 +37,16 @@ pub fn load(path: &Path) -> Result<Described> {
     let folder = path.parent().unwrap_or_else(|| Path::new("."));
     let (draft, mut mistakes) = reader::parse(&text, folder);
     for entry in &draft.entries {
-        mistakes.extend(entry.guest.look_over().iter().map(|problem| entry.mistake(problem)));
+        mistakes
+            .extend(guest::look_over(&entry.guest).iter().map(|problem| entry.mistake(problem)));
     }
     report(path, &text, mistakes)?;
 
     let store = Store::default();
-    draft.entries.iter().try_for_each(|entry| entry.guest.fetch(&store))?;
+    draft.entries.iter().try_for_each(|entry| guest::fetch(&entry.guest, &store))?;
     let (mut guests, mut mistakes) = (Vec::new(), Vec::new());
     for entry in draft.entries {
-        match entry.guest.load(&store) {
+        match guest::load(&entry.guest, &store) {
             Ok(payload) => guests.push(payload),
             Err(problems) => mistakes.extend(problems.iter().map(|one| entry.mistake(one))),
         }

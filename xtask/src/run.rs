@@ -12,7 +12,7 @@ use crate::bundle::Bundle;
 use crate::channel::socket::Socket;
 use crate::cli::RunOptions;
 use crate::console::{self, End, LastWords, Watch};
-use crate::guest::{Guest, Payload, Problem};
+use crate::guest::{self, Guest, Payload, Problem};
 use crate::qemu::Machine;
 use crate::source::{Part, Source, Store};
 use crate::symbols::Symbols;
@@ -71,10 +71,10 @@ fn guest(options: &RunOptions) -> Result<Payload> {
     guest.vcpus = options.vcpus.unwrap_or(guest.vcpus);
     guest.memory = options.guest_memory.unwrap_or(guest.memory);
     // Mistakes on the command line are told before anything is fetched for them.
-    told(&guest.look_over())?;
+    told(&guest::look_over(&guest))?;
     let store = Store::default();
-    guest.fetch(&store)?;
-    guest.load(&store).or_else(|problems| {
+    guest::fetch(&guest, &store)?;
+    guest::load(&guest, &store).or_else(|problems| {
         told(&problems)?;
         bail!("the guest cannot boot")
     })
@@ -168,12 +168,12 @@ fn run_bare(options: &RunOptions, qemu: &qemu::Qemu, guest: &Payload) -> Result<
         gic: options.gic,
         cpu: &options.cpu,
         smp: u32::from(guest.vcpus),
-        memory: guest.memory(),
+        memory: guest.memory,
         el2: false,
         icount: options.icount,
         kernel: &kernel,
         initrd: initrd.as_deref(),
-        append: guest.cmdline(),
+        append: &guest.cmdline,
         extra: &options.qemu,
     };
     boot(options, qemu, &machine, None)

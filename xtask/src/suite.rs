@@ -7,6 +7,7 @@
 //! | `guests/…` | each payload of `guests/` gets the answers it wants, on both GICs |
 //! | `bundle/…` | manifests are refused with every mistake, bundles are packed, boot, and are refused when damaged |
 //! | `ctl/…`, `many/…`, `shares/…` | the monitor from the PC; many guests at once; who gets how much of the CPUs |
+//! | `waits/…` | guests that wait on CPUs of their own are seen by the hypervisor where their policy says so |
 //! | `consoles/…` | one line shared by several guests and the monitor: escape key, scrollback, frames |
 //! | `debian/…` | Debian boots, takes input, reboots and powers off, beside hostile guests as well |
 
@@ -26,6 +27,7 @@ mod payloads;
 mod refusals;
 mod session;
 mod shares;
+mod waits;
 
 use std::cell::OnceCell;
 use std::path::PathBuf;
@@ -160,6 +162,7 @@ pub fn run(filter: Option<&str>, bare: bool) -> Result<ExitCode> {
         steps.extend(hostile::steps());
         steps.extend(many::steps());
         steps.extend(shares::steps());
+        steps.extend(waits::steps());
         steps.extend(consoles::steps());
         steps.extend(ctl::steps());
     }

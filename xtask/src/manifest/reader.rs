@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::path::Path;
 
 use plinth::manifest::{MAX_VMS, MachineConfig, OnCrash, OnReboot, View, WhenIdle};
-use plinth::sched::policy::{Class, DEFAULT_WEIGHT, MAX_WEIGHT};
+use plinth::sched::policy::{Class, DEFAULT_WEIGHT, MAX_WEIGHT, Wfi};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -189,7 +189,13 @@ impl Reader<'_> {
                     DeValue::Table(table) => {
                         let Defaults { guest, places } = defaults;
                         let owner = "machine.defaults";
-                        self.fields(owner, table, &Field::DEFAULTS, guest, places);
+                        self.fields(
+                            owner,
+                            table,
+                            &Field::defaults().collect::<Vec<_>>(),
+                            guest,
+                            places,
+                        );
                     }
                     _ => self.wrong(key.span().start, "machine, defaults: it is not a table"),
                 },
@@ -209,7 +215,7 @@ impl Reader<'_> {
         let mut guest = Guest { name: format!("vm{number}"), ..defaults.guest.clone() };
         let mut places = defaults.places.clone();
         let owner = format!("vm {number}");
-        self.fields(&owner, table, &Field::ALL, &mut guest, &mut places);
+        self.fields(&owner, table, &Field::all().collect::<Vec<_>>(), &mut guest, &mut places);
         for field in [Field::Name, Field::Kernel] {
             if !table.keys().any(|key| key.get_ref() == field.key()) {
                 self.wrong(at, format!("{owner}, {}: the field is missing", field.key()));
@@ -262,8 +268,7 @@ impl Reader<'_> {
             Field::Vcpus => guest.vcpus = values::whole(value, guest::VCPUS)?,
             Field::Cpus => guest.policy.affinity = values::cpus(value)?,
             Field::Weight => {
-                let weight = values::whole(value, 1..=MAX_WEIGHT.into())?;
-                let weight = u16::try_from(weight).unwrap_or(MAX_WEIGHT);
+                let weight = values::whole(value, 1..=MAX_WEIGHT)?;
                 guest.policy.class = match guest.policy.class {
                     Class::Fair { cap, .. } => Class::Fair { weight, cap },
                     Class::Reserved { .. } => Class::Fair { weight, cap: None },
@@ -277,9 +282,11 @@ impl Reader<'_> {
                 };
             }
             Field::Reservation => guest.policy.class = values::reservation(value)?,
+            Field::Wfi => guest.policy.wfi = values::choice(value, &Wfi::NAMED)?,
             Field::Autostart => guest.autostart = values::truth(value)?,
             Field::OnCrash => guest.on_crash = values::choice(value, &ON_CRASH)?,
             Field::OnReboot => guest.on_reboot = values::choice(value, &ON_REBOOT)?,
+            Field::Shutdown => guest.shutdown = values::shutdown(value)?,
             Field::Devices => guest.devices = values::devices(value)?,
         }
         Ok(())

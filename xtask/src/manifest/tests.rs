@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 
 use plinth::addr::Ipa;
 use plinth::machine::CpuId;
-use plinth::manifest::{Devices, MachineConfig, OnCrash, OnReboot, View, WhenIdle};
-use plinth::sched::policy::{Class, CpuSet};
+use plinth::manifest::{Devices, MachineConfig, OnCrash, OnReboot, Shutdown, View, WhenIdle};
+use plinth::sched::policy::{Class, CpuSet, Wfi};
 
 use super::reader::{Draft, parse};
 use super::{load, position};
-use crate::guest::Guest;
+use crate::guest::{self, Guest};
 use crate::source::Source;
 
 fn good(text: &str) -> Draft {
@@ -22,7 +22,7 @@ fn good(text: &str) -> Draft {
 fn mistakes(text: &str) -> Vec<String> {
     let (draft, mut mistakes) = parse(text, Path::new("/base"));
     let looked_over = |entry: &super::reader::Entry| {
-        let problems = entry.guest.look_over();
+        let problems = guest::look_over(&entry.guest);
         // The files of these tests do not exist.
         let problems = problems.iter().filter(|one| !one.text.contains("there is no file"));
         problems.map(|problem| entry.mistake(problem)).collect::<Vec<_>>()
@@ -62,7 +62,8 @@ fn a_full_entry_is_read_and_paths_are_relative_to_the_file() {
         "[[vm]]\nname = \"a\"\nkernel = \"k/Image\"\ninitrd = \"/abs/rd\"\ncmdline = \"quiet\"\n\
          memory = \"256M\"\nvcpus = 4\ncpus = \"0-1,3\"\nweight = 250\ncap = \"150%\"\n\
          autostart = false\non_crash = \"restart\"\non_reboot = \"stop\"\ndevices = []\n\
-         ram_base = 0x8000_0000\n",
+         ram_base = 0x8000_0000\nwfi = \"trap\"\n\
+         shutdown = { console = \"halt\\n\" }\n",
     )
     .entries[0]
         .guest;
@@ -70,9 +71,10 @@ fn a_full_entry_is_read_and_paths_are_relative_to_the_file() {
     assert_eq!(guest.initrd, Some(Source::File(PathBuf::from("/abs/rd"))));
     assert_eq!((guest.memory, guest.vcpus, guest.cmdline.as_str()), (256 << 20, 4, "quiet"));
     assert_eq!(guest.policy.class, Class::Fair { weight: 250, cap: Some(150) });
-    assert_eq!(guest.policy.affinity, cpus(&[0, 1, 3]));
+    assert_eq!((guest.policy.affinity, guest.policy.wfi), (cpus(&[0, 1, 3]), Wfi::Trap));
     assert_eq!((guest.autostart, guest.devices), (false, Devices::NONE));
     assert_eq!((guest.on_crash, guest.on_reboot), (OnCrash::Restart, OnReboot::Stop));
+    assert_eq!(guest.shutdown, Shutdown::Console("halt\n".to_owned()));
     assert_eq!(guest.ram_base, Ipa::new(0x8000_0000));
 }
 
@@ -84,6 +86,7 @@ fn what_is_left_out_has_a_default() {
     assert_eq!(guest.policy.class, Class::Fair { weight: 100, cap: None });
     assert_eq!((guest.policy.affinity, guest.devices), (CpuSet::ALL, Devices::RTC));
     assert_eq!((guest.on_crash, guest.on_reboot), (OnCrash::Preserve, OnReboot::Restart));
+    assert_eq!((guest.policy.wfi, &guest.shutdown), (Wfi::Auto, &Shutdown::Button));
     assert!(guest.autostart && guest.ram_base == Ipa::new(0x4000_0000));
     assert_eq!(draft.machine, MachineConfig::default());
 }
@@ -102,11 +105,11 @@ fn the_machine_table_is_about_the_console_and_the_end() {
 #[test]
 fn defaults_hold_for_every_guest_that_does_not_say_otherwise() {
     let text = "[machine.defaults]\nmemory = \"64M\"\nvcpus = 2\nweight = 200\non_crash = \"destroy\"\n\
-                autostart = false\ncpus = [1]\n";
+                autostart = false\ncpus = [1]\nwfi = \"trap\"\n";
     let text = format!(
         "{text}{}{}",
         vm("vcpus = 3\ncap = 250"),
-        vm("reservation = { budget = \"500us\", period = \"1s\" }\nautostart = true")
+        vm("reservation = { budget = \"500us\", period = \"1s\" }\nautostart = true\nwfi = \"auto\"")
             .replace("\"a\"", "\"b\"")
     );
     let draft = good(&text);
@@ -116,6 +119,7 @@ fn defaults_hold_for_every_guest_that_does_not_say_otherwise() {
     assert_eq!(first.policy.class, Class::Fair { weight: 200, cap: Some(250) });
     assert_eq!((first.on_crash, first.policy.affinity), (OnCrash::Destroy, cpus(&[1])));
     assert_eq!((second.vcpus, second.autostart), (2, true));
+    assert_eq!((first.policy.wfi, second.policy.wfi), (Wfi::Trap, Wfi::Auto));
     assert_eq!(second.policy.class, Class::Reserved { budget: 500, period: 1_000_000 });
 }
 
@@ -160,7 +164,7 @@ fn all_mistakes_come_at_once_each_with_line_column_and_field() {
          Known are escape, view, scrollback, when_idle, defaults",
             "6:12: vm 1, kernel: want a text in quotes, got a number",
             "7:1: vm 1, colour: unknown field; known are name, kernel, initrd, cmdline, memory, \
-         ram_base, vcpus, cpus, weight, cap, reservation, autostart, on_crash, on_reboot, devices",
+         ram_base, vcpus, cpus, weight, cap, reservation, wfi, autostart, on_crash, on_reboot, shutdown, devices",
             "9:1: vm 2, kernel: the field is missing",
             "10:8: vm 2, name: `a` is the name of vm 1 already; each name is given once",
             "11:10: vm 2, memory: `12` is not a size: the unit K, M or G is missing, e.g. 512M or 2G",
@@ -190,12 +194,28 @@ fn each_field_says_what_it_takes() {
         ("cpus = \"0,256\"", "8: vm 1, cpus: `0,256` will not do"),
         ("cpus = []", "8: vm 1, cpus: it names no CPU"),
         ("cpus = true", "8: vm 1, cpus: want CPU numbers"),
+        ("wfi = true", "7: vm 1, wfi: want \"auto\" or \"trap\", got true or false"),
         ("autostart = \"yes\"", "13: vm 1, autostart: `yes` will not do; want true or false"),
         (
             "on_crash = \"reboot\"",
             "12: vm 1, on_crash: `reboot` will not do; want \"preserve\" or \"restart\" or \"destroy\"",
         ),
         ("on_reboot = 1", "13: vm 1, on_reboot: 1 will not do; want \"restart\" or \"stop\""),
+        (
+            "shutdown = \"poweroff\"",
+            "12: vm 1, shutdown: `poweroff` will not do; want \"button\" or a table as in { console",
+        ),
+        ("shutdown = true", "12: vm 1, shutdown: want \"button\" or a table"),
+        ("shutdown = {}", "12: vm 1, shutdown: want \"button\" or a table"),
+        ("shutdown = { console = 1 }", "24: vm 1, shutdown.console: want a text in quotes, got a"),
+        (
+            "shutdown = { console = \"\" }",
+            "24: vm 1, shutdown.console: it is 0 bytes long; 1 to 64 are possible",
+        ),
+        (
+            "shutdown = { consol = \"x\" }",
+            "14: vm 1, shutdown.consol: unknown field; did you mean `console`?",
+        ),
         ("devices = \"rtc\"", "11: vm 1, devices: `rtc` will not do; want a list of devices"),
         (
             "devices = [\"rtc\", \"rct\"]",
@@ -212,6 +232,19 @@ fn each_field_says_what_it_takes() {
     ] {
         let found = mistake(line);
         assert!(found.starts_with(said), "{line}: {found}");
+    }
+}
+
+#[test]
+fn what_is_typed_to_shut_a_guest_down_has_at_most_64_bytes() {
+    let line = |text: &str| format!("shutdown = {{ console = \"{text}\" }}");
+    let button = guest("shutdown = \"button\"").shutdown;
+    assert_eq!(button, Shutdown::Button);
+    for text in ["s".repeat(64), "\u{e4}".repeat(32)] {
+        assert_eq!(guest(&line(&text)).shutdown, Shutdown::Console(text));
+    }
+    for text in ["s".repeat(65), "\u{e4}".repeat(33)] {
+        assert!(mistake(&line(&text)).contains("bytes long; 1 to 64 are possible"));
     }
 }
 

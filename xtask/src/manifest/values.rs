@@ -1,10 +1,11 @@
 //! The values of a manifest: from what TOML says to what it means, or why it means nothing.
 
+use std::fmt;
 use std::ops::RangeInclusive;
 
 use plinth::addr::Ipa;
 use plinth::machine::CpuId;
-use plinth::manifest::{Devices, RAM_BASE_ALIGN, RAM_LIMIT, SCROLLBACK};
+use plinth::manifest::{Devices, MAX_SHUTDOWN, RAM_BASE_ALIGN, RAM_LIMIT, SCROLLBACK, Shutdown};
 use plinth::sched::policy::{Class, CpuSet, MIN_BUDGET_MICROS, PERIOD_MICROS};
 use plinth::vm::layout::RAM_BASE;
 use toml::Spanned;
@@ -72,9 +73,12 @@ pub fn parsed<T>(value: &Value<'_>, parse: impl Fn(&str) -> Result<T, String>) -
 }
 
 /// A whole number in `range`.
-pub fn whole(value: &Value<'_>, range: RangeInclusive<u64>) -> Meaning<u64> {
-    match value.get_ref().as_integer().and_then(number) {
-        Some(number) if range.contains(&number) => Ok(number),
+pub fn whole<N>(value: &Value<'_>, range: RangeInclusive<N>) -> Meaning<N>
+where
+    N: TryFrom<u64> + PartialOrd + fmt::Display,
+{
+    match value.get_ref().as_integer().and_then(number).map(N::try_from) {
+        Some(Ok(number)) if range.contains(&number) => Ok(number),
         _ => want(value, &format!("a whole number from {} to {}", range.start(), range.end())),
     }
 }
@@ -154,16 +158,12 @@ pub fn cpus(value: &Value<'_>) -> Meaning<CpuSet> {
         },
         DeValue::Array(list) => {
             let set = each(list, |one| whole(one, 0..=255))?;
-            set.into_iter().fold(CpuSet::EMPTY, |set, number| set.with(cpu(number)))
+            set.into_iter().fold(CpuSet::EMPTY, |set, number| set.with(CpuId(number)))
         }
-        DeValue::Integer(_) => CpuSet::EMPTY.with(cpu(whole(value, 0..=255)?)),
+        DeValue::Integer(_) => CpuSet::EMPTY.with(CpuId(whole(value, 0..=255)?)),
         _ => return want(value, WANT),
     };
     if set.is_empty() { wrong(value, format!("it names no CPU; want {WANT}")) } else { Ok(set) }
-}
-
-fn cpu(number: u64) -> CpuId {
-    CpuId(u8::try_from(number).unwrap_or(u8::MAX))
 }
 
 fn ranges(text: &str) -> Option<CpuSet> {
@@ -256,6 +256,41 @@ pub fn reservation(value: &Value<'_>) -> Meaning<Class> {
             Ok(Class::Reserved { budget, period })
         }
         _ => Err(wrongs),
+    }
+}
+
+/// `"button"` or `{ console = "poweroff\n" }`.
+pub fn shutdown(value: &Value<'_>) -> Meaning<Shutdown> {
+    const WANT: &str = "\"button\" or a table as in { console = \"poweroff\\n\" }";
+    let table = match value.get_ref() {
+        DeValue::String(word) if word == "button" => return Ok(Shutdown::Button),
+        DeValue::Table(table) => table,
+        _ => return want(value, WANT),
+    };
+    let (mut typed, mut wrongs) = (None, Vec::new());
+    for (key, value) in table {
+        let name = key.get_ref();
+        if name != "console" {
+            let text = format!("unknown field{}", nearest::hint(name, &["console"]));
+            wrongs.push(Wrong { at: key.span().start, part: format!(".{name}"), text });
+            continue;
+        }
+        match text(value, typable) {
+            Ok(text) => typed = Some(text),
+            Err(why) => wrongs.extend(why.into_iter().map(|why| below(why, name))),
+        }
+    }
+    match typed {
+        Some(text) if wrongs.is_empty() => Ok(Shutdown::Console(text)),
+        _ if wrongs.is_empty() => want(value, WANT),
+        _ => Err(wrongs),
+    }
+}
+
+fn typable(text: &str) -> Result<(), String> {
+    match text.len() {
+        1..=MAX_SHUTDOWN => Ok(()),
+        length => Err(format!("it is {length} bytes long; 1 to {MAX_SHUTDOWN} are possible")),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Steps that drive several guests by `cargo xtask ctl`, as a script would.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use super::command;
+use super::many::{Guest, manifest};
 use super::session::Session;
 use super::{Bench, Step};
 use crate::paths;
@@ -34,38 +35,46 @@ pub fn steps() -> Vec<Step> {
         for (gic, cpus) in [("3", "2"), ("2", "1")] {
             let name = format!("ctl/{name}-gicv{gic}-{cpus}-cpus");
             steps.push(Step::new(name, move |bench| {
-                Run::start(bench, gic, cpus).and_then(|mut run| scene(&mut run)).into()
+                Run::of_three(bench, gic, cpus).and_then(|mut run| scene(&mut run)).into()
             }));
         }
     }
     steps
 }
 
-/// Three guests in a run whose socket is known.
-struct Run<'b> {
+/// Guests in a run whose socket is known.
+pub struct Run<'b> {
     bench: &'b Bench,
-    session: Session,
+    pub session: Session,
     socket: PathBuf,
 }
 
 impl<'b> Run<'b> {
-    fn start(bench: &'b Bench, gic: &str, cpus: &str) -> Result<Self> {
+    /// Runs a manifest until all that is to be said at the `start` has been.
+    pub fn start(bench: &'b Bench, manifest: &Path, args: &[&str], start: &[&str]) -> Result<Self> {
         bench.machine()?;
-        let kernel = bench.payloads()?.join("share");
-        let kernel = kernel.display();
-        let vm = |name: &&str| {
-            format!("[[vm]]\nname = \"{name}\"\nkernel = \"{kernel}\"\nmemory = \"32M\"\n\n")
-        };
-        let manifest = paths::target().join("xtask").join("ctl.toml");
-        paths::write_if_changed(&manifest, GUESTS.iter().map(vm).collect::<String>().as_bytes())?;
         let socket = paths::scratch("ctl-test")?;
         let (file, path) = (manifest.to_string_lossy(), socket.to_string_lossy());
-        let args = [&file, "--gic", gic, "--smp", cpus, "--memory", "512M", "--socket", &path];
+        let args = [&[&file, "--socket", &path], args].concat();
         let mut session = Session::start(bench, &args, RUN_SECONDS)?;
-        for guest in GUESTS {
-            session.wait_for(&format!("[{guest}] share: "), START_SECONDS)?;
+        for said in start {
+            session.wait_for(said, START_SECONDS)?;
         }
         Ok(Self { bench, session, socket })
+    }
+
+    /// The three guests.
+    fn of_three(bench: &'b Bench, gic: &str, cpus: &str) -> Result<Self> {
+        let guest = |name: &&str| Guest {
+            name: (*name).to_owned(),
+            payload: "share",
+            more: "memory = \"32M\"",
+        };
+        let guests: Vec<_> = GUESTS.iter().map(guest).collect();
+        let manifest = manifest(bench, "ctl.toml", &guests)?;
+        let start = GUESTS.map(|guest| format!("[{guest}] share: "));
+        let start = start.each_ref().map(String::as_str);
+        Self::start(bench, &manifest, &["--gic", gic, "--smp", cpus, "--memory", "512M"], &start)
     }
 
     fn command(&self, line: &str) -> Command {
@@ -75,12 +84,12 @@ impl<'b> Run<'b> {
     }
 
     /// What `ctl` prints for a command that is carried out.
-    fn ctl(&self, line: &str) -> Result<String> {
+    pub fn ctl(&self, line: &str) -> Result<String> {
         let text = command::succeed(&mut self.command(line), ANSWER_SECONDS);
         text.with_context(|| format!("ctl {line}"))
     }
 
-    fn json(&self, line: &str) -> Result<Value> {
+    pub fn json(&self, line: &str) -> Result<Value> {
         let text = self.ctl(&format!("--json {line}"))?;
         serde_json::from_str(&text).with_context(|| format!("ctl {line}: {text}"))
     }
@@ -101,7 +110,8 @@ impl<'b> Run<'b> {
         found.cloned().with_context(|| format!("no {name} in {list}"))
     }
 
-    fn comes_to(&self, name: &str, state: &str) -> Result<()> {
+    /// Waits until a VM is in this state.
+    pub fn comes_to(&self, name: &str, state: &str) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(ANSWER_SECONDS);
         loop {
             let vm = self.vm(name)?;
@@ -116,7 +126,7 @@ impl<'b> Run<'b> {
     }
 
     /// How much CPU time a VM has had.
-    fn time(&self, name: &str) -> Result<u64> {
+    pub fn time(&self, name: &str) -> Result<u64> {
         self.vm(name)?["cpu_micros"].as_u64().context("a VM has no CPU time")
     }
 

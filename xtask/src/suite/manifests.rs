@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use plinth::manifest::MAGIC;
 
 use super::command::{self, Done};
+use super::ctl::Run;
 use super::session::Session;
 use super::{Bench, Step, refusals};
 use crate::paths;
@@ -52,7 +53,50 @@ pub fn debian_steps() -> Vec<Step> {
         let name = format!("debian/ram-elsewhere-and-no-clock-gicv{gic}");
         steps.push(Step::new(name, move |bench| unusual(bench, gic).into()));
     }
+    let name = "debian/is-asked-to-power-off-on-its-console";
+    steps.push(Step::new(name, |bench| asked(bench).into()));
     steps
+}
+
+/// How many times a text of 64 bytes can be typed to a guest that never looks, at most.
+const PATIENCE: usize = 20;
+
+/// Guests that nobody types to are asked to power off on their consoles.
+fn asked(bench: &Bench) -> Result<()> {
+    bench.debian()?;
+    let text = format!(
+        "[[vm]]\nname = \"first\"\nkernel = \"guest:heartbeat\"\nmemory = \"16M\"\n\
+         shutdown = {{ console = \"q\" }}\n\n\
+         [[vm]]\nname = \"debian\"\nkernel = \"debian:kernel\"\ninitrd = \"debian:initrd\"\n\
+         cmdline = \"console=ttyAMA0\"\nmemory = \"256M\"\n\
+         shutdown = {{ console = \"poweroff -f\\n\" }}\n\n\
+         [[vm]]\nname = \"deaf\"\nkernel = \"guest:share\"\nmemory = \"16M\"\n\
+         shutdown = {{ console = \"{}\" }}\n",
+        "s".repeat(64)
+    );
+    let manifest = write("asked.toml", text)?;
+    let mut run = Run::start(bench, &manifest, &[], &["[first] heartbeat 1"])?;
+    run.session.wait_for("[debian] plinth-guest-ready 42001", BOOT_SECONDS)?;
+    run.session.expect("# ", SECONDS)?;
+    let info = run.ctl("vm info debian")?;
+    if !info.contains("console \"poweroff -f\\n\"") {
+        bail!("vm info does not say how it is shut down: {info}");
+    }
+    let reply = run.ctl("vm stop debian")?;
+    if !reply.contains("console \"poweroff -f\\n\"") {
+        bail!("vm stop does not say how it asked: {reply}");
+    }
+    run.comes_to("debian", "off")?;
+    let mut refused = (0..PATIENCE).filter_map(|_| run.ctl("vm stop deaf").err());
+    let why = refused.next().context("a guest that takes nothing is typed to for ever")?;
+    if !format!("{why:#}").contains("does not take what was typed") {
+        bail!("the refusal has another reason: {why:#}");
+    }
+    run.ctl("vm stop --force deaf")?;
+    run.comes_to("deaf", "off")?;
+    // The last one takes the machine along.
+    run.ctl("vm stop first")?;
+    run.session.end_with(0, SECONDS)
 }
 
 fn folder() -> Result<PathBuf> {

@@ -1,0 +1,74 @@
+//! Blobs that are no trees, or damaged ones.
+
+use super::*;
+
+#[test]
+fn a_blob_that_is_no_tree_says_why() {
+    let flaw = |blob: &[u8]| match Board::read(blob, AT) {
+        Err(BoardError::Tree(TreeError { flaw, .. })) => Some(flaw),
+        _ => None,
+    };
+    assert_eq!(flaw(&[]), Some(Flaw::Truncated));
+    assert_eq!(flaw(&[0; 64]), Some(Flaw::Magic));
+    assert_eq!(flaw(&VIRT_GICV2[..0x1000]), Some(Flaw::Truncated));
+    for (offset, value, expected) in [
+        (4, 39u32, Flaw::Size),
+        (4, 0x20_0001, Flaw::Size),
+        (20, 16, Flaw::Version),
+        (24, 18, Flaw::Version),
+        (8, u32::MAX, Flaw::Truncated),
+        (16, u32::MAX, Flaw::Truncated),
+        (36, 0x100, Flaw::Truncated),
+        (word(VIRT_GICV2, 8), 2, Flaw::Nesting), // the root's end first
+        (word(VIRT_GICV2, 8), 9, Flaw::Nesting),
+        (word(VIRT_GICV2, 8) + 8, 7, Flaw::Token),
+        (word(VIRT_GICV2, 8) + 16, u32::MAX, Flaw::Name),
+    ] {
+        let mut blob = VIRT_GICV2.to_vec();
+        blob[offset..][..4].copy_from_slice(&value.to_be_bytes());
+        assert_eq!(flaw(&blob), Some(expected), "{value:#x} at {offset:#x}");
+    }
+}
+
+#[test]
+fn a_tree_nested_too_deeply_is_refused() {
+    let mut tree = virt(VIRT_GICV2);
+    let deep = (0..40).fold(node("deepest"), |inner, _| {
+        let mut outer = node("deep");
+        outer.add_child(inner);
+        outer
+    });
+    tree.root.add_child(deep);
+    let error = read(&tree).unwrap_err();
+    assert!(matches!(error, BoardError::Tree(TreeError { flaw: Flaw::TooLarge, .. })));
+}
+
+#[test]
+fn a_tree_cut_off_anywhere_is_an_error() {
+    let step = crate::testing::pick(7, 3989);
+    for length in (0..VIRT_GICV2.len()).step_by(step) {
+        let mut blob = VIRT_GICV2[..length].to_vec();
+        assert!(Board::read(&blob, AT).is_err());
+        // The same with a header that owns up to it.
+        if let Some(size) = blob.get_mut(4..8) {
+            size.copy_from_slice(&u32::try_from(length).unwrap().to_be_bytes());
+            let _ = Board::read(&blob, AT);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(crate::testing::cases(512, 1))]
+    #[test]
+    fn no_tree_with_a_few_wrong_bytes_panics(
+        changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..5),
+        v3: bool,
+    ) {
+        let mut blob = if v3 { VIRT_GICV3 } else { VIRT_GICV2 }.to_vec();
+        for (index, value) in changes {
+            *index.get_mut(&mut blob) = value;
+        }
+        let _ = Board::read(&blob, AT);
+        let _ = Board::read_uart(&blob);
+    }
+}

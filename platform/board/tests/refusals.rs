@@ -1,0 +1,103 @@
+//! Trees that lack something or say what cannot be.
+
+use super::*;
+
+#[test]
+fn a_tree_without_a_needed_node_names_it() {
+    for (name, what) in [
+        ("intc@8000000", "GICv2 or GICv3"),
+        ("memory@40000000", "memory"),
+        ("cpus", "cpus"),
+        ("timer", "generic timer"),
+        ("pl011@9000000", "PL011 or mini UART"),
+        ("psci", "psci"), // the CPUs want it
+    ] {
+        let mut tree = virt(VIRT_GICV2);
+        tree.root.remove_child(name).unwrap();
+        assert_eq!(read(&tree), Err(BoardError::Missing { what }), "without {name}");
+    }
+    let mut tree = virt(VIRT_GICV2);
+    at(&mut tree, "/cpus").remove_child("cpu@0");
+    at(&mut tree, "/cpus").remove_child("cpu@1");
+    assert_eq!(read(&tree), Err(BoardError::Missing { what: "cpu" }));
+}
+
+#[test]
+fn a_node_without_a_needed_property_names_both() {
+    for (path, property) in [
+        ("/intc@8000000", "reg"),
+        ("/intc@8000000", "interrupts"),
+        ("/intc@8000000", "#interrupt-cells"),
+        ("/timer", "interrupts"),
+        ("/pl011@9000000", "reg"),
+        ("/pl031@9010000", "reg"),
+        ("/psci", "method"),
+        ("/cpus/cpu@1", "reg"),
+    ] {
+        let mut tree = virt(VIRT_GICV2);
+        at(&mut tree, path).remove_property(property).unwrap();
+        assert_eq!(read(&tree), Err(BoardError::MissingProperty { path: path.into(), property }));
+    }
+    let mut tree = pi();
+    at(&mut tree, "/cpus/cpu@2").remove_property("cpu-release-addr");
+    let lacks =
+        BoardError::MissingProperty { path: "/cpus/cpu@2".into(), property: "cpu-release-addr" };
+    assert_eq!(read(&tree), Err(lacks));
+}
+
+#[test]
+fn a_gicv2_without_its_virtual_half_is_refused() {
+    let mut tree = virt(VIRT_GICV2);
+    set(
+        &mut tree,
+        "/intc@8000000",
+        "reg",
+        [0u32, 0x800_0000, 0, 0x1_0000, 0, 0x801_0000, 0, 0x2000],
+    );
+    assert_eq!(read(&tree), Err(malformed("/intc@8000000", "reg")));
+}
+
+#[test]
+fn more_redistributor_regions_than_reg_has_are_refused() {
+    for count in [0u32, 2, u32::MAX] {
+        let mut tree = virt(VIRT_GICV3);
+        set(&mut tree, "/intc@8000000", "#redistributor-regions", count);
+        assert_eq!(read(&tree), Err(malformed("/intc@8000000", "reg")));
+    }
+}
+
+#[test]
+fn interrupts_that_no_gic_has_are_refused() {
+    for specifier in [[0u32, 988, 4], [1, 16, 4], [2, 1, 4], [0, 1, 0], [0, 0x1_0001, 4]] {
+        let mut tree = virt(VIRT_GICV2);
+        set(&mut tree, "/pl011@9000000", "interrupts", specifier);
+        assert_eq!(read(&tree), Err(malformed("/pl011@9000000", "interrupts")));
+    }
+    let mut tree = virt(VIRT_GICV2);
+    set(&mut tree, "/pl011@9000000", "interrupts", [0u32, 987, 1]);
+    let edge = WiredInterrupt { intid: IntId(1019), trigger: Trigger::Edge };
+    assert_eq!(read(&tree).unwrap().uart.interrupt, Some(edge));
+}
+
+#[test]
+fn an_interrupt_of_another_controller_is_refused() {
+    let mut tree = pi();
+    set(&mut tree, "/soc", "interrupt-parent", 7u32);
+    assert_eq!(read(&tree), Err(malformed("/soc/serial@7e215040", "interrupt-parent")));
+}
+
+#[test]
+fn two_cpus_with_one_affinity_are_refused() {
+    let mut tree = pi();
+    set(&mut tree, "/cpus/cpu@3", "reg", 0x8000_0001u32); // bit 31 is no affinity field
+    assert_eq!(read(&tree), Err(malformed("/cpus/cpu@3", "reg")));
+}
+
+#[test]
+fn an_initrd_that_ends_before_it_starts_is_refused() {
+    let mut tree = pi();
+    set(&mut tree, "/chosen", "linux,initrd-end", 0x2df3_5fffu64);
+    assert_eq!(read(&tree), Err(malformed("/chosen", "linux,initrd-end")));
+    set(&mut tree, "/chosen", "linux,initrd-end", 0x2df3_6000u64);
+    assert_eq!(read(&tree).unwrap().chosen.initrd, None);
+}

@@ -1,0 +1,74 @@
+//! Where things stand in a bundle, and what is read back.
+
+use super::*;
+
+#[test]
+fn what_is_written_is_read_back() {
+    let other = VmSource { initrd: None, cmdline: "", vcpus: 8, ..source("other") };
+    let bundle = pack(&[source("first"), other]).unwrap();
+    let manifest = read(&bundle).unwrap();
+    let [first, second] = manifest.vms() else { panic!("two VMs") };
+    assert_eq!((first.name.as_str(), second.name.as_str()), ("first", "other"));
+    assert_eq!((first.memory, first.vcpus, second.vcpus), (256 << 20, 2, 8));
+    assert_eq!(first.cmdline, "console=ttyAMA0");
+    assert_eq!(manifest.payload(first.kernel), KERNEL);
+    assert_eq!(manifest.payload(first.initrd.unwrap()), INITRD);
+    assert_eq!(second.initrd, None);
+}
+
+/// The example of `docs/src/manifests.md`: bundles of one format have one meaning.
+#[test]
+fn the_table_is_byte_by_byte_as_the_book_has_it() {
+    let class = Class::Reserved { budget: 1000, period: 20_000 };
+    let vm = VmSource {
+        memory: 64 << 20,
+        vcpus: 2,
+        policy: Policy {
+            class,
+            affinity: CpuSet::EMPTY.with(CpuId(0)).with(CpuId(1)),
+            wfi: Wfi::Trap,
+        },
+        on_crash: OnCrash::Restart,
+        shutdown: Shutdown::Console("halt\n"),
+        devices: Devices::NONE,
+        cmdline: "quiet",
+        ..VmSource::new("rt", b"boot")
+    };
+    let table = [
+        &[1, 0, 0x80, 0x80, 4, 0][..],
+        &[1, 2, b'r', b't', 0x80, 0x80, 0x80, 0x20, 0x80, 0x80, 0x80, 0x80, 4, 2],
+        &[1, 0xe8, 7, 0xa0, 0x9c, 1, 3, 0, 0, 0, 1],
+        &[1, 1, 0, 1, 5, b'h', b'a', b'l', b't', b'\n', 0],
+        &[0x80, 0x20, 4, 0, 5, b'q', b'u', b'i', b'e', b't'],
+    ]
+    .concat();
+    let bundle = pack(&[vm]).unwrap();
+    assert_eq!(bundle[24..32], (table.len() as u64).to_le_bytes());
+    assert_eq!(bundle[32..32 + table.len()], table);
+    assert_eq!(bundle[4096..], *b"boot");
+}
+
+#[test]
+fn payloads_start_at_page_boundaries_and_equal_ones_are_stored_once() {
+    let bundle = pack(&[source("a"), source("b")]).unwrap();
+    let manifest = read(&bundle).unwrap();
+    assert_eq!(manifest.vms()[0].kernel, manifest.vms()[1].kernel);
+    assert!(manifest.vms()[0].kernel.offset().is_multiple_of(4096));
+    assert!(manifest.vms()[0].initrd.unwrap().offset().is_multiple_of(4096));
+    assert_eq!(bundle.len(), 4096 + 8192 + INITRD.len());
+}
+
+#[test]
+fn bytes_after_the_bundle_are_ignored() {
+    let mut bundle = pack(&[source("a")]).unwrap();
+    bundle.extend([0x55; 100]);
+    assert!(read(&bundle).is_ok());
+}
+
+#[test]
+fn a_payload_of_another_manifest_has_no_bytes_outside_this_one() {
+    let bundle = pack(&[source("a")]).unwrap();
+    let manifest = read(&bundle).unwrap();
+    assert_eq!(manifest.payload(Payload { offset: u64::MAX, size: 2 }), b"");
+    assert_eq!(manifest.payload(Payload { offset: 0, size: 1 << 40 }), b"");
+}

@@ -1,0 +1,73 @@
+//! Claims about the boot bundle.
+
+mod damage;
+mod layout;
+mod mistakes;
+mod property;
+
+use alloc::format;
+use alloc::string::ToString;
+use alloc::vec;
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::addr::Ipa;
+use crate::machine::CpuId;
+use crate::sched::policy::{Class, CpuSet, MAX_WEIGHT, Policy, Wfi};
+
+const KERNEL: &[u8] = &[0xaa; 5000];
+const INITRD: &[u8] = b"a small initrd";
+
+fn source(name: &str) -> VmSource<'_> {
+    VmSource {
+        memory: 256 << 20,
+        vcpus: 2,
+        initrd: Some(INITRD),
+        cmdline: "console=ttyAMA0",
+        ..VmSource::new(name, KERNEL)
+    }
+}
+
+/// A bundle of VMs on a machine of which nothing is asked.
+fn pack(vms: &[VmSource<'_>]) -> Result<Vec<u8>, ManifestError> {
+    write(&MachineConfig::default(), vms)
+}
+
+fn config(name: &str) -> VmConfig {
+    let source = VmSource { memory: 256 << 20, vcpus: 2, ..VmSource::new(name, b"file") };
+    source.map(|text| String::from(*text), |_| Payload { offset: 4096, size: 4 })
+}
+
+/// A bundle as a stranger might write it: `table` unchecked, then one page of payload.
+fn forge(table: &[u8]) -> Vec<u8> {
+    let mut bundle = [&MAGIC[..], &FORMAT_VERSION.to_le_bytes(), &[0; 4]].concat();
+    bundle.extend((8192u64).to_le_bytes());
+    bundle.extend((table.len() as u64).to_le_bytes());
+    bundle.extend(table);
+    bundle.resize(8192, 0);
+    seal(&mut bundle);
+    bundle
+}
+
+fn forge_vm(change: impl Fn(&mut VmConfig)) -> Vec<u8> {
+    let mut vm = config("forged");
+    change(&mut vm);
+    forge_table(MachineConfig::default(), &[vm])
+}
+
+fn forge_table(machine: MachineConfig, vms: &[VmConfig]) -> Vec<u8> {
+    forge(&postcard::to_allocvec(&(machine, vms)).unwrap())
+}
+
+fn seal(bundle: &mut [u8]) {
+    let crc = crc32fast::hash(&bundle[16..]);
+    bundle[12..16].copy_from_slice(&crc.to_le_bytes());
+}
+
+fn refusal(bundle: &[u8]) -> ManifestError {
+    read(bundle).expect_err("this bundle must be refused")
+}

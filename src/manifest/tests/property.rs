@@ -1,0 +1,148 @@
+//! Any manifest and any bytes.
+
+use super::*;
+
+fn classes() -> impl Strategy<Value = Class> {
+    let fair = (1..=MAX_WEIGHT, prop::option::of(1u16..=100))
+        .prop_map(|(weight, cap)| Class::Fair { weight, cap });
+    let reserved = (500u32..=1_000_000)
+        .prop_flat_map(|period| (50..=period, Just(period)))
+        .prop_map(|(budget, period)| Class::Reserved { budget, period });
+    prop_oneof![fair, reserved]
+}
+
+fn policies() -> impl Strategy<Value = Policy> {
+    let some = prop::collection::vec(any::<u8>(), 1..6)
+        .prop_map(|cpus| cpus.into_iter().fold(CpuSet::EMPTY, |set, cpu| set.with(CpuId(cpu))));
+    let wfi = prop_oneof![Just(Wfi::Auto), Just(Wfi::Trap)];
+    (classes(), prop_oneof![Just(CpuSet::ALL), some], wfi)
+        .prop_map(|(class, affinity, wfi)| Policy { class, affinity, wfi })
+}
+
+fn machines() -> impl Strategy<Value = MachineConfig> {
+    let view = prop_oneof![Just(View::All), Just(View::Focus)];
+    let when_idle = prop_oneof![Just(WhenIdle::PowerOff), Just(WhenIdle::Wait)];
+    let escape = prop_oneof![1u8..=8, 11u8..=12, 14u8..=26];
+    (escape, view, 4096u32..=1 << 20, when_idle).prop_map(
+        |(escape, view, scrollback, when_idle)| MachineConfig {
+            escape,
+            view,
+            scrollback,
+            when_idle,
+        },
+    )
+}
+
+/// A VM, and how long its kernel and its RAM disk are.
+fn vms() -> impl Strategy<Value = (VmConfig, usize, Option<usize>)> {
+    let crash =
+        prop_oneof![Just(OnCrash::Preserve), Just(OnCrash::Restart), Just(OnCrash::Destroy)];
+    let reboot =
+        prop_oneof![Just(OnReboot::Restart), Just(OnReboot::Stop), Just(OnReboot::Destroy)];
+    let shutdown =
+        prop_oneof![Just(Shutdown::Button), "[\\x01-~]{1,64}".prop_map(Shutdown::Console)];
+    let clock = prop_oneof![Just(Devices::NONE), Just(Devices::RTC)];
+    let ram = (0..(RAM_LIMIT - (1 << 30)) >> 21)
+        .prop_map(|block| (1 << 30) + (block << 21))
+        .prop_flat_map(|base| (Just(base), 1..=(RAM_LIMIT - base) / 4096));
+    let machine = (ram, 1u8..=8, policies(), any::<bool>(), crash, reboot, (shutdown, clock));
+    let files = ("[ -~]{0,200}", 1usize..6000, prop::option::of(1usize..6000));
+    (machine, files).prop_map(
+        |((ram, vcpus, policy, autostart, on_crash, on_reboot, (shutdown, devices)), files)| {
+            let vm = VmConfig {
+                memory: ram.1 * 4096,
+                ram_base: Ipa::new(ram.0),
+                vcpus,
+                policy,
+                autostart,
+                on_crash,
+                on_reboot,
+                shutdown,
+                devices,
+                cmdline: files.0,
+                ..config("")
+            };
+            (vm, files.1, files.2)
+        },
+    )
+}
+
+/// A manifest's bundle.
+fn packed(
+    machine: &MachineConfig,
+    vms: &[(VmConfig, usize, Option<usize>)],
+    bytes: &[u8],
+) -> Vec<u8> {
+    let sources: Vec<VmSource<'_>> = vms
+        .iter()
+        .map(|(vm, kernel, initrd)| VmSource {
+            kernel: &bytes[..*kernel],
+            initrd: initrd.map(|size| &bytes[..size]),
+            ..vm.map(String::as_str, |_| bytes)
+        })
+        .collect();
+    write(machine, &sources).unwrap()
+}
+
+proptest! {
+    #![proptest_config(crate::testing::cases(128, 1))]
+
+    #[test]
+    fn any_valid_manifest_survives_the_round_trip(
+        machine in machines(),
+        mut facts in prop::collection::vec(vms(), 1..8),
+    ) {
+        for (index, fact) in facts.iter_mut().enumerate() {
+            fact.0.name = format!("vm-{index}");
+        }
+        let bytes: Vec<u8> = (0..6000u32).map(|at| at.to_le_bytes()[0]).collect();
+        let bundle = packed(&machine, &facts, &bytes);
+        let manifest = read(&bundle).unwrap();
+        prop_assert_eq!(manifest.machine(), &machine);
+        prop_assert_eq!(manifest.vms().len(), facts.len());
+        for (vm, (fact, kernel, initrd)) in manifest.vms().iter().zip(&facts) {
+            prop_assert_eq!(manifest.payload(vm.kernel), &bytes[..*kernel]);
+            prop_assert_eq!(
+                vm.initrd.map(|initrd| manifest.payload(initrd)),
+                initrd.map(|size| &bytes[..size])
+            );
+            let placed = VmConfig { kernel: vm.kernel, initrd: vm.initrd, ..fact.clone() };
+            prop_assert_eq!(vm, &placed);
+        }
+    }
+
+    #[test]
+    fn one_changed_byte_is_refused_or_changes_nothing(
+        machine in machines(),
+        fact in vms(),
+        at in any::<prop::sample::Index>(),
+        change in 1u8..,
+        length in any::<prop::sample::Index>(),
+    ) {
+        let (vm, kernel, initrd) = fact;
+        let fact = (VmConfig { name: "vm".into(), ..vm }, kernel, initrd);
+        let bundle = packed(&machine, &[fact], &[0x5a; 6000]);
+        let good = read(&bundle).unwrap();
+        let mut other = bundle.clone();
+        other[at.index(bundle.len())] ^= change;
+        if let Ok(read) = read(&other) {
+            prop_assert_eq!((read.machine(), read.vms()), (good.machine(), good.vms()));
+        }
+        prop_assert!(read(&bundle[..length.index(bundle.len())]).is_err());
+    }
+
+    #[test]
+    fn no_table_whatever_makes_reading_panic(table in prop::collection::vec(any::<u8>(), 0..200)) {
+        let _ = read(&forge(&table));
+    }
+
+    #[test]
+    fn no_bytes_whatever_make_reading_panic(
+        bytes in prop::collection::vec(any::<u8>(), 0..200),
+        with_header in any::<bool>(),
+    ) {
+        let header = [&MAGIC[..], &FORMAT_VERSION.to_le_bytes()].concat();
+        let bytes = if with_header { [header, bytes].concat() } else { bytes };
+        let _ = read(&bytes);
+    }
+}
