@@ -171,6 +171,8 @@ pub struct Vcpu {
     pub flushed: u64,
     /// The EL1 physical timer, which is emulated.
     pub physical_timer: PhysicalTimer,
+    /// How often in a row it was found unable to fetch its exception vector.
+    pub lost: u8,
 }
 
 impl Vcpu {

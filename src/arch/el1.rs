@@ -66,6 +66,7 @@ pub fn read(register: El1Register) -> u64 {
         El1Register::Afsr1 => mrs!("AFSR1_EL1"),
         El1Register::Mair => mrs!("MAIR_EL1"),
         El1Register::Amair => mrs!("AMAIR_EL1"),
+        El1Register::Elr => mrs!("ELR_EL1"),
         El1Register::Contextidr => mrs!("CONTEXTIDR_EL1"),
     }
     value
@@ -90,6 +91,7 @@ pub fn write(register: El1Register, value: u64) {
         El1Register::Afsr1 => msr!("AFSR1_EL1"),
         El1Register::Mair => msr!("MAIR_EL1"),
         El1Register::Amair => msr!("AMAIR_EL1"),
+        El1Register::Elr => msr!("ELR_EL1"),
         El1Register::Contextidr => msr!("CONTEXTIDR_EL1"),
     }
 }

@@ -17,7 +17,7 @@ use crate::time::Ticks;
 use crate::vcpu::Vcpu;
 use crate::vm::layout::VIRTUAL_TIMER_IRQ;
 use crate::vm::tally::Reason;
-use crate::vm::{Next, Vm};
+use crate::vm::{Next, Stop, Vm};
 
 /// A CPU at work.
 pub struct Cpu<'h, M> {
@@ -152,11 +152,15 @@ impl<'h, M: Machine> Cpu<'h, M> {
             let left = self.machine.stamp();
             self.hypervisor.clock(self.machine.id()).enter(Phase::Hypervisor, left);
             self.exit = Some((Reason::of(&exit), left));
+            let me = loaded.entity.vcpu;
             if exit == Exit::Irq {
+                let lost = loaded.vm.is_lost(&self.machine, me, &mut loaded.vcpu);
                 self.loaded = Some(loaded);
+                if lost {
+                    self.apply(Next::Stop(Stop::Crashed));
+                }
                 return self.interrupts();
             }
-            let me = loaded.entity.vcpu;
             let outcome = loaded.vm.handle(&mut self.machine, me, &mut loaded.vcpu, exit);
             let queued = self.hypervisor.notify(&mut self.machine, &loaded.vm, outcome.notify);
             if outcome.timer_changed {
@@ -308,6 +312,7 @@ impl<'h, M: Machine> Cpu<'h, M> {
         if self.loaded.as_ref().is_some_and(|loaded| loaded.entity == entity) {
             self.unload();
         }
+        vm.report_culprit(entity.vcpu);
         let now = self.machine.now();
         let mut queue = self.hypervisor.queue(self.machine.id()).lock();
         queue.turn_off(entity, now);
@@ -316,6 +321,6 @@ impl<'h, M: Machine> Cpu<'h, M> {
             queue.start(entity, now);
         }
         drop(queue);
-        self.hypervisor.retired(&mut self.machine, vm);
+        self.hypervisor.retired(&mut self.machine, vm, entity.vcpu);
     }
 }

@@ -29,7 +29,7 @@ impl<M: Machine> Cpu<'_, M> {
             let now = self.machine.now();
             self.hypervisor.queue(self.machine.id()).lock().turn_off(entity, now);
             vm.leave_cpu(now);
-            self.hypervisor.retired(&mut self.machine, vm);
+            self.hypervisor.retired(&mut self.machine, vm, me);
             return None;
         };
         let shared = self.hypervisor.queue(self.machine.id()).lock().is_contended(entity);

@@ -347,7 +347,7 @@ impl Hypervisor {
             };
             let Some((_, retired)) = self.at_home(vm, vcpu, retire) else { continue };
             match retired {
-                Retired::Off => self.retired(machine, vm),
+                Retired::Off => self.retired(machine, vm, vcpu),
                 Retired::Running => {
                     self.request(machine, vm, vcpu, Request::Sync);
                 }
@@ -358,8 +358,8 @@ impl Hypervisor {
     }
 
     /// A CPU has taken a vCPU off for good; the last one of a VM completes its stop.
-    pub fn retired<M: Machine>(&self, machine: &mut M, vm: &Vm) {
-        let Some(sequel) = vm.vcpu_retired() else { return };
+    pub fn retired<M: Machine>(&self, machine: &mut M, vm: &Vm, vcpu: VcpuId) {
+        let Some(sequel) = vm.vcpu_retired(vcpu) else { return };
         if sequel == Sequel::Again {
             return self.boot_again(machine, vm);
         }

@@ -457,6 +457,7 @@ fn register_of(el1: &mut El1Context, register: El1Register) -> &mut u64 {
         El1Register::Afsr1 => &mut el1.afsr1_el1,
         El1Register::Mair => &mut el1.mair_el1,
         El1Register::Amair => &mut el1.amair_el1,
+        El1Register::Elr => &mut el1.elr_el1,
         El1Register::Contextidr => &mut el1.contextidr_el1,
     }
 }

@@ -54,7 +54,7 @@ pub enum Interrupt {
     Device(IntId),
 }
 
-/// A register of the EL1 regime that a trapped instruction writes (`HCR_EL2.TVM`).
+/// A register of the EL1 regime: one that a trapped instruction writes (`HCR_EL2.TVM`), or `ELR_EL1`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum El1Register {
     /// `SCTLR_EL1`.
@@ -77,6 +77,8 @@ pub enum El1Register {
     Mair,
     /// `AMAIR_EL1`.
     Amair,
+    /// `ELR_EL1`.
+    Elr,
     /// `CONTEXTIDR_EL1`.
     Contextidr,
 }
@@ -146,13 +148,18 @@ pub trait Machine {
     /// Cache and TLB maintenance.
     fn upkeep(&self) -> &Self::Upkeep;
 
-    /// Give the loaded vCPU an exception at its current instruction.
-    fn inject(&mut self, regs: &mut GuestRegs, exception: Exception) {
+    /// Give the loaded vCPU an exception at its current instruction. Returns false, and changes nothing,
+    /// when that instruction is the first of the exception's own vector: it would never end.
+    fn inject(&mut self, regs: &mut GuestRegs, exception: Exception) -> bool {
         let (vbar, sctlr) = self.vector_base();
         let entry = exception.enter(regs, vbar, sctlr);
+        if entry.pc == regs.pc {
+            return false;
+        }
         regs.pc = entry.pc;
         regs.pstate = entry.pstate;
         self.set_exception(&entry);
+        true
     }
 }
 

@@ -175,6 +175,7 @@ impl Vm {
             stopped: AtomicBool::new(false),
             next_reset: AtomicU64::new(0),
             reset_interval: host.frequency.micros(RESET_INTERVAL_MICROS),
+            culprit: AtomicU8::new(0),
             complaints: AtomicU8::new(0),
             traps_wait: AtomicBool::new(false),
             paused: AtomicBool::new(false),

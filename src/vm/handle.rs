@@ -107,11 +107,11 @@ impl Vm {
             }
             Exit::NotOffered => self.raise(machine, me, vcpu, Exception::Undefined),
             Exit::SError { .. } => {
-                self.report_crash(me, &vcpu.regs, "an asynchronous abort (SError)", &exit);
+                self.report_crash(me, "an asynchronous abort (SError)", &exit);
                 Outcome::of(Next::Stop(Stop::Crashed))
             }
             Exit::Unexpected { .. } => {
-                self.report_crash(me, &vcpu.regs, "an exit nobody asked for", &exit);
+                self.report_crash(me, "an exit nobody asked for", &exit);
                 Outcome::of(Next::Stop(Stop::Crashed))
             }
         }
@@ -162,12 +162,10 @@ impl Vm {
         vcpu: &mut Vcpu,
         exception: Exception,
     ) -> Outcome {
-        let before = vcpu.regs.clone();
-        machine.inject(&mut vcpu.regs, exception);
-        if vcpu.regs.pc != before.pc {
+        if machine.inject(&mut vcpu.regs, exception) {
             return Outcome::of(Next::Resume);
         }
-        self.report_crash(me, &before, "an exception in its own exception vector", &exception);
+        self.report_crash(me, "an exception in its own exception vector", &exception);
         Outcome::of(Next::Stop(Stop::Crashed))
     }
 

@@ -4,12 +4,11 @@ use core::sync::atomic::Ordering;
 
 use super::Vm;
 use super::layout::{GPIO_IRQ, UART_IRQ};
-use crate::addr::Ipa;
 use crate::device::Signal;
 use crate::firmware::psci::Power;
 use crate::hypervisor::Refusal;
 use crate::manifest::{OnCrash, OnReboot};
-use crate::vcpu::{GuestRegs, MAX_VCPUS, Vcpu, VcpuId};
+use crate::vcpu::{MAX_VCPUS, Vcpu, VcpuId};
 use crate::vgic::{IntId, Notify};
 use alloc::boxed::Box;
 
@@ -255,7 +254,7 @@ impl Vm {
     }
 
     /// A vCPU has left its run queue. With the last one the VM stops, and what is returned follows.
-    pub fn vcpu_retired(&self) -> Option<Sequel> {
+    pub fn vcpu_retired(&self, vcpu: VcpuId) -> Option<Sequel> {
         let mut lifecycle = self.lifecycle.lock();
         lifecycle.live = lifecycle.live.saturating_sub(1);
         if lifecycle.live > 0 || self.has_stopped() {
@@ -269,7 +268,8 @@ impl Vm {
         }
         drop(lifecycle); // the log may be slow
         if asked.is_none() {
-            log::warn!("{}: every vCPU has turned itself off", self.name);
+            log::error!("{}: every vCPU has turned itself off, vCPU {} last", self.name, vcpu.0);
+            self.report_registers(vcpu);
         }
         let how = match stop {
             Stop::Crashed => " (crashed)",
@@ -349,45 +349,5 @@ impl Vm {
             notify = self.vgic.lock().set_level(VcpuId(0), irq, level);
         });
         notify
-    }
-
-    /// Say once why the VM is stopped, with the registers of the vCPU that did it.
-    pub(super) fn report_crash(
-        &self,
-        me: VcpuId,
-        regs: &GuestRegs,
-        what: &str,
-        cause: &dyn core::fmt::Debug,
-    ) {
-        log::error!("{}: vCPU {}: {what}: {cause:x?}", self.name, me.0);
-        log::error!("  pc {:#018x} pstate {:#010x}", regs.pc, regs.pstate);
-        for (row, values) in regs.x.chunks(4).enumerate() {
-            let mut line = alloc::string::String::new();
-            for (column, value) in values.iter().enumerate() {
-                use core::fmt::Write;
-                let _ = write!(line, "  x{:<2} {value:#018x}", row * 4 + column);
-            }
-            log::error!("{line}");
-        }
-    }
-
-    /// Say that an access cannot be emulated: the syndrome tells no register (Arm ARM, "ISS encoding for
-    /// an exception from a Data Abort", ISV). A guest can do it as often as it likes, so this is said a
-    /// few times only.
-    pub(super) fn report_undecodable(&self, me: VcpuId, regs: &GuestRegs, ipa: Ipa) {
-        const TIMES: u8 = 8;
-        let said = |times: u8| (times < TIMES).then_some(times + 1);
-        let before = self.complaints.fetch_update(Ordering::Relaxed, Ordering::Relaxed, said);
-        if before.is_ok() {
-            let (name, me, pc) = (&self.name, me.0, regs.pc);
-            log::warn!(
-                "{name}: vCPU {me}: no such access to a device at {ipa}: aborted (pc {pc:#x})"
-            );
-        }
-    }
-
-    /// Say that a vCPU caused an asynchronous abort that cannot be given to it any more.
-    pub fn report_serror(&self, me: VcpuId) {
-        log::error!("{}: vCPU {}: an SError was outstanding when it left its CPU", self.name, me.0);
     }
 }

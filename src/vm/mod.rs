@@ -15,6 +15,7 @@ pub mod lifecycle;
 pub mod loading;
 mod mmio;
 pub mod ptimer;
+mod report;
 pub mod stolen;
 pub mod sysreg;
 pub mod tally;
@@ -111,6 +112,8 @@ pub struct Vm {
     next_reset: AtomicU64,
     /// How long after a reset the next one takes effect.
     reset_interval: Ticks,
+    /// The vCPU that crashed (+ 1; 0: none) and whose registers are to be told.
+    culprit: AtomicU8,
     /// How often it was said that the guest does what cannot be emulated.
     complaints: AtomicU8,
     /// See [`Vm::traps_wait`].

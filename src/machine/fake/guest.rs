@@ -2,9 +2,10 @@
 
 use core::sync::atomic::Ordering;
 
-use super::{Scripted, Seen};
+use super::{Scripted, Seen, register_of};
 use crate::addr::Ipa;
 use crate::exit::{Direction, Exit, FaultSource, Gpr, MmioAccess, StageTwoFault, Width};
+use crate::machine::El1Register;
 use crate::time::Ticks;
 use crate::vcpu::{GuestRegs, pstate};
 use crate::vgic::IntId;
@@ -45,6 +46,8 @@ pub enum Op {
     Msr(SysReg, u64),
     /// Write `VBAR_EL1`.
     SetVector(u64),
+    /// Write another register of EL1.
+    SetEl1(El1Register, u64),
     /// Write `CNTV_CTL_EL0`, and `CNTV_CVAL_EL0` with the count so many ticks from now.
     SetVirtualTimer(u64, u64),
     /// `WFI`.
@@ -142,6 +145,7 @@ impl Scripted {
         match op {
             Op::Mov(to, value) => regs.write(Gpr::new(to.into()), value),
             Op::SetVector(base) => self.guest.el1.vbar_el1 = base,
+            Op::SetEl1(register, value) => *register_of(&mut self.guest.el1, register) = value,
             Op::SetVirtualTimer(ctl, after) => {
                 let count = virtual_count(now, self.guest.offset);
                 self.guest.el1.cntv_cval_el0 = count.saturating_add(Ticks(after)).0;

@@ -68,6 +68,17 @@ fn beside_enemies(bench: &Bench, gic: &str, cpus: &str) -> Result<()> {
     for (name, said) in ENEMIES {
         session.wait_for(&format!("[{name}] {said}"), BOOT_SECONDS)?;
     }
+    // What can never go on is a crash, told with its registers.
+    for told in [
+        "crash: vCPU 0: its exception vector cannot be fetched at",
+        "crash: stopped (crashed)",
+        "deadwalk: vCPU 0: an exception in its own exception vector",
+        "deadwalk: stopped (crashed)",
+        "lastoff: every vCPU has turned itself off",
+        "  vbar  0x",
+    ] {
+        session.wait_for(told, ANSWER_SECONDS)?;
+    }
     // Debian computes, and its vCPUs still run together.
     session.send("seq 1 20000 | sort -n | tail -1 | sed s/^/sorted-/\r")?;
     session.expect("[debian] sorted-20000", ANSWER_SECONDS)?;

@@ -1,0 +1,145 @@
+//! What is said of a guest that did something it cannot go on from: once, with its registers.
+
+use alloc::string::String;
+use core::fmt::{Debug, Write};
+use core::sync::atomic::Ordering;
+
+use super::Vm;
+use crate::addr::Ipa;
+use crate::machine::{El1Register, Machine};
+use crate::vcpu::{GuestRegs, Vcpu, VcpuId, pstate};
+
+/// After so many looks at a vCPU that cannot fetch its exception vector it is lost. One alone may be in
+/// the middle of a change of the translation by another vCPU.
+const LOOKS: u8 = 3;
+
+/// The offsets within a vector table, and that of synchronous exceptions from EL1h (Arm ARM, "Exception
+/// vectors").
+const VECTORS: u64 = 0x7ff;
+const SAME_LEVEL: u64 = 0x200;
+/// `ESR_EL1.EC`: "Instruction Abort taken without a change in Exception level".
+const FETCH_ABORT: u64 = 0x21;
+
+/// How many registers stand on a line.
+const COLUMNS: usize = 4;
+
+impl Vm {
+    /// Say why the VM is stopped. Its registers follow when they are out of the CPU: see
+    /// [`report_culprit`](Self::report_culprit).
+    pub(super) fn report_crash(&self, me: VcpuId, what: &str, cause: &dyn Debug) {
+        log::error!("{}: vCPU {}: {what}: {cause:x?}", self.name, me.0);
+        self.culprit.store(me.0 + 1, Ordering::Release);
+    }
+
+    /// The registers of a vCPU that has left its CPU, if it is the one that crashed.
+    pub fn report_culprit(&self, me: VcpuId) {
+        let culprit = me.0 + 1;
+        let cleared =
+            self.culprit.compare_exchange(culprit, 0, Ordering::AcqRel, Ordering::Acquire);
+        if cleared.is_ok() {
+            self.report_registers(me);
+        }
+    }
+
+    /// The registers of a vCPU that is in no CPU.
+    pub(super) fn report_registers(&self, me: VcpuId) {
+        let lines = self.with_parked(me, |vcpu| {
+            let el1 = &vcpu.el1;
+            let system = [
+                [
+                    ("sp0", el1.sp_el0),
+                    ("sp1", el1.sp_el1),
+                    ("elr", el1.elr_el1),
+                    ("spsr", el1.spsr_el1),
+                ],
+                [
+                    ("esr", el1.esr_el1),
+                    ("far", el1.far_el1),
+                    ("vbar", el1.vbar_el1),
+                    ("sctlr", el1.sctlr_el1),
+                ],
+                [
+                    ("ttbr0", el1.ttbr0_el1),
+                    ("ttbr1", el1.ttbr1_el1),
+                    ("tcr", el1.tcr_el1),
+                    ("mair", el1.mair_el1),
+                ],
+            ];
+            let mut lines = general(&vcpu.regs);
+            lines.extend(system.iter().map(|row| line(row.iter().copied())));
+            lines
+        });
+        for line in lines.unwrap_or_default() {
+            log::error!("{line}");
+        }
+    }
+
+    /// Say that an access cannot be emulated: the syndrome tells no register (Arm ARM, "ISS encoding for
+    /// an exception from a Data Abort", ISV). The guest is told by an external abort. It can do that as
+    /// often as it likes, so this is said a few times only.
+    pub(super) fn report_undecodable(&self, me: VcpuId, regs: &GuestRegs, ipa: Ipa) {
+        const TIMES: u8 = 8;
+        let said = |times: u8| (times < TIMES).then_some(times + 1);
+        let before = self.complaints.fetch_update(Ordering::Relaxed, Ordering::Relaxed, said);
+        if before.is_ok() {
+            log::warn!(
+                "{}: vCPU {}: no such access to a device at {ipa}: aborted",
+                self.name,
+                me.0
+            );
+            for line in general(regs) {
+                log::warn!("{line}");
+            }
+        }
+    }
+
+    /// Say that a vCPU caused an asynchronous abort that cannot be given to it any more.
+    pub fn report_serror(&self, me: VcpuId) {
+        self.report_crash(
+            me,
+            "an asynchronous abort (SError) when it left its CPU",
+            &"outstanding",
+        );
+        self.report_culprit(me);
+    }
+
+    /// Whether the loaded vCPU can never go on, and that has been said: the fetch of the vector for a fault
+    /// faults, so the next instruction is always that one. Asked when something interrupts it, for
+    /// nothing else brings it to EL2.
+    pub fn is_lost<M: Machine>(&self, machine: &M, me: VcpuId, vcpu: &mut Vcpu) -> bool {
+        let pc = vcpu.regs.pc;
+        let stuck = pc & VECTORS == SAME_LEVEL
+            && vcpu.regs.pstate & pstate::MODE == pstate::EL1H
+            && machine.vector_base().0 == pc - SAME_LEVEL
+            && machine.read_el1(El1Register::Elr) == pc
+            && machine.read_el1(El1Register::Far) == pc
+            && machine.read_el1(El1Register::Esr) >> 26 == FETCH_ABORT;
+        vcpu.lost = if stuck { vcpu.lost.saturating_add(1) } else { 0 };
+        if vcpu.lost < LOOKS {
+            return false;
+        }
+        self.report_crash(me, "its exception vector cannot be fetched at", &pc);
+        true
+    }
+}
+
+/// PC, PSTATE and the general registers.
+fn general(regs: &GuestRegs) -> alloc::vec::Vec<String> {
+    let mut lines = alloc::vec![line([("pc", regs.pc), ("pstate", regs.pstate)].into_iter())];
+    lines.extend(regs.x.chunks(COLUMNS).enumerate().map(|(row, values)| {
+        let mut text = String::new();
+        for (column, value) in values.iter().enumerate() {
+            let _ = write!(text, "  x{:<4} {value:#018x}", row * COLUMNS + column);
+        }
+        text
+    }));
+    lines
+}
+
+fn line<'a>(registers: impl Iterator<Item = (&'a str, u64)>) -> String {
+    let mut text = String::new();
+    for (name, value) in registers {
+        let _ = write!(text, "  {name:<5} {value:#018x}");
+    }
+    text
+}
