@@ -41,6 +41,8 @@ pub struct Board {
     pub cpus: Vec<BoardCpu>,
     /// How to call the firmware's PSCI, where there is any.
     pub psci: Option<Conduit>,
+    /// The registers of the BCM2835's power management, where there is one: its watchdog turns the board off.
+    pub watchdog: Option<Region<PhysAddr>>,
     /// The interrupt controller.
     pub gic: Gic,
     /// The generic timer's interrupts.
@@ -99,6 +101,7 @@ impl Board {
             reserved,
             cpus: cpu::read(&tree, psci)?,
             psci,
+            watchdog: watchdog(&tree)?,
             gic,
             timer: TimerInterrupts::read(&tree, &controller)?,
             uart: uart::read(&tree, Some(&controller))?,
@@ -116,10 +119,14 @@ impl Board {
         uart::read(&Tree::new(&copy)?, None)
     }
 
-    /// Only how the board that `blob` describes calls its firmware: to power off when the rest is wrong.
-    pub fn read_psci(blob: &[u8]) -> Result<Option<Conduit>, BoardError> {
+    /// Only how the board that `blob` describes is turned off, by its firmware or its watchdog: for when the
+    /// rest is wrong.
+    pub fn read_power(
+        blob: &[u8],
+    ) -> Result<(Option<Conduit>, Option<Region<PhysAddr>>), BoardError> {
         let copy = CheckedBlob::copy_of(blob)?;
-        cpu::conduit(&Tree::new(&copy)?)
+        let tree = Tree::new(&copy)?;
+        Ok((cpu::conduit(&tree)?, watchdog(&tree)?))
     }
 
     /// The RAM that is free: all of it but what is reserved and what `also`, the hypervisor's own image,
@@ -133,6 +140,12 @@ impl Board {
     pub fn is_compatible(&self, model: &str) -> bool {
         self.compatible.iter().any(|own| own == model)
     }
+}
+
+/// The power management of the BCM2835 and its descendants (Linux binding `brcm,bcm2835-pm.yaml`).
+fn watchdog(tree: &Tree<'_>) -> Result<Option<Region<PhysAddr>>, BoardError> {
+    let node = tree.compatible(&["brcm,bcm2711-pm", "brcm,bcm2835-pm", "brcm,bcm2835-pm-wdt"]);
+    node.map(|node| node.region(0)).transpose()
 }
 
 impl TimerInterrupts {

@@ -25,7 +25,7 @@ use crate::machine::{CpuId, Machine};
 use crate::manifest::{self, View};
 use crate::memory::{FramePool, Geometry, PaRange, Ram};
 use crate::monitor::command::Target;
-use crate::platform::board::{self, Board, BoardUart, Gic};
+use crate::platform::board::{self, Board, BoardUart, Conduit, Gic};
 use crate::platform::driver::mmio::Mmio;
 use crate::platform::driver::uart::Uart;
 use crate::time::Frequency;
@@ -80,7 +80,8 @@ extern "C" fn plinth_main(tree: u64) -> ! {
     let (board, tree) = read_board(tree);
     start_console(board);
     log::info!("{} on {}, {} CPUs", env!("CARGO_PKG_VERSION"), board.model, board.cpus.len());
-    power::init(board.psci);
+    power_from_tree(board.psci, board.watchdog);
+    smp::summon(board, this_mpidr());
     let mut frames = frame_pool(board, tree);
     let stacks = map_everything(board, tree, &mut frames);
     maintenance::invalidate_all_guests();
@@ -211,9 +212,19 @@ fn tree_blob(start: PhysAddr) -> Option<(&'static [u8], Region<PhysAddr>)> {
     Some((blob, Region::new(start, size as u64)?))
 }
 
+/// Use what there is to turn CPUs on and the machine off, before the final map exists.
+fn power_from_tree(psci: Option<Conduit>, watchdog: Option<Region<PhysAddr>>) {
+    if let Some(registers) = watchdog {
+        boot::early_map_device(registers.start());
+    }
+    power::init(psci, watchdog);
+}
+
 /// Power off with nothing read of the tree yet. It says how to call the firmware.
 fn give_up(blob: &[u8], reason: &'static str) -> ! {
-    power::init(Board::read_psci(blob).ok().flatten());
+    if let Ok((psci, watchdog)) = Board::read_power(blob) {
+        power_from_tree(psci, watchdog);
+    }
     power::off(Verdict::Failed(reason))
 }
 
@@ -278,8 +289,8 @@ fn map_everything(
     space.map(boot::data(), Use::Data);
     space.unmap_page(boot::stack_guard());
     space.map(board.uart.registers, Use::Device);
-    if let Some(rtc) = board.rtc {
-        space.map(rtc, Use::Device);
+    for registers in board.rtc.iter().chain(&board.watchdog) {
+        space.map(*registers, Use::Device);
     }
     match &board.gic {
         Gic::V2 { gicd, gicc, gich, gicv, .. } => {
