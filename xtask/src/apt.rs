@@ -39,6 +39,11 @@ impl System {
         Self { id: field("ID"), version: version.unwrap_or(u32::MAX), codename }
     }
 
+    /// Debian's component for firmware that is not free.
+    pub fn firmware_component(&self) -> &'static str {
+        if self.id == "debian" && self.version < 12 { "non-free" } else { "non-free-firmware" }
+    }
+
     /// The suite that has a newer QEMU than the system's own, where that one is old.
     fn backports(&self) -> Option<String> {
         let old = self.id == "debian" && self.version <= 12 && !self.codename.is_empty();
@@ -153,8 +158,8 @@ pub struct PrivateApt {
 }
 
 impl PrivateApt {
-    /// Sets one up in `folder`.
-    pub fn new(folder: &Path, architecture: &str) -> Result<Self> {
+    /// Sets one up in `folder`, for packages of these components of the distribution.
+    pub fn new(folder: &Path, architecture: &str, components: &[&str]) -> Result<Self> {
         for tool in ["apt-get", "dpkg-deb"] {
             if which(tool).is_none() {
                 bail!("there is no {tool} on this system");
@@ -183,7 +188,8 @@ impl PrivateApt {
         // architecture would make the update fail.
         let codename = System::this().codename;
         let all = sources::this();
-        let own: Vec<_> = all.iter().filter_map(|source| source.only_release(&codename)).collect();
+        let own: Vec<_> =
+            all.iter().filter_map(|source| source.only_release(&codename, components)).collect();
         if !own.is_empty() && !codename.is_empty() {
             let list = folder.join("own.sources");
             let text: Vec<_> = own.iter().map(ToString::to_string).collect();
@@ -218,17 +224,37 @@ impl PrivateApt {
         Ok(names.map(|name| name.trim_matches(['<', '>']).to_owned()).collect())
     }
 
+    /// Downloads a package, unpacks it into a folder, and gives its version.
+    pub fn unpack_one(&self, package: &str, into: &Path) -> Result<String> {
+        show(self.command("apt-get").args(["-q", "download", package]))?;
+        let path = self.downloaded()?.into_iter().next().context("apt-get left no package")?;
+        let output = Command::new("dpkg-deb").arg("-f").arg(&path).arg("Version").output();
+        let version = output.context("cannot run dpkg-deb")?.stdout;
+        show(Command::new("dpkg-deb").arg("-x").arg(&path).arg(into))?;
+        std::fs::remove_file(&path)?;
+        Ok(String::from_utf8_lossy(&version).trim().to_owned())
+    }
+
     /// Downloads packages and unpacks them into one folder.
     pub fn unpack(&self, packages: &[&str], into: &Path) -> Result<()> {
         show(self.command("apt-get").args(["-q", "download"]).args(packages))?;
+        for path in self.downloaded()? {
+            show(Command::new("dpkg-deb").arg("-x").arg(&path).arg(into))?;
+            std::fs::remove_file(&path)?;
+        }
+        Ok(())
+    }
+
+    /// The packages that were downloaded and not yet unpacked.
+    fn downloaded(&self) -> Result<Vec<PathBuf>> {
+        let mut packages = Vec::new();
         for entry in std::fs::read_dir(&self.folder)? {
             let path = entry?.path();
             if path.extension().is_some_and(|extension| extension == "deb") {
-                show(Command::new("dpkg-deb").arg("-x").arg(&path).arg(into))?;
-                std::fs::remove_file(&path)?;
+                packages.push(path);
             }
         }
-        Ok(())
+        Ok(packages)
     }
 }
 

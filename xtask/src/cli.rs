@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 
+use crate::board::Board;
 use crate::channel::client::Which;
 use crate::guest::VCPUS;
 use crate::size;
@@ -70,21 +71,21 @@ pub struct RunOptions {
     /// The one default Debian guest; so do --vcpus, --guest-memory and --cmdline without --kernel
     #[arg(long, conflicts_with_all = ["manifest", "kernel"])]
     pub single: bool,
-    /// The board that QEMU emulates
-    #[arg(long, default_value = "qemu-virt")]
-    pub board: String,
-    /// The machine's interrupt controller: GICv2 or GICv3
-    #[arg(long, default_value_t = 3, value_parser = gic)]
-    pub gic: u8,
-    /// The machine's CPU, by QEMU's name
-    #[arg(long, default_value = "cortex-a72", value_name = "NAME")]
-    pub cpu: String,
-    /// How many CPUs the machine has
-    #[arg(long, default_value_t = 2, value_name = "N")]
-    pub smp: u32,
-    /// How much memory the machine has
-    #[arg(long, default_value = "2G", value_name = "SIZE", value_parser = size::parse)]
-    pub memory: u64,
+    /// The board that QEMU emulates: qemu-virt or rpi4
+    #[arg(long, default_value = "qemu-virt", value_parser = Board::parse)]
+    pub board: Board,
+    /// The machine's interrupt controller, GICv2 or GICv3 [default: 3; rpi4: 2]
+    #[arg(long, value_parser = gic)]
+    pub gic: Option<u8>,
+    /// The machine's CPU, by QEMU's name [default: cortex-a72]
+    #[arg(long, value_name = "NAME")]
+    pub cpu: Option<String>,
+    /// How many CPUs the machine has [default: 2; rpi4: 4]
+    #[arg(long, value_name = "N")]
+    pub smp: Option<u32>,
+    /// How much memory the machine has [default: 2G]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    pub memory: Option<u64>,
     /// One guest without a manifest: its kernel (arm64 Image, raw or gzip'd; ELF; flat binary)
     #[arg(long, value_name = "FILE", conflicts_with = "manifest")]
     pub kernel: Option<PathBuf>,
@@ -222,6 +223,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Task, Stop> {
 #[cfg(test)]
 mod tests {
     use super::{RunOptions, Stop, Task, parse};
+    use crate::board::{Board, Hardware};
 
     fn args(line: &str) -> Result<Task, Stop> {
         parse(["xtask"].into_iter().chain(line.split_whitespace()).map(Into::into))
@@ -237,9 +239,10 @@ mod tests {
     #[test]
     fn a_plain_run_has_the_documented_defaults() {
         let options = run("run");
-        assert_eq!(options.board, "qemu-virt");
-        assert_eq!((options.gic, options.cpu.as_str(), options.smp), (3, "cortex-a72", 2));
-        assert_eq!(options.memory, 2 << 30);
+        let hardware = Hardware::of(&options).expect("a good machine");
+        assert_eq!(hardware.board, Board::QemuVirt);
+        assert_eq!((hardware.gic, hardware.cpu.as_str(), hardware.smp), (3, "cortex-a72", 2));
+        assert_eq!(hardware.memory, 2 << 30);
         assert!(options.manifest.is_none() && options.kernel.is_none() && !options.icount);
     }
 
@@ -287,6 +290,7 @@ mod tests {
         for (line, word) in [
             ("run --gic 4", "GIC is version 2 or 3"),
             ("run --memory 1024", "unit"),
+            ("run --board pdp11", "known are: qemu-virt, rpi4"),
             ("run --timeout never", "seconds"),
             ("run a.toml --kernel Image", "--kernel"),
             ("run a.toml --vcpus 2", "--vcpus"),
