@@ -73,7 +73,13 @@ pub struct Hardware {
 impl Hardware {
     /// The machine that the options describe; an error names the option that does not fit.
     pub fn of(options: &RunOptions) -> Result<Self> {
-        let board = options.board;
+        let board = match (options.board, &options.card) {
+            (Some(Board::QemuVirt), Some(_)) => {
+                bail!("--board: qemu-virt has no card to boot from")
+            }
+            (None, Some(_)) => Board::Rpi4,
+            (board, _) => board.unwrap_or(Board::QemuVirt),
+        };
         let (gic, smp) = match board {
             Board::QemuVirt => (3, 2),
             Board::Rpi4 => (2, 4),

@@ -45,6 +45,13 @@ impl Bundle {
         &self.0
     }
 
+    /// The memory of the guests that start with the machine.
+    pub fn memory_at_start(&self) -> Result<u64> {
+        let manifest = self.manifest()?;
+        let started = manifest.vms().iter().filter(|vm| vm.autostart);
+        Ok(started.map(|vm| vm.memory).fold(0, u64::saturating_add))
+    }
+
     /// What is in it.
     pub fn manifest(&self) -> Result<Manifest<'_>> {
         Ok(format::read(&self.0)?)

@@ -33,6 +33,8 @@ pub enum Task {
         #[arg(short, long, value_name = "FILE")]
         output: PathBuf,
     },
+    /// Makes the card that a board boots from: Plinth, guests, and the board's firmware
+    Image(ImageOptions),
     /// Asks the monitor of a run in progress, or tells it what to do
     Ctl(CtlOptions),
     /// Watches a run in progress: CPUs, VMs, exits, memory
@@ -71,9 +73,12 @@ pub struct RunOptions {
     /// The one default Debian guest; so do --vcpus, --guest-memory and --cmdline without --kernel
     #[arg(long, conflicts_with_all = ["manifest", "kernel"])]
     pub single: bool,
-    /// The board that QEMU emulates: qemu-virt or rpi4
-    #[arg(long, default_value = "qemu-virt", value_parser = Board::parse)]
-    pub board: Board,
+    /// The board that QEMU emulates, qemu-virt or rpi4 [default: qemu-virt; rpi4 for a card]
+    #[arg(long, value_parser = Board::parse)]
+    pub board: Option<Board>,
+    /// Boots a Raspberry Pi 4's card, an image of `cargo xtask image`, as that board's firmware does
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["manifest", "single", "kernel", "cmdline", "vcpus", "guest_memory", "bare"])]
+    pub card: Option<PathBuf>,
     /// The machine's interrupt controller, GICv2 or GICv3 [default: 3; rpi4: 2]
     #[arg(long, value_parser = gic)]
     pub gic: Option<u8>,
@@ -131,6 +136,29 @@ impl RunOptions {
         let sized = self.vcpus.is_some() || self.guest_memory.is_some();
         self.single || self.bare || named || sized
     }
+}
+
+/// A card.
+#[derive(Args, Clone, Debug)]
+#[command(group = clap::ArgGroup::new("where").required(true).args(["output", "dir"]))]
+pub struct ImageOptions {
+    /// A TOML file that describes the guests, or a bundle [default: that of `run --board rpi4`]
+    pub manifest: Option<PathBuf>,
+    /// The board that boots from it
+    #[arg(long, value_parser = Board::parse)]
+    pub board: Board,
+    /// The image to write, to be copied to a card as a whole
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// The folder to write the card's files into instead
+    #[arg(long, value_name = "FOLDER")]
+    pub dir: Option<PathBuf>,
+    /// Trusted Firmware-A, out of Debian's package, as the boot stub: with it there is PSCI
+    #[arg(long)]
+    pub tfa: bool,
+    /// Boot arguments for the hypervisor
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub hv_args: Option<String>,
 }
 
 /// A command for the monitor.
@@ -265,6 +293,15 @@ mod tests {
     }
 
     #[test]
+    fn a_card_is_an_image_or_a_folder() {
+        let Ok(Task::Image(options)) = args("image --board rpi4 --dir card --tfa") else {
+            panic!("a good command line");
+        };
+        assert!(options.tfa && options.manifest.is_none() && options.output.is_none());
+        assert_eq!(Hardware::of(&run("run --card a.img")).expect("good").board, Board::Rpi4);
+    }
+
+    #[test]
     fn what_follows_two_dashes_goes_to_qemu() {
         let options = run("run --gic 2 guests.toml -- -d int -D log");
         assert_eq!(options.qemu, ["-d", "int", "-D", "log"]);
@@ -300,6 +337,10 @@ mod tests {
             ("run a.toml --single", "--single"),
             ("run --initrd x", "--kernel"),
             ("bundle a.toml", "--output"),
+            ("image --board rpi4", "--output"),
+            ("image -o a.img", "--board"),
+            ("image --board rpi4 -o a.img --dir a", "--dir"),
+            ("run a.toml --card a.img", "--card"),
             ("run --colour", "--colour"),
             ("run --bare --socket x", "--socket"),
             ("ctl --socket x --run 1", "--run"),

@@ -52,6 +52,7 @@ fn main() -> ExitCode {
     let done = match task {
         Task::Run(options) => run::run(&options),
         Task::Bundle { manifest, output } => bundle::pack(&manifest, &output),
+        Task::Image(options) => rpi4::card::make(&options),
         Task::Ctl(options) => ctl::run(&options),
         Task::Top(options) => top::run(&options),
         Task::Test { filter, bare } => suite::run(filter.as_deref(), bare),

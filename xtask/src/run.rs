@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use plinth::manifest::{MachineConfig, Manifest};
+use plinth::manifest::MachineConfig;
 
 use crate::board::{Board, Hardware};
 use crate::bundle::Bundle;
@@ -28,6 +28,9 @@ pub fn run(options: &RunOptions) -> Result<ExitCode> {
     if options.bare {
         let guest = guest(options)?;
         return run_bare(options, &hardware, &guest);
+    }
+    if let Some(card) = &options.card {
+        return run_card(options, &hardware, card);
     }
     let bundle = match &options.manifest {
         Some(path) => Bundle::load(path)?,
@@ -91,7 +94,7 @@ fn name_of(kernel: &Path) -> String {
 
 /// Refuses guests that together want more memory than the machine has.
 fn check_memory(hardware: &Hardware, bundle: &Bundle) -> Result<()> {
-    let memory = memory_at_start(&bundle.manifest()?);
+    let memory = bundle.memory_at_start()?;
     let needs = memory.saturating_add(bundle.bytes().len() as u64);
     let needs = needs.saturating_add(HYPERVISOR_MEMORY);
     if needs > hardware.usable_memory() {
@@ -105,12 +108,6 @@ fn check_memory(hardware: &Hardware, bundle: &Bundle) -> Result<()> {
         );
     }
     Ok(())
-}
-
-/// The memory of the guests that start with the machine.
-fn memory_at_start(manifest: &Manifest<'_>) -> u64 {
-    let started = manifest.vms().iter().filter(|vm| vm.autostart);
-    started.map(|vm| vm.memory).fold(0, u64::saturating_add)
 }
 
 fn run_plinth(options: &RunOptions, hardware: &Hardware, bundle: &Bundle) -> Result<ExitCode> {
@@ -140,6 +137,26 @@ fn run_plinth(options: &RunOptions, hardware: &Hardware, bundle: &Bundle) -> Res
         extra: &options.qemu,
     };
     boot(options, &qemu, &machine, symbols.as_ref())
+}
+
+/// Boots a card as the board's firmware does.
+fn run_card(options: &RunOptions, hardware: &Hardware, card: &Path) -> Result<ExitCode> {
+    let words = boot_arguments(options, std::io::stdout().is_terminal());
+    let (tree, loaded) = rpi4::firmware::boot(card, &words)?;
+    let serial = tree.serial_line()?;
+    let qemu = qemu::need(hardware.board)?;
+    let files = RunFiles::new()?;
+    let place = |(name, bytes, at): (_, Vec<u8>, _)| anyhow::Ok((files.write(name, &bytes)?, at));
+    let memory = loaded.memory(&tree)?.into_iter().map(place).collect::<Result<Vec<_>>>()?;
+    let machine = Machine {
+        hardware,
+        el2: true,
+        icount: options.icount,
+        boot: Boot::Loaded(&memory),
+        serial,
+        extra: &options.qemu,
+    };
+    boot(options, &qemu, &machine, None)
 }
 
 /// The hypervisor's boot arguments. What a program reads has no colours in it.

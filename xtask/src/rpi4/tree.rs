@@ -48,6 +48,18 @@ impl Tree {
         self.set("/chosen", "rng-seed", seed)
     }
 
+    /// Makes the PL011 the console, and its only user: otherwise it belongs to the Bluetooth chip, and the
+    /// console is the mini UART, whose baud rate follows the clock of the VideoCore.
+    pub fn prepare_for_card(&mut self) -> Result<()> {
+        const PL011: &str = "/soc/serial@7e201000";
+        let uart = self.0.find_node_mut(PL011).context("the device tree has no PL011")?;
+        uart.remove_child("bluetooth");
+        // The header has no lines for it.
+        uart.remove_property("uart-has-rtscts");
+        self.set("/aliases", "serial0", PL011)?;
+        self.set("/chosen", "stdout-path", "serial0:115200n8")
+    }
+
     /// Sets a property; the nodes on the way to it are made where there are none.
     pub fn set(&mut self, path: &str, name: &str, value: impl ToPropertyValue) -> Result<()> {
         let mut node = &mut self.0.root;
@@ -80,5 +92,32 @@ impl Tree {
     /// As a blob.
     pub fn bytes(&self) -> Vec<u8> {
         self.0.to_dtb()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Tree;
+    use dtoolkit::Node;
+    use dtoolkit::model::DeviceTree;
+
+    #[test]
+    fn a_property_is_set_wherever_its_node_is_missing() {
+        let mut tree = Tree(DeviceTree::new());
+        tree.set("/a/b", "one", 1u32).expect("good names");
+        tree.set("/a/b", "one", "two").expect("good names");
+        let read = Tree::read(&tree.bytes()).expect("a good tree");
+        let node = read.0.find_node("/a/b").expect("the node");
+        assert_eq!(node.properties().count(), 1);
+    }
+
+    #[test]
+    fn what_is_no_device_tree_is_refused() {
+        assert!(Tree::read(b"these are just some words, which is not a device tree").is_err());
+    }
+
+    #[test]
+    fn a_board_without_a_console_has_no_serial_line() {
+        assert!(Tree(DeviceTree::new()).serial_line().is_err());
     }
 }

@@ -1,5 +1,7 @@
 //! Steps on QEMU's Raspberry Pi 4, `raspi4b`: the same hypervisor boots there, however it is entered.
 
+mod card;
+
 use anyhow::{Context, Result, bail};
 
 use super::ctl::Run;
@@ -23,10 +25,11 @@ pub fn steps() -> Vec<Step> {
         ("default-manifest-boots", default_manifest),
         ("ctl-reaches-the-monitor", ctl),
     ];
-    tests.into_iter().map(|(name, test)| step(name, test)).collect()
+    let steps = tests.into_iter().map(|(name, test)| step(name, test));
+    steps.chain(card::steps()).collect()
 }
 
-fn step(name: &str, test: Test) -> Step {
+fn step(name: &str, test: impl Fn(&Bench) -> Result<()> + 'static) -> Step {
     Step::new(format!("rpi4/{name}"), move |bench| match too_old() {
         Some(why) => Outcome::Skipped(why),
         None => test(bench).into(),
@@ -47,7 +50,6 @@ fn payloads(bench: &Bench) -> Result<()> {
         guest("hello", "memory = \"64M\""),
         guest("smp", "memory = \"64M\"\nvcpus = 4"),
         guest("gic", "memory = \"64M\"\nvcpus = 2"),
-        guest("timers", "memory = \"64M\"\nvcpus = 2"),
         // What is drawn from the seed that the tree was given.
     ];
     let file = manifest(bench, "rpi4.toml", &guests)?;
