@@ -9,7 +9,6 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::doctor::which;
-use crate::qemu;
 
 pub use sources::Source;
 
@@ -106,28 +105,33 @@ pub fn plan() -> Plan {
     Plan::new(&System::this(), &sources::this())
 }
 
-/// Installs QEMU when we are root and this is a Debian; otherwise the error says how to.
-pub fn install_qemu() -> Result<()> {
-    let program = qemu::PROGRAM;
+/// Whether installing QEMU can bring a newer one than the system's own.
+pub fn has_newer_qemu() -> bool {
+    which("apt-get").is_some() && System::this().backports().is_some()
+}
+
+/// Installs QEMU when we are root and this is a Debian; otherwise the error says how to. `lack` is what
+/// is wrong with the QEMU there is, if there is one.
+pub fn install_qemu(lack: &str) -> Result<()> {
     if which("apt-get").is_none() {
-        bail!("{program} is missing; install QEMU 7.2 or later for the aarch64 system");
+        bail!("{lack}; install QEMU 7.2 or later for the aarch64 system");
     }
     let plan = plan();
     if !rustix::process::geteuid().is_root() {
-        bail!("{program} is missing; as root, run:\n{}", plan.script());
+        bail!("{lack}; as root, run:\n{}", plan.script());
     }
     eprintln!("xtask: installing {QEMU_PACKAGE}");
     let Err(why) = plan.carry_out() else { return Ok(()) };
     let plain = Plan::new(&System { version: u32::MAX, ..System::this() }, &[]);
     if plain.commands == plan.commands {
-        return Err(why.context(format!("{program} is missing and cannot be installed")));
+        return Err(why.context(format!("{lack}, and cannot be installed")));
     }
     // A mirror without the backports suite must not stand in the way of the system's own QEMU.
     eprintln!("xtask: {why:#}; trying without backports");
     if let Some((path, _)) = &plan.file {
         let _ = std::fs::remove_file(path);
     }
-    plain.carry_out().with_context(|| format!("{program} is missing and cannot be installed"))
+    plain.carry_out().with_context(|| format!("{lack}, and cannot be installed"))
 }
 
 fn run_apt(words: &[String]) -> Result<()> {

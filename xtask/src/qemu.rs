@@ -5,7 +5,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, bail};
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 
 use crate::apt;
@@ -134,18 +134,27 @@ pub fn emulates(version: (u32, u32), board: Board) -> Result<(), (u32, u32)> {
 
 /// A QEMU that is new enough for the board; installed if need be and possible.
 pub fn need(board: Board) -> Result<Qemu> {
-    if find().is_none() {
-        apt::install_qemu()?;
+    match find() {
+        None => apt::install_qemu(&format!("{PROGRAM} is missing"))?,
+        Some(qemu) => match check_version(&qemu, board) {
+            Err(why) if apt::has_newer_qemu() => apt::install_qemu(&why)?,
+            _ => {}
+        },
     }
     let Some(qemu) = find() else { bail!("{PROGRAM} was installed but does not run") };
-    if let Err((need, need_minor)) = emulates(qemu.version, board) {
+    check_version(&qemu, board).map_err(Error::msg)?;
+    Ok(qemu)
+}
+
+/// What is wrong with a QEMU that does not emulate the board.
+fn check_version(qemu: &Qemu, board: Board) -> Result<(), String> {
+    emulates(qemu.version, board).map_err(|(need, need_minor)| {
         let (major, minor) = qemu.version;
         let path = qemu.path.display();
-        bail!(
+        format!(
             "{path} is version {major}.{minor}; the board {board} needs {need}.{need_minor} or later"
-        );
-    }
-    Ok(qemu)
+        )
+    })
 }
 
 /// Major and minor number in the output of `--version`.

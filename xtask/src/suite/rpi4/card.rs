@@ -25,14 +25,14 @@ const UBOOT_PROMPT: &str = "U-Boot> ";
 
 pub fn steps() -> Vec<Step> {
     vec![
-        step("card-is-what-is-in-the-folder", reproducible),
+        Step::new("rpi4/card-is-what-is-in-the-folder", |bench| reproducible(bench).into()),
         step("card-boots-through-the-firmwares-stub", |bench| boots(bench, &[], &[])),
         step("card-boots-through-tfa", |bench| {
             let said = ["BL31: Built", "rpi3: PSCI_SYSTEM_OFF"];
             boots(bench, &["--tfa"], &said)
         }),
         step("card-boots-through-u-boot", u_boot),
-        step("what-is-no-card-is-refused", refused),
+        Step::new("rpi4/what-is-no-card-is-refused", |bench| refused(bench).into()),
     ]
 }
 
