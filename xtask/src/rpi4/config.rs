@@ -30,7 +30,7 @@ arm_64bit=1
 # boot stub enters it at EL2.
 kernel=kernel8.img
 
-# The guests, loaded behind the hypervisor. /chosen of the device tree says where they are.
+# The guests. The firmware chooses a place for them, which /chosen of the device tree names.
 initramfs guests.bundle followkernel
 
 # What the board is made of. The firmware fills in its memory and the like.
@@ -42,8 +42,11 @@ enable_gic=1
 # A serial console on the 40-pin header: GPIO14 (pin 8) sends, GPIO15 (pin 10) receives.
 enable_uart=1
 
-# Connect these pins to the PL011; by themselves they may get the mini UART instead.
-gpio=14-15=a0
+# Connect the PL011 to these pins, which might get the mini UART instead: its line TXD...
+gpio=14=a0
+
+# ...and RXD, which is pulled up so that nothing is read where nothing is connected.
+gpio=15=a0,pu
 
 # The PL011's clock in Hz, from which Plinth derives the baud rate.
 init_uart_clock=48000000
@@ -118,7 +121,7 @@ impl Config {
             ("armstub", file) => self.armstub = Some(file.to_owned()),
             ("enable_uart", "1") => self.uart = true,
             ("arm_64bit" | "enable_gic" | "uart_2ndstage", "1")
-            | ("gpio", "14-15=a0")
+            | ("gpio", "14=a0" | "15=a0,pu")
             | ("init_uart_clock", "48000000") => {}
             _ => bail!("this setting is not known here"),
         }

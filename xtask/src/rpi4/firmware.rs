@@ -15,11 +15,14 @@ use super::tree::Tree;
 
 /// Where an arm64 Image with `text_offset` 0 goes.
 const KERNEL: u64 = 0x20_0000;
-/// Where firmware was seen to put the device tree.
-const TREE: u64 = 0x2eff_2f00;
-/// No file may reach what lies from here on.
-const LIMIT: u64 = 0x2e00_0000;
+/// The initramfs ends here at the latest, and the device tree is right before it, as boards log it.
+/// `followkernel` is no promise: to the firmware it means "where there is room".
+const LIMIT: u64 = 0x2f00_0000;
 const PAGE: u64 = 4096;
+/// What a device tree in memory is aligned to, so that it is not taken for one in whole pages.
+const TREE_ALIGN: u64 = 0x100;
+/// More than a tree takes that the firmware has completed.
+const TREE_ROOM: u64 = 0x1_0000;
 
 /// The RAM that the firmware tells a board with 2 GiB of; the VideoCore has the rest.
 const MEMORY: [(u64, u32); 2] = [(0, 0x3b40_0000), (0x4000_0000, 0x4000_0000)];
@@ -72,20 +75,24 @@ impl Loaded {
             bail!("the kernel's text_offset is not 0, so it would not be placed at {KERNEL:#x}");
         }
         if image_size(&self.kernel)? > self.kernel.len() {
-            bail!("the kernel is shorter than the memory it takes: the initramfs would lie in it");
+            bail!("the kernel is shorter than the memory it takes: something else may lie in it");
         }
         if self.stub.len() as u64 > KERNEL {
             bail!("the boot stub reaches into the kernel");
         }
-        let end = self.initramfs_at() + self.initramfs.as_ref().map_or(0, Vec::len) as u64;
-        if end > LIMIT {
-            bail!("the files take memory up to {end:#x}; the firmware has room up to {LIMIT:#x}");
+        let end = KERNEL + self.kernel.len() as u64;
+        match self.initramfs_at() {
+            Some(start) if end + TREE_ROOM <= start => Ok(()),
+            _ => {
+                bail!("the firmware has no room for the kernel and the initramfs below {LIMIT:#x}")
+            }
         }
-        Ok(())
     }
 
-    fn initramfs_at(&self) -> u64 {
-        (KERNEL + self.kernel.len() as u64).next_multiple_of(PAGE)
+    /// Where the initramfs is, unless it is larger than all there is.
+    fn initramfs_at(&self) -> Option<u64> {
+        let size = self.initramfs.as_ref().map_or(0, Vec::len) as u64;
+        Some(LIMIT.checked_sub(size)? / PAGE * PAGE)
     }
 
     /// The tree as the firmware completes it, with `words` behind its own and those of the card.
@@ -98,7 +105,7 @@ impl Loaded {
         }
         tree.set("/memory@0", "reg", memory)?;
         if let Some(initramfs) = &self.initramfs {
-            let start = self.initramfs_at();
+            let start = self.initramfs_at().context("it was checked")?;
             let end = start + initramfs.len() as u64;
             tree.set("/chosen", "linux,initrd-start", u32::try_from(start)?)?;
             tree.set("/chosen", "linux,initrd-end", u32::try_from(end)?)?;
@@ -111,11 +118,14 @@ impl Loaded {
 
     /// What is to be in memory when the CPUs start at 0: names, bytes and addresses.
     pub fn memory(self, tree: &Tree) -> Result<Vec<(&'static str, Vec<u8>, u64)>> {
-        let mut stub = self.stub.clone();
-        patch(&mut stub)?;
-        let initramfs = self.initramfs_at();
-        let mut files =
-            vec![("stub", stub, 0), ("kernel", self.kernel, KERNEL), ("tree", tree.bytes(), TREE)];
+        let initramfs = self.initramfs_at().context("it was checked")?;
+        let tree = tree.bytes();
+        let room = initramfs.checked_sub(tree.len() as u64);
+        let tree_at = room.context("the device tree is too large")? / TREE_ALIGN * TREE_ALIGN;
+        let mut stub = self.stub;
+        patch(&mut stub, tree_at)?;
+        let mut files = vec![("stub", stub, 0), ("kernel", self.kernel, KERNEL)];
+        files.push(("tree", tree, tree_at));
         files.extend(self.initramfs.map(|bytes| ("initramfs", bytes, initramfs)));
         Ok(files)
     }
@@ -127,9 +137,9 @@ const MAGIC_AT: usize = 0xf0;
 const MAGIC: u32 = 0x5afe_570b;
 
 /// Tells a stub where the kernel and the tree are, as the firmware does.
-fn patch(stub: &mut [u8]) -> Result<()> {
+fn patch(stub: &mut [u8], tree: u64) -> Result<()> {
     let mut words = vec![0; 8];
-    words.extend(u32::try_from(TREE)?.to_le_bytes());
+    words.extend(u32::try_from(tree)?.to_le_bytes());
     words.extend(u32::try_from(KERNEL)?.to_le_bytes());
     let place = stub.get_mut(MAGIC_AT..MAGIC_AT + words.len()).context("the stub is too short")?;
     place.copy_from_slice(&words);
@@ -178,7 +188,7 @@ pub fn boot(card: &Path, words: &str) -> Result<(Tree, Loaded)> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Loaded, MAGIC, MAGIC_AT, TREE, stub_of};
+    use super::{Loaded, MAGIC, MAGIC_AT, stub_of};
     use crate::rpi4::config::{self, Config};
 
     /// A firmware with two stubs, of which the second is for the board with a GIC.
@@ -218,15 +228,18 @@ mod tests {
     }
 
     #[test]
-    fn the_guests_lie_behind_the_kernel_and_the_stub_knows_of_both() {
+    fn the_guests_lie_as_high_as_they_can_and_the_stub_knows_of_tree_and_kernel() {
         let loaded = load(&kernel(0, 0xf00), 5000).expect("good files");
         let tree = loaded.complete_tree("log=debug").expect("a good tree");
         let memory = loaded.memory(&tree).expect("a good stub");
         let places: Vec<_> = memory.iter().map(|(name, _, at)| (*name, *at)).collect();
-        let (stub, tree) = (("stub", 0), ("tree", TREE));
-        assert_eq!(places, [stub, ("kernel", 0x20_0000), tree, ("initramfs", 0x20_1000)]);
+        let [stub, kernel, (_, tree), initramfs] = places[..] else { panic!("{places:?}") };
+        assert_eq!((stub, kernel), (("stub", 0), ("kernel", 0x20_0000)));
+        assert_eq!(initramfs, ("initramfs", 0x2eff_e000));
+        assert!(tree < 0x2eff_e000 && tree + memory[2].1.len() as u64 + 0x100 > 0x2eff_e000);
+        let tree = u32::try_from(tree).expect("low memory").to_le_bytes();
         let told = &memory[0].1[MAGIC_AT..MAGIC_AT + 16];
-        assert_eq!(told, [&[0; 8], &0x2eff_2f00u32.to_le_bytes()[..], &[0, 0, 0x20, 0]].concat());
+        assert_eq!(told, [&[0; 8], &tree[..], &[0, 0, 0x20, 0]].concat());
     }
 
     #[test]
@@ -239,8 +252,8 @@ mod tests {
             let error = load(&kernel, 1).err().map(|error| format!("{error:#}"));
             assert!(error.as_ref().is_some_and(|error| error.contains(why)), "{error:?}");
         }
-        let error = load(&kernel(0, 0), 0x2e00_0000).err().map(|error| format!("{error:#}"));
-        assert!(error.is_some_and(|error| error.contains("room up to")));
+        let error = load(&kernel(0, 0), 0x2ee0_0000).err().map(|error| format!("{error:#}"));
+        assert!(error.is_some_and(|error| error.contains("no room")));
     }
 
     #[test]
