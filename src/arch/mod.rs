@@ -24,6 +24,7 @@
 pub mod boot;
 pub mod crash;
 pub mod el1;
+pub mod errata;
 pub mod gic;
 pub mod heap;
 pub mod id_registers;

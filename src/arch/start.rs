@@ -14,7 +14,9 @@ use super::maintenance;
 use super::mmu::{AddressSpace, Use};
 use super::power::{self, Verdict};
 use super::this_cpu::ThisCpu;
-use super::{boot, gic, heap, id_registers, monitor, percpu, provoke, smp, timer, traps, world};
+use super::{
+    boot, errata, gic, heap, id_registers, monitor, percpu, provoke, smp, timer, traps, world,
+};
 use crate::addr::{PAGE_SIZE, PhysAddr, Region};
 use crate::console::{self, GuestLine, Settings};
 use crate::cpu::{Cpu, Step};
@@ -78,6 +80,7 @@ extern "C" fn plinth_main(tree: u64) -> ! {
     first_heap();
 
     let (board, tree) = read_board(tree);
+    errata::apply(board);
     start_console(board);
     log::info!("{} on {}, {} CPUs", env!("CARGO_PKG_VERSION"), board.model, board.cpus.len());
     power_from_tree(board.psci, board.watchdog);
