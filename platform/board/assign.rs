@@ -70,11 +70,11 @@ pub enum AssignError {
     #[error("{0} is in memory")]
     Memory(String),
     /// Another guest has it.
-    #[error("{path} is assigned to guest {owner} (counted from 0) already")]
+    #[error("{path} is assigned to the manifest's guest {} already", .owner + 1)]
     Taken {
         /// The node.
         path: String,
-        /// The guest's place in the bundle.
+        /// The guest's place in the bundle, from 0.
         owner: usize,
     },
     /// Something that the guest does not get cannot be told from it.

@@ -24,10 +24,10 @@ use crate::device::serial::SerialLine;
 use crate::firmware::entropy::Entropy;
 use crate::hypervisor::{Hypervisor, INTERRUPT_KINDS, Stock};
 use crate::machine::{CpuId, Machine};
-use crate::manifest::{self, View};
+use crate::manifest::{self, Manifest, View};
 use crate::memory::{FramePool, Geometry, PaRange, Ram};
 use crate::monitor::command::Target;
-use crate::platform::board::{self, Board, BoardUart, Conduit, Gic};
+use crate::platform::board::{self, Assigned, Board, BoardUart, Conduit, Gic};
 use crate::platform::driver::mmio::Mmio;
 use crate::platform::driver::uart::Uart;
 use crate::time::Frequency;
@@ -95,7 +95,7 @@ extern "C" fn plinth_main(tree: u64) -> ! {
     let cpus = smp::start_others(board, this_mpidr(), stacks, frequency);
     log::info!("{cpus} CPUs at EL2, {} MiB free", frames.free_bytes() >> 20);
 
-    let stock = stock(board, frames, cpus, frequency);
+    let stock = stock(board, tree, frames, cpus, frequency);
     let machine_config = stock.machine();
     let view = machine_config.view;
     console::set_settings(Settings::for_machine(machine_config, &board.chosen.bootargs));
@@ -336,7 +336,13 @@ fn keep(frames: &mut FramePool, bytes: u64) -> Option<Region<PhysAddr>> {
 }
 
 /// What the guests of the bundle are made from.
-fn stock(board: &Board, frames: FramePool, cpus: u8, frequency: Frequency) -> Stock {
+fn stock(
+    board: &Board,
+    tree: Region<PhysAddr>,
+    frames: FramePool,
+    cpus: u8,
+    frequency: Frequency,
+) -> Stock {
     let Some(region) = board.chosen.initrd else {
         fail("there is no bundle: pass one as the initrd")
     };
@@ -368,6 +374,7 @@ fn stock(board: &Board, frames: FramePool, cpus: u8, frequency: Frequency) -> St
         virtual_timer: board.timer.virt.intid,
         interrupts: own_interrupts(board),
         epoch: epoch(board),
+        assigned: assigned(board, tree, &manifest),
         id_registers: id_registers::for_guests(&IdFacts {
             ipa_bits: u8::try_from(geometry.ipa_bits()).unwrap_or(u8::MAX),
             gicv3: gic_version == GicVersion::V3,
@@ -375,6 +382,16 @@ fn stock(board: &Board, frames: FramePool, cpus: u8, frequency: Frequency) -> St
     };
     let line = |id, name: &str| -> Arc<dyn SerialLine> { Arc::new(GuestLine::new(id, name)) };
     Stock::new(host, manifest, frames, seed(board), Box::new(line))
+}
+
+/// The devices of the board that each guest has for its own.
+fn assigned(board: &Board, tree: Region<PhysAddr>, manifest: &Manifest<'_>) -> Box<[Assigned]> {
+    let wishes: Vec<_> = manifest.vms().iter().map(|vm| vm.assign.as_slice()).collect();
+    if wishes.iter().all(|wish| wish.is_empty()) {
+        return Box::default();
+    }
+    let granted = tree_blob(tree.start()).map(|(blob, _)| board.assign(blob, &wishes));
+    granted.and_then(Result::ok).unwrap_or_default().into()
 }
 
 /// The hypervisor's own interrupts, as [`Host::interrupts`] has them.

@@ -13,6 +13,7 @@ use super::regs::ISR_EL1;
 use super::{el1, maintenance, percpu, timer, traps, world};
 use crate::exit::{Exit, Vector};
 use crate::machine::{CpuId, El1Register, Interrupt, Machine, Space};
+use crate::platform::WiredInterrupt;
 use crate::platform::board::Board;
 use crate::time::Ticks;
 use crate::vcpu::{ExceptionEntry, GuestRegs, Vcpu};
@@ -191,12 +192,24 @@ impl Machine for ThisCpu {
                 self.gic.finish(intid);
                 Some(Interrupt::Deadline)
             }
+            Physical::Other(intid) if super::gic::is_assigned(intid) => {
+                self.gic.drop_priority(intid);
+                Some(Interrupt::Assigned(intid))
+            }
             Physical::Other(intid) => {
                 // A level stays asserted until the device is served, and is taken again if it was not.
                 self.gic.finish(intid);
                 Some(Interrupt::Device(intid))
             }
         }
+    }
+
+    fn open_interrupt(&mut self, interrupt: WiredInterrupt) {
+        self.gic.open(interrupt);
+    }
+
+    fn close_interrupt(&mut self, intid: IntId) {
+        self.gic.close(intid);
     }
 
     fn set_deadline(&mut self, at: Option<Ticks>) {

@@ -106,6 +106,7 @@ pub fn host(gic_version: GicVersion, cpus: u8) -> Host {
         interrupts: [(IntId(0), "test"); 5],
         epoch: 0,
         id_registers: IdRegs::new(&facts, |_| 0),
+        assigned: Box::default(),
     }
 }
 
