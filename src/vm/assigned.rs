@@ -85,13 +85,15 @@ pub(super) fn map(
     frames: &mut FramePool,
     cpu: &impl Maintenance,
 ) -> Result<(), MapError> {
-    let mut pages = BTreeSet::new();
+    let mut mapped = BTreeSet::new();
     for region in devices.iter().flat_map(AssignedDevice::pages) {
-        pages.extend((region.start().raw()..=region.last().raw()).step_by(PAGE_SIZE as usize));
-    }
-    for page in pages {
-        if let Some(ipas) = Region::new(Ipa::new(page), PAGE_SIZE) {
-            stage2.map_device(ipas, PhysAddr::new(page), Perms::RW, frames, cpu)?;
+        let mut left = Some(region);
+        while let Some(rest) = left {
+            let (page, after) = rest.split_front(PAGE_SIZE);
+            if mapped.insert(page.start()) {
+                stage2.map_device(ipas(page), page.start(), Perms::RW, frames, cpu)?;
+            }
+            left = after;
         }
     }
     Ok(())
