@@ -145,7 +145,7 @@ pub fn run(machine: ThisCpu) -> ! {
     let mut cpu = Cpu::new(machine, hypervisor, |hypervisor, machine, _| {
         monitor::attend(hypervisor, machine);
     })
-    .with_background(console::deadline, monitor::attend);
+    .with_background(monitor::deadline, monitor::attend);
     while cpu.step() != Step::Finished {}
     if cpu.machine().id() == CpuId(0) {
         if hypervisor.all_refused() {

@@ -13,10 +13,12 @@
 //! | [`table`] | the answers as text |
 //! | [`json`] | requests and answers as JSON |
 //! | [`present`] | the hypervisor behind [`Control`] |
+//! | [`gather`] | what of it CPUs have in hand |
 
 pub mod command;
 pub mod complete;
 pub mod editor;
+pub mod gather;
 pub mod json;
 pub mod present;
 pub mod reply;
@@ -68,7 +70,8 @@ pub trait Control {
     fn vms(&mut self) -> Vec<VmSummary>;
     /// One VM.
     fn vm(&mut self, name: &str) -> Result<VmDetails, Refusal>;
-    /// The registers of a VM's vCPUs: as of now where it is paused, and else of the last exit.
+    /// The registers of a VM's vCPUs, as of their last exit; of one that runs only if that was
+    /// [asked for](gather) before.
     fn dump(&mut self, name: &str) -> Result<Vec<VcpuDump>, Refusal>;
     /// Begin a change in a VM's life. Where that means to ask the guest: how it was asked.
     fn change(&mut self, name: &str, change: VmChange) -> Result<Option<Asked>, Refusal>;

@@ -22,7 +22,8 @@ use crate::manifest::{OnCrash, OnReboot, Shutdown, VmConfig};
 use crate::sched::policy::{Class, Policy};
 use crate::sched::{Entity, VmId};
 use crate::time::{Frequency, Ticks};
-use crate::vcpu::{Vcpu, VcpuId};
+use crate::vcpu::VcpuId;
+use crate::vm::snapshot::Registers;
 use crate::vm::tally::{Exits, Reason};
 use crate::vm::{Status, Stop, Vm, layout};
 
@@ -225,7 +226,7 @@ impl<M: Machine> Control for Present<'_, M> {
         let dump = |id| VcpuDump {
             id,
             state: self.vcpu_state(&vm, VcpuId(id)),
-            registers: vm.with_parked(VcpuId(id), registers).unwrap_or_default(),
+            registers: vm.registers(VcpuId(id)).as_ref().map(registers).unwrap_or_default(),
         };
         Ok((0..vm.vcpu_count()).map(dump).collect())
     }
@@ -411,7 +412,7 @@ fn devices(vm: &Vm) -> Vec<DeviceEntry> {
     vm.devices().map(entry).collect()
 }
 
-fn registers(vcpu: &Vcpu) -> Vec<NamedRegister> {
+fn registers(vcpu: &Registers) -> Vec<NamedRegister> {
     let named = |name: &str, value| NamedRegister { name: name.into(), value: Hex(value) };
     let mut all = alloc::vec![named("pc", vcpu.regs.pc), named("pstate", vcpu.regs.pstate)];
     let general = vcpu.regs.x.iter().enumerate();

@@ -24,8 +24,9 @@ const GUESTS: [&str; 3] = ["one", "two", "three"];
 type Scene = fn(&mut Run<'_>) -> Result<()>;
 
 pub fn steps() -> Vec<Step> {
-    let scenes: [(&str, Scene); 4] = [
+    let scenes: [(&str, Scene); 5] = [
         ("asks-all-there-is", asks),
+        ("dumps-what-runs", dumps),
         ("drives-a-life", life),
         ("many-at-once", many),
         ("ends-the-run", end),
@@ -167,6 +168,21 @@ fn asks(run: &mut Run<'_>) -> Result<()> {
     let text = run.session.text();
     if text.contains('\u{1e}') || text.contains("\"ok\":") || text.contains("cut off") {
         bail!("a frame is on the console\n{text}");
+    }
+    run.session.alive()
+}
+
+/// Guests that never wait show their registers, whoever has a CPU at the moment.
+fn dumps(run: &mut Run<'_>) -> Result<()> {
+    for _ in 0..10 {
+        for guest in GUESTS {
+            let dump = run.json(&format!("vm dump {guest}"))?;
+            let registers = dump[0]["registers"].as_array().cloned().unwrap_or_default();
+            let pc = registers.iter().find(|register| register["name"] == "pc");
+            if registers.len() < 40 || pc.is_none_or(|pc| pc["value"] == "0x0000000000000000") {
+                bail!("the dump of {guest} says little: {dump}");
+            }
+        }
     }
     run.session.alive()
 }
