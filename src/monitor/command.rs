@@ -41,6 +41,8 @@ pub enum Command {
     LogLevel(LevelFilter),
     /// `console [NAME|all|focus]`.
     Console(Option<Target>),
+    /// `console tail NAME [FROM]`.
+    ConsoleTail(String, Option<u64>),
     /// `quit`.
     Quit,
     /// `poweroff`.
@@ -192,6 +194,11 @@ fn parse(words: &[&str]) -> Result<Command, ParseError> {
         ["console"] => Command::Console(None),
         ["console", "all"] => Command::Console(Some(Target::All)),
         ["console", "focus"] => Command::Console(Some(Target::Focus)),
+        ["console", "tail", name] => Command::ConsoleTail(owned(name), None),
+        ["console", "tail", name, from] => match from.parse() {
+            Ok(from) => Command::ConsoleTail(owned(name), Some(from)),
+            Err(_) => return Err(misused("console", "tail")),
+        },
         ["console", name] => Command::Console(Some(Target::Guest(owned(name)))),
         ["quit" | "exit"] => Command::Quit,
         ["poweroff"] => Command::PowerOff,
@@ -328,6 +335,8 @@ mod tests {
             ("console all", Command::Console(Some(Target::All))),
             ("console focus", Command::Console(Some(Target::Focus))),
             ("console web", Command::Console(Some(Target::Guest(web())))),
+            ("console tail web", Command::ConsoleTail(web(), None)),
+            ("console tail web 4096", Command::ConsoleTail(web(), Some(4096))),
             ("quit", Command::Quit),
             ("poweroff", Command::PowerOff),
         ] {
@@ -366,6 +375,8 @@ mod tests {
             ("vm stop --force", "use: vm stop [--force] NAME"),
             ("vm fly web", "use: vm list|info|dump|start|pause|resume|stop|reset|destroy [NAME]"),
             ("cpu 1", "use: cpu"),
+            ("console tail web -1", "use: console tail NAME [FROM]"),
+            ("console a b", "use: console [NAME|all|focus]"),
             (
                 "sched set web",
                 "use: sched set NAME [weight=N] [cap=N|none] [cpus=LIST|all] \

@@ -33,8 +33,8 @@ use ::log::LevelFilter;
 
 use command::{Command, ParseError, SchedChange, Target, VmChange};
 use reply::{
-    Asked, ConsoleState, CpuSummary, HelpEntry, IrqEntry, MemoryReport, Reply, SchedEntry,
-    StatsEntry, VcpuDump, VmDetails, VmSummary,
+    Asked, ConsoleState, ConsoleTail, CpuSummary, HelpEntry, IrqEntry, MemoryReport, Reply,
+    SchedEntry, StatsEntry, VcpuDump, VmDetails, VmSummary,
 };
 
 /// Why a command is not carried out.
@@ -93,6 +93,8 @@ pub trait Control {
     fn set_log_level(&mut self, level: LevelFilter) -> Result<(), Refusal>;
     /// Show something else on the console, if asked; what it shows then.
     fn console(&mut self, target: Option<&Target>) -> Result<ConsoleState, Refusal>;
+    /// What a guest has put out `from` a position on, or the newest of it.
+    fn tail(&mut self, name: &str, from: Option<u64>) -> Result<ConsoleTail, Refusal>;
     /// Leave the monitor: what is typed goes to a guest.
     fn leave(&mut self) -> Result<(), Refusal>;
     /// End it all, once the answer is on its way.
@@ -130,6 +132,7 @@ pub fn execute(command: &Command, control: &mut impl Control) -> Result<Reply, R
         Command::StatsReset(name) => done(control.reset_stats(name.as_deref())?),
         Command::LogLevel(level) => done(control.set_log_level(*level)?),
         Command::Console(target) => Reply::Console(control.console(target.as_ref())?),
+        Command::ConsoleTail(name, from) => Reply::Tail(control.tail(name, *from)?),
         Command::Quit => done(control.leave()?),
         Command::PowerOff => done(control.power_off()?),
     })

@@ -10,12 +10,12 @@ use ::log::LevelFilter;
 
 use super::command::{SchedChange, Target, VmChange};
 use super::reply::{
-    Asked, ConsoleState, CpuSummary, DeviceEntry, ExitStats, Hex, IrqEntry, MemoryReport,
-    NamedRegister, SchedEntry, StatsEntry, VcpuDump, VcpuSummary, VmDetails, VmMemory, VmState,
-    VmSummary,
+    Asked, ConsoleState, ConsoleTail, CpuSummary, DeviceEntry, ExitStats, Hex, IrqEntry,
+    MemoryReport, NamedRegister, SchedEntry, StatsEntry, VcpuDump, VcpuSummary, VmDetails,
+    VmMemory, VmState, VmSummary,
 };
 use super::{Control, Refusal};
-use crate::console;
+use crate::console::{self, tail::Tail};
 use crate::hypervisor::{HeapReport, Hypervisor, Phase};
 use crate::machine::{CpuId, Machine};
 use crate::manifest::{OnCrash, OnReboot, Shutdown, VmConfig};
@@ -54,11 +54,7 @@ impl<'a, M: Machine> Present<'a, M> {
 
     fn existing(&self, name: &str) -> Result<Arc<Vm>, Refusal> {
         let (id, _) = self.find(name)?;
-        self.hypervisor.vm(id).ok_or_else(|| Refusal::State {
-            name: String::from(name),
-            state: "off".into(),
-            allowed: "`vm start` starts it".into(),
-        })
+        self.hypervisor.vm(id).ok_or_else(|| off(name))
     }
 
     fn summary(&self, id: VmId, config: &VmConfig) -> VmSummary {
@@ -334,7 +330,20 @@ impl<M: Machine> Control for Present<'_, M> {
     }
 
     fn console(&mut self, target: Option<&Target>) -> Result<ConsoleState, Refusal> {
-        console::select(target)
+        if let Some(Target::Guest(name)) = target {
+            self.find(name)?;
+        }
+        // A VM that the console does not know is one that does not exist at the moment.
+        console::select(target).map_err(|why| match why {
+            Refusal::NoSuchVm(name) => off(&name),
+            why => why,
+        })
+    }
+
+    fn tail(&mut self, name: &str, from: Option<u64>) -> Result<ConsoleTail, Refusal> {
+        let (id, _) = self.find(name)?;
+        let Tail { from, next, end, text } = console::tail(id, from).ok_or_else(|| off(name))?;
+        Ok(ConsoleTail { from, next, end, text })
     }
 
     fn leave(&mut self) -> Result<(), Refusal> {
@@ -346,6 +355,12 @@ impl<M: Machine> Control for Present<'_, M> {
         console::power_off();
         Ok(())
     }
+}
+
+/// That a VM does not exist at the moment.
+fn off(name: &str) -> Refusal {
+    let (state, allowed) = ("off".into(), "`vm start` starts it".into());
+    Refusal::State { name: name.into(), state, allowed }
 }
 
 /// `policy` with what is to change. A VM has a reservation or a weight, not both.

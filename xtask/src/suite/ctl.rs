@@ -24,9 +24,10 @@ const GUESTS: [&str; 3] = ["one", "two", "three"];
 type Scene = fn(&mut Run<'_>) -> Result<()>;
 
 pub fn steps() -> Vec<Step> {
-    let scenes: [(&str, Scene); 5] = [
+    let scenes: [(&str, Scene); 6] = [
         ("asks-all-there-is", asks),
         ("dumps-what-runs", dumps),
+        ("reads-every-console", tails),
         ("drives-a-life", life),
         ("many-at-once", many),
         ("ends-the-run", end),
@@ -183,6 +184,41 @@ fn dumps(run: &mut Run<'_>) -> Result<()> {
                 bail!("the dump of {guest} says little: {dump}");
             }
         }
+    }
+    run.session.alive()
+}
+
+/// Each guest's output can be read, also of those that the console does not show.
+fn tails(run: &mut Run<'_>) -> Result<()> {
+    for view in ["all", "focus"] {
+        run.ctl(&format!("console {view}"))?;
+        for guest in GUESTS {
+            let tail = run.json(&format!("console tail {guest}"))?;
+            if !tail["text"].as_str().is_some_and(|text| text.contains("share: ")) {
+                bail!("{guest} has said nothing while the console shows {view}: {tail}");
+            }
+            let next = &tail["next"];
+            let deadline = Instant::now() + Duration::from_secs(ANSWER_SECONDS);
+            loop {
+                let more = run.json(&format!("console tail {guest} {next}"))?;
+                if more["from"] != *next {
+                    bail!("{guest} goes on elsewhere than at {next}: {more}");
+                }
+                if more["text"].as_str().is_some_and(|text| text.contains("share: ")) {
+                    break;
+                }
+                if Instant::now() > deadline {
+                    bail!("{guest} says no more while the console shows {view}: {more}");
+                }
+                sleep(Duration::from_millis(100));
+            }
+        }
+    }
+    run.ctl("vm destroy two")?;
+    run.comes_to("two", "off")?;
+    let why = run.refused("console two")?;
+    if !why.contains("two is off") {
+        bail!("{why}");
     }
     run.session.alive()
 }
