@@ -208,6 +208,18 @@ fn parse(words: &[&str]) -> Result<Command, ParseError> {
     })
 }
 
+/// Words of commands that stand where a VM's name can.
+const RESERVED: [&str; 4] = ["all", "focus", "reset", "tail"];
+
+/// What [`can_be_meant`] asks of a name.
+pub const NAME_RULE: &str =
+    "a name has no `=`, does not begin with `--`, and is not all, focus, reset or tail";
+
+/// Whether every command takes `name` for that of a VM.
+pub fn can_be_meant(name: &str) -> bool {
+    !name.contains('=') && !name.starts_with("--") && !RESERVED.contains(&name)
+}
+
 /// A line that begins like a command.
 fn misused(first: &str, second: &str) -> ParseError {
     match usage::find(first, second) {
@@ -409,8 +421,53 @@ mod tests {
         }
     }
 
+    /// Every command that has a VM's name.
+    fn all_that_name(name: &str) -> Vec<(String, Command)> {
+        let own = || String::from(name);
+        let weight = SchedChange { weight: Some(5), ..SchedChange::default() };
+        [
+            ("vm info NAME", Command::VmInfo(own())),
+            ("vm dump NAME", Command::VmDump(own())),
+            ("vm start NAME", Command::VmChange(own(), VmChange::Start)),
+            ("vm stop NAME", Command::VmChange(own(), VmChange::Stop { force: false })),
+            ("vm stop --force NAME", Command::VmChange(own(), VmChange::Stop { force: true })),
+            ("irq NAME", Command::Irq(Some(own()))),
+            ("sched set NAME weight=5", Command::SchedSet(own(), weight)),
+            ("stats NAME", Command::Stats(Some(own()))),
+            ("stats NAME reset", Command::StatsReset(Some(own()))),
+            ("console NAME", Command::Console(Some(Target::Guest(own())))),
+            ("console tail NAME", Command::ConsoleTail(own(), None)),
+        ]
+        .map(|(line, command)| (line.replace("NAME", name), command))
+        .to_vec()
+    }
+
+    #[test]
+    fn names_that_some_command_takes_for_something_else_cannot_be_given() {
+        for name in ["a=b", "reset", "all", "focus", "--force"] {
+            let misread = all_that_name(name).iter().any(|(line, it)| read(line) != Ok(it.clone()));
+            assert!(misread && !can_be_meant(name), "{name}");
+        }
+        assert!(!can_be_meant("tail") && can_be_meant("tails"));
+    }
+
     proptest! {
         #![proptest_config(crate::testing::cases(256, 4))]
+
+        #[test]
+        fn any_name_that_can_be_given_can_be_meant(
+            name in prop_oneof![
+                "[!-~]{1,32}",
+                prop::sample::select(vec!["vm", "set", "list", "level", "help", "?", "-", "--", "stop"])
+                    .prop_map(String::from),
+            ],
+        ) {
+            if can_be_meant(&name) {
+                for (line, command) in all_that_name(&name) {
+                    prop_assert_eq!(read(&line), Ok(command));
+                }
+            }
+        }
 
         #[test]
         fn any_line_is_a_command_or_an_error_of_bounded_length(

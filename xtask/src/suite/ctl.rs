@@ -240,7 +240,11 @@ fn life(run: &mut Run<'_>) -> Result<()> {
     run.session.expect("[two] share: ", ANSWER_SECONDS)?;
     run.ctl("vm start one")?;
     run.comes_to("one", "running")?;
+    run.session.expect("one: started again", ANSWER_SECONDS)?;
     run.session.expect("[one] share: ", ANSWER_SECONDS)?;
+    if run.vm("one")?["resets"] != 0 {
+        bail!("a start counts as a reset");
+    }
     let resets = run.vm("three")?["resets"].as_u64().unwrap_or(0);
     run.ctl("vm reset three")?;
     run.comes_to("three", "running")?;
