@@ -33,7 +33,7 @@ pub fn render(reply: &Reply) -> String {
 }
 
 /// A guest's output as it may stand on a terminal, in lines that are ended.
-fn clean(text: &str) -> String {
+pub fn clean(text: &str) -> String {
     let (mut cleaner, mut clean) = (Cleaner::default(), Vec::new());
     let restart = Restart { prefix: b"", terminal: false };
     for byte in text.bytes() {
@@ -307,6 +307,7 @@ fn ranges(numbers: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn columns_are_as_wide_as_they_need_to_be() {
@@ -319,6 +320,16 @@ mod tests {
         let sent = "\x1b[31mred\x1b[0m\x07\r\n10%\r20%\r\n\x1e{}\n\x1b[2Jlogin: ";
         assert_eq!(clean(sent), "red\n10%\n20%\n{}\nlogin: \n");
         assert_eq!(clean(""), "");
+    }
+
+    proptest! {
+        #![proptest_config(crate::testing::cases(256, 4))]
+
+        #[test]
+        fn whatever_a_guest_sent_shows_as_lines(sent in "[\\x00-\\x7f\u{80}-\u{9f}ä]{0,80}") {
+            let shown = clean(&sent);
+            prop_assert!(!shown.contains(|c: char| c.is_control() && c != '\n' && c != '\t'), "{:?}", shown);
+        }
     }
 
     #[test]
