@@ -10,7 +10,7 @@
 //! | [`keys`] | the escape key |
 //! | [`frame`] | requests and answers among the text |
 //! | [`settings`] | the boot arguments about the console |
-//! | [`tail`] | a guest's output for programs |
+//! | [`mod@tail`] | a guest's output for programs |
 //! | [`wire`] | all of it on the host's UART; the one part with statics |
 
 mod compose;
