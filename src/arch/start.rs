@@ -96,6 +96,7 @@ extern "C" fn plinth_main(tree: u64) -> ! {
     let view = machine_config.view;
     console::set_settings(Settings::for_machine(machine_config, &board.chosen.bootargs));
     let hypervisor = HYPERVISOR.call_once(|| Hypervisor::new(stock));
+    console::set_names(hypervisor.configs().map(|(_, config)| config.name.clone()).collect());
     match (hypervisor.create_all(&mut machine), hypervisor.alive()) {
         (0, _) => log::info!("no guest starts by itself: the monitor can start them"),
         (_, 0) => fail("no guest could be started"),
@@ -145,7 +146,7 @@ pub fn run(machine: ThisCpu) -> ! {
     let mut cpu = Cpu::new(machine, hypervisor, |hypervisor, machine, _| {
         monitor::attend(hypervisor, machine);
     })
-    .with_background(console::deadline, monitor::attend);
+    .with_background(monitor::deadline, monitor::attend);
     while cpu.step() != Step::Finished {}
     if cpu.machine().id() == CpuId(0) {
         if hypervisor.all_refused() {

@@ -198,8 +198,7 @@ impl Mux {
     }
 
     fn edit(&mut self, byte: u8, now: Duration) {
-        let names: Vec<String> = self.guests().map(|(_, name)| String::from(name)).collect();
-        match self.editor.key(byte, |line| complete(line, &names)) {
+        match self.editor.key(byte, |line| complete(line, &self.names)) {
             Edit::Nothing => {}
             Edit::Changed => self.draw = Some(Draw::Soon),
             Edit::Bell => self.bell = true,
@@ -322,6 +321,16 @@ mod tests {
         assert_eq!(mux.take_attention(NOW), Some(VmId(1)));
         assert_eq!(received(&mut mux, VmId(1)), b"poweroff\n");
         assert!(received(&mut mux, VmId(0)).is_empty());
+    }
+
+    #[test]
+    fn vms_that_have_no_console_yet_are_completed_as_well() {
+        let mut mux = Mux::new(Settings::default());
+        mux.set_names(vec!["debian".into(), "spare".into()]);
+        mux.attach(VmId(0), "debian");
+        mux.focus_on(Focus::Monitor, NOW);
+        b"vm start sp\t\r".iter().for_each(|byte| mux.input(*byte, NOW));
+        assert_eq!(mux.take_event(), Some(Event::Command("vm start spare ".into())));
     }
 
     #[test]

@@ -112,6 +112,8 @@ pub struct Mux {
     pub(super) keys: Keys,
     pub(super) requests: Frames,
     pub(super) editor: Editor,
+    /// The VMs that the monitor knows, whether they exist or not.
+    pub(super) names: Vec<String>,
     /// The prompt is to be drawn: soon, as something was typed, or when there is time.
     pub(super) draw: Option<Draw>,
     pub(super) events: VecDeque<Event>,
@@ -154,11 +156,17 @@ impl Mux {
             keys: Keys::new(settings.escape),
             requests: Frames::default(),
             editor: Editor::default(),
+            names: Vec::new(),
             draw: None,
             events: VecDeque::new(),
             busy: false,
             held: false,
         }
+    }
+
+    /// The VMs that the monitor knows.
+    pub fn set_names(&mut self, names: Vec<String>) {
+        self.names = names;
     }
 
     /// Connects the guest `id`. One that was there before under the same name goes on with its

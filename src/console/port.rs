@@ -94,6 +94,11 @@ impl Port {
         &self.prefix
     }
 
+    /// What its guest has sent.
+    pub(super) const fn scrollback(&self) -> &Ring {
+        &self.scrollback
+    }
+
     /// How many bytes wait to be shown.
     pub fn unshown(&self) -> u64 {
         self.scrollback.end() - self.shown.max(self.scrollback.start())

@@ -20,6 +20,7 @@ use super::log::{self, Level};
 use super::mux::{Event, Focus, Mux, View};
 use super::port::PATIENCE;
 use super::settings::Settings;
+use super::tail::Tail;
 use crate::device::serial::SerialLine;
 use crate::monitor::Refusal;
 use crate::monitor::command::Target;
@@ -231,6 +232,11 @@ pub fn set_settings(settings: Settings) {
     with(|mux, _| mux.set_settings(settings));
 }
 
+/// The VMs that the monitor knows by name.
+pub fn set_names(names: Vec<String>) {
+    with(|mux, _| mux.set_names(names));
+}
+
 /// Says in the log which keys there are.
 pub fn tell_keys() {
     if ::log::max_level() >= ::log::LevelFilter::Info {
@@ -354,6 +360,11 @@ pub fn select(target: Option<&Target>) -> Result<ConsoleState, Refusal> {
         Ok(ConsoleState { view: mux.view(), focus })
     };
     with(state).unwrap_or_else(|| Err(Refusal::Denied("there is no console".into())))
+}
+
+/// What a guest has put out `from` a position on, or the newest of it; `None` when it has no scrollback.
+pub fn tail(vm: VmId, from: Option<u64>) -> Option<Tail> {
+    HOST.lock().mux.as_ref().and_then(|mux| mux.tail(vm, from))
 }
 
 /// Sends all that is to be shown, waiting for the line, before the machine goes off.

@@ -14,6 +14,7 @@ use spin::mutex::TicketMutex;
 use super::idregs::IdRegs;
 use super::lifecycle::Lifecycle;
 use super::loading::{BootError, Loading, Source};
+use super::snapshot::Snapshot;
 use super::stolen::StolenTime;
 use super::tally::Tally;
 use super::{Regime, VcpuSlot, Vm, layout};
@@ -209,6 +210,7 @@ impl VcpuSlot {
             home: AtomicU8::new(0),
             tally: Tally::default(),
             parked: TicketMutex::new(Some(Box::default())),
+            snapshot: Snapshot::default(),
         }
     }
 }
