@@ -37,9 +37,11 @@ pub enum CannotType {
 
 impl Mux {
     /// Whether what is typed should be taken off the line now. It waits there for a while when the
-    /// guest it is for has no room and is taking it; not for ever, as the escape key must work.
+    /// guest it is for has no room and is taking it; not for ever, as the escape key must work. It also
+    /// waits while nobody takes the answers to what was typed before, as each byte may add to them.
     pub fn wants_input(&mut self, now: Duration) -> bool {
-        self.held = self.focused().is_some_and(|port| port.is_busy_with_input(now));
+        self.held = self.is_full_of_answers()
+            || self.focused().is_some_and(|port| port.is_busy_with_input(now));
         !self.held
     }
 
@@ -226,7 +228,9 @@ impl Mux {
 
     /// Has the machine powered off, before anything else that was asked for.
     pub fn ask_power_off(&mut self) {
-        self.events.push_front(Event::PowerOff);
+        if self.events.front() != Some(&Event::PowerOff) {
+            self.events.push_front(Event::PowerOff);
+        }
     }
 
     /// From the monitor back to the guest that had the focus before.

@@ -32,7 +32,7 @@ const LOG: usize = 16 << 10;
 const RECENT: u64 = 2048;
 /// How long a line takes nothing before it holds up nobody any more.
 const STALL: Duration = Duration::from_secs(2);
-/// How many bytes of answers wait before no more questions are taken up.
+/// How many bytes of answers wait before no more questions are taken up, nor anything that is typed.
 const ANSWERS: usize = 16 << 10;
 
 /// Whose output is shown.
@@ -250,13 +250,25 @@ impl Mux {
         self.frames.push_back(frame(json));
     }
 
-    /// What somebody has to do. Nothing while many answers wait for the line.
+    /// What somebody has to do. While many answers wait for the line, nothing that is answered.
     pub fn take_event(&mut self) -> Option<Event> {
-        if self.is_full_of_answers() { None } else { self.events.pop_front() }
+        if self.has_event() { self.events.pop_front() } else { None }
     }
 
-    fn is_full_of_answers(&self) -> bool {
-        self.answer.len() + self.frames.iter().map(Vec::len).sum::<usize>() >= ANSWERS
+    fn has_event(&self) -> bool {
+        self.events
+            .front()
+            .is_some_and(|event| *event == Event::PowerOff || !self.is_full_of_answers())
+    }
+
+    /// Whether so many answers wait for the line that nothing more is to be answered.
+    pub(super) fn is_full_of_answers(&self) -> bool {
+        self.queued() >= ANSWERS
+    }
+
+    /// How many bytes of frames and answers wait for the line.
+    pub fn queued(&self) -> usize {
+        self.answer.len() + self.frames.iter().map(Vec::len).sum::<usize>()
     }
 
     fn wants_attention(&self, port: &Port, now: Duration) -> bool {
@@ -310,13 +322,14 @@ impl Mux {
 
     /// When something has to be done that nothing else brings about.
     pub fn deadline(&self, now: Duration) -> Option<Duration> {
-        let held = self.held.then(|| match self.focused() {
+        // What waits for answers to be taken waits for the line alone.
+        let held = (self.held && !self.is_full_of_answers()).then(|| match self.focused() {
             Some(port) if port.is_busy_with_input(now) => port.stuck_at(),
             _ => now,
         });
         let attention = self.ports.iter().any(|port| port.refused);
-        let work = self.ports.iter().any(|port| self.wants_attention(port, now))
-            || (!self.events.is_empty() && !self.is_full_of_answers());
+        let work =
+            self.ports.iter().any(|port| self.wants_attention(port, now)) || self.has_event();
         if work || self.again {
             return Some(now);
         }

@@ -62,6 +62,19 @@ impl Bench {
         self
     }
 
+    /// Types as the UART does: as long as input is wanted. How much that was.
+    fn type_what_is_wanted(&mut self, bytes: &[u8]) -> usize {
+        let mut typed = 0;
+        for byte in bytes {
+            if !self.mux.wants_input(self.now) {
+                break;
+            }
+            self.mux.input(*byte, self.now);
+            typed += 1;
+        }
+        typed
+    }
+
     /// All that comes out.
     fn shown(&mut self) -> String {
         self.drain(usize::MAX);
@@ -359,6 +372,37 @@ fn requests_nobody_carries_out_are_refused_beyond_a_few() {
     assert!(shown.contains("{\"id\":19,\"ok\":false,"));
 }
 
+/// What waits for the line at most: the answers beyond which nothing is taken, and one more.
+const MOST_QUEUED: usize = ANSWERS + 4096;
+
+#[test]
+fn what_is_typed_waits_while_nobody_takes_the_answers_and_goes_on_when_somebody_does() {
+    let names: Vec<String> = (0..64).map(|id| format!("a-guest-with-a-long-name-{id}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    // Broken frames, requests, the choices of a completion, lines.
+    for text in [&b"\x1e"[..], b"\x1e{}\n", b"\x15vm info a\t\t", b"\t", b"\r", b"cpu\r"] {
+        let mut bench = Bench::new(&names);
+        bench.type_in(b"\x01m").shown();
+        let text = text.repeat(10_000);
+        let typed = bench.type_what_is_wanted(&text);
+        assert!(bench.mux.queued() <= MOST_QUEUED, "{}", bench.mux.queued());
+        assert!(typed < text.len());
+        assert!(bench.mux.held);
+        assert_eq!(bench.mux.deadline(bench.now), None, "only the line changes anything");
+        bench.drain(ANSWERS);
+        assert_eq!(bench.mux.deadline(bench.now), Some(bench.now), "input is wanted again");
+        assert!(bench.type_what_is_wanted(&text) > 0);
+    }
+}
+
+#[test]
+fn power_off_is_asked_for_once_and_does_not_wait_for_the_line() {
+    let mut bench = Bench::new(&["a"]);
+    bench.type_in(&b"\x01xx".repeat(1000)).type_in(&b"\x1e".repeat(1000));
+    assert_eq!(bench.mux.events.len(), 1);
+    assert_eq!(bench.mux.take_event(), Some(Event::PowerOff));
+}
+
 #[test]
 fn a_guest_that_goes_away_is_shown_to_its_end_and_a_new_one_begins_a_new_line() {
     let mut bench = Bench::new(&["a", "b"]);
@@ -493,6 +537,23 @@ proptest! {
         // a replacement character or begin its line anew.
         bench.drain(3 * 256 * 8);
         prop_assert!(String::from_utf8_lossy(&bench.out).contains("[b] quiet\r\n"));
+    }
+
+    #[test]
+    fn what_waits_for_a_line_that_takes_nothing_is_bounded(bytes in prop::collection::vec(prop::sample::select(
+        vec![&b"\x1e"[..], b"\x1e{}\n", b"\x01m", b"\x010", b"vm \t", b"\t", b"\r", b"stats\r", b"\x01?", b"\x01x"],
+    ), 0..2000)) {
+        let mut bench = Bench::new(&["a", "b"]);
+        for bytes in bytes {
+            bench.type_what_is_wanted(bytes);
+            while let Some(event) = bench.mux.take_event() {
+                if matches!(event, Event::Command(_)) {
+                    bench.mux.answer("done\n");
+                    bench.mux.done();
+                }
+            }
+            prop_assert!(bench.mux.queued() <= MOST_QUEUED);
+        }
     }
 
     #[test]
