@@ -140,7 +140,7 @@ impl Mux {
             focus: Focus::Guest(VmId(0)),
             alive: None,
             last_guest: None,
-            log: Ring::new(LOG),
+            log: Ring::new(LOG, 0),
             log_shown: 0,
             answer: VecDeque::new(),
             frames: VecDeque::new(),

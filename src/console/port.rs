@@ -11,6 +11,8 @@ use super::settings::Settings;
 use super::text::{Cleaner, Restart};
 use crate::sched::VmId;
 
+/// How much memory scrollback leaves to all that has to be there, in bytes.
+const RESERVE: usize = 1 << 20;
 /// How far a guest that is shown may be ahead of the line, in bytes.
 const AHEAD: u64 = 4096;
 /// The longest piece of a guest's line that is kept together, in bytes.
@@ -65,7 +67,7 @@ impl Port {
             id,
             name,
             prefix: prefix.into_bytes(),
-            scrollback: Ring::new(settings.scrollback),
+            scrollback: Ring::new(settings.scrollback, RESERVE),
             shown: 0,
             since: Duration::ZERO,
             due: Duration::ZERO,
