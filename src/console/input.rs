@@ -41,7 +41,7 @@ impl Mux {
     /// waits while nobody takes the answers to what was typed before, as each byte may add to them.
     pub fn wants_input(&mut self, now: Duration) -> bool {
         self.held = self.is_full_of_answers()
-            || self.focused().is_some_and(|port| port.is_busy_with_input(now));
+            || self.focused().is_some_and(|port| port.busy_until(now).is_some());
         !self.held
     }
 
@@ -76,8 +76,8 @@ impl Mux {
     }
 
     /// A guest takes what was typed to it.
-    pub fn receive(&mut self, id: VmId, now: Duration) -> Option<u8> {
-        self.port_mut(id)?.receive(now)
+    pub fn receive(&mut self, id: VmId) -> Option<u8> {
+        self.port_mut(id)?.receive()
     }
 
     /// A guest begins again: what was typed to it and not taken is gone.
@@ -312,7 +312,7 @@ mod tests {
     const NOW: Duration = Duration::from_secs(1);
 
     fn received(mux: &mut Mux, id: VmId) -> Vec<u8> {
-        core::iter::from_fn(|| mux.receive(id, NOW)).collect()
+        core::iter::from_fn(|| mux.receive(id)).collect()
     }
 
     #[test]

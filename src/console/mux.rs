@@ -323,10 +323,8 @@ impl Mux {
     /// When something has to be done that nothing else brings about.
     pub fn deadline(&self, now: Duration) -> Option<Duration> {
         // What waits for answers to be taken waits for the line alone.
-        let held = (self.held && !self.is_full_of_answers()).then(|| match self.focused() {
-            Some(port) if port.is_busy_with_input(now) => port.stuck_at(),
-            _ => now,
-        });
+        let held = (self.held && !self.is_full_of_answers())
+            .then(|| self.focused().and_then(|port| port.busy_until(now)).unwrap_or(now));
         let attention = self.ports.iter().any(|port| port.refused);
         let work =
             self.ports.iter().any(|port| self.wants_attention(port, now)) || self.has_event();

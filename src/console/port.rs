@@ -23,8 +23,10 @@ pub const PATIENCE: Duration = Duration::from_millis(100);
 pub const LONG_PATIENCE: Duration = Duration::from_secs(1);
 /// How many typed bytes wait for a guest.
 pub const TYPED: usize = 1024;
-/// How long a guest whose bytes wait may take none before what is typed is dropped.
-const STUCK: Duration = Duration::from_millis(500);
+/// How many of them a guest has to take before what is typed waits for it once more.
+const ENOUGH: usize = TYPED / 2;
+/// How long it waits for that many before it is dropped.
+const STUCK: Duration = Duration::from_secs(1);
 
 /// The colours of the guests' names, one after the other (ECMA-48, "SGR"): none that says good or bad.
 const COLOURS: [u8; 6] = [36, 33, 35, 34, 96, 95];
@@ -47,7 +49,9 @@ pub struct Port {
     /// The guest was told that there is no room.
     pub(super) refused: bool,
     typed: VecDeque<u8>,
-    last_taken: Duration,
+    /// When `typed` was full, and how many bytes the guest has taken since; none once that is
+    /// [`ENOUGH`].
+    full: Option<(Duration, usize)>,
     /// Something was typed that its UART does not know of.
     pub(super) has_input: bool,
     /// The VM is no more; the port stays until all was shown.
@@ -75,7 +79,7 @@ impl Port {
             cleaner: Cleaner::default(),
             refused: false,
             typed: VecDeque::with_capacity(TYPED),
-            last_taken: Duration::ZERO,
+            full: None,
             has_input: false,
             gone: false,
         }
@@ -193,17 +197,18 @@ impl Port {
         if self.typed.len() >= TYPED {
             return false;
         }
-        if self.typed.is_empty() {
-            self.last_taken = now;
-        }
         self.typed.push_back(byte);
         self.has_input = true;
+        if self.typed.len() >= TYPED {
+            self.full.get_or_insert((now, 0));
+        }
         true
     }
 
     /// The guest begins again: what was typed and not taken was not for this one.
     pub fn discard_input(&mut self) {
         self.typed.clear();
+        self.full = None;
         self.has_input = false;
     }
 
@@ -213,19 +218,17 @@ impl Port {
     }
 
     /// The guest takes what was typed.
-    pub fn receive(&mut self, now: Duration) -> Option<u8> {
+    pub fn receive(&mut self) -> Option<u8> {
         let byte = self.typed.pop_front()?;
-        self.last_taken = now;
+        let full = self.full.map(|(since, taken)| (since, taken + 1));
+        self.full = full.filter(|(_, taken)| *taken < ENOUGH);
         Some(byte)
     }
 
-    /// Whether what is typed may wait where it is, as the guest has no room but is taking it.
-    pub fn is_busy_with_input(&self, now: Duration) -> bool {
-        self.typed.len() >= TYPED && now < self.last_taken + STUCK
-    }
-
-    /// When [`is_busy_with_input`](Self::is_busy_with_input) ends if nothing is taken.
-    pub fn stuck_at(&self) -> Duration {
-        self.last_taken + STUCK
+    /// When what is typed no longer waits where it is, as it does while the guest has no room but may be
+    /// taking it. `None` when it does not wait.
+    pub fn busy_until(&self, now: Duration) -> Option<Duration> {
+        let (since, _) = self.full.filter(|_| self.typed.len() >= TYPED)?;
+        Some(since + STUCK).filter(|stuck| now < *stuck)
     }
 }

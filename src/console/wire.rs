@@ -397,7 +397,7 @@ impl SerialLine for GuestLine {
         // Asked at each of the guest's accesses: in most cases there is nothing, and nothing changes.
         let now = now();
         let mut host = HOST.lock();
-        let byte = host.mux.as_mut()?.receive(self.0, now)?;
+        let byte = host.mux.as_mut()?.receive(self.0)?;
         host.note_deadline(now, false);
         Some(byte)
     }
