@@ -120,9 +120,6 @@ impl Mux {
     }
 
     fn compose_guest(&mut self, now: Duration) -> bool {
-        if self.ports.iter().any(|port| port.gone) {
-            self.drop_gone();
-        }
         match self.shows() {
             Shows::None => false,
             Shows::Only(id) => {

@@ -162,7 +162,7 @@ impl Mux {
     }
 
     /// Connects the guest `id`. One that was there before under the same name goes on with its
-    /// scrollback.
+    /// scrollback. The first of all is typed to, unless somebody is at the monitor.
     pub fn attach(&mut self, id: VmId, name: &str) {
         if self.owner == Owner::Guest(id) {
             self.owner = Owner::Gone;
@@ -178,18 +178,23 @@ impl Mux {
         }
         let at = self.ports.partition_point(|port| port.id() < id);
         self.ports.insert(at, Port::new(id, name, &self.settings));
-        if self.ports.len() == 1 {
+        if self.ports.len() == 1 && matches!(self.focus, Focus::Guest(_)) {
             self.focus = Focus::Guest(id);
             self.alive = Some(id);
         }
     }
 
-    /// Disconnects the guest `id`, once what it has sent is shown.
+    /// Disconnects the guest `id`. Its scrollback stays, so that its last words can be read, until another
+    /// guest has that number.
     pub fn detach(&mut self, id: VmId) {
-        if let Some(port) = self.ports.iter_mut().find(|port| port.id() == id) {
+        if let Some(port) = self.port_mut(id) {
             port.gone = true;
+            port.discard_input();
         }
-        self.drop_gone();
+        // Who types to it does so to the next that is alive.
+        if self.focus == Focus::Guest(id) {
+            self.alive = Some(id);
+        }
     }
 
     /// The guest `id` sends a byte. False when it has to wait.
@@ -334,8 +339,9 @@ impl Mux {
         let stall = self.refused_since.map(|since| since + STALL);
         // Once it has stalled, only the line itself changes anything.
         let stall = stall.filter(|at| attention && *at > now);
-        let pieces = self.ports.iter().filter(|_| self.shows() == Shows::All);
-        let due = pieces.filter_map(Port::due).min().filter(|_| self.refused_since.is_none());
+        let pieces: &[Port] = if self.shows() == Shows::All { &self.ports } else { &[] };
+        let due = pieces.iter().filter_map(Port::due).min();
+        let due = due.filter(|_| self.refused_since.is_none());
         held.into_iter().chain(stall).chain(due).min()
     }
 
@@ -394,11 +400,17 @@ impl Mux {
     }
 
     pub(super) fn shows(&self) -> Shows {
-        match (self.view, self.focus, self.ports.as_slice()) {
-            (View::All, _, [_, _, ..]) => Shows::All,
-            (_, Focus::Guest(id), _) => Shows::Only(id),
-            (_, Focus::Monitor, _) => Shows::None,
+        match (self.view, self.focus) {
+            (View::All, _) if self.shares_line() => Shows::All,
+            (_, Focus::Guest(id)) => Shows::Only(id),
+            (_, Focus::Monitor) => Shows::None,
         }
+    }
+
+    /// Whether there are several guests with something to show, now or later.
+    fn shares_line(&self) -> bool {
+        let counts = |port: &&Port| port.is_readable() || self.focus == Focus::Guest(port.id());
+        self.ports.iter().filter(counts).nth(1).is_some()
     }
 
     fn has_room(&self, id: VmId, now: Duration) -> bool {
@@ -409,18 +421,6 @@ impl Mux {
         };
         let stalled = self.refused_since.is_some_and(|since| now >= since + STALL);
         !is_shown || stalled || self.port(id).is_none_or(|port| !port.is_ahead())
-    }
-
-    pub(super) fn drop_gone(&mut self) {
-        let shows = self.shows();
-        self.ports.retain(|port| {
-            let waits = match shows {
-                Shows::All => true,
-                Shows::Only(id) => id == port.id(),
-                Shows::None => false,
-            };
-            !port.gone || (waits && port.unshown() > 0)
-        });
     }
 }
 

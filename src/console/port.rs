@@ -54,7 +54,7 @@ pub struct Port {
     full: Option<(Duration, usize)>,
     /// Something was typed that its UART does not know of.
     pub(super) has_input: bool,
-    /// The VM is no more; the port stays until all was shown.
+    /// The VM is no more; what it said can still be shown.
     pub(super) gone: bool,
 }
 
@@ -100,6 +100,11 @@ impl Port {
         &self.prefix
     }
 
+    /// Whether its guest is there, or was and has left something that was not shown.
+    pub fn is_readable(&self) -> bool {
+        !self.gone || self.unshown() > 0
+    }
+
     /// How many bytes wait to be shown.
     pub fn unshown(&self) -> u64 {
         self.scrollback.end() - self.shown.max(self.scrollback.start())
@@ -122,10 +127,18 @@ impl Port {
         self.scrollback.push(byte);
     }
 
-    /// How many bytes were overwritten before they were shown. They are not counted again.
+    /// How many bytes were overwritten before they were shown, and what is left of the line that they end
+    /// in. They are not counted again.
     pub fn take_lost(&mut self) -> u64 {
-        let lost = self.scrollback.start().saturating_sub(self.shown);
-        self.shown += lost;
+        let start = self.scrollback.start();
+        if start <= self.shown {
+            return 0;
+        }
+        let near = usize::try_from(AHEAD).unwrap_or(usize::MAX);
+        let rest = self.scrollback.iter_from(start).take(near).position(|byte| byte == b'\n');
+        let from = start + rest.map_or(0, |at| at as u64 + 1);
+        let lost = from - self.shown;
+        self.shown = from;
         lost
     }
 

@@ -216,8 +216,12 @@ fn a_guest_that_is_not_shown_never_waits_and_what_it_overwrote_is_told() {
     assert_eq!(bench.send(B, &lines), lines.len());
     assert_eq!(bench.shown(), "");
     let shown = bench.type_in(b"\x01n").shown();
-    let lost = lines.len() - (64 << 10);
+    // From the start of a line on.
+    let kept = lines.len() - (64 << 10);
+    let lost = kept + lines[kept..].iter().position(|byte| *byte == b'\n').map_or(0, |at| at + 1);
     assert!(shown.contains(&notice(&format!("b: {lost} bytes were lost"))), "{}", &shown[..300]);
+    let first = shown.split("bytes were lost\r\n").nth(1).unwrap_or_default();
+    assert!(first.starts_with("line "), "{}", &shown[..300]);
     assert!(shown.ends_with("line 9998\nline 9999\n"));
     assert_eq!(bench.type_in(b"\x01p\x01n").shown().matches("line").count(), 0, "shown once");
 }
@@ -408,6 +412,72 @@ fn requests_nobody_carries_out_are_refused_beyond_a_few() {
     let shown = bench.shown();
     assert_eq!(shown.matches("too many requests").count(), 12);
     assert!(shown.contains("{\"id\":19,\"ok\":false,"));
+}
+
+#[test]
+fn a_guest_that_is_started_does_not_take_the_monitors_focus() {
+    let mut bench = Bench::new(&["a"]);
+    bench.type_in(b"\x01m");
+    bench.mux.detach(A);
+    bench.mux.attach(B, "b");
+    bench.mux.leave_the_dead(bench.now, |_| true);
+    assert_eq!(bench.type_in(b"cpu\r").received(B), b"");
+    assert_eq!(bench.mux.take_event(), Some(Event::Command("cpu".into())));
+    assert!(bench.mux.leave_monitor(bench.now));
+    assert_eq!(bench.mux.focus(), Focus::Guest(B));
+    // Nor where there was none before.
+    let mut bench = Bench::new(&[]);
+    bench.type_in(b"\x01m");
+    bench.mux.attach(B, "b");
+    assert_eq!(bench.mux.focus(), Focus::Monitor);
+}
+
+#[test]
+fn the_monitor_is_not_left_when_there_is_no_guest_to_go_to() {
+    let mut bench = Bench::new(&["a"]);
+    bench.mux.detach(A);
+    bench.type_in(b"\x01m");
+    assert!(!bench.mux.leave_monitor(bench.now));
+    assert!(bench.type_in(b"\x04").shown().contains("there is no guest to go to"));
+    assert_eq!(bench.mux.focus(), Focus::Monitor);
+}
+
+#[test]
+fn who_typed_to_a_guest_that_goes_away_types_to_the_next_and_is_told() {
+    let mut bench = Bench::new(&["a"]);
+    bench.mux.detach(A);
+    bench.mux.attach(B, "b");
+    bench.mux.leave_the_dead(bench.now, |id| id == B);
+    assert!(bench.shown().contains("b (guest 1)"));
+    assert_eq!(bench.type_in(b"x").received(B), b"x");
+}
+
+#[test]
+fn the_last_words_of_a_guest_that_is_no_more_can_be_read_until_another_has_its_number() {
+    for view in [&b"\x012"[..], b"\x01a"] {
+        let mut bench = Bench::new(&["a", "b", "c"]);
+        bench.type_in(b"\x01a").shown();
+        bench.send(C, b"last words\n");
+        bench.mux.detach(C);
+        assert!(!bench.shown().contains("last words"));
+        assert!(bench.type_in(view).shown().contains("last words"));
+        bench.mux.leave_the_dead(bench.now, |_| true);
+        assert_eq!(bench.mux.focus() == Focus::Guest(C), view == b"\x012", "chosen after its end");
+        // They were read.
+        assert!(bench.type_in(b"\x010\x012").shown().contains(&notice("c (guest 2) is off")));
+        assert_eq!(bench.mux.focus(), Focus::Guest(A));
+    }
+    let mut bench = Bench::new(&["a", "b"]);
+    bench.type_in(b"\x01a");
+    bench.send(B, b"last words\n");
+    bench.mux.detach(B);
+    bench.mux.attach(B, "b");
+    assert!(bench.type_in(b"\x011").shown().contains("last words"), "the same again");
+    bench.type_in(b"\x010");
+    bench.send(B, b"unread\n");
+    bench.mux.detach(B);
+    bench.mux.attach(B, "other");
+    assert!(!bench.type_in(b"\x011").shown().contains("unread"));
 }
 
 /// What waits for the line at most: the answers beyond which nothing is taken, and one more.
