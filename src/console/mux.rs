@@ -102,6 +102,10 @@ pub struct Mux {
     pub(super) unit: Vec<u8>,
     gone: usize,
     pub(super) owner: Owner,
+    /// The guest that was shown as it is on a terminal, which was not [reset](terminal::RESET) since.
+    pub(super) raw: Option<VmId>,
+    /// It has sent something since the hypervisor wrote last.
+    pub(super) stirred: bool,
     /// Whose turn it is among the ports.
     pub(super) turn: usize,
     /// Since when the line has taken nothing.
@@ -147,6 +151,8 @@ impl Mux {
             unit: Vec::new(),
             gone: 0,
             owner: Owner::Nobody,
+            raw: None,
+            stirred: false,
             turn: 0,
             refused_since: None,
             again: false,
@@ -322,7 +328,11 @@ impl Mux {
     pub fn end_line(&mut self) {
         self.unit.clear();
         self.gone = 0;
+        let restored = self.restore(true);
         self.break_line();
+        if restored && !self.unit.ends_with(b"\n") {
+            self.unit.extend_from_slice(b"\r\n");
+        }
     }
 
     /// When something has to be done that nothing else brings about.
@@ -383,6 +393,12 @@ impl Mux {
             self.alive = None;
         }
         (self.view, self.focus) = (view, focus);
+        if let Shows::Only(id) = self.shows()
+            && before != Shows::Only(id)
+            && let Some(port) = self.port_mut(id)
+        {
+            port.begin_replay();
+        }
         if self.shows() != Shows::All || before == Shows::All {
             return;
         }

@@ -8,6 +8,7 @@ use core::time::Duration;
 
 use super::ring::Ring;
 use super::settings::Settings;
+use super::terminal::Queries;
 use super::text::{Cleaner, Restart};
 use crate::sched::VmId;
 
@@ -46,6 +47,9 @@ pub struct Port {
     /// It has waited long enough to be shown, though its line has not ended.
     ripe: bool,
     pub(super) cleaner: Cleaner,
+    /// Up to here its output is shown late: nothing that asks the terminal is to be sent.
+    replay: u64,
+    queries: Queries,
     /// The guest was told that there is no room.
     pub(super) refused: bool,
     typed: VecDeque<u8>,
@@ -77,6 +81,8 @@ impl Port {
             due: Duration::ZERO,
             ripe: false,
             cleaner: Cleaner::default(),
+            replay: 0,
+            queries: Queries::default(),
             refused: false,
             typed: VecDeque::with_capacity(TYPED),
             full: None,
@@ -184,10 +190,23 @@ impl Port {
         }
     }
 
-    /// Takes the next `length` bytes that are to be shown.
+    /// What was not shown so far is shown late, as it is.
+    pub fn begin_replay(&mut self) {
+        self.replay = self.scrollback.end();
+        self.queries = Queries::default();
+    }
+
+    /// Takes the next `length` bytes that are to be shown as they are. There may be less to send.
     pub fn take(&mut self, length: usize, now: Duration) -> Vec<u8> {
-        let bytes: Vec<u8> = self.scrollback.iter_from(self.shown).take(length).collect();
-        self.shown = self.shown.max(self.scrollback.start()) + bytes.len() as u64;
+        let mut bytes = Vec::new();
+        for byte in self.scrollback.iter_from(self.shown).take(length) {
+            if self.shown < self.replay || self.queries.is_within() {
+                self.queries.feed(byte, &mut bytes);
+            } else {
+                bytes.push(byte);
+            }
+            self.shown += 1;
+        }
         self.wait_from(now);
         bytes
     }
