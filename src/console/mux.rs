@@ -102,7 +102,7 @@ pub struct Mux {
     pub(super) unit: Vec<u8>,
     gone: usize,
     pub(super) owner: Owner,
-    /// The guest that was shown as it is on a terminal, which was not [reset](terminal::RESET) since.
+    /// The guest that was shown as it is on a terminal, which was not [reset](super::terminal::RESET) since.
     pub(super) raw: Option<VmId>,
     /// It has sent something since the hypervisor wrote last.
     pub(super) stirred: bool,
