@@ -7,6 +7,7 @@
 //! | [`input`] | where what is typed goes |
 //! | [`port`] | one guest's end: scrollback and what was typed to it |
 //! | [`text`] | what of a guest's output may stand on a shared line |
+//! | `terminal` | what a guest may have made of the terminal |
 //! | [`keys`] | the escape key |
 //! | [`frame`] | requests and answers among the text |
 //! | [`settings`] | the boot arguments about the console |
@@ -23,6 +24,7 @@ pub mod port;
 pub mod ring;
 pub mod settings;
 pub mod tail;
+mod terminal;
 pub mod text;
 pub mod wire;
 

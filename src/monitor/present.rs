@@ -347,8 +347,7 @@ impl<M: Machine> Control for Present<'_, M> {
     }
 
     fn leave(&mut self) -> Result<(), Refusal> {
-        console::leave_monitor();
-        Ok(())
+        console::leave_monitor()
     }
 
     fn power_off(&mut self) -> Result<(), Refusal> {
