@@ -13,20 +13,20 @@ use crate::time::Ticks;
 
 const SPIN: Life = Life::Spins;
 
-fn only(cpus: &[u8]) -> Terms {
+pub fn only(cpus: &[u8]) -> Terms {
     let affinity = cpus.iter().fold(CpuSet::EMPTY, |set, cpu| set.with(CpuId(*cpu)));
     Terms { affinity, reservation: None }
 }
 
 /// The share of a CPU each task got in `span`.
-fn measure(sim: &mut Sim, span: u64) -> Vec<f64> {
+pub fn measure(sim: &mut Sim, span: u64) -> Vec<f64> {
     let before: Vec<u64> = sim.tasks.iter().map(|task| task.ran).collect();
     sim.run(span);
     let ran = sim.tasks.iter().zip(before).map(|(task, before)| task.ran - before);
     ran.map(|ran| ran as f64 / span as f64).collect()
 }
 
-fn assert_close(found: &[f64], wanted: &[f64]) {
+pub fn assert_close(found: &[f64], wanted: &[f64]) {
     let fits = |(found, wanted): (&f64, &f64)| (found - wanted).abs() <= 0.02 * wanted;
     assert!(found.iter().zip(wanted).all(fits), "{found:.4?}, wanted {wanted:.4?}");
 }
@@ -144,24 +144,6 @@ fn an_idle_cpu_takes_work_at_once() {
     }
     assert_close(&measure(&mut sim, 100 * SLICE), &[1.0; 4]);
     assert_eq!(sim.longest_idle, 0);
-}
-
-#[test]
-fn running_vcpus_move_on_so_that_one_who_has_no_choice_gets_a_cpu() {
-    let mut sim = Sim::new(4);
-    sim.vm(100, None, &[SPIN], only(&[0]));
-    sim.vm(100, None, &[SPIN], only(&[0]));
-    sim.vm(100, None, &[SPIN], only(&[1]));
-    sim.vm(100, None, &[SPIN], only(&[2]));
-    sim.run(10 * SLICE);
-    // CPU 3 is idle, but only the last may go there.
-    for (task, cpus) in [(3, &[2, 3]), (2, &[1, 2]), (1, &[0, 1])] {
-        sim.set_terms(task, only(cpus));
-    }
-    sim.run(4 * SLICE);
-    let before = sim.migrations();
-    assert_close(&measure(&mut sim, 100 * SLICE), &[1.0; 4]);
-    assert_eq!(sim.migrations(), before);
 }
 
 #[test]
