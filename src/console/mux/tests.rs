@@ -563,6 +563,7 @@ fn what_is_typed_waits_while_nobody_takes_the_answers_and_goes_on_when_somebody_
     // Broken frames, requests, the choices of a completion, lines.
     for text in [&b"\x1e"[..], b"\x1e{}\n", b"\x15vm info a\t\t", b"\t", b"\r", b"cpu\r"] {
         let mut bench = Bench::new(&names);
+        bench.mux.set_names(names.iter().map(|name| String::from(*name)).collect());
         bench.type_in(b"\x01m").shown();
         let text = text.repeat(10_000);
         let typed = bench.type_what_is_wanted(&text);
