@@ -18,6 +18,7 @@ use super::{
     boot, errata, gic, heap, id_registers, monitor, percpu, provoke, smp, timer, traps, world,
 };
 use crate::addr::{PAGE_SIZE, PhysAddr, Region};
+use crate::console::settings::HEAP_SHARE;
 use crate::console::{self, GuestLine, Settings};
 use crate::cpu::{Cpu, Step};
 use crate::device::serial::SerialLine;
@@ -37,9 +38,8 @@ use crate::vm::idregs::IdFacts;
 
 /// The heap before the memory map is known: the board's facts and EL2's own tables fit.
 const FIRST_HEAP: usize = 512 * 1024;
-/// What the heap gets once memory is known: half of it for the scrollback of as many guests as there
-/// can be.
-const SECOND_HEAP: u64 = 8 * 1024 * 1024;
+/// What the heap gets once memory is known: as much again as the guests' usual scrollback.
+const SECOND_HEAP: u64 = 2 * HEAP_SHARE as u64;
 /// As large as the largest concatenated root tables: it may stand in for any VM's.
 const EMPTY_ROOT: usize = 64 * 1024;
 
@@ -98,8 +98,8 @@ extern "C" fn plinth_main(tree: u64) -> ! {
     let stock = stock(board, tree, frames, cpus, frequency);
     let machine_config = stock.machine();
     let view = machine_config.view;
-    console::set_settings(Settings::for_machine(machine_config, &board.chosen.bootargs));
     let hypervisor = HYPERVISOR.call_once(|| Hypervisor::new(stock));
+    console::set_names(hypervisor.configs().map(|(_, config)| config.name.clone()).collect());
     match (hypervisor.create_all(&mut machine), hypervisor.alive()) {
         (0, _) => log::info!("no guest starts by itself: the monitor can start them"),
         (_, 0) => fail("no guest could be started"),
@@ -149,7 +149,7 @@ pub fn run(machine: ThisCpu) -> ! {
     let mut cpu = Cpu::new(machine, hypervisor, |hypervisor, machine, _| {
         monitor::attend(hypervisor, machine);
     })
-    .with_background(console::deadline, monitor::attend);
+    .with_background(monitor::deadline, monitor::attend);
     while cpu.step() != Step::Finished {}
     if cpu.machine().id() == CpuId(0) {
         if hypervisor.all_refused() {
@@ -335,11 +335,29 @@ fn keep(frames: &mut FramePool, bytes: u64) -> Option<Region<PhysAddr>> {
     frames.allocate_block(order).map(|block| block.region())
 }
 
+/// Make room on the heap for the scrollback of so many guests. Where there is not enough, they have less.
+fn with_scrollback(settings: Settings, guests: usize, frames: &mut FramePool) -> Settings {
+    let mut added = 0;
+    for _ in 0..settings.more_blocks(guests, frames.free_bytes()) {
+        let Some(block) = keep(frames, settings.block() as u64) else { break };
+        // SAFETY: the frames were allocated for this; all memory is mapped.
+        unsafe { heap::add(block) };
+        added += 1;
+    }
+    let Some(less) = settings.shared(guests, added) else { return settings };
+    log::warn!(
+        "console: {guests} guests have {} KiB of scrollback each, not {}: memory is short",
+        less.scrollback >> 10,
+        settings.scrollback >> 10
+    );
+    less
+}
+
 /// What the guests of the bundle are made from.
 fn stock(
     board: &Board,
     tree: Region<PhysAddr>,
-    frames: FramePool,
+    mut frames: FramePool,
     cpus: u8,
     frequency: Frequency,
 ) -> Stock {
@@ -360,6 +378,8 @@ fn stock(
             fail("the bundle cannot be used")
         }
     };
+    let settings = Settings::for_machine(manifest.machine(), &board.chosen.bootargs);
+    console::set_settings(with_scrollback(settings, manifest.vms().len(), &mut frames));
     let (gic_version, gicv) = match &board.gic {
         Gic::V2 { gicv, .. } => (GicVersion::V2, Some(gicv.start())),
         Gic::V3 { .. } => (GicVersion::V3, None),

@@ -16,7 +16,7 @@ use crate::machine::{CpuId, El1Register, Interrupt, Machine, Space};
 use crate::platform::WiredInterrupt;
 use crate::platform::board::Board;
 use crate::time::Ticks;
-use crate::vcpu::{ExceptionEntry, GuestRegs, Vcpu};
+use crate::vcpu::{El1Context, ExceptionEntry, GuestRegs, Vcpu};
 use crate::vgic::IntId;
 
 /// `ISR_EL1.A`: an SError is pending.
@@ -139,6 +139,12 @@ impl Machine for ThisCpu {
 
     fn read_el1(&self, register: El1Register) -> u64 {
         el1::read(register)
+    }
+
+    fn copy_el1(&self) -> El1Context {
+        let mut context = El1Context::default();
+        el1::save(&mut context);
+        context
     }
 
     fn write_el1(&mut self, register: El1Register, value: u64) {

@@ -378,6 +378,10 @@ impl Machine for Scripted {
         *register_of(&mut self.guest.el1.clone(), register)
     }
 
+    fn copy_el1(&self) -> El1Context {
+        self.guest.el1.clone()
+    }
+
     fn write_el1(&mut self, register: El1Register, value: u64) {
         *register_of(&mut self.guest.el1, register) = value;
     }

@@ -8,7 +8,7 @@ use crate::exit::Exit;
 use crate::memory::Maintenance;
 use crate::platform::WiredInterrupt;
 use crate::time::Ticks;
-use crate::vcpu::{Exception, ExceptionEntry, GuestRegs, Vcpu};
+use crate::vcpu::{El1Context, Exception, ExceptionEntry, GuestRegs, Vcpu};
 use crate::vgic::{IntId, ListRegisters};
 
 /// A physical CPU, by its place in the device tree's list.
@@ -116,6 +116,8 @@ pub trait Machine {
     fn set_exception(&mut self, entry: &ExceptionEntry);
     /// Read a register of the loaded vCPU.
     fn read_el1(&self, register: El1Register) -> u64;
+    /// A copy of the loaded vCPU's EL1 registers, which stay in the CPU.
+    fn copy_el1(&self) -> El1Context;
     /// Write a register of the loaded vCPU.
     fn write_el1(&mut self, register: El1Register, value: u64);
     /// Put the loaded vCPU's debug registers into the CPU after a change.

@@ -8,6 +8,7 @@ use super::{
 };
 use crate::addr::PAGE_SIZE;
 use crate::console::keys::EscapeKey;
+use crate::monitor::command::can_be_meant;
 use crate::sched::policy::{Class, MAX_WEIGHT, MIN_BUDGET_MICROS, PERIOD_MICROS};
 use crate::vcpu::MAX_VCPUS;
 use crate::vm::layout;
@@ -84,6 +85,9 @@ fn name(name: &str, index: usize, place: &dyn Fn() -> Place) -> Result<(), Manif
     }
     if !name.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(ManifestError::NameNotPrintable { place: place() });
+    }
+    if !can_be_meant(name) {
+        return Err(ManifestError::NameReserved { place: place() });
     }
     Ok(())
 }

@@ -15,6 +15,7 @@ use super::assigned::PlaceError;
 use super::idregs::IdRegs;
 use super::lifecycle::Lifecycle;
 use super::loading::{BootError, Loading, Source};
+use super::snapshot::Snapshot;
 use super::stolen::StolenTime;
 use super::tally::Tally;
 use super::{Regime, VcpuSlot, Vm, assigned, layout};
@@ -226,6 +227,7 @@ impl VcpuSlot {
             home: AtomicU8::new(0),
             tally: Tally::default(),
             parked: TicketMutex::new(Some(Box::default())),
+            snapshot: Snapshot::default(),
         }
     }
 }

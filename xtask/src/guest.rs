@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 
 use plinth::addr::{Ipa, PAGE_SIZE};
 use plinth::manifest::{MAX_CMDLINE, MAX_MEMORY, MAX_NAME, RAM_LIMIT, VmConfig};
+use plinth::monitor::command::{NAME_RULE, can_be_meant};
 use plinth::sched::policy::Class;
 use plinth::vcpu::MAX_VCPUS;
 use plinth::vm::layout::RAM_BASE;
@@ -204,6 +205,9 @@ pub fn check_name(name: &str) -> Result<(), String> {
     let printable = name.bytes().all(|byte| byte.is_ascii_graphic());
     if name.is_empty() || name.len() > MAX_NAME || !printable {
         return Err(format!("a name has 1 to {MAX_NAME} printable ASCII characters and no space"));
+    }
+    if !can_be_meant(name) {
+        return Err(format!("the monitor takes `{name}` for something else: {NAME_RULE}"));
     }
     Ok(())
 }

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use plinth::console::Settings;
 use plinth::manifest::{MachineConfig, Manifest};
 
 use crate::bundle::Bundle;
@@ -109,9 +110,14 @@ fn name_of(kernel: &Path) -> String {
 
 /// Refuses guests that together want more memory than the machine has.
 fn check_memory(options: &RunOptions, bundle: &Bundle) -> Result<()> {
-    let memory = memory_at_start(&bundle.manifest()?);
+    let manifest = bundle.manifest()?;
+    let memory = memory_at_start(&manifest);
     let needs = memory.saturating_add(bundle.bytes().len() as u64);
-    let needs = needs.saturating_add(HYPERVISOR_MEMORY);
+    let needs = needs.saturating_add(HYPERVISOR_MEMORY).saturating_add(scrollback(
+        &manifest,
+        options.hv_args.as_deref().unwrap_or_default(),
+        options.memory,
+    ));
     if needs > options.memory {
         bail!(
             "the guests have {} of memory; with their files and the hypervisor that needs {}, but \
@@ -122,6 +128,14 @@ fn check_memory(options: &RunOptions, bundle: &Bundle) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// The memory that the hypervisor takes for scrollback on a machine of `memory` bytes, beyond what it has
+/// for that anyway.
+fn scrollback(manifest: &Manifest<'_>, boot_arguments: &str, memory: u64) -> u64 {
+    let settings = Settings::for_machine(manifest.machine(), boot_arguments);
+    let blocks = settings.more_blocks(manifest.vms().len(), memory);
+    (blocks as u64).saturating_mul(settings.block() as u64)
 }
 
 /// The memory of the guests that start with the machine.
