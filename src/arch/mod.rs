@@ -37,6 +37,7 @@ pub mod provoke;
 pub mod regs;
 pub mod smp;
 pub mod start;
+pub mod supply;
 pub mod this_cpu;
 pub mod timer;
 pub mod traps;

@@ -43,7 +43,7 @@ impl ThisCpu {
     pub fn new(id: CpuId, board: &Board) -> Self {
         let timers =
             Timers { hypervisor: board.timer.hypervisor.intid, virt: board.timer.virt.intid };
-        VTCR_EL2.set(super::start::vtcr());
+        VTCR_EL2.set(super::supply::vtcr());
         VTTBR_EL2.set(super::start::empty_stage2());
         barrier::isb(barrier::SY); // the empty stage 2 is in place before it is turned on
         HCR_EL2.set(traps::HCR_PARKED);
