@@ -38,8 +38,8 @@ fn a_guest_whose_vector_cannot_be_fetched_has_crashed() {
     assert_eq!(room.vm(0).status(), Status::Stopped(Stop::Crashed));
     assert_eq!(room.vm(1).status(), Status::Running);
     // What it had in hand can be looked at.
-    let pc = room.vm(0).with_parked(plinth::vcpu::VcpuId(0), |vcpu| vcpu.regs.pc);
-    assert_eq!(pc, Some(VECTOR));
+    let registers = room.vm(0).registers(plinth::vcpu::VcpuId(0));
+    assert_eq!(registers.map(|it| it.regs.pc), Some(VECTOR));
 }
 
 #[test]

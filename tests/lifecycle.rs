@@ -136,6 +136,7 @@ fn a_vm_that_was_stopped_begins_again() {
             room.ask(0, |hypervisor, machine| hypervisor.start_vm(machine, ONE)).unwrap();
             room.run(2000);
             assert_eq!(room.marks(0, 0).len(), times);
+            assert_eq!(room.vm(0).resets(), 0, "a start is no reset");
         }
     }
 }

@@ -6,7 +6,9 @@ use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use miniz_oxide::deflate::compress_to_vec;
 use plinth::addr::{Ipa, Region};
-use plinth::firmware::image::{DEVICE_TREE_SLOT, GuestWrite, ImageError, Loader, OutOfRam, Placement};
+use plinth::firmware::image::{
+    DEVICE_TREE_SLOT, GuestWrite, ImageError, Loader, OutOfRam, Placement,
+};
 use plinth_fuzz::RAM;
 
 #[derive(Arbitrary, Debug)]
@@ -120,11 +122,7 @@ impl GuestWrite for Memory {
     }
 }
 
-fn load(
-    kernel: &[u8],
-    initrd: Option<&[u8]>,
-    ram: Region<Ipa>,
-) -> Result<Placement, ImageError> {
+fn load(kernel: &[u8], initrd: Option<&[u8]>, ram: Region<Ipa>) -> Result<Placement, ImageError> {
     let mut loader = Loader::new(kernel, initrd, ram)?;
     loop {
         if let Some(placement) = loader.step(&mut Memory(ram))? {

@@ -75,7 +75,10 @@ pub fn check_manifest(manifest: &Manifest<'_>) {
         MAX_CMDLINE, MAX_NAME, MAX_VMS, RAM_LIMIT, SCROLLBACK, VmConfig, VmSource, read, write,
     };
     let (machine, vms) = (manifest.machine(), manifest.vms());
-    assert!(plinth::console::keys::EscapeKey::of_letter(machine.escape).is_some() && SCROLLBACK.contains(&machine.scrollback));
+    assert!(
+        plinth::console::keys::EscapeKey::of_letter(machine.escape).is_some()
+            && SCROLLBACK.contains(&machine.scrollback)
+    );
     assert!((1..=MAX_VMS).contains(&vms.len()));
     for vm in vms {
         assert!((1..=MAX_NAME).contains(&vm.name.len()) && vm.cmdline.len() <= MAX_CMDLINE);

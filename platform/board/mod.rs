@@ -3,6 +3,7 @@
 //! Nothing is assumed that the tree does not say, and a tree that lacks something is a [`BoardError`].
 //! The tree comes from the firmware; even so, none can make this code panic.
 
+mod assign;
 mod cpu;
 mod gic;
 mod memory;
@@ -20,6 +21,7 @@ use super::tree::{InterruptController, Node, Tree};
 use crate::addr::{PhysAddr, Region};
 
 pub use super::tree::blob::{HEADER_SIZE, total_size};
+pub use assign::{AssignError, Assigned, AssignedDevice};
 pub use cpu::{BoardCpu, Conduit, EnableMethod};
 pub use gic::Gic;
 pub use memory::usable;
@@ -111,6 +113,13 @@ impl Board {
             },
             chosen,
         })
+    }
+
+    /// The devices that each guest gets who wishes for the nodes named in `wishes`, by path, alias, or name with
+    /// address. `blob` describes this board.
+    pub fn assign(&self, blob: &[u8], wishes: &[&[String]]) -> Result<Vec<Assigned>, BoardError> {
+        let copy = CheckedBlob::copy_of(blob)?;
+        assign::assign(&Tree::new(&copy)?, self, wishes)
     }
 
     /// Only the UART of the board that `blob` describes: to say what is wrong with the rest of it.

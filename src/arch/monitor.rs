@@ -1,18 +1,47 @@
 //! What the console asks for and cannot do by itself: guests' UARTs that have to look at their lines,
 //! and the monitor's commands.
 
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use spin::mutex::TicketMutex;
+
 use super::heap;
 use super::power::{self, Verdict};
 use super::this_cpu::ThisCpu;
 use crate::console::{self, Work};
 use crate::hypervisor::Hypervisor;
 use crate::machine::Machine;
-use crate::monitor;
+use crate::monitor::command::Command;
 use crate::monitor::present::Present;
+use crate::monitor::{self, gather, json};
 use crate::sched::VmId;
+use crate::time::Ticks;
 
 /// How much is done at one go; the rest is due at once, after other interrupts.
 const AT_ONCE: usize = 8;
+
+/// A command that waits for what it is to show.
+struct Errand {
+    work: Work,
+    vm: VmId,
+    /// Then it is carried out all the same.
+    until: Ticks,
+}
+
+/// One for each CPU at most: none takes up another command while there is one.
+static ERRANDS: TicketMutex<Vec<Errand>> = TicketMutex::new(Vec::new());
+/// When it is looked again whether they can be carried out; the counter's largest value for never.
+static LOOK: AtomicU64 = AtomicU64::new(u64::MAX);
+
+/// When [`attend`] is due without an interrupt of the UART.
+pub fn deadline() -> Option<Ticks> {
+    match LOOK.load(Ordering::Acquire) {
+        u64::MAX => console::deadline(),
+        // What else is to be done waits with the command: the UART's interrupts see to the line.
+        look => Some(Ticks(look)),
+    }
+}
 
 /// Attend to the console: on an interrupt of its UART, and when it is due.
 pub fn attend(hypervisor: &Hypervisor, machine: &mut ThisCpu) {
@@ -21,21 +50,71 @@ pub fn attend(hypervisor: &Hypervisor, machine: &mut ThisCpu) {
     console::ripen(|id| hypervisor.is_kept_waiting(id));
     console::visit();
     for _ in 0..AT_ONCE {
-        match console::take_work() {
-            None => return,
-            Some(Work::Attend(id)) => look(hypervisor, machine, id),
-            Some(Work::Command(line)) => {
-                let answer = monitor::shell(&line, &mut present(hypervisor, machine));
-                console::answer(&answer);
-            }
-            Some(Work::Request(text)) => {
-                let answer = monitor::serve(&text, &mut present(hypervisor, machine));
-                console::reply(&answer);
-            }
-            Some(Work::PowerOff) => {
-                log::info!("powered off from the console");
-                finish(hypervisor, machine);
-            }
+        match take_errand(hypervisor, machine.now()) {
+            Err(NotReady) => return,
+            Ok(Some(work)) => perform(hypervisor, machine, work),
+            Ok(None) => match console::take_work() {
+                None => return,
+                Some(work) => match owed(hypervisor, machine, &work) {
+                    Some(vm) => put_off(hypervisor, machine.now(), work, vm),
+                    None => perform(hypervisor, machine, work),
+                },
+            },
+        }
+    }
+}
+
+/// A command has to wait for what it is to show.
+struct NotReady;
+
+/// A command that has what it waited for, or has waited long enough.
+fn take_errand(hypervisor: &Hypervisor, now: Ticks) -> Result<Option<Work>, NotReady> {
+    if LOOK.load(Ordering::Acquire) == u64::MAX {
+        return Ok(None);
+    }
+    let mut errands = ERRANDS.lock();
+    let is_ready = |it: &Errand| it.until <= now || gather::is_done(hypervisor, it.vm);
+    let ready = errands.iter().position(is_ready).map(|at| errands.swap_remove(at).work);
+    note_look(hypervisor, now, &errands);
+    if ready.is_none() && !errands.is_empty() { Err(NotReady) } else { Ok(ready) }
+}
+
+fn put_off(hypervisor: &Hypervisor, now: Ticks, work: Work, vm: VmId) {
+    let until = now.saturating_add(hypervisor.frequency().micros(gather::PATIENCE_MICROS));
+    let mut errands = ERRANDS.lock();
+    errands.push(Errand { work, vm, until });
+    note_look(hypervisor, now, &errands);
+}
+
+fn note_look(hypervisor: &Hypervisor, now: Ticks, errands: &[Errand]) {
+    let look = now.saturating_add(hypervisor.frequency().micros(gather::LOOK_MICROS));
+    LOOK.store(if errands.is_empty() { u64::MAX } else { look.0 }, Ordering::Release);
+}
+
+/// The VM that owes something of what a command is to show.
+fn owed(hypervisor: &Hypervisor, machine: &mut ThisCpu, work: &Work) -> Option<VmId> {
+    let command: Command = match work {
+        Work::Command(line) => line.parse().ok()?,
+        Work::Request(text) => json::request(text).ok()?.command.parse().ok()?,
+        Work::Attend(_) | Work::PowerOff => return None,
+    };
+    gather::begin(hypervisor, machine, &command)
+}
+
+fn perform(hypervisor: &Hypervisor, machine: &mut ThisCpu, work: Work) {
+    match work {
+        Work::Attend(id) => look(hypervisor, machine, id),
+        Work::Command(line) => {
+            let answer = monitor::shell(&line, &mut present(hypervisor, machine));
+            console::answer(&answer);
+        }
+        Work::Request(text) => {
+            let answer = monitor::serve(&text, &mut present(hypervisor, machine));
+            console::reply(&answer);
+        }
+        Work::PowerOff => {
+            log::info!("powered off from the console");
+            finish(hypervisor, machine);
         }
     }
 }

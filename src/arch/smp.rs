@@ -12,7 +12,7 @@ use tock_registers::interfaces::Writeable;
 
 use super::maintenance::Upkeep;
 use super::this_cpu::ThisCpu;
-use super::{boot, mmu, percpu, power, timer, traps, world};
+use super::{boot, errata, mmu, percpu, power, timer, traps, world};
 use crate::addr::{PhysAddr, Region};
 use crate::machine::CpuId;
 use crate::memory::Maintenance;
@@ -170,6 +170,7 @@ extern "C" fn plinth_secondary_main(boot: &'static SecondaryBoot) -> ! {
     }
     percpu::install(boot.id, (boot.stack_bottom, boot.stack_top));
     traps::init();
+    errata::apply(boot.board);
     let machine = ThisCpu::new(boot.id, boot.board);
     boot.state.store(READY, Ordering::Release);
     super::start::run(machine)

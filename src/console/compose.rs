@@ -10,7 +10,8 @@ use ::log::Level;
 use super::frame;
 use super::log::Stamp;
 use super::mux::{Draw, Focus, Mux, Owner, Shows};
-use super::text::Restart;
+use super::terminal;
+use super::text::{Cleaner, Restart};
 
 /// How much of a raw guest's output is one unit, in bytes.
 const RAW: usize = 32;
@@ -120,9 +121,6 @@ impl Mux {
     }
 
     fn compose_guest(&mut self, now: Duration) -> bool {
-        if self.ports.iter().any(|port| port.gone) {
-            self.drop_gone();
-        }
         match self.shows() {
             Shows::None => false,
             Shows::Only(id) => {
@@ -146,26 +144,35 @@ impl Mux {
         }
         let name = String::from(port.name());
         self.notice(now, format_args!("{name}: {lost} bytes were lost"));
-        self.compose_log(now)
+        let told = self.compose_log(now);
+        // What comes next stands at the start of a line.
+        if let Some(port) = self.ports.get_mut(at) {
+            port.cleaner = Cleaner::default();
+        }
+        told
     }
 
     fn compose_raw(&mut self, at: usize, now: Duration) -> bool {
         let Some(port) = self.ports.get_mut(at) else { return false };
         let id = port.id();
         let mut column = self.owner == Owner::Guest(id);
+        let sent = port.unshown() > 0;
         let mut bytes = port.take(RAW, now);
-        let sent = !bytes.is_empty();
         // Only the hypervisor begins frames.
         bytes.retain(|byte| *byte != frame::START);
         let restart = Restart { prefix: b"", terminal: true };
         for byte in &bytes {
             column = !port.cleaner.feed(*byte, restart, &mut Vec::new());
         }
-        if self.owner != Owner::Guest(id) && !bytes.is_empty() {
-            self.break_line();
-        }
         if !bytes.is_empty() {
+            let goes_on = self.owner == Owner::Nobody && self.raw.is_none_or(|raw| raw == id);
+            if self.owner != Owner::Guest(id) && !goes_on {
+                self.break_line();
+            }
             self.owner = if column { Owner::Guest(id) } else { Owner::Nobody };
+            if self.settings.terminal {
+                (self.raw, self.stirred) = (Some(id), true);
+            }
         }
         self.unit.append(&mut bytes);
         // Nothing of it goes out, and there may be more.
@@ -177,7 +184,7 @@ impl Mux {
         let terminal = self.settings.terminal;
         let Some(port) = self.ports.get_mut(at) else { return false };
         let id = port.id();
-        let has_line = self.owner == Owner::Guest(id);
+        let has_line = self.owner == Owner::Guest(id) && self.raw.is_none();
         let length = port.piece(has_line);
         if length == 0 {
             return false;
@@ -203,9 +210,29 @@ impl Mux {
         true
     }
 
+    /// Takes back what the guest that was shown as it is may have made of the terminal: all of it when
+    /// that guest is no longer shown so, or for last words. Returns whether the cursor may be anywhere.
+    pub(super) fn restore(&mut self, last: bool) -> bool {
+        let Some(id) = self.raw else { return false };
+        let all = last || self.shows() != Shows::Only(id);
+        if all {
+            self.raw = None;
+            self.unit.extend_from_slice(terminal::RESET);
+        } else if self.stirred {
+            self.unit.extend_from_slice(terminal::CALM);
+        }
+        core::mem::take(&mut self.stirred) || all
+    }
+
     /// Ends the line that somebody has begun.
     pub(super) fn break_line(&mut self) {
+        let restored = self.restore(false);
         match core::mem::replace(&mut self.owner, Owner::Nobody) {
+            Owner::Nobody if restored && self.raw.is_none() => {
+                self.unit.extend_from_slice(b"\r\n");
+            }
+            // Nothing else stands on that line.
+            Owner::Nobody if restored => self.unit.extend_from_slice(b"\r\x1b[K"),
             Owner::Nobody => {}
             // It is drawn again when there is time.
             Owner::Prompt => {
@@ -214,7 +241,7 @@ impl Mux {
             }
             Owner::Guest(id) => {
                 // CAN: what follows is not for the guest's half of an escape sequence.
-                if self.port(id).is_some_and(|port| port.cleaner.is_in_sequence()) {
+                if !restored && self.port(id).is_some_and(|port| port.cleaner.is_in_sequence()) {
                     self.unit.push(0x18);
                 }
                 self.unit.extend_from_slice(b"\r\n");

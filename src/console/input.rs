@@ -1,5 +1,6 @@
 //! What is typed: frames, the escape key's commands, and the rest for whoever has the focus.
 
+use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::time::Duration;
@@ -8,11 +9,14 @@ use super::frame::Input;
 use super::keys::{Key, Keys};
 use super::mux::{Draw, Event, Focus, Mux, View};
 use super::settings::Settings;
+use crate::monitor::Refusal;
 use crate::monitor::complete::complete;
 use crate::monitor::editor::Edit;
 use crate::monitor::json;
 use crate::sched::VmId;
 
+/// Why the monitor cannot be left.
+pub const NO_GUEST: &str = "there is no guest to go to";
 /// How many commands and requests wait to be carried out.
 const EVENTS: usize = 8;
 
@@ -37,9 +41,11 @@ pub enum CannotType {
 
 impl Mux {
     /// Whether what is typed should be taken off the line now. It waits there for a while when the
-    /// guest it is for has no room and is taking it; not for ever, as the escape key must work.
+    /// guest it is for has no room and is taking it; not for ever, as the escape key must work. It also
+    /// waits while nobody takes the answers to what was typed before, as each byte may add to them.
     pub fn wants_input(&mut self, now: Duration) -> bool {
-        self.held = self.focused().is_some_and(|port| port.is_busy_with_input(now));
+        self.held = self.is_full_of_answers()
+            || self.focused().is_some_and(|port| port.busy_until(now).is_some());
         !self.held
     }
 
@@ -74,8 +80,8 @@ impl Mux {
     }
 
     /// A guest takes what was typed to it.
-    pub fn receive(&mut self, id: VmId, now: Duration) -> Option<u8> {
-        self.port_mut(id)?.receive(now)
+    pub fn receive(&mut self, id: VmId) -> Option<u8> {
+        self.port_mut(id)?.receive()
     }
 
     /// A guest begins again: what was typed to it and not taken is gone.
@@ -89,12 +95,12 @@ impl Mux {
     /// that was chosen after its end stays, so that its scrollback can be read.
     pub fn leave_the_dead(&mut self, now: Duration, alive: impl Fn(VmId) -> bool) {
         let Focus::Guest(id) = self.focus else { return };
-        let connected = self.guests().any(|(guest, _)| guest == id);
-        if connected && alive(id) {
+        let known = self.port(id);
+        if known.is_some_and(|port| !port.gone) && alive(id) {
             self.alive = Some(id);
             return;
         }
-        let died = self.alive == Some(id) || !connected;
+        let died = self.alive == Some(id) || known.is_none();
         if died && let Some(next) = self.neighbour(alive, false) {
             self.focus_on(Focus::Guest(next), now);
             self.alive = Some(next);
@@ -139,6 +145,15 @@ impl Mux {
         self.ports.iter().filter(|port| !port.gone).map(|port| (port.id(), port.name()))
     }
 
+    /// The guest `name`, if there is anything to be read of it.
+    pub(super) fn readable(&self, name: &str) -> Result<VmId, Refusal> {
+        match self.ports.iter().find(|port| port.name() == name) {
+            Some(port) if port.is_readable() => Ok(port.id()),
+            Some(_) => Err(Refusal::Denied(format!("{name} is off"))),
+            None => Err(Refusal::NoSuchVm(name.into())),
+        }
+    }
+
     /// The keys, in one line of the log.
     pub fn tell_keys(&mut self, now: Duration) {
         let escape = self.keys.escape();
@@ -165,10 +180,12 @@ impl Mux {
             Key::Typed(byte) => self.typed(byte, now),
             Key::Guest(number) => {
                 let id = VmId(number.into());
-                if self.guests().any(|(guest, _)| guest == id) {
-                    self.focus_on(Focus::Guest(id), now);
-                } else {
-                    self.notice(now, format_args!("there is no guest {number}"));
+                match self.port(id).map(|port| (String::from(port.name()), port.is_readable())) {
+                    Some((_, true)) => self.focus_on(Focus::Guest(id), now),
+                    Some((name, false)) => {
+                        self.notice(now, format_args!("{name} (guest {number}) is off"));
+                    }
+                    None => self.notice(now, format_args!("there is no guest {number}")),
                 }
             }
             Key::Next => self.go(false, now),
@@ -198,8 +215,7 @@ impl Mux {
     }
 
     fn edit(&mut self, byte: u8, now: Duration) {
-        let names: Vec<String> = self.guests().map(|(_, name)| String::from(name)).collect();
-        match self.editor.key(byte, |line| complete(line, &names)) {
+        match self.editor.key(byte, |line| complete(line, &self.names)) {
             Edit::Nothing => {}
             Edit::Changed => self.draw = Some(Draw::Soon),
             Edit::Bell => self.bell = true,
@@ -220,22 +236,26 @@ impl Mux {
                     self.draw = Some(Draw::Soon);
                 }
             }
-            Edit::Leave => self.leave_monitor(now),
+            Edit::Leave if self.leave_monitor(now) => {}
+            Edit::Leave => self.notice(now, format_args!("{NO_GUEST}")),
         }
     }
 
     /// Has the machine powered off, before anything else that was asked for.
     pub fn ask_power_off(&mut self) {
-        self.events.push_front(Event::PowerOff);
+        if self.events.front() != Some(&Event::PowerOff) {
+            self.events.push_front(Event::PowerOff);
+        }
     }
 
-    /// From the monitor back to the guest that had the focus before.
-    pub fn leave_monitor(&mut self, now: Duration) {
-        if self.focus == Focus::Monitor
-            && let Some(id) = self.neighbour(|_| true, false)
-        {
-            self.focus_on(Focus::Guest(id), now);
+    /// From the monitor back to the guest that had the focus before. False when there is none.
+    pub fn leave_monitor(&mut self, now: Duration) -> bool {
+        if self.focus != Focus::Monitor {
+            return true;
         }
+        let Some(id) = self.neighbour(|_| true, false) else { return false };
+        self.focus_on(Focus::Guest(id), now);
+        true
     }
 
     fn go(&mut self, back: bool, now: Duration) {
@@ -269,7 +289,8 @@ impl Mux {
             Focus::Guest(id) => {
                 let Some(port) = self.port(id) else { return };
                 let name = String::from(port.name());
-                self.notice(now, format_args!("{name} (guest {}); {view}", id.0));
+                let off = if port.gone { " is off" } else { "" };
+                self.notice(now, format_args!("{name} (guest {}){off}; {view}", id.0));
             }
             Focus::Monitor => {
                 self.notice(
@@ -308,7 +329,7 @@ mod tests {
     const NOW: Duration = Duration::from_secs(1);
 
     fn received(mux: &mut Mux, id: VmId) -> Vec<u8> {
-        core::iter::from_fn(|| mux.receive(id, NOW)).collect()
+        core::iter::from_fn(|| mux.receive(id)).collect()
     }
 
     #[test]
@@ -322,6 +343,16 @@ mod tests {
         assert_eq!(mux.take_attention(NOW), Some(VmId(1)));
         assert_eq!(received(&mut mux, VmId(1)), b"poweroff\n");
         assert!(received(&mut mux, VmId(0)).is_empty());
+    }
+
+    #[test]
+    fn vms_that_have_no_console_yet_are_completed_as_well() {
+        let mut mux = Mux::new(Settings::default());
+        mux.set_names(vec!["debian".into(), "spare".into()]);
+        mux.attach(VmId(0), "debian");
+        mux.focus_on(Focus::Monitor, NOW);
+        b"vm start sp\t\r".iter().for_each(|byte| mux.input(*byte, NOW));
+        assert_eq!(mux.take_event(), Some(Event::Command("vm start spare ".into())));
     }
 
     #[test]

@@ -7,9 +7,11 @@
 //! | [`input`] | where what is typed goes |
 //! | [`port`] | one guest's end: scrollback and what was typed to it |
 //! | [`text`] | what of a guest's output may stand on a shared line |
+//! | `terminal` | what a guest may have made of the terminal |
 //! | [`keys`] | the escape key |
 //! | [`frame`] | requests and answers among the text |
 //! | [`settings`] | the boot arguments about the console |
+//! | [`mod@tail`] | a guest's output for programs |
 //! | [`wire`] | all of it on the host's UART; the one part with statics |
 
 mod compose;
@@ -21,6 +23,8 @@ pub mod mux;
 pub mod port;
 pub mod ring;
 pub mod settings;
+pub mod tail;
+mod terminal;
 pub mod text;
 pub mod wire;
 
@@ -29,6 +33,6 @@ pub use mux::View;
 pub use settings::Settings;
 pub use wire::{
     Emergency, GuestLine, Work, answer, deadline, flush, init, leave_monitor, leave_the_dead,
-    listen, power_off, reply, ripen, select, set_clock, set_settings, take_work, tell_keys,
-    type_to, visit,
+    listen, power_off, reply, ripen, select, set_clock, set_names, set_settings, tail, take_work,
+    tell_keys, type_to, visit,
 };

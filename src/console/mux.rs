@@ -32,7 +32,7 @@ const LOG: usize = 16 << 10;
 const RECENT: u64 = 2048;
 /// How long a line takes nothing before it holds up nobody any more.
 const STALL: Duration = Duration::from_secs(2);
-/// How many bytes of answers wait before no more questions are taken up.
+/// How many bytes of answers wait before no more questions are taken up, nor anything that is typed.
 const ANSWERS: usize = 16 << 10;
 
 /// Whose output is shown.
@@ -102,6 +102,10 @@ pub struct Mux {
     pub(super) unit: Vec<u8>,
     gone: usize,
     pub(super) owner: Owner,
+    /// The guest that was shown as it is on a terminal, which was not [reset](super::terminal::RESET) since.
+    pub(super) raw: Option<VmId>,
+    /// It has sent something since the hypervisor wrote last.
+    pub(super) stirred: bool,
     /// Whose turn it is among the ports.
     pub(super) turn: usize,
     /// Since when the line has taken nothing.
@@ -112,6 +116,8 @@ pub struct Mux {
     pub(super) keys: Keys,
     pub(super) requests: Frames,
     pub(super) editor: Editor,
+    /// The VMs that the monitor knows, whether they exist or not.
+    pub(super) names: Vec<String>,
     /// The prompt is to be drawn: soon, as something was typed, or when there is time.
     pub(super) draw: Option<Draw>,
     pub(super) events: VecDeque<Event>,
@@ -140,13 +146,15 @@ impl Mux {
             focus: Focus::Guest(VmId(0)),
             alive: None,
             last_guest: None,
-            log: Ring::new(LOG),
+            log: Ring::new(LOG, 0),
             log_shown: 0,
             answer: VecDeque::new(),
             frames: VecDeque::new(),
             unit: Vec::new(),
             gone: 0,
             owner: Owner::Nobody,
+            raw: None,
+            stirred: false,
             turn: 0,
             refused_since: None,
             again: false,
@@ -154,6 +162,7 @@ impl Mux {
             keys: Keys::new(settings.escape),
             requests: Frames::default(),
             editor: Editor::default(),
+            names: Vec::new(),
             draw: None,
             events: VecDeque::new(),
             busy: false,
@@ -161,8 +170,13 @@ impl Mux {
         }
     }
 
+    /// The VMs that the monitor knows.
+    pub fn set_names(&mut self, names: Vec<String>) {
+        self.names = names;
+    }
+
     /// Connects the guest `id`. One that was there before under the same name goes on with its
-    /// scrollback.
+    /// scrollback. The first of all is typed to, unless somebody is at the monitor.
     pub fn attach(&mut self, id: VmId, name: &str) {
         if self.owner == Owner::Guest(id) {
             self.owner = Owner::Gone;
@@ -178,18 +192,23 @@ impl Mux {
         }
         let at = self.ports.partition_point(|port| port.id() < id);
         self.ports.insert(at, Port::new(id, name, &self.settings));
-        if self.ports.len() == 1 {
+        if self.ports.len() == 1 && matches!(self.focus, Focus::Guest(_)) {
             self.focus = Focus::Guest(id);
             self.alive = Some(id);
         }
     }
 
-    /// Disconnects the guest `id`, once what it has sent is shown.
+    /// Disconnects the guest `id`. Its scrollback stays, so that its last words can be read, until another
+    /// guest has that number.
     pub fn detach(&mut self, id: VmId) {
-        if let Some(port) = self.ports.iter_mut().find(|port| port.id() == id) {
+        if let Some(port) = self.port_mut(id) {
             port.gone = true;
+            port.discard_input();
         }
-        self.drop_gone();
+        // Who types to it does so to the next that is alive.
+        if self.focus == Focus::Guest(id) {
+            self.alive = Some(id);
+        }
     }
 
     /// The guest `id` sends a byte. False when it has to wait.
@@ -250,13 +269,25 @@ impl Mux {
         self.frames.push_back(frame(json));
     }
 
-    /// What somebody has to do. Nothing while many answers wait for the line.
+    /// What somebody has to do. While many answers wait for the line, nothing that is answered.
     pub fn take_event(&mut self) -> Option<Event> {
-        if self.is_full_of_answers() { None } else { self.events.pop_front() }
+        if self.has_event() { self.events.pop_front() } else { None }
     }
 
-    fn is_full_of_answers(&self) -> bool {
-        self.answer.len() + self.frames.iter().map(Vec::len).sum::<usize>() >= ANSWERS
+    fn has_event(&self) -> bool {
+        self.events
+            .front()
+            .is_some_and(|event| *event == Event::PowerOff || !self.is_full_of_answers())
+    }
+
+    /// Whether so many answers wait for the line that nothing more is to be answered.
+    pub(super) fn is_full_of_answers(&self) -> bool {
+        self.queued() >= ANSWERS
+    }
+
+    /// How many bytes of frames and answers wait for the line.
+    pub fn queued(&self) -> usize {
+        self.answer.len() + self.frames.iter().map(Vec::len).sum::<usize>()
     }
 
     fn wants_attention(&self, port: &Port, now: Duration) -> bool {
@@ -305,26 +336,30 @@ impl Mux {
     pub fn end_line(&mut self) {
         self.unit.clear();
         self.gone = 0;
+        let restored = self.restore(true);
         self.break_line();
+        if restored && !self.unit.ends_with(b"\n") {
+            self.unit.extend_from_slice(b"\r\n");
+        }
     }
 
     /// When something has to be done that nothing else brings about.
     pub fn deadline(&self, now: Duration) -> Option<Duration> {
-        let held = self.held.then(|| match self.focused() {
-            Some(port) if port.is_busy_with_input(now) => port.stuck_at(),
-            _ => now,
-        });
+        // What waits for answers to be taken waits for the line alone.
+        let held = (self.held && !self.is_full_of_answers())
+            .then(|| self.focused().and_then(|port| port.busy_until(now)).unwrap_or(now));
         let attention = self.ports.iter().any(|port| port.refused);
-        let work = self.ports.iter().any(|port| self.wants_attention(port, now))
-            || (!self.events.is_empty() && !self.is_full_of_answers());
+        let work =
+            self.ports.iter().any(|port| self.wants_attention(port, now)) || self.has_event();
         if work || self.again {
             return Some(now);
         }
         let stall = self.refused_since.map(|since| since + STALL);
         // Once it has stalled, only the line itself changes anything.
         let stall = stall.filter(|at| attention && *at > now);
-        let pieces = self.ports.iter().filter(|_| self.shows() == Shows::All);
-        let due = pieces.filter_map(Port::due).min().filter(|_| self.refused_since.is_none());
+        let pieces: &[Port] = if self.shows() == Shows::All { &self.ports } else { &[] };
+        let due = pieces.iter().filter_map(Port::due).min();
+        let due = due.filter(|_| self.refused_since.is_none());
         held.into_iter().chain(stall).chain(due).min()
     }
 
@@ -366,6 +401,12 @@ impl Mux {
             self.alive = None;
         }
         (self.view, self.focus) = (view, focus);
+        if let Shows::Only(id) = self.shows()
+            && before != Shows::Only(id)
+            && let Some(port) = self.port_mut(id)
+        {
+            port.begin_replay();
+        }
         if self.shows() != Shows::All || before == Shows::All {
             return;
         }
@@ -383,11 +424,17 @@ impl Mux {
     }
 
     pub(super) fn shows(&self) -> Shows {
-        match (self.view, self.focus, self.ports.as_slice()) {
-            (View::All, _, [_, _, ..]) => Shows::All,
-            (_, Focus::Guest(id), _) => Shows::Only(id),
-            (_, Focus::Monitor, _) => Shows::None,
+        match (self.view, self.focus) {
+            (View::All, _) if self.shares_line() => Shows::All,
+            (_, Focus::Guest(id)) => Shows::Only(id),
+            (_, Focus::Monitor) => Shows::None,
         }
+    }
+
+    /// Whether there are several guests with something to show, now or later.
+    fn shares_line(&self) -> bool {
+        let counts = |port: &&Port| port.is_readable() || self.focus == Focus::Guest(port.id());
+        self.ports.iter().filter(counts).nth(1).is_some()
     }
 
     fn has_room(&self, id: VmId, now: Duration) -> bool {
@@ -398,18 +445,6 @@ impl Mux {
         };
         let stalled = self.refused_since.is_some_and(|since| now >= since + STALL);
         !is_shown || stalled || self.port(id).is_none_or(|port| !port.is_ahead())
-    }
-
-    pub(super) fn drop_gone(&mut self) {
-        let shows = self.shows();
-        self.ports.retain(|port| {
-            let waits = match shows {
-                Shows::All => true,
-                Shows::Only(id) => id == port.id(),
-                Shows::None => false,
-            };
-            !port.gone || (waits && port.unshown() > 0)
-        });
     }
 }
 

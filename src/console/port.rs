@@ -8,9 +8,12 @@ use core::time::Duration;
 
 use super::ring::Ring;
 use super::settings::Settings;
+use super::terminal::Queries;
 use super::text::{Cleaner, Restart};
 use crate::sched::VmId;
 
+/// How much memory scrollback leaves to all that has to be there, in bytes.
+const RESERVE: usize = 1 << 20;
 /// How far a guest that is shown may be ahead of the line, in bytes.
 const AHEAD: u64 = 4096;
 /// The longest piece of a guest's line that is kept together, in bytes.
@@ -21,8 +24,10 @@ pub const PATIENCE: Duration = Duration::from_millis(100);
 pub const LONG_PATIENCE: Duration = Duration::from_secs(1);
 /// How many typed bytes wait for a guest.
 pub const TYPED: usize = 1024;
-/// How long a guest whose bytes wait may take none before what is typed is dropped.
-const STUCK: Duration = Duration::from_millis(500);
+/// How many of them a guest has to take before what is typed waits for it once more.
+const ENOUGH: usize = TYPED / 2;
+/// How long it waits for that many before it is dropped.
+const STUCK: Duration = Duration::from_secs(1);
 
 /// The colours of the guests' names, one after the other (ECMA-48, "SGR"): none that says good or bad.
 const COLOURS: [u8; 6] = [36, 33, 35, 34, 96, 95];
@@ -42,13 +47,18 @@ pub struct Port {
     /// It has waited long enough to be shown, though its line has not ended.
     ripe: bool,
     pub(super) cleaner: Cleaner,
+    /// Up to here its output is shown late: nothing that asks the terminal is to be sent.
+    replay: u64,
+    queries: Queries,
     /// The guest was told that there is no room.
     pub(super) refused: bool,
     typed: VecDeque<u8>,
-    last_taken: Duration,
+    /// When `typed` was full, and how many bytes the guest has taken since; none once that is
+    /// [`ENOUGH`].
+    full: Option<(Duration, usize)>,
     /// Something was typed that its UART does not know of.
     pub(super) has_input: bool,
-    /// The VM is no more; the port stays until all was shown.
+    /// The VM is no more; what it said can still be shown.
     pub(super) gone: bool,
 }
 
@@ -65,15 +75,17 @@ impl Port {
             id,
             name,
             prefix: prefix.into_bytes(),
-            scrollback: Ring::new(settings.scrollback),
+            scrollback: Ring::new(settings.scrollback, RESERVE),
             shown: 0,
             since: Duration::ZERO,
             due: Duration::ZERO,
             ripe: false,
             cleaner: Cleaner::default(),
+            replay: 0,
+            queries: Queries::default(),
             refused: false,
             typed: VecDeque::with_capacity(TYPED),
-            last_taken: Duration::ZERO,
+            full: None,
             has_input: false,
             gone: false,
         }
@@ -92,6 +104,16 @@ impl Port {
     /// What stands before each of its lines.
     pub fn prefix(&self) -> &[u8] {
         &self.prefix
+    }
+
+    /// What its guest has sent.
+    pub(super) const fn scrollback(&self) -> &Ring {
+        &self.scrollback
+    }
+
+    /// Whether its guest is there, or was and has left something that was not shown.
+    pub fn is_readable(&self) -> bool {
+        !self.gone || self.unshown() > 0
     }
 
     /// How many bytes wait to be shown.
@@ -116,10 +138,18 @@ impl Port {
         self.scrollback.push(byte);
     }
 
-    /// How many bytes were overwritten before they were shown. They are not counted again.
+    /// How many bytes were overwritten before they were shown, and what is left of the line that they end
+    /// in. They are not counted again.
     pub fn take_lost(&mut self) -> u64 {
-        let lost = self.scrollback.start().saturating_sub(self.shown);
-        self.shown += lost;
+        let start = self.scrollback.start();
+        if start <= self.shown {
+            return 0;
+        }
+        let near = usize::try_from(AHEAD).unwrap_or(usize::MAX);
+        let rest = self.scrollback.iter_from(start).take(near).position(|byte| byte == b'\n');
+        let from = start + rest.map_or(0, |at| at as u64 + 1);
+        let lost = from - self.shown;
+        self.shown = from;
         lost
     }
 
@@ -165,10 +195,23 @@ impl Port {
         }
     }
 
-    /// Takes the next `length` bytes that are to be shown.
+    /// What was not shown so far is shown late, as it is.
+    pub fn begin_replay(&mut self) {
+        self.replay = self.scrollback.end();
+        self.queries = Queries::default();
+    }
+
+    /// Takes the next `length` bytes that are to be shown as they are. There may be less to send.
     pub fn take(&mut self, length: usize, now: Duration) -> Vec<u8> {
-        let bytes: Vec<u8> = self.scrollback.iter_from(self.shown).take(length).collect();
-        self.shown = self.shown.max(self.scrollback.start()) + bytes.len() as u64;
+        let mut bytes = Vec::new();
+        for byte in self.scrollback.iter_from(self.shown).take(length) {
+            if self.shown < self.replay || self.queries.is_within() {
+                self.queries.feed(byte, &mut bytes);
+            } else {
+                bytes.push(byte);
+            }
+            self.shown += 1;
+        }
         self.wait_from(now);
         bytes
     }
@@ -191,17 +234,18 @@ impl Port {
         if self.typed.len() >= TYPED {
             return false;
         }
-        if self.typed.is_empty() {
-            self.last_taken = now;
-        }
         self.typed.push_back(byte);
         self.has_input = true;
+        if self.typed.len() >= TYPED {
+            self.full.get_or_insert((now, 0));
+        }
         true
     }
 
     /// The guest begins again: what was typed and not taken was not for this one.
     pub fn discard_input(&mut self) {
         self.typed.clear();
+        self.full = None;
         self.has_input = false;
     }
 
@@ -211,19 +255,17 @@ impl Port {
     }
 
     /// The guest takes what was typed.
-    pub fn receive(&mut self, now: Duration) -> Option<u8> {
+    pub fn receive(&mut self) -> Option<u8> {
         let byte = self.typed.pop_front()?;
-        self.last_taken = now;
+        let full = self.full.map(|(since, taken)| (since, taken + 1));
+        self.full = full.filter(|(_, taken)| *taken < ENOUGH);
         Some(byte)
     }
 
-    /// Whether what is typed may wait where it is, as the guest has no room but is taking it.
-    pub fn is_busy_with_input(&self, now: Duration) -> bool {
-        self.typed.len() >= TYPED && now < self.last_taken + STUCK
-    }
-
-    /// When [`is_busy_with_input`](Self::is_busy_with_input) ends if nothing is taken.
-    pub fn stuck_at(&self) -> Duration {
-        self.last_taken + STUCK
+    /// When what is typed no longer waits where it is, as it does while the guest has no room but may be
+    /// taking it. `None` when it does not wait.
+    pub fn busy_until(&self, now: Duration) -> Option<Duration> {
+        let (since, _) = self.full.filter(|_| self.typed.len() >= TYPED)?;
+        Some(since + STUCK).filter(|stuck| now < *stuck)
     }
 }

@@ -5,6 +5,7 @@
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::hint::black_box;
 
 /// The least a ring has, in bytes: more than a line that is kept together.
 const LEAST: usize = 1024;
@@ -16,13 +17,18 @@ pub struct Ring {
 }
 
 impl Ring {
-    /// A ring of `capacity` bytes, at least 1 KiB; of less when there is not so much memory.
-    pub fn new(capacity: usize) -> Self {
-        let mut capacity = capacity.max(LEAST);
+    /// A ring of `capacity` bytes, at least 1 KiB; of less when there is not so much memory and a block of
+    /// `reserve` bytes for others.
+    pub fn new(capacity: usize, reserve: usize) -> Self {
+        let mut others = Vec::<u8>::new();
+        // An allocation of which nothing is seen could be left out.
+        let enough = black_box(&mut others).try_reserve_exact(reserve).is_ok();
+        let mut capacity = if enough { capacity.max(LEAST) } else { LEAST };
         let mut bytes = Vec::new();
         while capacity > LEAST && bytes.try_reserve_exact(capacity).is_err() {
             capacity /= 2;
         }
+        drop(black_box(others));
         let capacity = capacity.max(LEAST);
         bytes.resize(capacity, 0);
         Self { bytes: bytes.into_boxed_slice(), end: 0 }
@@ -69,7 +75,7 @@ mod tests {
 
     #[test]
     fn the_newest_bytes_are_kept_with_their_positions() {
-        let mut ring = Ring::new(1024);
+        let mut ring = Ring::new(1024, 0);
         for number in 0..3000u32 {
             ring.push(number.to_le_bytes()[0]);
         }

@@ -1,10 +1,15 @@
 //! How the console is set up: by the manifest, and by the hypervisor's boot arguments.
 
 use super::keys::EscapeKey;
-use crate::manifest::MachineConfig;
+use crate::manifest::{MAX_VMS, MachineConfig};
 
 /// How much scrollback a guest has unless told otherwise, in bytes.
 const SCROLLBACK: usize = 64 << 10;
+/// How much of the hypervisor's heap is there for scrollback, in bytes: what as many guests as there can
+/// be have unless told otherwise.
+pub const HEAP_SHARE: usize = MAX_VMS * SCROLLBACK;
+/// Beyond that, scrollback gets at most this part of the memory for guests.
+const MEMORY_PART: u64 = 16;
 
 /// The console's settings.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -41,6 +46,29 @@ impl Settings {
         settings.overridden(bootargs)
     }
 
+    /// The memory that one guest's scrollback takes: a block of the heap is a power of two.
+    pub const fn block(&self) -> usize {
+        self.scrollback.next_power_of_two()
+    }
+
+    /// How many [blocks](Self::block) have to be added to the heap for the scrollback of so many guests,
+    /// when `free` bytes of memory are there for guests. Scrollback shrinks
+    /// ([`shared`](Self::shared)) where that is more than a part of it.
+    pub fn more_blocks(&self, guests: usize, free: u64) -> usize {
+        let most = free / MEMORY_PART / (self.block() as u64).max(1);
+        let wanted = guests.saturating_sub(HEAP_SHARE / self.block().max(1));
+        wanted.min(usize::try_from(most).unwrap_or(usize::MAX))
+    }
+
+    /// The same with as much scrollback as so many guests can have when so many
+    /// [blocks](Self::block) were added to the heap. `None` when it is what was wanted.
+    pub fn shared(&self, guests: usize, added: usize) -> Option<Self> {
+        let there = HEAP_SHARE.saturating_add(added.saturating_mul(self.block()));
+        let each = there / guests.max(1);
+        let each = each.checked_ilog2().map_or(0, |log2| 1 << log2);
+        (self.block() > each).then_some(Self { scrollback: each, ..*self })
+    }
+
     fn overridden(self, bootargs: &str) -> Self {
         let mut settings = self;
         for word in bootargs.split_ascii_whitespace() {
@@ -71,6 +99,7 @@ fn size(text: &str) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn the_boot_arguments_change_what_they_name_and_nonsense_changes_nothing() {
@@ -84,6 +113,42 @@ mod tests {
         for text in ["", "escape=T scrollback=16 colour=blue", "scrollback=0K", "scrollback=9999M"]
         {
             assert_eq!(read(text), Settings::default(), "{text}");
+        }
+    }
+
+    #[test]
+    fn as_many_guests_as_there_can_be_have_the_usual_scrollback_without_more_heap() {
+        let settings = Settings::default();
+        assert_eq!(settings.more_blocks(MAX_VMS, 1 << 30), 0);
+        assert_eq!(settings.shared(MAX_VMS, 0), None);
+    }
+
+    #[test]
+    fn more_scrollback_takes_memory_of_the_guests() {
+        let settings = Settings::from_bootargs("scrollback=1M");
+        assert_eq!(settings.more_blocks(64, 1 << 30), 60);
+        assert_eq!(settings.shared(64, 60), None);
+        assert_eq!(settings.more_blocks(64, 256 << 20), 16);
+        assert_eq!(settings.shared(64, 16).map(|settings| settings.scrollback), Some(256 << 10));
+    }
+
+    proptest! {
+        #![proptest_config(crate::testing::cases(256, 4))]
+
+        #[test]
+        fn scrollback_never_takes_more_than_its_share_and_what_was_added(
+            scrollback in 1024usize..=1 << 20,
+            guests in 1..=MAX_VMS,
+            free in 0u64..1 << 32,
+        ) {
+            let wanted = Settings { scrollback, ..Settings::default() };
+            let added = wanted.more_blocks(guests, free);
+            prop_assert!((added * wanted.block()) as u64 <= free / 16);
+            let settings = wanted.shared(guests, added).unwrap_or(wanted);
+            prop_assert!(settings.scrollback <= wanted.scrollback);
+            prop_assert!(settings.scrollback >= wanted.scrollback.min(SCROLLBACK));
+            let taken = guests * settings.block();
+            prop_assert!(taken <= HEAP_SHARE + added * wanted.block());
         }
     }
 }

@@ -15,11 +15,12 @@ use core::time::Duration;
 use spin::Once;
 use spin::mutex::TicketMutex;
 
-use super::input::CannotType;
+use super::input::{CannotType, NO_GUEST};
 use super::log::{self, Level};
 use super::mux::{Event, Focus, Mux, View};
 use super::port::PATIENCE;
 use super::settings::Settings;
+use super::tail::Tail;
 use crate::device::serial::SerialLine;
 use crate::monitor::Refusal;
 use crate::monitor::command::Target;
@@ -231,6 +232,11 @@ pub fn set_settings(settings: Settings) {
     with(|mux, _| mux.set_settings(settings));
 }
 
+/// The VMs that the monitor knows by name.
+pub fn set_names(names: Vec<String>) {
+    with(|mux, _| mux.set_names(names));
+}
+
 /// Says in the log which keys there are.
 pub fn tell_keys() {
     if ::log::max_level() >= ::log::LevelFilter::Info {
@@ -320,8 +326,12 @@ pub fn type_to(vm: VmId, text: &str) -> Result<(), CannotType> {
 }
 
 /// Leaves the monitor for the guest that had the focus before.
-pub fn leave_monitor() {
-    with(Mux::leave_monitor);
+///
+/// # Errors
+/// When there is no guest.
+pub fn leave_monitor() -> Result<(), Refusal> {
+    let left = with(Mux::leave_monitor).unwrap_or(true);
+    if left { Ok(()) } else { Err(Refusal::Denied(NO_GUEST.into())) }
 }
 
 /// Asks for [`Work::PowerOff`].
@@ -340,20 +350,21 @@ pub fn select(target: Option<&Target>) -> Result<ConsoleState, Refusal> {
             Some(Target::All) => mux.view_as(View::All, now),
             Some(Target::Focus) => mux.view_as(View::Focus, now),
             Some(Target::Guest(name)) => {
-                let id = mux.guests().find(|(_, guest)| guest == name).map(|(id, _)| id);
-                let id = id.ok_or_else(|| Refusal::NoSuchVm(name.clone()))?;
-                mux.focus_on(Focus::Guest(id), now);
+                mux.focus_on(Focus::Guest(mux.readable(name)?), now);
             }
         }
         let focus = match mux.focus() {
-            Focus::Guest(id) => {
-                mux.guests().find(|(guest, _)| *guest == id).map(|(_, name)| String::from(name))
-            }
+            Focus::Guest(id) => mux.port(id).map(|port| String::from(port.name())),
             Focus::Monitor => None,
         };
         Ok(ConsoleState { view: mux.view(), focus })
     };
     with(state).unwrap_or_else(|| Err(Refusal::Denied("there is no console".into())))
+}
+
+/// What a guest has put out `from` a position on, or the newest of it; `None` when it has no scrollback.
+pub fn tail(vm: VmId, from: Option<u64>) -> Option<Tail> {
+    HOST.lock().mux.as_ref().and_then(|mux| mux.tail(vm, from))
 }
 
 /// Sends all that is to be shown, waiting for the line, before the machine goes off.
@@ -397,7 +408,7 @@ impl SerialLine for GuestLine {
         // Asked at each of the guest's accesses: in most cases there is nothing, and nothing changes.
         let now = now();
         let mut host = HOST.lock();
-        let byte = host.mux.as_mut()?.receive(self.0, now)?;
+        let byte = host.mux.as_mut()?.receive(self.0)?;
         host.note_deadline(now, false);
         Some(byte)
     }

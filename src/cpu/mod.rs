@@ -104,6 +104,7 @@ impl<'h, M: Machine> Cpu<'h, M> {
     /// Run the most deserving vCPU until its next exit and deal with that, or sleep.
     pub fn step(&mut self) -> Step {
         self.let_go();
+        self.offer_registers();
         self.hypervisor.reap(&mut self.machine);
         let Some(entity) = self.hypervisor.pick(&mut self.machine) else {
             if self.hypervisor.has_finished() {

@@ -1,12 +1,14 @@
 //! A vCPU's registers come into the CPU and leave it.
 
 use alloc::sync::Arc;
+use core::sync::atomic::{Ordering, fence};
 
 use super::{Cpu, Loaded};
 use crate::machine::Machine;
 use crate::sched::Entity;
 use crate::vgic::ListRegisters;
 use crate::vm::layout::VIRTUAL_TIMER_IRQ;
+use crate::vm::snapshot::Registers;
 use crate::vm::{Requests, Stop, Vm};
 
 impl<M: Machine> Cpu<'_, M> {
@@ -46,10 +48,22 @@ impl<M: Machine> Cpu<'_, M> {
         self.machine.set_virtual_timer_active(in_hand);
         let incarnation = vm.incarnation();
         self.loaded = Some(Loaded { entity, vm: vm.clone(), incarnation, traps_wait, vcpu });
+        // Who asks for them says so first and then looks where they are.
+        fence(Ordering::SeqCst);
+        self.offer_registers();
         // Whoever was here before can be taken elsewhere from now on.
         self.hypervisor.invite(&mut self.machine);
         self.sync();
         Some(())
+    }
+
+    /// Leave a copy of the loaded vCPU's registers, if somebody wants them.
+    pub(super) fn offer_registers(&self) {
+        let Some(loaded) = self.current() else { return };
+        loaded.vm.offer_registers(loaded.entity.vcpu, || Registers {
+            regs: loaded.vcpu.regs.clone(),
+            el1: self.machine.copy_el1(),
+        });
     }
 
     /// Bring timer lines and list registers of the loaded vCPU up to date.

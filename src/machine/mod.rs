@@ -6,8 +6,9 @@ pub mod fake;
 use crate::addr::PhysAddr;
 use crate::exit::Exit;
 use crate::memory::Maintenance;
+use crate::platform::WiredInterrupt;
 use crate::time::Ticks;
-use crate::vcpu::{Exception, ExceptionEntry, GuestRegs, Vcpu};
+use crate::vcpu::{El1Context, Exception, ExceptionEntry, GuestRegs, Vcpu};
 use crate::vgic::{IntId, ListRegisters};
 
 /// A physical CPU, by its place in the device tree's list.
@@ -50,6 +51,8 @@ pub enum Interrupt {
     VirtualTimer,
     /// The list registers want attention.
     Maintenance,
+    /// A device that a VM has for its own. It stays active until the guest deactivates it.
+    Assigned(IntId),
     /// A device of the hypervisor.
     Device(IntId),
 }
@@ -113,6 +116,8 @@ pub trait Machine {
     fn set_exception(&mut self, entry: &ExceptionEntry);
     /// Read a register of the loaded vCPU.
     fn read_el1(&self, register: El1Register) -> u64;
+    /// A copy of the loaded vCPU's EL1 registers, which stay in the CPU.
+    fn copy_el1(&self) -> El1Context;
     /// Write a register of the loaded vCPU.
     fn write_el1(&mut self, register: El1Register, value: u64);
     /// Put the loaded vCPU's debug registers into the CPU after a change.
@@ -138,6 +143,10 @@ pub trait Machine {
     /// Take the most urgent pending physical interrupt and finish it, apart from what
     /// [`Interrupt::VirtualTimer`] says.
     fn acknowledge(&mut self) -> Option<Interrupt>;
+    /// Let the interrupt of a VM's own device through, to this CPU.
+    fn open_interrupt(&mut self, interrupt: WiredInterrupt);
+    /// Let it through no more; it is neither pending nor active afterwards.
+    fn close_interrupt(&mut self, intid: IntId);
     /// Ask for [`Interrupt::Deadline`] at `at`; `None` for never.
     fn set_deadline(&mut self, at: Option<Ticks>);
     /// Sleep until a physical interrupt is pending. Returns false without sleeping when an asynchronous

@@ -4,16 +4,17 @@
 use alloc::string::String;
 
 use super::{
-    FORMAT_VERSION, MAX_CMDLINE, MAX_MEMORY, MAX_NAME, MAX_SHUTDOWN, MAX_TABLE, MAX_VMS,
-    PAYLOAD_ALIGN, RAM_BASE_ALIGN, RAM_LIMIT, SCROLLBACK, VmConfig,
+    FORMAT_VERSION, MAX_ASSIGNED, MAX_CMDLINE, MAX_MEMORY, MAX_NAME, MAX_NODE, MAX_SHUTDOWN,
+    MAX_TABLE, MAX_VMS, PAYLOAD_ALIGN, RAM_BASE_ALIGN, RAM_LIMIT, SCROLLBACK, VmConfig,
 };
+use crate::monitor::command::NAME_RULE;
 use crate::sched::policy::{MAX_WEIGHT, MIN_BUDGET_MICROS, PERIOD_MICROS};
 use crate::vcpu::MAX_VCPUS;
 use crate::vm::layout;
 
-/// Where in a manifest: the VM by its place, counted from 0, and by its name.
+/// Where in a manifest: the VM by its place and by its name. Messages count from 1, as people do.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("VM {index} ({name:?})")]
+#[error("VM {} ({name:?})", index + 1)]
 pub struct Place {
     /// The VM's place in the manifest, counted from 0.
     pub index: usize,
@@ -122,7 +123,7 @@ pub enum ManifestError {
         count: usize,
     },
     /// A name is empty.
-    #[error("VM {index} has an empty name; give it one")]
+    #[error("VM {} has an empty name; give it one", index + 1)]
     NameEmpty {
         /// The VM's place in the manifest, counted from 0.
         index: usize,
@@ -143,12 +144,18 @@ pub enum ManifestError {
         /// Which VM.
         place: Place,
     },
+    /// The monitor could not tell the name from a word of its own.
+    #[error("{place}: the monitor takes this name for something else: {NAME_RULE}; rename it")]
+    NameReserved {
+        /// Which VM.
+        place: Place,
+    },
     /// Two VMs have one name.
-    #[error("{place}: VM {first} has the same name already; rename one of them")]
+    #[error("{place}: VM {} has the same name already; rename one of them", first + 1)]
     NameDuplicate {
         /// Which VM.
         place: Place,
-        /// The place of the VM that had the name first.
+        /// The place of the VM that had the name first, counted from 0.
         first: usize,
     },
     /// No memory.
@@ -268,6 +275,15 @@ pub enum ManifestError {
         place: Place,
         /// Its length in bytes.
         length: usize,
+    },
+    /// The board's devices that are to be the VM's are too many, or one has no proper name.
+    #[error(
+        "{place}: assigned devices are named by nodes of the board's device tree: {MAX_ASSIGNED} at most, each \
+         name 1 to {MAX_NODE} printable ASCII characters"
+    )]
+    Assign {
+        /// Which VM.
+        place: Place,
     },
     /// A device that this hypervisor does not have.
     #[error("{place}: there are no devices with the bits {bits:#x}; pack the bundle again")]

@@ -41,6 +41,8 @@ pub enum Command {
     LogLevel(LevelFilter),
     /// `console [NAME|all|focus]`.
     Console(Option<Target>),
+    /// `console tail NAME [FROM]`.
+    ConsoleTail(String, Option<u64>),
     /// `quit`.
     Quit,
     /// `poweroff`.
@@ -192,6 +194,11 @@ fn parse(words: &[&str]) -> Result<Command, ParseError> {
         ["console"] => Command::Console(None),
         ["console", "all"] => Command::Console(Some(Target::All)),
         ["console", "focus"] => Command::Console(Some(Target::Focus)),
+        ["console", "tail", name] => Command::ConsoleTail(owned(name), None),
+        ["console", "tail", name, from] => match from.parse() {
+            Ok(from) => Command::ConsoleTail(owned(name), Some(from)),
+            Err(_) => return Err(misused("console", "tail")),
+        },
         ["console", name] => Command::Console(Some(Target::Guest(owned(name)))),
         ["quit" | "exit"] => Command::Quit,
         ["poweroff"] => Command::PowerOff,
@@ -199,6 +206,18 @@ fn parse(words: &[&str]) -> Result<Command, ParseError> {
             return Err(misused(first, rest.first().copied().unwrap_or_default()));
         }
     })
+}
+
+/// Words of commands that stand where a VM's name can.
+const RESERVED: [&str; 4] = ["all", "focus", "reset", "tail"];
+
+/// What [`can_be_meant`] asks of a name.
+pub const NAME_RULE: &str =
+    "a name has no `=`, does not begin with `--`, and is not all, focus, reset or tail";
+
+/// Whether every command takes `name` for that of a VM.
+pub fn can_be_meant(name: &str) -> bool {
+    !name.contains('=') && !name.starts_with("--") && !RESERVED.contains(&name)
 }
 
 /// A line that begins like a command.
@@ -328,6 +347,8 @@ mod tests {
             ("console all", Command::Console(Some(Target::All))),
             ("console focus", Command::Console(Some(Target::Focus))),
             ("console web", Command::Console(Some(Target::Guest(web())))),
+            ("console tail web", Command::ConsoleTail(web(), None)),
+            ("console tail web 4096", Command::ConsoleTail(web(), Some(4096))),
             ("quit", Command::Quit),
             ("poweroff", Command::PowerOff),
         ] {
@@ -366,6 +387,8 @@ mod tests {
             ("vm stop --force", "use: vm stop [--force] NAME"),
             ("vm fly web", "use: vm list|info|dump|start|pause|resume|stop|reset|destroy [NAME]"),
             ("cpu 1", "use: cpu"),
+            ("console tail web -1", "use: console tail NAME [FROM]"),
+            ("console a b", "use: console [NAME|all|focus]"),
             (
                 "sched set web",
                 "use: sched set NAME [weight=N] [cap=N|none] [cpus=LIST|all] \
@@ -398,8 +421,53 @@ mod tests {
         }
     }
 
+    /// Every command that has a VM's name.
+    fn all_that_name(name: &str) -> Vec<(String, Command)> {
+        let own = || String::from(name);
+        let weight = SchedChange { weight: Some(5), ..SchedChange::default() };
+        [
+            ("vm info NAME", Command::VmInfo(own())),
+            ("vm dump NAME", Command::VmDump(own())),
+            ("vm start NAME", Command::VmChange(own(), VmChange::Start)),
+            ("vm stop NAME", Command::VmChange(own(), VmChange::Stop { force: false })),
+            ("vm stop --force NAME", Command::VmChange(own(), VmChange::Stop { force: true })),
+            ("irq NAME", Command::Irq(Some(own()))),
+            ("sched set NAME weight=5", Command::SchedSet(own(), weight)),
+            ("stats NAME", Command::Stats(Some(own()))),
+            ("stats NAME reset", Command::StatsReset(Some(own()))),
+            ("console NAME", Command::Console(Some(Target::Guest(own())))),
+            ("console tail NAME", Command::ConsoleTail(own(), None)),
+        ]
+        .map(|(line, command)| (line.replace("NAME", name), command))
+        .to_vec()
+    }
+
+    #[test]
+    fn names_that_some_command_takes_for_something_else_cannot_be_given() {
+        for name in ["a=b", "reset", "all", "focus", "--force"] {
+            let misread = all_that_name(name).iter().any(|(line, it)| read(line) != Ok(it.clone()));
+            assert!(misread && !can_be_meant(name), "{name}");
+        }
+        assert!(!can_be_meant("tail") && can_be_meant("tails"));
+    }
+
     proptest! {
         #![proptest_config(crate::testing::cases(256, 4))]
+
+        #[test]
+        fn any_name_that_can_be_given_can_be_meant(
+            name in prop_oneof![
+                "[!-~]{1,32}",
+                prop::sample::select(vec!["vm", "set", "list", "level", "help", "?", "-", "--", "stop"])
+                    .prop_map(String::from),
+            ],
+        ) {
+            if can_be_meant(&name) {
+                for (line, command) in all_that_name(&name) {
+                    prop_assert_eq!(read(&line), Ok(command));
+                }
+            }
+        }
 
         #[test]
         fn any_line_is_a_command_or_an_error_of_bounded_length(

@@ -23,8 +23,8 @@ pub fn complete(line: &str, names: &[String]) -> Completion {
         match usage.words.get(before.len()) {
             Some(next) => words.push(String::from(*next)),
             None => {
-                let after = before.len() - usage.words.len();
-                arguments(usage.arguments, after, names, &mut words);
+                let given = before.get(usage.words.len()..).unwrap_or_default();
+                arguments(usage.arguments, given, names, &mut words);
             }
         }
     }
@@ -37,8 +37,9 @@ pub fn complete(line: &str, names: &[String]) -> Completion {
     Completion { word: word.len(), words }
 }
 
-/// What can stand `after` so many arguments.
-fn arguments(arguments: &[Argument], after: usize, names: &[String], words: &mut Vec<String>) {
+/// What can stand after those that are `given`. Options have no place among the others.
+fn arguments(arguments: &[Argument], given: &[&str], names: &[String], words: &mut Vec<String>) {
+    let after = given.iter().filter(|word| !word.starts_with("--")).count();
     for (at, argument) in arguments.iter().enumerate() {
         match argument {
             Argument::Settings(settings) if after >= at => {
@@ -47,7 +48,8 @@ fn arguments(arguments: &[Argument], after: usize, names: &[String], words: &mut
             Argument::Vm if after == at => words.extend(names.iter().cloned()),
             // What has a fixed place but may be left out before it.
             Argument::Words(choices) if after <= at => {
-                words.extend(choices.iter().map(|word| String::from(*word)));
+                let new = choices.iter().filter(|word| !given.contains(word));
+                words.extend(new.map(|word| String::from(*word)));
             }
             Argument::Command if after == at => {
                 words.extend(
@@ -73,11 +75,17 @@ mod tests {
         assert_eq!(choices("vm s"), ["start", "stop"]);
         assert_eq!(choices("vm stop "), ["--force", "control", "web"]);
         assert_eq!(choices("vm stop w"), ["web"]);
+        assert_eq!(choices("vm stop --force "), ["control", "web"]);
+        assert_eq!(choices("vm stop --force w"), ["web"]);
+        assert_eq!(choices("vm stop web "), ["--force"]);
+        assert!(choices("vm stop --force web ").is_empty());
+        assert_eq!(choices("stats web "), ["reset"]);
+        assert_eq!(choices("console tail w"), ["web"]);
         assert_eq!(choices("sched set web we"), ["weight="]);
         assert_eq!(choices("sched set web weight=1 c"), ["cap=", "cpus="]);
         assert_eq!(choices("sched set web wf"), ["wfi="]);
         assert_eq!(choices("log level d"), ["debug"]);
-        assert_eq!(choices("console "), ["all", "control", "focus", "web"]);
+        assert_eq!(choices("console "), ["all", "control", "focus", "tail", "web"]);
         assert_eq!(choices("help me"), ["memory"]);
         assert!(choices("cpu ").is_empty() && choices("nonsense x").is_empty());
     }

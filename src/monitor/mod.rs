@@ -13,10 +13,12 @@
 //! | [`table`] | the answers as text |
 //! | [`json`] | requests and answers as JSON |
 //! | [`present`] | the hypervisor behind [`Control`] |
+//! | [`gather`] | what of it CPUs have in hand |
 
 pub mod command;
 pub mod complete;
 pub mod editor;
+pub mod gather;
 pub mod json;
 pub mod present;
 pub mod reply;
@@ -31,8 +33,8 @@ use ::log::LevelFilter;
 
 use command::{Command, ParseError, SchedChange, Target, VmChange};
 use reply::{
-    Asked, ConsoleState, CpuSummary, HelpEntry, IrqEntry, MemoryReport, Reply, SchedEntry,
-    StatsEntry, VcpuDump, VmDetails, VmSummary,
+    Asked, ConsoleState, ConsoleTail, CpuSummary, HelpEntry, IrqEntry, MemoryReport, Reply,
+    SchedEntry, StatsEntry, VcpuDump, VmDetails, VmSummary,
 };
 
 /// Why a command is not carried out.
@@ -68,7 +70,8 @@ pub trait Control {
     fn vms(&mut self) -> Vec<VmSummary>;
     /// One VM.
     fn vm(&mut self, name: &str) -> Result<VmDetails, Refusal>;
-    /// The registers of a VM's vCPUs: as of now where it is paused, and else of the last exit.
+    /// The registers of a VM's vCPUs, as of their last exit; of one that runs only if that was
+    /// [asked for](gather) before.
     fn dump(&mut self, name: &str) -> Result<Vec<VcpuDump>, Refusal>;
     /// Begin a change in a VM's life. Where that means to ask the guest: how it was asked.
     fn change(&mut self, name: &str, change: VmChange) -> Result<Option<Asked>, Refusal>;
@@ -90,6 +93,8 @@ pub trait Control {
     fn set_log_level(&mut self, level: LevelFilter) -> Result<(), Refusal>;
     /// Show something else on the console, if asked; what it shows then.
     fn console(&mut self, target: Option<&Target>) -> Result<ConsoleState, Refusal>;
+    /// What a guest has put out `from` a position on, or the newest of it.
+    fn tail(&mut self, name: &str, from: Option<u64>) -> Result<ConsoleTail, Refusal>;
     /// Leave the monitor: what is typed goes to a guest.
     fn leave(&mut self) -> Result<(), Refusal>;
     /// End it all, once the answer is on its way.
@@ -127,6 +132,7 @@ pub fn execute(command: &Command, control: &mut impl Control) -> Result<Reply, R
         Command::StatsReset(name) => done(control.reset_stats(name.as_deref())?),
         Command::LogLevel(level) => done(control.set_log_level(*level)?),
         Command::Console(target) => Reply::Console(control.console(target.as_ref())?),
+        Command::ConsoleTail(name, from) => Reply::Tail(control.tail(name, *from)?),
         Command::Quit => done(control.leave()?),
         Command::PowerOff => done(control.power_off()?),
     })

@@ -10,19 +10,20 @@ use ::log::LevelFilter;
 
 use super::command::{SchedChange, Target, VmChange};
 use super::reply::{
-    Asked, ConsoleState, CpuSummary, DeviceEntry, ExitStats, Hex, IrqEntry, MemoryReport,
-    NamedRegister, SchedEntry, StatsEntry, VcpuDump, VcpuSummary, VmDetails, VmMemory, VmState,
-    VmSummary,
+    Asked, ConsoleState, ConsoleTail, CpuSummary, DeviceEntry, ExitStats, Hex, IrqEntry,
+    MemoryReport, NamedRegister, SchedEntry, StatsEntry, VcpuDump, VcpuSummary, VmDetails,
+    VmMemory, VmState, VmSummary,
 };
 use super::{Control, Refusal};
-use crate::console;
+use crate::console::{self, tail::Tail};
 use crate::hypervisor::{HeapReport, Hypervisor, Phase};
 use crate::machine::{CpuId, Machine};
 use crate::manifest::{OnCrash, OnReboot, Shutdown, VmConfig};
 use crate::sched::policy::{Class, Policy};
 use crate::sched::{Entity, VmId};
 use crate::time::{Frequency, Ticks};
-use crate::vcpu::{Vcpu, VcpuId};
+use crate::vcpu::VcpuId;
+use crate::vm::snapshot::Registers;
 use crate::vm::tally::{Exits, Reason};
 use crate::vm::{Status, Stop, Vm, layout};
 
@@ -53,11 +54,7 @@ impl<'a, M: Machine> Present<'a, M> {
 
     fn existing(&self, name: &str) -> Result<Arc<Vm>, Refusal> {
         let (id, _) = self.find(name)?;
-        self.hypervisor.vm(id).ok_or_else(|| Refusal::State {
-            name: String::from(name),
-            state: "off".into(),
-            allowed: "`vm start` starts it".into(),
-        })
+        self.hypervisor.vm(id).ok_or_else(|| off(name))
     }
 
     fn summary(&self, id: VmId, config: &VmConfig) -> VmSummary {
@@ -225,7 +222,7 @@ impl<M: Machine> Control for Present<'_, M> {
         let dump = |id| VcpuDump {
             id,
             state: self.vcpu_state(&vm, VcpuId(id)),
-            registers: vm.with_parked(VcpuId(id), registers).unwrap_or_default(),
+            registers: vm.registers(VcpuId(id)).as_ref().map(registers).unwrap_or_default(),
         };
         Ok((0..vm.vcpu_count()).map(dump).collect())
     }
@@ -333,18 +330,36 @@ impl<M: Machine> Control for Present<'_, M> {
     }
 
     fn console(&mut self, target: Option<&Target>) -> Result<ConsoleState, Refusal> {
-        console::select(target)
+        if let Some(Target::Guest(name)) = target {
+            self.find(name)?;
+        }
+        // A VM that the console does not know is one that does not exist at the moment.
+        console::select(target).map_err(|why| match why {
+            Refusal::NoSuchVm(name) => off(&name),
+            why => why,
+        })
+    }
+
+    fn tail(&mut self, name: &str, from: Option<u64>) -> Result<ConsoleTail, Refusal> {
+        let (id, _) = self.find(name)?;
+        let Tail { from, next, end, text } = console::tail(id, from).ok_or_else(|| off(name))?;
+        Ok(ConsoleTail { from, next, end, text })
     }
 
     fn leave(&mut self) -> Result<(), Refusal> {
-        console::leave_monitor();
-        Ok(())
+        console::leave_monitor()
     }
 
     fn power_off(&mut self) -> Result<(), Refusal> {
         console::power_off();
         Ok(())
     }
+}
+
+/// That a VM does not exist at the moment.
+fn off(name: &str) -> Refusal {
+    let (state, allowed) = ("off".into(), "`vm start` starts it".into());
+    Refusal::State { name: name.into(), state, allowed }
 }
 
 /// `policy` with what is to change. A VM has a reservation or a weight, not both.
@@ -411,29 +426,12 @@ fn devices(vm: &Vm) -> Vec<DeviceEntry> {
     vm.devices().map(entry).collect()
 }
 
-fn registers(vcpu: &Vcpu) -> Vec<NamedRegister> {
+fn registers(vcpu: &Registers) -> Vec<NamedRegister> {
     let named = |name: &str, value| NamedRegister { name: name.into(), value: Hex(value) };
     let mut all = alloc::vec![named("pc", vcpu.regs.pc), named("pstate", vcpu.regs.pstate)];
     let general = vcpu.regs.x.iter().enumerate();
     all.extend(general.map(|(index, value)| named(&format!("x{index}"), *value)));
-    let el1 = &vcpu.el1;
-    all.extend(
-        [
-            ("sp_el0", el1.sp_el0),
-            ("sp_el1", el1.sp_el1),
-            ("elr_el1", el1.elr_el1),
-            ("spsr_el1", el1.spsr_el1),
-            ("esr_el1", el1.esr_el1),
-            ("far_el1", el1.far_el1),
-            ("vbar_el1", el1.vbar_el1),
-            ("sctlr_el1", el1.sctlr_el1),
-            ("ttbr0_el1", el1.ttbr0_el1),
-            ("ttbr1_el1", el1.ttbr1_el1),
-            ("tcr_el1", el1.tcr_el1),
-            ("mair_el1", el1.mair_el1),
-        ]
-        .map(|(name, value)| named(name, value)),
-    );
+    all.extend(vcpu.system().map(|(name, value)| named(name, value)));
     all
 }
 

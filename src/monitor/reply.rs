@@ -267,6 +267,19 @@ pub struct ConsoleState {
     pub focus: Option<String>,
 }
 
+/// `console tail`. Positions count the bytes that the guest has sent since it was first started.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct ConsoleTail {
+    /// Where the text begins.
+    pub from: u64,
+    /// Where the next piece begins.
+    pub next: u64,
+    /// How many bytes the guest has sent.
+    pub end: u64,
+    /// What it sent, control characters and all. What is no UTF-8 is U+FFFD.
+    pub text: String,
+}
+
 /// A line of `help`.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 pub struct HelpEntry {
@@ -302,6 +315,8 @@ pub enum Reply {
     Stats(Vec<StatsEntry>),
     /// `console`.
     Console(ConsoleState),
+    /// `console tail`.
+    Tail(ConsoleTail),
     /// It is done, and there is nothing to say.
     Done,
 }

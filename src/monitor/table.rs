@@ -11,6 +11,7 @@ use super::reply::{
     StatsEntry, VcpuDump, VmDetails, VmState, VmSummary,
 };
 use crate::console::View;
+use crate::console::text::{Cleaner, Restart};
 
 /// The text of an answer, its lines ended by line feeds.
 pub fn render(reply: &Reply) -> String {
@@ -26,8 +27,26 @@ pub fn render(reply: &Reply) -> String {
         Reply::Sched(entries) => sched(entries),
         Reply::Stats(entries) => stats(entries),
         Reply::Console(state) => console(state),
+        Reply::Tail(tail) => clean(&tail.text),
         Reply::Done => String::from("ok\n"),
     }
+}
+
+/// A guest's output as it may stand on a terminal, in lines that are ended.
+pub fn clean(text: &str) -> String {
+    let (mut cleaner, mut clean) = (Cleaner::default(), Vec::new());
+    let restart = Restart { prefix: b"", terminal: false };
+    for byte in text.bytes() {
+        if cleaner.feed(byte, restart, &mut clean) {
+            clean.push(b'\n');
+        }
+    }
+    // What a carriage return begins again is a line of its own here.
+    clean.retain(|byte| *byte != b'\r');
+    if clean.last().is_some_and(|last| *last != b'\n') {
+        clean.push(b'\n');
+    }
+    String::from_utf8_lossy(&clean).into_owned()
 }
 
 const VM_COLUMNS: [&str; 8] =
@@ -288,11 +307,29 @@ fn ranges(numbers: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn columns_are_as_wide_as_they_need_to_be() {
         let rows = [vec!["a".into(), "10".into()], vec!["long".into(), "7".into()]];
         assert_eq!(table(&["n<", "count"], &rows), "n     count\na        10\nlong      7\n");
+    }
+
+    #[test]
+    fn a_guests_output_does_nothing_to_the_terminal_that_shows_it() {
+        let sent = "\x1b[31mred\x1b[0m\x07\r\n10%\r20%\r\n\x1e{}\n\x1b[2Jlogin: ";
+        assert_eq!(clean(sent), "red\n10%\n20%\n{}\nlogin: \n");
+        assert_eq!(clean(""), "");
+    }
+
+    proptest! {
+        #![proptest_config(crate::testing::cases(256, 4))]
+
+        #[test]
+        fn whatever_a_guest_sent_shows_as_lines(sent in "[\\x00-\\x7f\u{80}-\u{9f}ä]{0,80}") {
+            let shown = clean(&sent);
+            prop_assert!(!shown.contains(|c: char| c.is_control() && c != '\n' && c != '\t'), "{:?}", shown);
+        }
     }
 
     #[test]

@@ -140,6 +140,12 @@ impl Control for Fake {
         Ok(ConsoleState { view: View::All, focus })
     }
 
+    fn tail(&mut self, name: &str, from: Option<u64>) -> Result<ConsoleTail, Refusal> {
+        self.find(name)?;
+        let (text, from) = ("a\tb\x1b[0m\r\n\x1e\"ä".into(), from.unwrap_or(7));
+        Ok(ConsoleTail { from, next: 20, end: 20, text })
+    }
+
     fn leave(&mut self) -> Result<(), Refusal> {
         self.done.push("left".into());
         Ok(())
@@ -190,7 +196,7 @@ fn every_command_of_the_help_has_both_answers() {
             ["log", "level"] => "log level warn".into(),
             ["vm", "list"] => "vm list".into(),
             ["vm", "resume"] => continue,
-            ["vm", ..] => format!("{} web", usage.words.join(" ")),
+            ["vm", ..] | ["console", "tail"] => format!("{} web", usage.words.join(" ")),
             words => words.join(" "),
         };
         let (text, json) = (shell_says(&line), json_says(&line));
@@ -231,6 +237,15 @@ fn who_stops_a_vm_without_force_is_told_how_it_was_asked() {
         r#"{"id":3,"ok":true,"result":{"asked":"console \"halt\\n\""}}"#
     );
     assert_eq!(shell_says("vm stop --force web"), "ok\n");
+}
+
+#[test]
+fn a_guests_output_is_escaped_for_programs_and_clean_for_people() {
+    assert_eq!(
+        json_says("console tail web 3"),
+        r#"{"id":3,"ok":true,"result":{"from":3,"next":20,"end":20,"text":"a\tb\u001B[0m\r\n\u001E\"ä"}}"#
+    );
+    assert_eq!(shell_says("console tail web"), "a\tb\n\"ä\n");
 }
 
 #[test]

@@ -102,6 +102,12 @@ pub const USAGES: &[Usage] = &[
         "console [NAME|all|focus]",
         "go to a guest; show all guests, or only the one with the focus",
     ),
+    usage(
+        &["console", "tail"],
+        &[Argument::Vm],
+        "console tail NAME [FROM]",
+        "the newest of a guest's output, or what is behind a position",
+    ),
     usage(&["quit"], &[], "quit", "leave the monitor, back to the guest"),
     usage(&["poweroff"], &[], "poweroff", "end it all: every VM, and the machine"),
 ];
@@ -117,11 +123,8 @@ const VM: Usage = usage(
 /// The command that a line means which begins with these two words; the second may be another's or
 /// empty.
 pub fn find(first: &str, second: &str) -> Option<&'static Usage> {
-    let exact = USAGES.iter().find(|usage| match usage.words {
-        [one] => *one == first && second != "set",
-        [one, two] => *one == first && *two == second,
-        _ => false,
-    });
+    let both = USAGES.iter().find(|usage| usage.words == [first, second]);
+    let exact = both.or_else(|| USAGES.iter().find(|usage| usage.words == [first]));
     let begins = || USAGES.iter().find(|usage| usage.words.first() == Some(&first));
     exact.or_else(|| if first == "vm" { Some(&VM) } else { begins() })
 }

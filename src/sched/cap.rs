@@ -67,17 +67,19 @@ impl Bucket {
         Some(now.saturating_add(Ticks(wait.div_ceil(cap.unsigned_abs()))))
     }
 
-    /// When to look again if `running` vCPUs of the VM go on running.
+    /// When to look again if `running` vCPUs of the VM go on running. Each books its time when its CPU looks,
+    /// so half a period is the longest; else tokens would overflow that are used already.
     pub(super) fn look_at(&self, now: Ticks, running: u32) -> Option<Ticks> {
         let cap = u64::from(self.cap.load(Ordering::Relaxed));
-        let loss = (100 * u64::from(running.max(1))).checked_sub(cap)?;
-        if cap == 0 || loss == 0 {
+        if cap == 0 {
             return None;
         }
+        let loss = (100 * u64::from(running.max(1))).saturating_sub(cap);
         let level = u64::try_from(self.level(now)).unwrap_or(0);
+        let span = level.checked_div(loss).map_or(u64::MAX, |span| span.saturating_add(1));
         // Not too soon: another vCPU of the VM may have stopped meanwhile, and again before it.
-        let span = level.div_ceil(loss).max(self.period / 64).max(1);
-        Some(now.saturating_add(Ticks(span)))
+        let (soonest, latest) = ((self.period / 64).max(1), (self.period / 2).max(1));
+        Some(now.saturating_add(Ticks(span.clamp(soonest, latest))))
     }
 
     fn level(&self, now: Ticks) -> i64 {
@@ -138,9 +140,11 @@ mod tests {
     }
 
     #[test]
-    fn two_vcpus_under_a_cap_of_two_cpus_are_never_looked_at() {
+    fn time_is_booked_twice_a_period_also_while_the_cap_is_far() {
         let bucket = Bucket::new(Some(200), Ticks(1000));
-        assert_eq!(bucket.look_at(Ticks(0), 2), None);
-        assert!(bucket.look_at(Ticks(0), 3).is_some());
+        assert_eq!(bucket.look_at(Ticks(0), 2), Some(Ticks(500)));
+        assert_eq!(bucket.look_at(Ticks(0), 5), Some(Ticks(500)));
+        bucket.take(Ticks(1999));
+        assert_eq!(bucket.look_at(Ticks(0), 3), Some(Ticks(15)));
     }
 }

@@ -12,7 +12,8 @@
 //! | `record` | one vCPU in a queue |
 //! | `queue` | states and events: wake, block, pause, … |
 //! | `pick` | the choice: servers by deadline, then fair vCPUs by virtual runtime |
-//! | `balance` | from CPU to CPU |
+//! | `balance` | what queues know of each other |
+//! | `transfer` | from CPU to CPU |
 //!
 //! The algorithm and its literature: `docs/decisions/0008-scheduler.md`.
 
@@ -26,6 +27,7 @@ mod record;
 mod reservation;
 #[cfg(test)]
 mod tests;
+mod transfer;
 
 pub use account::{Account, Usage};
 pub use balance::{Balance, Timing};

@@ -2,8 +2,8 @@
 //!
 //! First the servers of reservations, earliest deadline first. Then the fair vCPUs: the one whose virtual
 //! runtime (time used, divided by its share of the VM's weight) is least. The running one goes on until its
-//! slice is over, unless somebody woke up who is behind it by more than the granularity. A lone vCPU has no
-//! slice.
+//! slice is over, unless somebody woke up who is behind it by more than the granularity, or it makes room
+//! (see `transfer`). A lone vCPU has no slice.
 
 use super::Entity;
 use super::queue::{RunQueue, Switch};
@@ -53,8 +53,9 @@ impl RunQueue {
             let was_held = record.throttled.is_some();
             record.follow_cap(now);
             if was_held && record.throttled.is_none() {
-                // What it could not use does not count against the others.
-                let price = record.account.price(self.balance.timing.credit);
+                // What it could not use does not count against the others, but for some slices: it may have
+                // been held back only because its VM ran in a burst.
+                let price = record.account.price(self.balance.timing.slice).saturating_mul(4);
                 let lowest = self.floor.saturating_sub(price);
                 record.vruntime = record.vruntime.max(lowest);
                 if self.switch == Switch::Keep {
@@ -73,6 +74,9 @@ impl RunQueue {
         let Some(current) = current else { return Some(best) };
         let (mine, other) = (self.records[current].vruntime, self.records[best].vruntime);
         let over = self.slice_end.is_some_and(|end| end <= now);
+        if (over || self.switch == Switch::Look) && self.makes_room(current, best, now) {
+            return Some(best);
+        }
         let goes = match self.switch {
             Switch::Yield => {
                 // It gives up what it is owed, or it would be back at once.
@@ -147,7 +151,7 @@ impl RunQueue {
         fair.map(|index| self.vruntime_at(index, now)).min()
     }
 
-    fn vruntime_at(&self, index: usize, now: Ticks) -> i128 {
+    pub(super) fn vruntime_at(&self, index: usize, now: Ticks) -> i128 {
         let record = &self.records[index];
         if !record.is_running() {
             return record.vruntime;

@@ -127,6 +127,11 @@ impl CpuSet {
         self.0.iter().fold(0, |all, word| all | word)
     }
 
+    /// Bit *n* is set when CPU *n* is in it; CPUs from 64 on are left out.
+    pub(super) const fn first_64(self) -> u64 {
+        self.0[0]
+    }
+
     /// Whether none is in it.
     pub fn is_empty(self) -> bool {
         self == Self::EMPTY

@@ -49,6 +49,8 @@ pub(super) struct Record {
     pub since: Ticks,
     /// [`Account::demand`] at `since`.
     pub mark: u64,
+    /// When it came from another CPU.
+    pub came: Ticks,
 }
 
 impl Record {
@@ -66,6 +68,7 @@ impl Record {
             usage: Usage::default(),
             since: Ticks(0),
             mark: 0,
+            came: Ticks(0),
         }
     }
 

@@ -290,7 +290,12 @@ impl Vm {
     pub fn reboot(&self, now: Ticks) -> Ticks {
         // First of all: what CPUs still hold of the old incarnation is nobody's from here on.
         self.incarnation.fetch_add(1, Ordering::AcqRel);
-        self.resets.fetch_add(1, Ordering::Relaxed);
+        // One that had stopped for good is started by hand, which is no reset.
+        let stop = self.lifecycle.lock().stop;
+        let is_start = stop.is_some_and(|stop| self.sequel(stop) != Sequel::Again);
+        if !is_start {
+            self.resets.fetch_add(1, Ordering::Relaxed);
+        }
         let mut vgic = self.vgic.lock();
         vgic.reset();
         drop(vgic);
@@ -310,7 +315,7 @@ impl Vm {
         self.paused.store(false, Ordering::SeqCst);
         self.stopping.store(0, Ordering::Release);
         drop(lifecycle);
-        log::info!("{}: reset", self.name);
+        log::info!("{}: {}", self.name, if is_start { "started again" } else { "reset" });
         start
     }
 

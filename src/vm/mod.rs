@@ -6,6 +6,7 @@
 //! Lock order: a device's lock, then `vgic` (the bus reports a device's level while it is locked).
 //! `lifecycle`, then `entropy`. Neither pair is held together with the other.
 
+pub mod assigned;
 pub mod create;
 pub mod debug;
 pub mod handle;
@@ -16,6 +17,7 @@ pub mod loading;
 mod mmio;
 pub mod ptimer;
 mod report;
+pub mod snapshot;
 pub mod stolen;
 pub mod sysreg;
 pub mod tally;
@@ -72,6 +74,8 @@ struct VcpuSlot {
     tally: Tally,
     /// Its state, while no CPU has it loaded.
     parked: TicketMutex<Option<Box<Vcpu>>>,
+    /// A copy of its registers, on request, while a CPU has it.
+    snapshot: snapshot::Snapshot,
 }
 
 /// What the stage-2 hardware is told of a VM.
@@ -91,6 +95,7 @@ pub struct Vm {
     vgic: Box<TicketMutex<Vgic>>,
     gic_version: GicVersion,
     bus: Bus,
+    assigned: assigned::Assigned,
     /// Its RAM, from its first start on.
     memory: Once<GuestMemory>,
     stolen: stolen::StolenTime,
@@ -206,11 +211,6 @@ impl Vm {
     /// The window of each of its devices, and its interrupt.
     pub fn devices(&self) -> impl Iterator<Item = (Region<Ipa>, Option<IntId>)> {
         self.bus.windows()
-    }
-
-    /// Looks at a vCPU's state; `None` while a CPU has it, and when there is none.
-    pub fn with_parked<T>(&self, vcpu: VcpuId, look: impl FnOnce(&Vcpu) -> T) -> Option<T> {
-        self.vcpus.get(vcpu.index())?.parked.lock().as_deref().map(look)
     }
 
     /// The VM's interrupt controller.

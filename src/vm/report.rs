@@ -43,33 +43,11 @@ impl Vm {
 
     /// The registers of a vCPU that is in no CPU.
     pub(super) fn report_registers(&self, me: VcpuId) {
-        let lines = self.with_parked(me, |vcpu| {
-            let el1 = &vcpu.el1;
-            let system = [
-                [
-                    ("sp0", el1.sp_el0),
-                    ("sp1", el1.sp_el1),
-                    ("elr", el1.elr_el1),
-                    ("spsr", el1.spsr_el1),
-                ],
-                [
-                    ("esr", el1.esr_el1),
-                    ("far", el1.far_el1),
-                    ("vbar", el1.vbar_el1),
-                    ("sctlr", el1.sctlr_el1),
-                ],
-                [
-                    ("ttbr0", el1.ttbr0_el1),
-                    ("ttbr1", el1.ttbr1_el1),
-                    ("tcr", el1.tcr_el1),
-                    ("mair", el1.mair_el1),
-                ],
-            ];
-            let mut lines = general(&vcpu.regs);
-            lines.extend(system.iter().map(|row| line(row.iter().copied())));
-            lines
-        });
-        for line in lines.unwrap_or_default() {
+        let Some(registers) = self.registers(me) else { return };
+        let mut lines = general(&registers.regs);
+        let names = registers.system().map(|(name, value)| (name.trim_end_matches("_el1"), value));
+        lines.extend(names.chunks(COLUMNS).map(|row| line(row.iter().copied())));
+        for line in lines {
             log::error!("{line}");
         }
     }
@@ -129,7 +107,7 @@ fn general(regs: &GuestRegs) -> alloc::vec::Vec<String> {
     lines.extend(regs.x.chunks(COLUMNS).enumerate().map(|(row, values)| {
         let mut text = String::new();
         for (column, value) in values.iter().enumerate() {
-            let _ = write!(text, "  x{:<4} {value:#018x}", row * COLUMNS + column);
+            let _ = write!(text, "  x{:<5} {value:#018x}", row * COLUMNS + column);
         }
         text
     }));
@@ -139,7 +117,7 @@ fn general(regs: &GuestRegs) -> alloc::vec::Vec<String> {
 fn line<'a>(registers: impl Iterator<Item = (&'a str, u64)>) -> String {
     let mut text = String::new();
     for (name, value) in registers {
-        let _ = write!(text, "  {name:<5} {value:#018x}");
+        let _ = write!(text, "  {name:<6} {value:#018x}");
     }
     text
 }

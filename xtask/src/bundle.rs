@@ -68,6 +68,7 @@ fn is_bundle(path: &Path) -> bool {
 
 /// `cargo xtask bundle`: packs a manifest's guests into a file and says what is in it.
 pub fn pack(manifest: &Path, output: &Path) -> Result<ExitCode> {
+    paths::need_folder_of(output)?;
     let bundle = Bundle::load(manifest)?;
     if output
         .canonicalize()
@@ -136,6 +137,9 @@ fn special(vm: &VmConfig) -> String {
             say(format!("no {name}"));
         }
     }
+    for node in &vm.assign {
+        say(format!("with {node}"));
+    }
     if !vm.autostart {
         say("not started".to_owned());
     }
@@ -148,7 +152,18 @@ mod tests {
     use plinth::manifest::{Devices, MachineConfig, Shutdown, VmSource, read, write};
     use plinth::sched::policy::{Class, CpuSet, Policy, Wfi};
 
-    use super::summary;
+    use super::{pack, summary};
+    use crate::paths;
+
+    #[test]
+    fn a_folder_that_is_not_there_is_not_made() {
+        let folder = paths::scratch("no-such-folder").expect("a place for tests");
+        let why = pack("none.toml".as_ref(), &folder.join("x.bundle")).expect_err("no folder");
+        assert!(why.to_string().contains("there is no folder"), "{why}");
+        assert!(!folder.exists());
+        let why = pack("none.toml".as_ref(), "x.bundle".as_ref()).expect_err("no manifest");
+        assert!(why.to_string().contains("none.toml"), "{why}");
+    }
 
     #[test]
     fn a_summary_has_a_line_for_each_vm_and_the_total() {

@@ -115,6 +115,9 @@ pub struct RunOptions {
     /// Where `ctl` and `top` find this run [default: a place of its own in the target folder]
     #[arg(long, value_name = "PATH", conflicts_with = "bare")]
     pub socket: Option<PathBuf>,
+    /// What the board's second serial line is connected to, as QEMU's `-serial` has it
+    #[arg(long, value_name = "WHERE")]
+    pub other_serial: Option<String>,
     /// Deterministic virtual time: one instruction is one nanosecond
     #[arg(long)]
     pub icount: bool,

@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 
 use plinth::addr::{Ipa, PAGE_SIZE};
 use plinth::manifest::{MAX_CMDLINE, MAX_MEMORY, MAX_NAME, RAM_LIMIT, VmConfig};
+use plinth::monitor::command::{NAME_RULE, can_be_meant};
 use plinth::sched::policy::Class;
 use plinth::vcpu::MAX_VCPUS;
 use plinth::vm::layout::RAM_BASE;
@@ -44,6 +45,7 @@ pub enum Field {
     OnReboot,
     Shutdown,
     Devices,
+    Assign,
 }
 
 /// What there is to say of a field.
@@ -58,7 +60,7 @@ struct Row {
 }
 
 /// Every field, in the order of their declaration.
-const ROWS: [Row; 17] = [
+const ROWS: [Row; 18] = [
     own(Field::Name, "name", None),
     own(Field::Kernel, "kernel", Some("--kernel")),
     own(Field::Initrd, "initrd", Some("--initrd")),
@@ -76,6 +78,7 @@ const ROWS: [Row; 17] = [
     shared(Field::OnReboot, "on_reboot", None),
     shared(Field::Shutdown, "shutdown", None),
     shared(Field::Devices, "devices", None),
+    own(Field::Assign, "assign", None),
 ];
 
 const fn own(field: Field, key: &'static str, option: Option<&'static str>) -> Row {
@@ -202,6 +205,9 @@ pub fn check_name(name: &str) -> Result<(), String> {
     let printable = name.bytes().all(|byte| byte.is_ascii_graphic());
     if name.is_empty() || name.len() > MAX_NAME || !printable {
         return Err(format!("a name has 1 to {MAX_NAME} printable ASCII characters and no space"));
+    }
+    if !can_be_meant(name) {
+        return Err(format!("the monitor takes `{name}` for something else: {NAME_RULE}"));
     }
     Ok(())
 }

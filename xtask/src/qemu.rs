@@ -33,8 +33,10 @@ pub struct Machine<'a> {
     pub el2: bool,
     pub icount: bool,
     pub boot: Boot<'a>,
-    /// Which of the board's serial lines is the console.
+    /// Which of the board's two serial lines is the console.
     pub serial: usize,
+    /// What the other is connected to, as QEMU's `-serial` has it.
+    pub other_serial: Option<&'a str>,
     pub extra: &'a [String],
 }
 
@@ -98,10 +100,13 @@ impl Machine<'_> {
         }
         args.extend(["-nodefaults", "-display", "none"].map(Into::into));
         args.extend(["-chardev", "stdio,id=console,signal=off"].map(Into::into));
-        for _ in 0..self.serial {
-            args.extend(["-serial", "null"].map(Into::into));
+        let mut lines = vec!["chardev:console"];
+        if self.serial > 0 {
+            lines.insert(0, self.other_serial.unwrap_or("null"));
+        } else {
+            lines.extend(self.other_serial);
         }
-        args.extend(["-serial", "chardev:console"].map(Into::into));
+        args.extend(lines.into_iter().flat_map(|line| ["-serial", line]).map(Into::into));
         if self.el2 {
             // Only the hypervisor resets this machine, and it does so to stop.
             args.push("-no-reboot".into());
@@ -240,13 +245,14 @@ mod tests {
                 tree: None,
             },
             serial: 0,
+            other_serial: Some("file:x"),
             extra: &extra,
         };
         assert_eq!(
             text(&machine),
             "-M virt,virtualization=on,gic-version=2 -cpu max -smp 4 -m 1048576K -nodefaults \
              -display none -chardev stdio,id=console,signal=off -serial chardev:console \
-             -no-reboot -icount shift=0,sleep=off -kernel k.img -initrd b \
+             -serial file:x -no-reboot -icount shift=0,sleep=off -kernel k.img -initrd b \
              -append loglevel=debug -d int"
         );
     }
@@ -262,8 +268,15 @@ mod tests {
         };
         let files = [("stub".into(), 0), ("a,b".into(), 0x20_0000)];
         let boot = Boot::Loaded(&files);
-        let machine =
-            Machine { hardware: &hardware, el2: true, icount: false, boot, serial: 1, extra: &[] };
+        let machine = Machine {
+            hardware: &hardware,
+            el2: true,
+            icount: false,
+            boot,
+            serial: 1,
+            other_serial: None,
+            extra: &[],
+        };
         assert_eq!(
             text(&machine),
             "-M raspi4b -nodefaults -display none -chardev stdio,id=console,signal=off \

@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use plinth::manifest::MachineConfig;
+use plinth::console::Settings;
+use plinth::manifest::{MachineConfig, Manifest};
 
 use crate::board::{Board, Hardware};
 use crate::bundle::Bundle;
@@ -37,7 +38,7 @@ pub fn run(options: &RunOptions) -> Result<ExitCode> {
         None if options.one_guest() => Bundle::pack(&MachineConfig::default(), &[guest(options)?])?,
         None => Bundle::load(&paths::root().join(hardware.board.default_manifest()))?,
     };
-    check_memory(&hardware, &bundle)?;
+    check_memory(options, &hardware, &bundle)?;
     run_plinth(options, &hardware, &bundle)
 }
 
@@ -93,21 +94,32 @@ fn name_of(kernel: &Path) -> String {
 }
 
 /// Refuses guests that together want more memory than the machine has.
-fn check_memory(hardware: &Hardware, bundle: &Bundle) -> Result<()> {
+fn check_memory(options: &RunOptions, hardware: &Hardware, bundle: &Bundle) -> Result<()> {
+    let has = hardware.usable_memory();
     let memory = bundle.memory_at_start()?;
     let needs = memory.saturating_add(bundle.bytes().len() as u64);
-    let needs = needs.saturating_add(HYPERVISOR_MEMORY);
-    if needs > hardware.usable_memory() {
+    let boot_arguments = options.hv_args.as_deref().unwrap_or_default();
+    let scrollback = scrollback(&bundle.manifest()?, boot_arguments, has);
+    let needs = needs.saturating_add(HYPERVISOR_MEMORY).saturating_add(scrollback);
+    if needs > has {
         bail!(
             "the guests have {} of memory; with their files and the hypervisor that needs {}, but \
              the machine has {}{}",
             size::show(memory),
             size::show(needs),
-            size::show(hardware.usable_memory()),
+            size::show(has),
             hardware.board.memory_option()
         );
     }
     Ok(())
+}
+
+/// The memory that the hypervisor takes for scrollback on a machine of `memory` bytes, beyond what it has
+/// for that anyway.
+fn scrollback(manifest: &Manifest<'_>, boot_arguments: &str, memory: u64) -> u64 {
+    let settings = Settings::for_machine(manifest.machine(), boot_arguments);
+    let blocks = settings.more_blocks(manifest.vms().len(), memory);
+    (blocks as u64).saturating_mul(settings.block() as u64)
 }
 
 fn run_plinth(options: &RunOptions, hardware: &Hardware, bundle: &Bundle) -> Result<ExitCode> {
@@ -134,6 +146,7 @@ fn run_plinth(options: &RunOptions, hardware: &Hardware, bundle: &Bundle) -> Res
             tree: tree.as_deref(),
         },
         serial: serial.unwrap_or(0),
+        other_serial: options.other_serial.as_deref(),
         extra: &options.qemu,
     };
     boot(options, &qemu, &machine, symbols.as_ref())
@@ -154,6 +167,7 @@ fn run_card(options: &RunOptions, hardware: &Hardware, card: &Path) -> Result<Ex
         icount: options.icount,
         boot: Boot::Loaded(&memory),
         serial,
+        other_serial: options.other_serial.as_deref(),
         extra: &options.qemu,
     };
     boot(options, &qemu, &machine, None)
@@ -186,6 +200,7 @@ fn run_bare(options: &RunOptions, hardware: &Hardware, guest: &Payload) -> Resul
             tree: None,
         },
         serial: 0,
+        other_serial: options.other_serial.as_deref(),
         extra: &options.qemu,
     };
     boot(options, &qemu, &machine, None)

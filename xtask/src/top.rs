@@ -1,4 +1,5 @@
-//! `cargo xtask top`: a run in progress, live. It asks the monitor once a second.
+//! `cargo xtask top`: a run in progress, live. It asks the monitor once a second, and for the output of the
+//! guest that is shown more often.
 //!
 //! | module | what it is |
 //! |---|---|
@@ -29,11 +30,14 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use crate::channel::client::{Client, Message};
 use crate::channel::server::FOLLOW;
 use crate::cli::TopOptions;
-use app::{Action, App};
+use app::{Action, App, Tab};
 use model::Part;
 
 /// How long a reply is waited for before all is asked anew.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often the output of the guest that is shown is asked for.
+const TAIL: Duration = Duration::from_millis(250);
 
 /// How often keys and replies are looked for.
 const TICK: Duration = Duration::from_millis(50);
@@ -85,6 +89,8 @@ enum End {
 enum Asked {
     Part(Part),
     Order(String),
+    /// More of this guest's output.
+    Tail(String),
     Follow,
 }
 
@@ -95,13 +101,15 @@ struct Top {
     start: Instant,
     /// When all was asked for the last time.
     asked: Option<Instant>,
+    /// When a guest's output was asked for the last time, and whose.
+    tail: Option<(Instant, String)>,
     waiting: BTreeMap<u64, Asked>,
 }
 
 impl Top {
     fn new(client: Client, interval: Duration) -> Self {
         let (app, start) = (App::default(), Instant::now());
-        Self { app, client, interval, start, asked: None, waiting: BTreeMap::new() }
+        Self { app, client, interval, start, asked: None, tail: None, waiting: BTreeMap::new() }
     }
 
     fn watch(&mut self, terminal: &mut DefaultTerminal, stop: &AtomicBool) -> Result<End> {
@@ -112,7 +120,7 @@ impl Top {
             if stop.load(Ordering::Relaxed) {
                 return Ok(End::Signal);
             }
-            if !self.ask() || !self.listen()? {
+            if !self.ask() || !self.ask_tail() || !self.listen()? {
                 return Ok(End::Over);
             }
             terminal.draw(|frame| view::draw(frame, &self.app)).context("cannot draw")?;
@@ -155,6 +163,21 @@ impl Top {
         self.app.parts().into_iter().all(|part| self.send(&part.command(), Asked::Part(part)))
     }
 
+    /// Asks for more of the output of the guest that is shown, when it is time. False when the run is over.
+    fn ask_tail(&mut self) -> bool {
+        let App { tab: Tab::Vm(guest), consoles, .. } = &self.app else { return true };
+        if self.waiting.values().any(|asked| matches!(asked, Asked::Tail(_))) {
+            return true;
+        }
+        let is_new = |(at, whose): &(Instant, String)| whose == guest && at.elapsed() < TAIL;
+        if self.tail.as_ref().is_some_and(is_new) && !consoles.is_behind(guest) {
+            return true;
+        }
+        let (command, guest) = (consoles.command(guest), guest.clone());
+        self.tail = Some((Instant::now(), guest.clone()));
+        self.send(&command, Asked::Tail(guest))
+    }
+
     fn send(&mut self, command: &str, asked: Asked) -> bool {
         let Ok(number) = self.client.send(command) else { return false };
         self.waiting.insert(number, asked);
@@ -167,7 +190,7 @@ impl Top {
             match self.client.next(Duration::ZERO) {
                 None => break,
                 Some(Message::End) => return Ok(false),
-                Some(Message::Output(text)) => self.app.consoles.feed(&text),
+                Some(Message::Output(text)) => self.app.consoles.shared.feed(&text),
                 // The run refuses us as a whole.
                 Some(Message::Reply(0, Err(why))) => bail!("{why}"),
                 Some(Message::Reply(number, reply)) => match self.waiting.remove(&number) {
@@ -180,6 +203,12 @@ impl Top {
                         self.app.message = Some(format!("{command}: {what}"));
                         // What came of it is to be seen soon.
                         self.asked = self.asked.filter(|at| at.elapsed() < self.interval / 4);
+                    }
+                    // One that is refused has no output now: it does not exist.
+                    Some(Asked::Tail(guest)) => {
+                        if let Ok(piece) = reply {
+                            self.app.consoles.take(&guest, &piece);
+                        }
                     }
                     Some(Asked::Follow) | None => {}
                 },

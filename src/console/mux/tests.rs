@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::console::port::{LONG_PATIENCE, PATIENCE, TYPED};
+use crate::console::terminal::{CALM, RESET};
 use alloc::format;
 use alloc::vec;
 use proptest::prelude::*;
@@ -19,7 +20,14 @@ struct Bench {
 
 impl Bench {
     fn new(names: &[&str]) -> Self {
-        let settings = Settings { terminal: false, ..Settings::default() };
+        Self::with(names, Settings { terminal: false, ..Settings::default() })
+    }
+
+    fn on_terminal(names: &[&str]) -> Self {
+        Self::with(names, Settings::default())
+    }
+
+    fn with(names: &[&str], settings: Settings) -> Self {
         let mut mux = Mux::new(settings);
         for (id, name) in (0..).zip(names) {
             mux.attach(VmId(id), name);
@@ -62,6 +70,19 @@ impl Bench {
         self
     }
 
+    /// Types as the UART does: as long as input is wanted. How much that was.
+    fn type_what_is_wanted(&mut self, bytes: &[u8]) -> usize {
+        let mut typed = 0;
+        for byte in bytes {
+            if !self.mux.wants_input(self.now) {
+                break;
+            }
+            self.mux.input(*byte, self.now);
+            typed += 1;
+        }
+        typed
+    }
+
     /// All that comes out.
     fn shown(&mut self) -> String {
         self.drain(usize::MAX);
@@ -69,8 +90,7 @@ impl Bench {
     }
 
     fn received(&mut self, id: VmId) -> Vec<u8> {
-        let now = self.now;
-        core::iter::from_fn(|| self.mux.receive(id, now)).collect()
+        core::iter::from_fn(|| self.mux.receive(id)).collect()
     }
 }
 
@@ -98,10 +118,7 @@ fn lines_of_several_guests_have_their_names_before_them() {
 
 #[test]
 fn names_have_colours_on_a_terminal() {
-    let mut bench = Bench::new(&[]);
-    bench.mux = Mux::new(Settings::default());
-    bench.mux.attach(A, "a");
-    bench.mux.attach(B, "b");
+    let mut bench = Bench::on_terminal(&["a", "b"]);
     bench.send(A, b"x\n");
     bench.send(B, b"y\n");
     assert_eq!(bench.shown(), "\x1b[36m[a] \x1b[0mx\r\n\x1b[33m[b] \x1b[0my\r\n");
@@ -204,8 +221,12 @@ fn a_guest_that_is_not_shown_never_waits_and_what_it_overwrote_is_told() {
     assert_eq!(bench.send(B, &lines), lines.len());
     assert_eq!(bench.shown(), "");
     let shown = bench.type_in(b"\x01n").shown();
-    let lost = lines.len() - (64 << 10);
+    // From the start of a line on.
+    let kept = lines.len() - (64 << 10);
+    let lost = kept + lines[kept..].iter().position(|byte| *byte == b'\n').map_or(0, |at| at + 1);
     assert!(shown.contains(&notice(&format!("b: {lost} bytes were lost"))), "{}", &shown[..300]);
+    let first = shown.split("bytes were lost\r\n").nth(1).unwrap_or_default();
+    assert!(first.starts_with("line "), "{}", &shown[..300]);
     assert!(shown.ends_with("line 9998\nline 9999\n"));
     assert_eq!(bench.type_in(b"\x01p\x01n").shown().matches("line").count(), 0, "shown once");
 }
@@ -275,15 +296,54 @@ fn what_is_typed_waits_for_a_guest_that_takes_it_and_not_for_one_that_does_not()
     let mut bench = Bench::new(&["a", "b"]);
     bench.type_in(&[b'x'; TYPED]);
     assert!(!bench.mux.wants_input(bench.now));
-    bench.mux.receive(A, bench.now);
+    bench.mux.receive(A);
     assert!(bench.mux.wants_input(bench.now));
     bench.type_in(b"x");
     assert!(!bench.mux.wants_input(bench.now));
-    bench.wait(Duration::from_millis(600));
+    bench.wait(Duration::from_millis(1100));
     assert!(bench.mux.wants_input(bench.now), "or the escape key would not work");
     bench.type_in(b"lost\x011y");
     assert_eq!(bench.received(A).len(), TYPED);
     assert_eq!(bench.received(B), b"y");
+}
+
+/// How long the escape key behind `typed` waits for a guest that takes `count` bytes each `time`.
+fn escape_key_waits(typed: usize, count: usize, time: Duration) -> Duration {
+    let mut bench = Bench::new(&["a", "b"]);
+    let keys = [vec![b'x'; typed], b"\x01m".to_vec()].concat();
+    let (begin, mut at) = (bench.now, 0);
+    while bench.mux.focus() != Focus::Monitor {
+        at += bench.type_what_is_wanted(&keys[at..]);
+        assert!(bench.mux.deadline(bench.now).is_some(), "it is looked again");
+        bench.wait(time);
+        bench.mux.port_mut(A).into_iter().for_each(|port| {
+            (0..count).map_while(|_| port.receive()).for_each(drop);
+        });
+        bench.out.clear();
+    }
+    bench.now - begin
+}
+
+#[test]
+fn the_escape_key_waits_about_a_second_for_a_guest_that_trickles() {
+    let millis = Duration::from_millis;
+    assert!(escape_key_waits(4096, 1, millis(400)) <= millis(1600));
+    assert!(escape_key_waits(100_000, 1, millis(100)) <= millis(1600));
+    // As slow as can be: it takes what it has to, and each such part of the text waits a second.
+    assert!(escape_key_waits(4096, 64, millis(120)) <= Duration::from_secs(8));
+}
+
+#[test]
+fn a_guest_that_takes_what_is_typed_at_its_own_speed_misses_nothing() {
+    let mut bench = Bench::new(&["a"]);
+    let text: Vec<u8> = (0..20_000u32).map(|n| b'a' + n.to_le_bytes()[0] % 26).collect();
+    let (mut at, mut received) = (0, Vec::new());
+    while received.len() < text.len() {
+        at += bench.type_what_is_wanted(&text[at..]);
+        bench.wait(Duration::from_millis(100));
+        received.extend((0..100).map_while(|_| bench.mux.receive(A)));
+    }
+    assert_eq!(received, text);
 }
 
 #[test]
@@ -357,6 +417,172 @@ fn requests_nobody_carries_out_are_refused_beyond_a_few() {
     let shown = bench.shown();
     assert_eq!(shown.matches("too many requests").count(), 12);
     assert!(shown.contains("{\"id\":19,\"ok\":false,"));
+}
+
+#[test]
+fn a_guest_that_is_started_does_not_take_the_monitors_focus() {
+    let mut bench = Bench::new(&["a"]);
+    bench.type_in(b"\x01m");
+    bench.mux.detach(A);
+    bench.mux.attach(B, "b");
+    bench.mux.leave_the_dead(bench.now, |_| true);
+    assert_eq!(bench.type_in(b"cpu\r").received(B), b"");
+    assert_eq!(bench.mux.take_event(), Some(Event::Command("cpu".into())));
+    assert!(bench.mux.leave_monitor(bench.now));
+    assert_eq!(bench.mux.focus(), Focus::Guest(B));
+    // Nor where there was none before.
+    let mut bench = Bench::new(&[]);
+    bench.type_in(b"\x01m");
+    bench.mux.attach(B, "b");
+    assert_eq!(bench.mux.focus(), Focus::Monitor);
+}
+
+#[test]
+fn the_monitor_is_not_left_when_there_is_no_guest_to_go_to() {
+    let mut bench = Bench::new(&["a"]);
+    bench.mux.detach(A);
+    bench.type_in(b"\x01m");
+    assert!(!bench.mux.leave_monitor(bench.now));
+    assert!(bench.type_in(b"\x04").shown().contains("there is no guest to go to"));
+    assert_eq!(bench.mux.focus(), Focus::Monitor);
+}
+
+#[test]
+fn who_typed_to_a_guest_that_goes_away_types_to_the_next_and_is_told() {
+    let mut bench = Bench::new(&["a"]);
+    bench.mux.detach(A);
+    bench.mux.attach(B, "b");
+    bench.mux.leave_the_dead(bench.now, |id| id == B);
+    assert!(bench.shown().contains("b (guest 1)"));
+    assert_eq!(bench.type_in(b"x").received(B), b"x");
+}
+
+#[test]
+fn the_last_words_of_a_guest_that_is_no_more_can_be_read_until_another_has_its_number() {
+    for view in [&b"\x012"[..], b"\x01a"] {
+        let mut bench = Bench::new(&["a", "b", "c"]);
+        bench.type_in(b"\x01a").shown();
+        bench.send(C, b"last words\n");
+        bench.mux.detach(C);
+        assert!(!bench.shown().contains("last words"));
+        assert!(bench.type_in(view).shown().contains("last words"));
+        bench.mux.leave_the_dead(bench.now, |_| true);
+        assert_eq!(bench.mux.focus() == Focus::Guest(C), view == b"\x012", "chosen after its end");
+        // They were read.
+        assert!(bench.type_in(b"\x010\x012").shown().contains(&notice("c (guest 2) is off")));
+        assert_eq!(bench.mux.focus(), Focus::Guest(A));
+    }
+    let mut bench = Bench::new(&["a", "b"]);
+    bench.type_in(b"\x01a");
+    bench.send(B, b"last words\n");
+    bench.mux.detach(B);
+    bench.mux.attach(B, "b");
+    assert!(bench.type_in(b"\x011").shown().contains("last words"), "the same again");
+    bench.type_in(b"\x010");
+    bench.send(B, b"unread\n");
+    bench.mux.detach(B);
+    bench.mux.attach(B, "other");
+    assert!(!bench.type_in(b"\x011").shown().contains("unread"));
+}
+
+const HIDING: &[u8] = b"\x1b[8m\x1b[?1049h\x1b]0;evil\n";
+
+/// What is shown, with the ways back from what a guest did to the terminal by their names.
+fn shown_on_terminal(bench: &mut Bench) -> String {
+    let name = |text: &[u8]| String::from_utf8_lossy(text).into_owned();
+    bench.shown().replace(&name(RESET), "<reset>").replace(&name(CALM), "<calm>")
+}
+
+#[test]
+fn nothing_that_a_guest_does_to_the_terminal_hides_the_monitor_or_another_guest() {
+    for (names, keys) in [(&["a"][..], b"\x01m"), (&["a", "b"], b"\x01m"), (&["a", "b"], b"\x01a")]
+    {
+        let mut bench = Bench::on_terminal(names);
+        bench.type_in(b"\x01a").shown();
+        bench.send(A, HIDING);
+        bench.shown();
+        let shown = shown_on_terminal(bench.type_in(keys));
+        assert!(shown.starts_with("<reset>\r\nplinth ["), "{shown:?}");
+        assert_eq!(shown.matches("<reset>").count(), 1);
+    }
+    let mut bench = Bench::on_terminal(&["a", "b"]);
+    bench.type_in(b"\x01a").shown();
+    bench.send(A, HIDING);
+    bench.send(B, b"b\n");
+    bench.shown();
+    assert!(shown_on_terminal(bench.type_in(b"\x011")).starts_with("<reset>\r\nplinth ["));
+    // One that is alone no longer.
+    let mut bench = Bench::on_terminal(&["a"]);
+    bench.send(A, HIDING);
+    bench.shown();
+    bench.mux.attach(B, "b");
+    bench.send(B, b"b\n");
+    assert!(shown_on_terminal(&mut bench).starts_with("<reset>\r\n"));
+    bench.send(B, HIDING);
+    bench.send(A, b"x");
+    assert!(!shown_on_terminal(bench.wait(PATIENCE)).contains("<reset>"), "nothing is left of it");
+}
+
+#[test]
+fn a_line_of_the_log_is_seen_whatever_its_guest_did_to_the_terminal() {
+    let mut bench = Bench::on_terminal(&["a"]);
+    bench.send(A, b"one\ntwo\nthree");
+    assert_eq!(shown_on_terminal(&mut bench), "one\ntwo\nthree");
+    bench.mux.log(format_args!("plinth [log]\nplinth [log]\n"));
+    assert_eq!(shown_on_terminal(&mut bench), "<calm>\r\nplinth [log]\r\nplinth [log]\r\n");
+    bench.send(A, HIDING);
+    bench.shown();
+    bench.mux.log(format_args!("plinth [log]\n"));
+    assert_eq!(shown_on_terminal(&mut bench), "<calm>\r\x1b[Kplinth [log]\r\n");
+    bench.mux.log(format_args!("plinth [log]\n"));
+    assert_eq!(shown_on_terminal(&mut bench), "plinth [log]\r\n");
+    bench.mux.end_line();
+    assert_eq!(shown_on_terminal(&mut bench), "<reset>\r\n", "last words");
+}
+
+#[test]
+fn what_is_shown_late_does_not_make_the_terminal_answer() {
+    let mut bench = Bench::on_terminal(&["a", "b"]);
+    bench.type_in(b"\x01a");
+    bench.send(B, b"/ # \x1b[6nls\r\n/ # \x1b[");
+    let shown = bench.type_in(b"\x011").shown();
+    assert!(shown.ends_with("/ # ls\r\n/ # "), "{shown:?}");
+    bench.send(B, b"6n");
+    assert_eq!(bench.shown(), "", "begun before");
+    bench.send(B, b"\x1b[6nnow");
+    assert_eq!(bench.shown(), "\x1b[6nnow");
+}
+
+/// What waits for the line at most: the answers beyond which nothing is taken, and one more.
+const MOST_QUEUED: usize = ANSWERS + 4096;
+
+#[test]
+fn what_is_typed_waits_while_nobody_takes_the_answers_and_goes_on_when_somebody_does() {
+    let names: Vec<String> = (0..64).map(|id| format!("a-guest-with-a-long-name-{id}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    // Broken frames, requests, the choices of a completion, lines.
+    for text in [&b"\x1e"[..], b"\x1e{}\n", b"\x15vm info a\t\t", b"\t", b"\r", b"cpu\r"] {
+        let mut bench = Bench::new(&names);
+        bench.mux.set_names(names.iter().map(|name| String::from(*name)).collect());
+        bench.type_in(b"\x01m").shown();
+        let text = text.repeat(10_000);
+        let typed = bench.type_what_is_wanted(&text);
+        assert!(bench.mux.queued() <= MOST_QUEUED, "{}", bench.mux.queued());
+        assert!(typed < text.len());
+        assert!(bench.mux.held);
+        assert_eq!(bench.mux.deadline(bench.now), None, "only the line changes anything");
+        bench.drain(ANSWERS);
+        assert_eq!(bench.mux.deadline(bench.now), Some(bench.now), "input is wanted again");
+        assert!(bench.type_what_is_wanted(&text) > 0);
+    }
+}
+
+#[test]
+fn power_off_is_asked_for_once_and_does_not_wait_for_the_line() {
+    let mut bench = Bench::new(&["a"]);
+    bench.type_in(&b"\x01xx".repeat(1000)).type_in(&b"\x1e".repeat(1000));
+    assert_eq!(bench.mux.events.len(), 1);
+    assert_eq!(bench.mux.take_event(), Some(Event::PowerOff));
 }
 
 #[test]
@@ -493,6 +719,23 @@ proptest! {
         // a replacement character or begin its line anew.
         bench.drain(3 * 256 * 8);
         prop_assert!(String::from_utf8_lossy(&bench.out).contains("[b] quiet\r\n"));
+    }
+
+    #[test]
+    fn what_waits_for_a_line_that_takes_nothing_is_bounded(bytes in prop::collection::vec(prop::sample::select(
+        vec![&b"\x1e"[..], b"\x1e{}\n", b"\x01m", b"\x010", b"vm \t", b"\t", b"\r", b"stats\r", b"\x01?", b"\x01x"],
+    ), 0..2000)) {
+        let mut bench = Bench::new(&["a", "b"]);
+        for bytes in bytes {
+            bench.type_what_is_wanted(bytes);
+            while let Some(event) = bench.mux.take_event() {
+                if matches!(event, Event::Command(_)) {
+                    bench.mux.answer("done\n");
+                    bench.mux.done();
+                }
+            }
+            prop_assert!(bench.mux.queued() <= MOST_QUEUED);
+        }
     }
 
     #[test]

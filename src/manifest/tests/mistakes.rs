@@ -40,7 +40,7 @@ fn reserved(budget: u32, period: u32) -> Class {
 #[test]
 fn each_mistake_has_its_own_error() {
     type Mistake = (fn(&mut VmConfig), fn(&ManifestError) -> bool);
-    let mistakes: [Mistake; 31] = [
+    let mistakes: [Mistake; 34] = [
         (|vm| vm.name.clear(), |e| matches!(e, ManifestError::NameEmpty { index: 0 })),
         (
             |vm| vm.name = "n".repeat(33),
@@ -48,6 +48,9 @@ fn each_mistake_has_its_own_error() {
         ),
         (|vm| vm.name = "a b".into(), |e| matches!(e, ManifestError::NameNotPrintable { .. })),
         (|vm| vm.name = "a\x1b[2J".into(), |e| matches!(e, ManifestError::NameNotPrintable { .. })),
+        (|vm| vm.name = "a=b".into(), |e| matches!(e, ManifestError::NameReserved { .. })),
+        (|vm| vm.name = "reset".into(), |e| matches!(e, ManifestError::NameReserved { .. })),
+        (|vm| vm.name = "--force".into(), |e| matches!(e, ManifestError::NameReserved { .. })),
         (|vm| vm.memory = 0, |e| matches!(e, ManifestError::MemoryZero { .. })),
         (
             |vm| vm.memory = 4095,
@@ -153,7 +156,7 @@ fn two_vms_of_one_name_are_refused() {
     assert_eq!(error, ManifestError::NameDuplicate { place, first: 0 });
     assert_eq!(
         error.to_string(),
-        "VM 2 (\"a\"): VM 0 has the same name already; rename one of them"
+        "VM 3 (\"a\"): VM 1 has the same name already; rename one of them"
     );
 }
 

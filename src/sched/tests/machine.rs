@@ -1,6 +1,8 @@
 //! Whole machines.
 
 use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
 
 use super::model::{Demand, shares};
 use super::sim::{Life, SLICE, Sim};
@@ -11,20 +13,20 @@ use crate::time::Ticks;
 
 const SPIN: Life = Life::Spins;
 
-fn only(cpus: &[u8]) -> Terms {
+pub fn only(cpus: &[u8]) -> Terms {
     let affinity = cpus.iter().fold(CpuSet::EMPTY, |set, cpu| set.with(CpuId(*cpu)));
     Terms { affinity, reservation: None }
 }
 
 /// The share of a CPU each task got in `span`.
-fn measure(sim: &mut Sim, span: u64) -> Vec<f64> {
+pub fn measure(sim: &mut Sim, span: u64) -> Vec<f64> {
     let before: Vec<u64> = sim.tasks.iter().map(|task| task.ran).collect();
     sim.run(span);
     let ran = sim.tasks.iter().zip(before).map(|(task, before)| task.ran - before);
     ran.map(|ran| ran as f64 / span as f64).collect()
 }
 
-fn assert_close(found: &[f64], wanted: &[f64]) {
+pub fn assert_close(found: &[f64], wanted: &[f64]) {
     let fits = |(found, wanted): (&f64, &f64)| (found - wanted).abs() <= 0.02 * wanted;
     assert!(found.iter().zip(wanted).all(fits), "{found:.4?}, wanted {wanted:.4?}");
 }
@@ -80,9 +82,31 @@ struct Spinner {
 
 fn spinner() -> impl Strategy<Value = Spinner> {
     let weight = prop_oneof![Just(100u16), 20u16..1000];
-    let mask = prop_oneof![2 => Just(0xff), 1 => (0u8..4).prop_map(|cpu| 1 << cpu)];
-    let all = (weight, 1usize..4, mask);
+    let all = (weight, 1usize..4, mask());
     all.prop_map(|(weight, vcpus, mask)| Spinner { weight, vcpus, mask })
+}
+
+/// Affinities that are equal, within each other, apart, and overlap in part.
+fn mask() -> impl Strategy<Value = u8> {
+    prop_oneof![
+        1 => Just(0xff),
+        1 => (0u8..8).prop_map(|cpu| 1 << cpu),
+        2 => (0u8..7).prop_map(|cpu| 3 << cpu),
+        2 => any::<u8>(),
+    ]
+}
+
+/// The vCPUs of `vms`, and what they would like to have.
+fn spin(sim: &mut Sim, vms: &[Spinner], cap: Option<u16>) -> Vec<Demand> {
+    let mut demands = Vec::new();
+    for vm in vms {
+        let terms = cpus(vm.mask, sim.queues.len());
+        sim.vm(vm.weight, cap, &vec![SPIN; vm.vcpus], terms);
+        let weight = f64::from(vm.weight) / vm.vcpus as f64;
+        let most = cap.map_or(1.0, |cap| (f64::from(cap) / 100.0 / vm.vcpus as f64).min(1.0));
+        demands.extend(vec![Demand { weight, affinity: terms.affinity, most }; vm.vcpus]);
+    }
+    demands
 }
 
 fn life() -> impl Strategy<Value = Life> {
@@ -120,6 +144,31 @@ fn an_idle_cpu_takes_work_at_once() {
     }
     assert_close(&measure(&mut sim, 100 * SLICE), &[1.0; 4]);
     assert_eq!(sim.longest_idle, 0);
+}
+
+#[test]
+fn one_that_never_waits_goes_from_cpu_to_cpu_so_that_others_share_alike() {
+    let mut sim = Sim::new(2);
+    sim.vm(10_000, None, &[SPIN], Terms::default());
+    sim.vm(100, None, &[SPIN], only(&[0]));
+    sim.vm(300, None, &[SPIN], only(&[1]));
+    sim.run(20 * SLICE);
+    let before = sim.migrations();
+    assert_close(&measure(&mut sim, 2000 * SLICE), &[1.0, 0.25, 0.75]);
+    assert!(sim.migrations() - before <= 2000, "{}", sim.migrations() - before);
+}
+
+#[test]
+fn a_lone_vcpu_of_a_weight_worth_a_cpu_stays_where_nobody_else_comes() {
+    let mut sim = Sim::new(3);
+    sim.vm(10_000, None, &[SPIN], Terms::default());
+    for _ in 0..4 {
+        sim.vm(100, None, &[SPIN], only(&[1, 2]));
+    }
+    sim.run(20 * SLICE);
+    let (steps, before) = (sim.steps_of(0), sim.tasks[0].migrations);
+    assert_close(&measure(&mut sim, 400 * SLICE), &[1.0, 0.5, 0.5, 0.5, 0.5]);
+    assert_eq!((sim.steps_of(0), sim.tasks[0].migrations), (steps, before));
 }
 
 #[test]
@@ -212,32 +261,110 @@ fn waiting_need_not_trap_while_every_vcpu_can_have_a_cpu() {
     assert!(!contended(&sim, 0, all));
 }
 
-proptest! {
-    #![proptest_config(crate::testing::cases(60, 1))]
+/// Spinning vCPUs get what weighted max-min fairness gives them, whatever their weights and affinities, and
+/// seldom change CPUs for it: within 2 %, but for one machine in five hundred, where one that is in others' way
+/// has to change CPUs all the time.
+#[test]
+fn shares_are_those_of_the_model() {
+    let cases = crate::testing::cases(16, 1).cases;
+    let machines = (1usize..=8, prop::collection::vec(spinner(), 1..12));
+    let (slices, warm) = crate::testing::pick((1500, 300), (60, 10));
+    let mut runner = TestRunner::deterministic();
+    let (mut beyond, mut worst, mut moves, mut turns) = (0, 0.0f64, 0, 0);
+    for _ in 0..cases {
+        let (count, vms) = machines.new_tree(&mut runner).unwrap().current();
+        let mut sim = Sim::new(count);
+        let demands = spin(&mut sim, &vms, None);
+        let wanted = shares(&demands, &vec![1.0; count]);
+        sim.run(warm * SLICE);
+        let before = sim.migrations();
+        let found = measure(&mut sim, slices * SLICE);
+        // Some slices are the difference that may stand at any moment, however long it runs.
+        let standing = 10.0 / slices as f64;
+        let error = |(found, share): (&f64, &f64)| ((found - share).abs() - standing) / share;
+        let error = found.iter().zip(&wanted).map(error).fold(0.0, f64::max);
+        assert!(error <= 0.1, "{count} CPUs, {vms:?}: {found:.4?}, wanted {wanted:.4?}");
+        assert_eq!(sim.longest_idle, 0, "{count} CPUs, {vms:?}");
+        worst = worst.max(error);
+        beyond += u32::from(error > 0.02);
+        moves += sim.migrations() - before;
+        turns += slices * count as u64;
+    }
+    let moves = moves as f64 / turns as f64;
+    println!("{cases} machines, {beyond} beyond 2 %, at most {worst:.3}, {moves:.3} moves a slice");
+    assert!(beyond <= cases / 500, "{beyond} of {cases}, at most {worst}");
+    assert!(moves < 0.1, "{moves} for each slice of a CPU");
+}
 
-    /// Spinning vCPUs get what weighted max-min fairness gives them, whatever their weights, those that
-    /// may run everywhere and those that are bound to one CPU.
+proptest! {
+    #![proptest_config(crate::testing::cases(10, 1))]
+
+    /// The same some time after affinities changed.
     #[test]
-    fn shares_are_those_of_the_model(
-        count in 1usize..5, vms in prop::collection::vec(spinner(), 1..6),
+    fn shares_are_right_again_after_a_change(
+        count in 1usize..=8,
+        vms in prop::collection::vec((spinner(), mask()), 1..8),
     ) {
-        let (mut sim, mut demands) = (Sim::new(count), Vec::new());
-        for vm in &vms {
-            let terms = cpus(vm.mask, count);
-            sim.vm(vm.weight, None, &vec![SPIN; vm.vcpus], terms);
-            let weight = f64::from(vm.weight) / vm.vcpus as f64;
-            demands.extend(vec![Demand { weight, affinity: terms.affinity, most: 1.0 }; vm.vcpus]);
+        let mut sim = Sim::new(count);
+        let (before, masks): (Vec<_>, Vec<_>) = vms.into_iter().unzip();
+        let mut demands = spin(&mut sim, &before, None);
+        sim.run(crate::testing::pick(400, 20) * SLICE);
+        for (task, demand) in demands.iter_mut().enumerate() {
+            let terms = cpus(masks[sim.tasks[task].entity.vm.index()], count);
+            sim.set_terms(task, terms);
+            demand.affinity = terms.affinity;
         }
-        let wanted = shares(&demands, count);
-        sim.run(300 * SLICE);
+        let wanted = shares(&demands, &vec![1.0; count]);
+        sim.run(crate::testing::pick(300, 20) * SLICE);
         let slices = crate::testing::pick(1500, 100);
         let found = measure(&mut sim, slices * SLICE);
         for (found, share) in found.iter().zip(&wanted) {
-            // Some slices are the difference that may stand at any moment, however long it runs.
-            let allowed = 0.02 * share + 10.0 / slices as f64;
+            let allowed = 0.02 * share + 100.0 / slices as f64;
             prop_assert!((found - share).abs() <= allowed, "{found:.4?}, wanted {wanted:.4?}");
         }
-        prop_assert_eq!(sim.longest_idle, 0);
+    }
+
+    /// Where caps hold VMs back, or reservations take the CPU from them, at times that nobody chooses,
+    /// shares are not those of the model. But nobody gets less than half of what it would have if
+    /// all shared the most reserved CPU, and a cap holds.
+    #[test]
+    fn caps_and_reservations_starve_nobody(
+        count in 1usize..=8,
+        free in prop::collection::vec(spinner(), 1..6),
+        capped in prop::collection::vec(spinner(), 0..4),
+        cap in 20u16..200,
+        asked in prop::collection::vec((1u64..60, 60u64..2000), 0..4),
+    ) {
+        let (mut sim, mut admission) = (Sim::new(count), Admission::new(count));
+        let mut demands = spin(&mut sim, &free, None);
+        demands.extend(spin(&mut sim, &capped, Some(cap)));
+        let mut left = vec![1.0; count];
+        for (hundredths, period) in asked {
+            let budget = Ticks((period * hundredths / 100).max(1));
+            let reservation = Reservation { budget, period: Ticks(period) };
+            let Ok(cpu) = admission.admit(reservation, CpuSet::ALL) else { continue };
+            let affinity = CpuSet::EMPTY.with(cpu);
+            sim.vm(100, None, &[SPIN], Terms { affinity, reservation: Some(reservation) });
+            left[cpu.index()] -= budget.0 as f64 / period as f64;
+        }
+        let wanted = shares(&demands, &left);
+        sim.run(crate::testing::pick(300, 20) * SLICE);
+        let slices = crate::testing::pick(800, 100);
+        let found = measure(&mut sim, slices * SLICE);
+        let of_vm = |shares: &[f64], vm: usize| -> f64 {
+            let tasks = sim.tasks.iter().zip(shares);
+            tasks.filter(|(task, _)| task.entity.vm.index() == vm).map(|(_, share)| share).sum()
+        };
+        let weight: f64 = demands.iter().map(|demand| demand.weight).sum();
+        let least = left.iter().copied().fold(1.0, f64::min);
+        for (vm, spinner) in free.iter().chain(&capped).enumerate() {
+            let (found, wanted) = (of_vm(&found, vm), of_vm(&wanted, vm));
+            let floor = wanted.min(f64::from(spinner.weight) / weight * least);
+            let standing = 10.0 / slices as f64;
+            prop_assert!(found >= 0.5 * floor - standing, "VM {vm}: {found}, not {floor}");
+            let is_free = vm < free.len();
+            prop_assert!(is_free || found <= 1.02 * f64::from(cap) / 100.0 + standing);
+        }
     }
 }
 
@@ -267,8 +394,10 @@ proptest! {
         let busy: usize = caps.iter().map(|(_, vcpus)| vcpus).sum::<usize>() + spinners;
         for (found, (cap, vcpus)) in found.iter().zip(&caps) {
             let cap = f64::from(*cap) / 100.0;
-            // A bucket holds four slices' worth.
-            prop_assert!(*found <= 1.02 * cap + 4.0 * cap / 200.0, "{found} of {cap}");
+            // A bucket holds four slices' worth, and is looked at 64 times in that span at most.
+            let late = *vcpus as f64 * 4.0 / 64.0;
+            let most = 1.02 * cap + (4.0 * cap + late) / 200.0;
+            prop_assert!(*found <= most, "{found} of {cap}");
             let most = cap.min(*vcpus as f64);
             prop_assert!(busy > count || *found >= 0.96 * most - 0.01, "{found} of {most}");
         }

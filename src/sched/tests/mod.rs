@@ -4,3 +4,4 @@ mod machine;
 mod model;
 mod queue;
 mod sim;
+mod small;

@@ -1,5 +1,8 @@
-//! What shares are right: weighted max-min fairness, found by filling all up at the speed of their weights
-//! until somebody cannot get more.
+//! What shares are right: weighted max-min fairness under affinity, found by filling all up at the speed of
+//! their weights until some cannot get more (progressive filling).
+//!
+//! Shares are possible exactly if no set of CPUs is overdrawn by those who can run nowhere else (Hall's
+//! condition), so whoever is within a set that is used up has what it can get.
 
 use crate::machine::CpuId;
 use crate::sched::policy::CpuSet;
@@ -13,70 +16,74 @@ pub struct Demand {
     pub most: f64,
 }
 
-/// The share of a CPU that each gets.
-pub fn shares(demands: &[Demand], cpus: usize) -> Vec<f64> {
+/// The share of a CPU that each gets, of CPUs that have so much to give: 1, less what is reserved.
+pub fn shares(demands: &[Demand], cpus: &[f64]) -> Vec<f64> {
+    let masks: Vec<u32> = demands.iter().map(|demand| mask(demand.affinity, cpus.len())).collect();
     let mut shares: Vec<Option<f64>> = vec![None; demands.len()];
     while shares.contains(&None) {
-        let at = |level: f64| -> Vec<f64> {
-            let one = |(demand, share): (&Demand, &Option<f64>)| {
-                share.unwrap_or((level * demand.weight).min(demand.most))
-            };
-            demands.iter().zip(&shares).map(one).collect()
+        // The height to which those in each set of CPUs could still be filled.
+        let height = |set: u32| -> f64 {
+            let inside = (0..demands.len()).filter(|one| masks[*one] & !set == 0);
+            let (mut left, mut weight) = (capacity(set, cpus), 0.0f64);
+            for one in inside {
+                match shares[one] {
+                    Some(share) => left -= share,
+                    None => weight += demands[one].weight,
+                }
+            }
+            if weight > 0.0 { left.max(0.0) / weight } else { f64::INFINITY }
         };
-        let (mut low, mut high) = (0.0, 1e9);
-        for _ in 0..200 {
-            let level = f64::midpoint(low, high);
-            match slack(demands, &at(level), cpus).iter().any(|left| *left < -1e-12) {
-                true => high = level,
-                false => low = level,
-            }
+        let heights: Vec<f64> = (0..1 << cpus.len()).map(height).collect();
+        let rising = || (0..demands.len()).filter(|one| shares[*one].is_none());
+        let own = |one: usize| demands[one].most / demands[one].weight;
+        let level = heights.iter().copied().chain(rising().map(own)).fold(f64::INFINITY, f64::min);
+        let full = |height: f64| height <= level * (1.0 + 1e-9);
+        let stuck = |one: &usize| {
+            let within = |(set, height): (u32, f64)| full(height) && masks[*one] & !set == 0;
+            full(own(*one)) || (0..).zip(heights.iter().copied()).any(within)
+        };
+        let stuck: Vec<usize> = rising().filter(stuck).collect();
+        assert!(!stuck.is_empty(), "{demands:?}");
+        for one in stuck {
+            shares[one] = Some((level * demands[one].weight).min(demands[one].most));
         }
-        let now = at(low);
-        let full = slack(demands, &now, cpus);
-        let mut fixed = false;
-        for (index, demand) in demands.iter().enumerate() {
-            let stuck = sets(cpus)
-                .zip(&full)
-                .any(|(set, left)| *left < 1e-6 && within(demand.affinity, set, cpus));
-            if shares[index].is_none() && (stuck || now[index] >= demand.most - 1e-9) {
-                shares[index] = Some(now[index]);
-                fixed = true;
-            }
-        }
-        assert!(fixed, "{demands:?}");
     }
     shares.into_iter().map(Option::unwrap).collect()
 }
 
-/// What each set of CPUs has left beside those who can run nowhere else (Hall's condition: the shares
-/// are possible exactly if no set is overdrawn).
-fn slack(demands: &[Demand], shares: &[f64], cpus: usize) -> Vec<f64> {
-    let left = |set: u32| {
-        let bound = demands.iter().zip(shares).filter(|(one, _)| within(one.affinity, set, cpus));
-        f64::from(set.count_ones()) - bound.map(|(_, share)| share).sum::<f64>()
-    };
-    sets(cpus).map(left).collect()
+fn mask(affinity: CpuSet, cpus: usize) -> u32 {
+    let bits = (0..cpus).filter(|cpu| affinity.contains(CpuId(u8::try_from(*cpu).unwrap())));
+    bits.fold(0, |all, cpu| all | 1 << cpu)
 }
 
-fn sets(cpus: usize) -> std::ops::Range<u32> {
-    1..1 << cpus
-}
-
-fn within(affinity: CpuSet, set: u32, cpus: usize) -> bool {
-    (0..cpus)
-        .all(|cpu| !affinity.contains(CpuId(u8::try_from(cpu).unwrap())) || set >> cpu & 1 != 0)
+fn capacity(set: u32, cpus: &[f64]) -> f64 {
+    cpus.iter().enumerate().filter(|(cpu, _)| set >> cpu & 1 != 0).map(|(_, one)| one).sum()
 }
 
 #[test]
 fn the_model_knows_the_textbook_cases() {
     let one = |weight| Demand { weight, affinity: CpuSet::ALL, most: 1.0 };
-    let close = |found: Vec<f64>, wanted: &[f64]| {
+    let on = |weight, cpus: &[u8]| {
+        let affinity = cpus.iter().fold(CpuSet::EMPTY, |set, cpu| set.with(CpuId(*cpu)));
+        Demand { affinity, ..one(weight) }
+    };
+    let close = |demands: &[Demand], cpus: &[f64], wanted: &[f64]| {
+        let found = shares(demands, cpus);
         assert!(found.iter().zip(wanted).all(|(a, b)| (a - b).abs() < 1e-6), "{found:?}");
     };
-    close(shares(&[one(1.0), one(1.0), one(1.0)], 2), &[2.0 / 3.0; 3]);
-    close(shares(&[one(10.0), one(1.0), one(1.0)], 2), &[1.0, 0.5, 0.5]);
-    let pinned = Demand { affinity: CpuSet::EMPTY.with(CpuId(0)), ..one(1.0) };
-    close(shares(&[pinned.clone(), pinned, one(1.0)], 2), &[0.5, 0.5, 1.0]);
+    close(&[one(1.0), one(1.0), one(1.0)], &[1.0; 2], &[2.0 / 3.0; 3]);
+    close(&[one(10.0), one(1.0), one(1.0)], &[1.0; 2], &[1.0, 0.5, 0.5]);
+    close(&[on(1.0, &[0]), on(1.0, &[0]), one(1.0)], &[1.0; 2], &[0.5, 0.5, 1.0]);
     let capped = Demand { most: 0.2, ..one(5.0) };
-    close(shares(&[capped, one(2.0), one(1.0)], 1), &[0.2, 1.6 / 3.0, 0.8 / 3.0]);
+    close(&[capped, one(2.0), one(1.0)], &[1.0], &[0.2, 1.6 / 3.0, 0.8 / 3.0]);
+    // A chain: the first two have a CPU each, as the third is crowded.
+    let chain = [on(1.0, &[0, 1]), on(1.0, &[1, 2]), on(1.0, &[2]), on(1.0, &[2])];
+    close(&chain, &[1.0; 3], &[1.0, 1.0, 0.5, 0.5]);
+    // One that never waits divides itself so that the other two are served alike.
+    close(&[one(9.0), on(1.0, &[0]), on(3.0, &[1])], &[1.0; 2], &[1.0, 0.25, 0.75]);
+    // One CPU within two: those who are bound to it have the level of that CPU.
+    let nested = [on(1.0, &[0]), on(3.0, &[0]), on(1.0, &[0, 1]), on(1.0, &[1])];
+    close(&nested, &[1.0; 2], &[0.25, 0.75, 0.5, 0.5]);
+    // What is left beside reservations.
+    close(&[one(1.0), on(1.0, &[0])], &[0.25, 0.5], &[0.5, 0.25]);
 }

@@ -303,6 +303,11 @@ impl Sim {
         self.cores[cpu].steps
     }
 
+    /// How often a vCPU has changed CPUs.
+    pub fn migrations(&self) -> u64 {
+        self.tasks.iter().map(|task| task.migrations).sum()
+    }
+
     fn task(&self, entity: Entity) -> usize {
         self.tasks.iter().position(|task| task.entity == entity).unwrap()
     }

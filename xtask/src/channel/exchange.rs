@@ -159,7 +159,10 @@ impl Exchange {
         let Some(number) = reply.id.as_u64().filter(|number| *number > OURS) else {
             return Answer::Other;
         };
-        let Some(waiting) = self.waiting.remove(&number) else { return Answer::Late };
+        let Some(waiting) = self.waiting.remove(&number) else {
+            // Larger ones were never ours: somebody typed the request on the console.
+            return if number <= self.last { Answer::Late } else { Answer::Other };
+        };
         if reply.ok {
             // `null` is a result as well.
             reply.result.get_or_insert(Value::Null);
@@ -198,7 +201,9 @@ mod tests {
     use proptest::test_runner::Config;
     use serde_json::{Value, json};
 
-    use super::{Answer, Exchange, IN_FLIGHT, PATIENCE, Reply, Request, STUCK, WAITING, read};
+    use super::{
+        Answer, Exchange, IN_FLIGHT, OURS, PATIENCE, Reply, Request, STUCK, WAITING, read,
+    };
 
     fn request(id: Value, command: &str) -> Request {
         Request { id, command: command.to_owned() }
@@ -279,6 +284,19 @@ mod tests {
         assert!(exchange.send(now).is_some_and(|text| text.contains("irq 4")));
         assert_eq!(exchange.send(now), None);
         assert!(exchange.send(now + STUCK).is_some());
+    }
+
+    #[test]
+    fn a_number_that_was_never_given_is_somebody_elses_however_large() {
+        let mut exchange = Exchange::default();
+        let answer = |id: u64| json!({"id": id, "ok": true, "result": 1}).to_string();
+        for id in [1, OURS, OURS + 1, u64::MAX] {
+            assert_eq!(exchange.answer(answer(id).as_bytes()), Answer::Other, "{id}");
+        }
+        exchange.ask(1, request(json!(1), "cpu"), Instant::now()).unwrap();
+        exchange.forget(1);
+        assert_eq!(exchange.answer(answer(OURS + 1).as_bytes()), Answer::Late);
+        assert_eq!(exchange.answer(answer(OURS + 2).as_bytes()), Answer::Other);
     }
 
     #[test]

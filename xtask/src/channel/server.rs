@@ -101,7 +101,12 @@ impl Hub {
         let surplus = state.recent.len().saturating_sub(RECENT);
         state.recent.drain(..surplus);
         state.partial.extend_from_slice(bytes);
-        let line = output_line(&take_text(&mut state.partial));
+        let text = take_text(&mut state.partial);
+        // Frames alone, or a part of a character.
+        if text.is_empty() {
+            return;
+        }
+        let line = output_line(&text);
         for client in state.clients.values().filter(|client| client.follows) {
             // A client that is behind misses some, and nobody waits for it.
             client.outbox.output(line.clone());
@@ -229,7 +234,9 @@ impl State {
             // What is left out comes with the rest of its character.
             let whole = recent.len() - self.partial.len().min(recent.len());
             let text = String::from_utf8_lossy(recent.get(..whole).unwrap_or_default());
-            client.outbox.output(output_line(&text));
+            if !text.is_empty() {
+                client.outbox.output(output_line(&text));
+            }
         }
     }
 

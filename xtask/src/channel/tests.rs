@@ -170,6 +170,24 @@ fn whoever_follows_gets_what_came_before_and_what_comes() {
 }
 
 #[test]
+fn replies_to_others_are_no_output_for_those_who_follow() {
+    let run = Run::new("quiet");
+    let mut follower = run.client();
+    follower.ask(FOLLOW, SOON).unwrap().unwrap();
+    let mut asker = run.client();
+    for _ in 0..20 {
+        asker.ask("echo x", SOON).unwrap().unwrap();
+    }
+    asker.ask("print end", SOON).unwrap().unwrap();
+    let outputs = std::iter::from_fn(|| match follower.next(SOON) {
+        Some(Message::Output(text)) => Some(text),
+        other => panic!("{other:?}"),
+    });
+    let outputs: Vec<_> = outputs.take_while(|text| !text.contains("end")).collect();
+    assert!(outputs.is_empty(), "{outputs:?}");
+}
+
+#[test]
 fn a_client_that_reads_nothing_holds_up_nobody() {
     let run = Run::new("slow");
     let mut dead = run.stream();

@@ -1,6 +1,7 @@
 //! Replies as text. Whatever a reply is, it has one; tables for lists of objects. Only names say what a
 //! number counts: sizes and times are shown as people read them.
 
+use plinth::monitor::table::clean;
 use serde_json::{Map, Value};
 
 /// A reply to `command` as text that ends in a line feed.
@@ -20,7 +21,10 @@ pub fn printable(text: &str) -> String {
 fn value(result: &Value) -> String {
     match result {
         Value::Null => "ok\n".to_owned(),
-        Value::Object(object) => members(object),
+        Value::Object(object) => match output(object) {
+            Some(text) => clean(text),
+            None => members(object),
+        },
         Value::Array(items) => match items.iter().map(Value::as_object).collect::<Option<Vec<_>>>()
         {
             Some(rows) => table(&rows.into_iter().flat_map(flatten).collect::<Vec<_>>()),
@@ -28,6 +32,12 @@ fn value(result: &Value) -> String {
         },
         _ => cell(Some(result)) + "\n",
     }
+}
+
+/// A guest's output, in the reply to `console tail`.
+fn output(object: &Map<String, Value>) -> Option<&str> {
+    let is_tail = ["from", "next", "end"].iter().all(|name| object.contains_key(*name));
+    object.get("text").filter(|_| is_tail)?.as_str()
 }
 
 /// A line for each member, and the tables among them below.
@@ -189,6 +199,13 @@ mod tests {
         let vm = json!({"memory": 536_870_912, "cpu_micros": 3_217_000, "uptime_micros": 5});
         let text = "memory    512 MiB\ncpu time  3.217 s\nuptime    5.000 us\n";
         assert_eq!(render(&vm), text);
+    }
+
+    #[test]
+    fn a_guests_output_is_shown_as_lines() {
+        let text = "\u{1b}[31mboot\r\n10%\r20%\u{7}\r\nlogin: ";
+        let tail = json!({"from": 4, "next": 9, "end": 9, "text": text});
+        assert_eq!(render(&tail), "boot\n10%\n20%\nlogin: \n");
     }
 
     fn any_json() -> impl Strategy<Value = Value> {

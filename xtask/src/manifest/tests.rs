@@ -260,6 +260,17 @@ fn a_names_letters_are_few_and_printable() {
 }
 
 #[test]
+fn a_name_is_no_word_of_the_monitors() {
+    for name in ["a=b", "reset", "all", "focus", "tail", "--force"] {
+        let found = mistakes(&format!("[[vm]]\nname = \"{name}\"\nkernel = \"k\"\n"));
+        assert!(
+            found.concat().starts_with(&format!("2:8: vm 1, name: the monitor takes `{name}`")),
+            "{found:?}"
+        );
+    }
+}
+
+#[test]
 fn values_have_more_than_one_spelling() {
     let affinity = |line| guest(line).policy.affinity;
     for line in ["cpus = \"0-2\"", "cpus = [0, 1, 2]", "cpus = \" 0 , 1 - 2\"", "cpus = \"2,0-1\""]

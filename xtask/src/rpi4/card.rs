@@ -26,6 +26,8 @@ pub fn make(options: &ImageOptions) -> Result<ExitCode> {
     if let Some(text) = &options.hv_args {
         check_cmdline(text)?;
     }
+    // Told before anything is fetched or built.
+    options.output.as_deref().map_or(Ok(()), disk::check_output)?;
     let default = paths::root().join(Board::Rpi4.default_manifest());
     let bundle = Bundle::load(options.manifest.as_deref().unwrap_or(&default))?;
     let files = files(&bundle, options)?;

@@ -8,6 +8,8 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use fatfs::{FatType, FileSystem, FormatVolumeOptions, FsOptions, format_volume};
 
+use crate::paths;
+
 const SECTOR: usize = 512;
 
 /// Where the partition begins, in sectors: at 4 MiB, as cards like it.
@@ -32,6 +34,15 @@ const HOLE: usize = 4096;
 pub struct CardFile {
     pub name: String,
     pub bytes: Vec<u8>,
+}
+
+/// Whether an image can be written there. A card's own device would be replaced by a file.
+pub fn check_output(path: &Path) -> Result<()> {
+    paths::need_folder_of(path)?;
+    if path.exists() && !path.is_file() {
+        bail!("cannot write {}: it is no regular file", path.display());
+    }
+    Ok(())
 }
 
 /// Writes the image of a card with these files in its root folder, and gives its size.
@@ -94,10 +105,6 @@ fn format(partition: &mut [u8], sectors: u32, files: &[CardFile]) -> Result<()> 
 /// Writes the disk in one step, with holes where it is zero.
 fn save(path: &Path, disk: &[u8]) -> Result<()> {
     const ZEROS: [u8; HOLE] = [0; HOLE];
-    // A card's device would be replaced by a file of that name.
-    if path.exists() && !path.is_file() {
-        bail!("it is no regular file");
-    }
     let mut partial = path.as_os_str().to_owned();
     partial.push(format!(".{}", std::process::id()));
     let file = File::create(&partial)?;

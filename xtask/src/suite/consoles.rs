@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
+use super::many::{self, Guest};
 use super::session::Session;
 use super::{Bench, Step};
 use crate::paths;
@@ -13,6 +14,11 @@ use crate::paths;
 const START_SECONDS: u64 = 60;
 const ANSWER_SECONDS: u64 = 30;
 const RUN_SECONDS: u64 = 240;
+/// Until all that was typed at once is answered.
+const HAMMER_SECONDS: u64 = 200;
+
+/// The most guests that a manifest can name, each with as many vCPUs as it can have.
+const CROWD: usize = 64;
 
 /// The guests, all of them the payload `echo`.
 const GUESTS: [&str; 3] = ["ada", "bob", "eve"];
@@ -20,10 +26,12 @@ const GUESTS: [&str; 3] = ["ada", "bob", "eve"];
 type Scene = fn(&mut Session) -> Result<()>;
 
 pub fn steps() -> Vec<Step> {
-    let scenes: [(&str, Scene); 4] = [
+    let scenes: [(&str, Scene); 6] = [
         ("keys-and-scrollback", keys),
         ("a-flood-slows-nobody", flood),
         ("monitor-and-frames", monitor),
+        ("more-typed-than-answered", hammer),
+        ("no-guest-left", no_guest),
         ("power-off", power_off),
     ];
     let mut steps = Vec::new();
@@ -35,6 +43,14 @@ pub fn steps() -> Vec<Step> {
             }));
         }
     }
+    // What is asked for there is, and where memory is short each guest has less.
+    for memory in ["1G", "704M"] {
+        let name = format!("consoles/most-scrollback-of-{CROWD}-guests-{memory}");
+        steps.push(Step::new(name, move |bench| crowd(bench, memory).into()));
+    }
+    steps.push(Step::new("consoles/last-words-of-a-destroyed-guest", |bench| {
+        last_words(bench).into()
+    }));
     steps
 }
 
@@ -44,8 +60,10 @@ fn manifest(bench: &Bench) -> Result<PathBuf> {
     let vm = |name: &&str| {
         format!("[[vm]]\nname = \"{name}\"\nkernel = \"{kernel}\"\nmemory = \"32M\"\n\n")
     };
+    let guests: String = GUESTS.iter().map(vm).collect();
     let path = paths::target().join("xtask").join("consoles.toml");
-    paths::write_if_changed(&path, GUESTS.iter().map(vm).collect::<String>().as_bytes())?;
+    let text = format!("[machine]\nwhen_idle = \"wait\"\n\n{guests}");
+    paths::write_if_changed(&path, text.as_bytes())?;
     Ok(path)
 }
 
@@ -57,7 +75,7 @@ fn start(bench: &Bench, gic: &str, cpus: &str) -> Result<Session> {
     let mut session = Session::start(bench, &args, RUN_SECONDS)?;
     session.wait_for("console: Ctrl-A, then:", START_SECONDS)?;
     for guest in GUESTS {
-        session.wait_for(&format!("[{guest}] echo> "), START_SECONDS)?;
+        says(&session, guest, "echo> ")?;
     }
     Ok(session)
 }
@@ -127,7 +145,7 @@ fn said(text: &str, guest: &str) -> String {
 
 /// Waits until `guest` has said `what`, in however many pieces.
 fn says(session: &Session, guest: &str, what: &str) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(ANSWER_SECONDS);
+    let deadline = Instant::now() + Duration::from_secs(START_SECONDS);
     while !said(&session.text(), guest).contains(what) {
         if Instant::now() > deadline {
             bail!("{guest} does not say `{what}`, but `{}`", said(&session.text(), guest));
@@ -165,6 +183,117 @@ fn monitor(session: &mut Session) -> Result<()> {
     session.send("back\x1e{\"id\":18,\"command\":\"vm fly\"}\n again\r")?;
     session.expect("\x1e{\"id\":18,\"ok\":false,\"error\":\"use: vm ", ANSWER_SECONDS)?;
     session.expect("[ada] echo: back again", ANSWER_SECONDS)
+}
+
+/// Types faster than the line takes what is answered: the heap is not to be what gives in.
+fn hammer(session: &mut Session) -> Result<()> {
+    let broken = "another frame began before its end";
+    session.send(&"\x1e".repeat(30_000))?;
+    session.send("\n")?;
+    session.expect(broken, ANSWER_SECONDS)?;
+    session.send("\x1e{\"id\":19,\"command\":\"console\"}\n")?;
+    session.expect("\x1e{\"id\":19,\"ok\":true", HAMMER_SECONDS)?;
+    session.send("\x01m")?;
+    session.send(&"\t".repeat(30_000))?;
+    session.send("cpu\r")?;
+    session.expect("plinth> cpu", HAMMER_SECONDS)?;
+    session.send(&"cpu\r".repeat(1_000))?;
+    // Refused while commands wait. Once it is not, they are done.
+    let deadline = Instant::now() + Duration::from_secs(HAMMER_SECONDS);
+    loop {
+        session.send("\x1e{\"id\":20,\"command\":\"console\"}\n")?;
+        if session.expect("\x1e{\"id\":20,\"ok\":true", 2).is_ok() {
+            break;
+        }
+        if Instant::now() > deadline {
+            bail!("it is not answered\n{}", session.text());
+        }
+    }
+    session.send("quit\r")?;
+    session.expect("console: ada (guest 0)", ANSWER_SECONDS)?;
+    session.send("still there\r")?;
+    says(session, "ada", "echo: still there")
+}
+
+/// The monitor without a guest: it keeps what is typed to it, whoever is started.
+fn no_guest(session: &mut Session) -> Result<()> {
+    session.send("\x01m")?;
+    for guest in GUESTS {
+        session.send(&format!("vm destroy {guest}\r"))?;
+        session.expect(&format!("plinth> vm destroy {guest}"), ANSWER_SECONDS)?;
+    }
+    session.send("quit\r")?;
+    session.expect("there is no guest to go to", ANSWER_SECONDS)?;
+    session.send("vm start bob\r")?;
+    session.expect("INFO  bob: ", ANSWER_SECONDS)?;
+    session.send("vm list\r")?;
+    session.expect("plinth> vm list", ANSWER_SECONDS)?;
+    session.expect(" bob ", ANSWER_SECONDS)?;
+    session.send("quit\r")?;
+    session.expect("console: bob (guest 1)", ANSWER_SECONDS)?;
+    session.expect("echo> ", ANSWER_SECONDS)?;
+    session.send("back\r")?;
+    session.expect("echo: back", ANSWER_SECONDS)
+}
+
+/// Of as many guests as there can be, each with as much scrollback as it can have, none is refused.
+fn crowd(bench: &Bench, memory: &str) -> Result<()> {
+    bench.machine()?;
+    let more = "memory = \"8M\"\nvcpus = 8";
+    let guest = |index| Guest { name: format!("g{index}"), payload: "echo", more };
+    let guests: Vec<_> = (1..=CROWD).map(guest).collect();
+    let manifest = many::manifest(bench, "scrollback.toml", &guests)?;
+    let manifest = manifest.to_string_lossy();
+    let hv_args = "scrollback=1M colour=off";
+    let args = [&manifest, "--smp", "2", "--memory", memory, "--hv-args", hv_args];
+    let mut session = Session::start(bench, &args, RUN_SECONDS)?;
+    session.wait_for("console: Ctrl-A, then:", START_SECONDS)?;
+    for Guest { name, .. } in &guests {
+        says(&session, name, "echo> ")?;
+    }
+    // All that is said of them has to fit as well.
+    for (id, command) in (1..).zip(["stats", "irq", "sched", "vm list", "stats g1", "memory"]) {
+        session.send(&format!("\x1e{{\"id\":{id},\"command\":\"{command}\"}}\n"))?;
+        session.expect(&format!("\x1e{{\"id\":{id},\"ok\":true"), START_SECONDS)?;
+    }
+    let short = session.text().contains("KiB of scrollback each, not 1024: memory is short");
+    if short != (memory != "1G") {
+        bail!("scrollback is not what memory allows\n{}", session.text());
+    }
+    session.alive()
+}
+
+/// What a guest said that nobody saw can be read when it is no more.
+fn last_words(bench: &Bench) -> Result<()> {
+    bench.machine()?;
+    let guest = |name: &str, payload, more| Guest { name: name.to_owned(), payload, more };
+    let guests = [
+        guest("ada", "echo", "memory = \"32M\""),
+        guest("brief", "hello", "memory = \"32M\"\nautostart = false"),
+    ];
+    let manifest = many::manifest(bench, "last-words.toml", &guests)?;
+    let mut session = Session::start(bench, &[&manifest.to_string_lossy()], RUN_SECONDS)?;
+    session.wait_for("echo> ", START_SECONDS)?;
+    session.send("\x01a")?;
+    session.expect("only what has the focus is shown", ANSWER_SECONDS)?;
+    session.send("\x1e{\"id\":1,\"command\":\"vm start brief\"}\n")?;
+    session.expect("\x1e{\"id\":1,\"ok\":true", ANSWER_SECONDS)?;
+    session.expect("INFO  brief: ", ANSWER_SECONDS)?;
+    let deadline = Instant::now() + Duration::from_secs(ANSWER_SECONDS);
+    loop {
+        session.send("\x1e{\"id\":2,\"command\":\"vm list\"}\n")?;
+        if session.expect("\"name\":\"brief\",\"state\":\"off\"", 1).is_ok() {
+            break;
+        }
+        if Instant::now() > deadline {
+            bail!("it does not stop\n{}", session.text());
+        }
+    }
+    session.send("\x1e{\"id\":3,\"command\":\"vm destroy brief\"}\n")?;
+    session.expect("\x1e{\"id\":3,\"ok\":true", ANSWER_SECONDS)?;
+    session.send("\x011")?;
+    session.expect("console: brief (guest 1) is off", ANSWER_SECONDS)?;
+    session.expect("GUEST-TEST: ok", ANSWER_SECONDS)
 }
 
 fn power_off(session: &mut Session) -> Result<()> {

@@ -24,8 +24,10 @@ const GUESTS: [&str; 3] = ["one", "two", "three"];
 type Scene = fn(&mut Run<'_>) -> Result<()>;
 
 pub fn steps() -> Vec<Step> {
-    let scenes: [(&str, Scene); 4] = [
+    let scenes: [(&str, Scene); 6] = [
         ("asks-all-there-is", asks),
+        ("dumps-what-runs", dumps),
+        ("reads-every-console", tails),
         ("drives-a-life", life),
         ("many-at-once", many),
         ("ends-the-run", end),
@@ -171,6 +173,56 @@ fn asks(run: &mut Run<'_>) -> Result<()> {
     run.session.alive()
 }
 
+/// Guests that never wait show their registers, whoever has a CPU at the moment.
+fn dumps(run: &mut Run<'_>) -> Result<()> {
+    for _ in 0..10 {
+        for guest in GUESTS {
+            let dump = run.json(&format!("vm dump {guest}"))?;
+            let registers = dump[0]["registers"].as_array().cloned().unwrap_or_default();
+            let pc = registers.iter().find(|register| register["name"] == "pc");
+            if registers.len() < 40 || pc.is_none_or(|pc| pc["value"] == "0x0000000000000000") {
+                bail!("the dump of {guest} says little: {dump}");
+            }
+        }
+    }
+    run.session.alive()
+}
+
+/// Each guest's output can be read, also of those that the console does not show.
+fn tails(run: &mut Run<'_>) -> Result<()> {
+    for view in ["all", "focus"] {
+        run.ctl(&format!("console {view}"))?;
+        for guest in GUESTS {
+            let tail = run.json(&format!("console tail {guest}"))?;
+            if !tail["text"].as_str().is_some_and(|text| text.contains("share: ")) {
+                bail!("{guest} has said nothing while the console shows {view}: {tail}");
+            }
+            let next = &tail["next"];
+            let deadline = Instant::now() + Duration::from_secs(ANSWER_SECONDS);
+            loop {
+                let more = run.json(&format!("console tail {guest} {next}"))?;
+                if more["from"] != *next {
+                    bail!("{guest} goes on elsewhere than at {next}: {more}");
+                }
+                if more["text"].as_str().is_some_and(|text| text.contains("share: ")) {
+                    break;
+                }
+                if Instant::now() > deadline {
+                    bail!("{guest} says no more while the console shows {view}: {more}");
+                }
+                sleep(Duration::from_millis(100));
+            }
+        }
+    }
+    run.ctl("vm destroy two")?;
+    run.comes_to("two", "off")?;
+    let why = run.refused("console two")?;
+    if !why.contains("two is off") {
+        bail!("{why}");
+    }
+    run.session.alive()
+}
+
 fn life(run: &mut Run<'_>) -> Result<()> {
     run.ctl("vm pause two")?;
     run.comes_to("two", "paused")?;
@@ -188,7 +240,11 @@ fn life(run: &mut Run<'_>) -> Result<()> {
     run.session.expect("[two] share: ", ANSWER_SECONDS)?;
     run.ctl("vm start one")?;
     run.comes_to("one", "running")?;
+    run.session.expect("one: started again", ANSWER_SECONDS)?;
     run.session.expect("[one] share: ", ANSWER_SECONDS)?;
+    if run.vm("one")?["resets"] != 0 {
+        bail!("a start counts as a reset");
+    }
     let resets = run.vm("three")?["resets"].as_u64().unwrap_or(0);
     run.ctl("vm reset three")?;
     run.comes_to("three", "running")?;

@@ -25,10 +25,13 @@ const MIRI_MODULES: [&str; 9] = [
     "virtio::",
     "vcpu::",
 ];
+/// How many cases each property of the scheduler is tried with.
+const CASES_AT_LENGTH: &str = "2000";
 const MIRI_SECONDS: u64 = 900;
-/// Tests of those modules that take most of a minute each, or longer: the scheduler's simulator is for
-/// many rounds.
-const MIRI_SLOW: [&str; 3] = ["all_ram_is_mapped", "frames_reach_a_guest_zeroed", "sched::tests"];
+/// Tests of those modules that take most of a minute each, or longer. The scheduler's simulator has small machines
+/// of its own for Miri.
+const MIRI_SLOW: [&str; 3] =
+    ["all_ram_is_mapped", "frames_reach_a_guest_zeroed", "sched::tests::machine"];
 
 /// The guests' package, in a workspace of its own.
 const GUESTS: &str = "guests/Cargo.toml";
@@ -54,6 +57,9 @@ pub fn steps() -> Vec<Step> {
         }),
         Step::new("host/tests", |_| {
             tests().unwrap_or_else(|why| Outcome::Failed(format!("{why:#}")))
+        }),
+        Step::new("host/scheduler-at-length", |_| {
+            scheduler_at_length().unwrap_or_else(|why| Outcome::Failed(format!("{why:#}")))
         }),
         Step::new("host/miri", |_| miri()),
     ];
@@ -109,6 +115,19 @@ fn tests() -> Result<Outcome> {
         counts.failed = counts.failed.max(1);
     }
     Ok(Outcome::Many(counts, output))
+}
+
+/// The scheduler's property tests with thousands of random machines instead of a few.
+fn scheduler_at_length() -> Result<Outcome> {
+    let mut cargo = build::cargo();
+    cargo.args(["test", "--quiet", "--release", "--lib", "--package", "plinth", "--", "sched::"]);
+    cargo.env("PROPTEST_CASES", CASES_AT_LENGTH);
+    let output = command::succeed(&mut cargo, BUILD_SECONDS)?;
+    let passed = counts(&output).passed;
+    if passed == 0 {
+        bail!("no test of the scheduler has run");
+    }
+    Ok(Outcome::Remarked(format!("{passed} tests, {CASES_AT_LENGTH} cases of each property")))
 }
 
 /// The sum over all `test result:` lines.

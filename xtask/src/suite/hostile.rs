@@ -75,7 +75,7 @@ fn beside_enemies(bench: &Bench, gic: &str, cpus: &str) -> Result<()> {
         "deadwalk: vCPU 0: an exception in its own exception vector",
         "deadwalk: stopped (crashed)",
         "lastoff: every vCPU has turned itself off",
-        "  vbar  0x",
+        "  vbar   0x",
     ] {
         session.wait_for(told, ANSWER_SECONDS)?;
     }

@@ -252,7 +252,7 @@ fn overlapping(bench: &Bench) -> Result<()> {
     let at = at.filter(|_| old.len() == new.len()).context("the second kernel's offset")?;
     sealed(&mut bytes, |all| all[at..at + new.len()].copy_from_slice(&new));
     let path = write("overlapping.bundle", bytes)?;
-    hypervisor_refuses(bench, &path, "the kernel overlaps the kernel of VM 0 (\"one\")")
+    hypervisor_refuses(bench, &path, "the kernel overlaps the kernel of VM 1 (\"one\")")
 }
 
 /// Boots the hypervisor on a bundle that `xtask run` does not get to see.

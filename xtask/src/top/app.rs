@@ -60,6 +60,7 @@ impl App {
             self.tab = Tab::Overview;
         }
         let names = self.model.names();
+        self.consoles.keep(&names);
         self.chosen = self.chosen.min(names.len().saturating_sub(1));
         self.condemned.take_if(|name| !names.contains(name));
     }

@@ -171,7 +171,8 @@ fn u_boot(bench: &Bench) -> Result<()> {
 }
 
 /// What is refused in words, before a machine starts: the arguments, and a word of the message.
-const REFUSED: [(&str, &[&str], &str); 8] = [
+const REFUSED: [(&str, &[&str], &str); 9] = [
+    ("image", &["--board", "rpi4", "-o", "@/none/x.img"], "there is no folder"),
     ("image", &["--board", "qemu-virt", "-o", "@/x.img"], "known are: rpi4"),
     ("image", &["--board", "rpi4", "-o", "@"], "no regular file"),
     ("image", &["--board", "rpi4", "@/none.toml", "-o", "@/x.img"], "none.toml"),

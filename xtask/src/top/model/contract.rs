@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use plinth::monitor::reply::{
-    CpuSummary, ExitStats, Hex, MemoryReport, SchedEntry, StatsEntry, VcpuSummary, VmDetails,
-    VmState, VmSummary,
+    ConsoleTail, CpuSummary, ExitStats, Hex, MemoryReport, SchedEntry, StatsEntry, VcpuSummary,
+    VmDetails, VmState, VmSummary,
 };
 use serde::Serialize;
 
 use super::{Model, Part};
+use crate::top::consoles::Consoles;
 
 fn take(model: &mut Model, part: Part, second: u64, reply: &impl Serialize) {
     let reply = serde_json::to_value(reply).map_err(|why| why.to_string());
@@ -96,4 +97,14 @@ fn nothing_that_the_hypervisor_tells_is_unknown_to_the_view() {
     let memory = model.memory().cloned().unwrap_or_default();
     assert_eq!((memory.total, memory.free), (Some(4), Some(3)));
     assert_eq!((memory.heap_total, memory.heap_free), (Some(2), Some(1)));
+}
+
+#[test]
+fn the_hypervisors_pieces_of_output_are_what_the_view_reads() {
+    let mut consoles = Consoles::default();
+    let tail = ConsoleTail { from: 3, next: 9, end: 20, text: "hello\n".to_owned() };
+    consoles.take("web", &serde_json::to_value(tail).unwrap());
+    assert_eq!(consoles.last(Some("web"), 9), ["hello"]);
+    let command: plinth::monitor::command::Command = consoles.command("web").parse().unwrap();
+    assert_eq!(command, plinth::monitor::command::Command::ConsoleTail("web".into(), Some(9)));
 }

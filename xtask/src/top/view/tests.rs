@@ -52,7 +52,9 @@ fn sampled() -> App {
             json!({"vcpu_list": [{"id": 1, "state": "waiting", "cpu": 0, "cpu_micros": 250_000 * factor}]}),
         );
     }
-    app.consoles.feed("[debian] login: \r\n[hello] hi\r\n");
+    app.consoles.shared.feed("[debian] login: \r\n[hello] hi\r\n");
+    let piece = json!({"from": 0, "next": 7, "end": 7, "text": "login: "});
+    app.consoles.take("debian", &piece);
     app.follow_model();
     app
 }
@@ -126,7 +128,8 @@ proptest! {
         (width, height) in (1u16..130, 1u16..40),
     ) {
         let mut app = App::default();
-        app.consoles.feed(&text);
+        app.consoles.shared.feed(&text);
+        app.consoles.take("a", &json!({"from": 0, "next": 9, "end": 9, "text": text}));
         for (second, (part, reply)) in (0..).zip(replies) {
             app.model.take(part, Duration::from_secs(second), &Ok(reply));
             app.follow_model();
