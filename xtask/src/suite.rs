@@ -10,8 +10,10 @@
 //! | `waits/…` | guests that wait on CPUs of their own are seen by the hypervisor where their policy says so |
 //! | `consoles/…` | one line shared by several guests and the monitor: escape key, scrollback, frames |
 //! | `debian/…` | Debian boots, takes input, reboots and powers off, beside hostile guests as well |
+//! | `assigned/…` | a guest owns a UART of the board |
 //! | `rpi4/…` | all that on a Raspberry Pi 4, and from the card that is made for it |
 
+mod assigned;
 mod command;
 mod consoles;
 mod crash;
@@ -168,6 +170,7 @@ pub fn run(filter: Option<&str>, bare: bool) -> Result<ExitCode> {
         steps.extend(waits::steps());
         steps.extend(consoles::steps());
         steps.extend(ctl::steps());
+        steps.extend(assigned::steps());
         steps.extend(rpi4::steps());
     }
     let wanted = |step: &&Step| filter.is_none_or(|text| step.name.contains(text));

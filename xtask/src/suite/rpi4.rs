@@ -2,19 +2,18 @@
 
 mod card;
 
-use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use super::assigned;
 use super::ctl::Run;
 use super::many::{Guest, manifest};
 use super::session::Session;
 use super::{Bench, Outcome, Step};
 use crate::board::Board;
-use crate::{paths, qemu};
+use crate::qemu;
 
 const SECONDS: u64 = 150;
 
@@ -138,33 +137,7 @@ fn ctl(bench: &Bench) -> Result<()> {
     run.session.end_with(0, SECONDS)
 }
 
-/// The board's other UART and its interrupt belong to a guest, which answers what comes in there.
+/// The board's other UART belongs to a guest.
 fn owner(bench: &Bench) -> Result<()> {
-    bench.machine()?;
-    let more = "memory = \"64M\"\ncmdline = \"uart=fe201000,153\"\n\
-                assign = [\"/soc/serial@7e201000\"]";
-    let guest = Guest { name: "owner".to_owned(), payload: "owner", more };
-    let file = manifest(bench, "rpi4-owner.toml", &[guest])?;
-    let socket = paths::scratch("uart-test")?;
-    let line = format!("unix:{},server=on,wait=off", socket.display());
-    let args = ["--board", "rpi4", &file.to_string_lossy(), "--other-serial", &line];
-    let mut session = Session::start(bench, &args, SECONDS)?;
-    session.expect("owner: the UART at 0xfe201000 is mine", SECONDS)?;
-    let mut uart = UnixStream::connect(&socket).context("no UART")?;
-    uart.set_read_timeout(Some(Duration::from_secs(SECONDS)))?;
-    for text in ["abc", "def", "ghi", "x."] {
-        // The guest is to be done with what came before: QEMU's GICv2 does not look at a level again
-        // when the guest's end of an interrupt deactivates the physical one.
-        sleep(Duration::from_millis(300));
-        uart.write_all(text.as_bytes())?;
-        let mut answer = vec![0; text.len()];
-        uart.read_exact(&mut answer).with_context(|| format!("no answer to {text}"))?;
-        if answer != text.to_uppercase().as_bytes() {
-            bail!("{text} is answered by {}", String::from_utf8_lossy(&answer));
-        }
-    }
-    session.expect("GUEST-TEST: ok", SECONDS)?;
-    session.end_with(0, SECONDS)?;
-    let _ = std::fs::remove_file(&socket);
-    Ok(())
+    assigned::owner(bench, &["--board", "rpi4"], "/soc/serial@7e201000", "fe201000,153")
 }
