@@ -91,6 +91,22 @@ not_el2:
 2:  wfi
     b       2b
 
+// CPUs that a spin table lets go (Devicetree Specification, "enable-method") have nothing in their
+// registers. They wait here, their caches off, until one of them is awaited.
+.global plinth_pen
+plinth_pen:
+    msr     DAIFSet, #0xf
+    ldr     x3, =0xff00ffffff           // MPIDR_EL1: Aff3, Aff2 to Aff0
+    mrs     x1, MPIDR_EL1
+    and     x1, x1, x3
+    adrp    x2, {next}
+1:  wfe
+    ldr     x0, [x2, :lo12:{next}]
+    cbz     x0, 1b
+    ldr     x3, [x0, #{secondary_mpidr}]
+    cmp     x3, x1
+    b.ne    1b
+
 .global plinth_secondary
 plinth_secondary:
     msr     DAIFSet, #0xf

@@ -32,7 +32,7 @@ fn on(host: &Host, source: VmSource<'_>) -> Result<(Vm, Arc<ScriptedLine>), Crea
 
 /// A room with the VM that `source` describes, which does `ops` at `entry`.
 fn room(source: VmSource<'_>, entry: u64, ops: &[Op]) -> Result<Room, CreateError> {
-    on(&host(V3, 1), source)?;
+    on(&host(V3, 1), source.clone())?;
     let memory = source.memory + (128 << 10);
     let room = Room::of(V3, 1, 4, &bundle_of(source), memory, Box::new(|_, _| {}));
     room.program(0, VECTORS + SYNC_VECTOR, &[psci(SYSTEM_OFF)]).program(0, entry, ops);
@@ -75,7 +75,7 @@ fn ram_beyond_the_guest_addresses_of_this_machine_is_refused() {
     // 39 bits are enough for whatever a manifest may ask, 36 are not.
     let usual = host(V3, 1);
     let small = Host { geometry: Geometry::new(36, PaRange::from_field(5)).unwrap(), ..usual };
-    let error = on(&small, source).err().unwrap();
+    let error = on(&small, source.clone()).err().unwrap();
     assert!(matches!(error, CreateError::AddressSpace { .. }), "{error}");
     assert!(matches!(on(&host(V3, 1), source).err().unwrap(), CreateError::Boot(_)));
 }

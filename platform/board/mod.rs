@@ -3,6 +3,7 @@
 //! Nothing is assumed that the tree does not say, and a tree that lacks something is a [`BoardError`].
 //! The tree comes from the firmware; even so, none can make this code panic.
 
+mod assign;
 mod cpu;
 mod gic;
 mod memory;
@@ -20,6 +21,7 @@ use super::tree::{InterruptController, Node, Tree};
 use crate::addr::{PhysAddr, Region};
 
 pub use super::tree::blob::{HEADER_SIZE, total_size};
+pub use assign::{AssignError, Assigned, AssignedDevice};
 pub use cpu::{BoardCpu, Conduit, EnableMethod};
 pub use gic::Gic;
 pub use memory::usable;
@@ -41,6 +43,8 @@ pub struct Board {
     pub cpus: Vec<BoardCpu>,
     /// How to call the firmware's PSCI, where there is any.
     pub psci: Option<Conduit>,
+    /// The registers of the BCM2835's power management, where there is one: its watchdog turns the board off.
+    pub watchdog: Option<Region<PhysAddr>>,
     /// The interrupt controller.
     pub gic: Gic,
     /// The generic timer's interrupts.
@@ -99,6 +103,7 @@ impl Board {
             reserved,
             cpus: cpu::read(&tree, psci)?,
             psci,
+            watchdog: watchdog(&tree)?,
             gic,
             timer: TimerInterrupts::read(&tree, &controller)?,
             uart: uart::read(&tree, Some(&controller))?,
@@ -110,16 +115,27 @@ impl Board {
         })
     }
 
+    /// The devices that each guest gets who wishes for the nodes named in `wishes`, by path, alias, or name with
+    /// address. `blob` describes this board.
+    pub fn assign(&self, blob: &[u8], wishes: &[&[String]]) -> Result<Vec<Assigned>, BoardError> {
+        let copy = CheckedBlob::copy_of(blob)?;
+        assign::assign(&Tree::new(&copy)?, self, wishes)
+    }
+
     /// Only the UART of the board that `blob` describes: to say what is wrong with the rest of it.
     pub fn read_uart(blob: &[u8]) -> Result<BoardUart, BoardError> {
         let copy = CheckedBlob::copy_of(blob)?;
         uart::read(&Tree::new(&copy)?, None)
     }
 
-    /// Only how the board that `blob` describes calls its firmware: to power off when the rest is wrong.
-    pub fn read_psci(blob: &[u8]) -> Result<Option<Conduit>, BoardError> {
+    /// Only how the board that `blob` describes is turned off, by its firmware or its watchdog: for when the
+    /// rest is wrong.
+    pub fn read_power(
+        blob: &[u8],
+    ) -> Result<(Option<Conduit>, Option<Region<PhysAddr>>), BoardError> {
         let copy = CheckedBlob::copy_of(blob)?;
-        cpu::conduit(&Tree::new(&copy)?)
+        let tree = Tree::new(&copy)?;
+        Ok((cpu::conduit(&tree)?, watchdog(&tree)?))
     }
 
     /// The RAM that is free: all of it but what is reserved and what `also`, the hypervisor's own image,
@@ -133,6 +149,12 @@ impl Board {
     pub fn is_compatible(&self, model: &str) -> bool {
         self.compatible.iter().any(|own| own == model)
     }
+}
+
+/// The power management of the BCM2835 and its descendants (Linux binding `brcm,bcm2835-pm.yaml`).
+fn watchdog(tree: &Tree<'_>) -> Result<Option<Region<PhysAddr>>, BoardError> {
+    let node = tree.compatible(&["brcm,bcm2711-pm", "brcm,bcm2835-pm", "brcm,bcm2835-pm-wdt"]);
+    node.map(|node| node.region(0)).transpose()
 }
 
 impl TimerInterrupts {

@@ -62,7 +62,7 @@ pub(super) fn read(
     })
 }
 
-fn kind(node: Node<'_, '_>) -> Option<UartKind> {
+pub(super) fn kind(node: Node<'_, '_>) -> Option<UartKind> {
     if node.is_compatible(PL011) {
         Some(UartKind::Pl011)
     } else if node.is_compatible(MINI_UART) {
@@ -73,14 +73,19 @@ fn kind(node: Node<'_, '_>) -> Option<UartKind> {
 }
 
 /// The PL011's `UARTCLK`, where it is a `fixed-clock` or that of a board known here.
-fn clock(tree: &Tree<'_>, uart: Node<'_, '_>) -> Option<NonZeroU32> {
+pub(super) fn clock(tree: &Tree<'_>, uart: Node<'_, '_>) -> Option<NonZeroU32> {
     /// The Raspberry Pi's firmware sets this one, its `init_uart_clock`, before it starts a kernel.
     const BCM2711: u32 = 48_000_000;
     if tree.root().is_compatible(&["brcm,bcm2711"]) {
         return NonZeroU32::new(BCM2711);
     }
     // The binding has the clock of the baud rate first.
-    let phandle = u32::from_be_bytes(*uart.property("clocks")?.first_chunk()?);
+    fixed_clock(tree, uart)
+}
+
+/// The frequency of a device's first clock, where that is a `fixed-clock`.
+pub(super) fn fixed_clock(tree: &Tree<'_>, device: Node<'_, '_>) -> Option<NonZeroU32> {
+    let phandle = u32::from_be_bytes(*device.property("clocks")?.first_chunk()?);
     let source = tree.phandle(phandle).filter(|clock| clock.is_compatible(&["fixed-clock"]))?;
     NonZeroU32::new(source.u32("clock-frequency")?)
 }

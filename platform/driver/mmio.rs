@@ -100,6 +100,8 @@ unsafe impl RegisterBlock for super::pl011::Registers {}
 // SAFETY: made with `register_structs!`.
 unsafe impl RegisterBlock for super::mini_uart::Registers {}
 // SAFETY: made with `register_structs!`.
+unsafe impl RegisterBlock for super::bcm2835_pm::Registers {}
+// SAFETY: made with `register_structs!`.
 unsafe impl RegisterBlock for super::gic::Registers {}
 // SAFETY: made with `register_structs!`.
 unsafe impl RegisterBlock for super::gicv2::gicc::Registers {}

@@ -5,10 +5,12 @@
 //! |---|---|
 //! | [`mmio`] | turns an address of the board's into a register block; the one place with `unsafe` |
 //! | [`uart`] | the console: [`pl011`] or [`mini_uart`] |
+//! | [`bcm2835_pm`] | the Raspberry Pi's way to power off |
 //! | [`gic`] | the registers about interrupts that GICv2 and GICv3 share |
 //! | [`gicv2`] | distributor, CPU interface, list registers |
 //! | [`gicv3`] | distributor and redistributors |
 
+pub mod bcm2835_pm;
 pub mod gic;
 pub mod gicv2;
 pub mod gicv3;

@@ -28,6 +28,13 @@ impl<'t, 'a> InterruptController<'t, 'a> {
     }
 }
 
+impl InterruptController<'_, '_> {
+    /// How many bytes one interrupt takes in `interrupts`.
+    pub const fn entry_size(&self) -> usize {
+        self.cells * 4
+    }
+}
+
 impl<'a> Node<'_, 'a> {
     /// Entry `index` of `interrupts`, which the node must have and which must lead to `gic`.
     pub fn interrupt(

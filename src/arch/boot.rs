@@ -4,7 +4,7 @@ use core::arch::global_asm;
 use core::mem::offset_of;
 
 use super::mmu;
-use super::smp::SecondaryBoot;
+use super::smp::{NEXT, SecondaryBoot};
 use super::traps;
 use crate::addr::{PhysAddr, Region};
 
@@ -20,6 +20,8 @@ global_asm!(
     hcr = const traps::HCR_IDLE,
     secondary_mair = const offset_of!(SecondaryBoot, mair),
     secondary_ttbr0 = const offset_of!(SecondaryBoot, ttbr0),
+    secondary_mpidr = const offset_of!(SecondaryBoot, mpidr),
+    next = sym NEXT,
 );
 
 unsafe extern "C" {
@@ -30,6 +32,7 @@ unsafe extern "C" {
     static __boot_stack_top: u8;
     static __image_end: u8;
     static plinth_secondary: u8;
+    static plinth_pen: u8;
     fn plinth_early_map(address: u64, attributes: u64);
     fn plinth_early_device(address: u64);
     fn plinth_switch_tables(root: u64);
@@ -78,6 +81,11 @@ pub fn stack() -> (u64, u64) {
 /// Where secondary CPUs enter.
 pub fn secondary_entry() -> PhysAddr {
     symbol!(plinth_secondary)
+}
+
+/// Where CPUs enter that a spin table lets go.
+pub fn pen() -> PhysAddr {
+    symbol!(plinth_pen)
 }
 
 /// Change EL2's translation tables. Block sizes differ between old and new, so translation is off in

@@ -3,8 +3,8 @@
 use core::arch::asm;
 
 use aarch64_cpu::asm::barrier;
-use aarch64_cpu::registers::VTTBR_EL2;
-use tock_registers::interfaces::{Readable, Writeable};
+use aarch64_cpu::registers::{SCTLR_EL1, TCR_EL1, VTTBR_EL2};
+use tock_registers::interfaces::{ReadWriteable, Readable, Writeable};
 
 use super::regs::CTR_EL0;
 use crate::addr::{Ipa, PhysAddr, Region};
@@ -73,19 +73,29 @@ impl Maintenance for Upkeep {
     }
 }
 
-/// Let `invalidate` run with `vttbr` in its register, which names the VMID.
+/// Let `invalidate` run with `vttbr` in its register, which names the VMID. Meanwhile EL1's stage 1 is on
+/// and its walks are off, so that nothing of another VM's stage 1 is fetched under that VMID (Cortex-A72
+/// erratum 1319367).
 fn with_vttbr(vttbr: Vttbr, invalidate: impl FnOnce()) {
     let current = VTTBR_EL2.get();
     barrier::dsb(barrier::ISHST); // descriptors first, then the invalidation
-    if current != vttbr.raw() {
-        VTTBR_EL2.set(vttbr.raw());
-        barrier::isb(barrier::SY);
+    if current == vttbr.raw() {
+        return invalidate();
     }
+    let (tcr, sctlr) = (TCR_EL1.get(), SCTLR_EL1.get());
+    TCR_EL1.modify(TCR_EL1::EPD0::DisableTTBR0Walks + TCR_EL1::EPD1::DisableTTBR1Walks);
+    barrier::isb(barrier::SY); // no walk before stage 1 is on, should it be off
+    SCTLR_EL1.modify(SCTLR_EL1::M::Enable);
+    barrier::isb(barrier::SY);
+    VTTBR_EL2.set(vttbr.raw());
+    barrier::isb(barrier::SY);
     invalidate();
-    if current != vttbr.raw() {
-        VTTBR_EL2.set(current);
-        barrier::isb(barrier::SY);
-    }
+    VTTBR_EL2.set(current);
+    barrier::isb(barrier::SY);
+    SCTLR_EL1.set(sctlr);
+    barrier::isb(barrier::SY);
+    TCR_EL1.set(tcr);
+    barrier::isb(barrier::SY);
 }
 
 /// Forget what this CPU's TLB holds of stage 1 under the VMID in `VTTBR_EL2`.

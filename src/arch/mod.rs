@@ -24,6 +24,7 @@
 pub mod boot;
 pub mod crash;
 pub mod el1;
+pub mod errata;
 pub mod gic;
 pub mod heap;
 pub mod id_registers;
@@ -36,6 +37,7 @@ pub mod provoke;
 pub mod regs;
 pub mod smp;
 pub mod start;
+pub mod supply;
 pub mod this_cpu;
 pub mod timer;
 pub mod traps;

@@ -1,19 +1,25 @@
-//! The machine's own firmware: PSCI as the board's device tree offers it (Arm DEN0022).
+//! What CPUs are turned on with, and the machine off: its firmware's PSCI where the board's device tree
+//! offers that (Arm DEN0022), else its watchdog.
 
 use core::fmt::Write;
 use core::sync::atomic::{AtomicU8, Ordering};
 
 use aarch64_cpu::asm;
 use smccc::{Hvc, Smc, psci};
+use spin::Once;
 
+use crate::addr::{PhysAddr, Region};
 use crate::console;
 use crate::platform::board::Conduit;
+use crate::platform::driver::bcm2835_pm::Bcm2835Pm;
+use crate::platform::driver::mmio::Mmio;
 
 const NONE: u8 = 0;
 const HVC: u8 = 1;
 const SMC: u8 = 2;
 
 static CONDUIT: AtomicU8 = AtomicU8::new(NONE);
+static WATCHDOG: Once<Bcm2835Pm> = Once::new();
 
 /// How the run ended, as the last line says it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -24,8 +30,16 @@ pub enum Verdict {
     Failed(&'static str),
 }
 
-/// Use PSCI from now on; `None` when the board has none.
-pub fn init(conduit: Option<Conduit>) {
+/// Use PSCI from now on, and the watchdog with these registers, which are mapped; `None` for what the
+/// board has not.
+pub fn init(conduit: Option<Conduit>, watchdog: Option<Region<PhysAddr>>) {
+    if let Some(registers) = watchdog {
+        // SAFETY: the tree says the device is there, and the caller that it is mapped.
+        let registers = unsafe { Mmio::new(registers) };
+        if let Ok(watchdog) = Bcm2835Pm::new(registers) {
+            WATCHDOG.call_once(|| watchdog);
+        }
+    }
     let value = match conduit {
         None => NONE,
         Some(Conduit::Hvc) => HVC,
@@ -56,8 +70,8 @@ pub fn cpu_on(mpidr: u64, entry: u64, context: u64) -> Result<(), &'static str> 
     })
 }
 
-/// Say the verdict as the last line of all, and power the machine off. Stops here for good where
-/// there is no PSCI.
+/// Say the verdict as the last line of all, and power the machine off. Stops here for good where there is
+/// no way to.
 pub fn off(verdict: Verdict) -> ! {
     let mut out = console::Emergency::new();
     let _ = match verdict {
@@ -68,6 +82,9 @@ pub fn off(verdict: Verdict) -> ! {
         HVC => _ = psci::system_off::<Hvc>(),
         SMC => _ = psci::system_off::<Smc>(),
         _ => {}
+    }
+    if let Some(watchdog) = WATCHDOG.get() {
+        watchdog.power_off();
     }
     loop {
         asm::wfi();

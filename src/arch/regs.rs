@@ -37,6 +37,8 @@ macro_rules! registers {
 registers! {
     /// Interrupt Status Register.
     ISR_EL1 = "S3_0_C12_C1_0";
+    /// CPU Auxiliary Control Register, EL1, of the Cortex-A57 and A72.
+    CPUACTLR_EL1 = "S3_1_C15_C2_0";
     /// Cache Type Register.
     CTR_EL0 = "S3_3_C0_C0_1";
     /// Virtualization Processor ID Register: what a guest reads from `MIDR_EL1`.

@@ -1,7 +1,10 @@
 //! The other CPUs: turned on one after the other, each with a stack of its own.
+//!
+//! By PSCI, or by a spin table: then all are let go at once, early, while the words they look at are mapped,
+//! and wait in our own code until it is their turn.
 
 use alloc::boxed::Box;
-use core::sync::atomic::{AtomicU8, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use aarch64_cpu::asm;
 use aarch64_cpu::registers::VBAR_EL2;
@@ -9,7 +12,7 @@ use tock_registers::interfaces::Writeable;
 
 use super::maintenance::Upkeep;
 use super::this_cpu::ThisCpu;
-use super::{boot, mmu, percpu, power, timer, traps, world};
+use super::{boot, errata, mmu, percpu, power, timer, traps, world};
 use crate::addr::{PhysAddr, Region};
 use crate::machine::CpuId;
 use crate::memory::Maintenance;
@@ -18,6 +21,10 @@ use crate::time::Frequency;
 
 /// The size of a secondary CPU's stack, its guard page included.
 pub const STACK: u64 = 64 * 1024;
+
+/// The [`SecondaryBoot`] of the CPU whose turn it is to leave the pen, as its address. The entry code reads
+/// it with the MMU off.
+pub static NEXT: AtomicU64 = AtomicU64::new(0);
 
 /// How long a CPU may take from `CPU_ON` to its first sign of life.
 const PATIENCE_MICROS: u64 = 1_000_000;
@@ -33,6 +40,8 @@ pub struct SecondaryBoot {
     /// `TTBR0_EL2`.
     pub ttbr0: u64,
     stack_top: u64,
+    /// The affinity fields of its `MPIDR_EL1`.
+    pub mpidr: u64,
     stack_bottom: u64,
     id: CpuId,
     board: &'static Board,
@@ -86,6 +95,7 @@ fn start(
         tcr,
         ttbr0,
         stack_top,
+        mpidr: cpu.mpidr,
         stack_bottom: stack.start().raw(),
         id,
         board,
@@ -100,7 +110,7 @@ fn start(
         EnableMethod::Psci => {
             power::cpu_on(cpu.mpidr, boot::secondary_entry().raw(), address.raw())?;
         }
-        EnableMethod::SpinTable { .. } => return Err("spin-table is not supported yet"),
+        EnableMethod::SpinTable { .. } => call(address),
         EnableMethod::None => return Err("the device tree names no way to enable it"),
     }
     let begin = timer::now();
@@ -113,6 +123,35 @@ fn start(
         core::hint::spin_loop();
     }
     Ok(())
+}
+
+/// Let the CPUs that spin tables hold come into our own code, before the final map: it does not have the
+/// words that they look at.
+pub fn summon(board: &Board, this: u64) {
+    for cpu in board.cpus.iter().filter(|cpu| cpu.mpidr != this) {
+        let EnableMethod::SpinTable { release_addr } = cpu.enable else { continue };
+        boot::early_map_memory(release_addr);
+        let word = release_addr.raw() as *mut u64;
+        // SAFETY: the tree says that this word is for the address where the CPU is to go on. It lies in
+        // memory that is nobody else's, and was just mapped.
+        unsafe { word.write_volatile(boot::pen().raw().to_le()) };
+        make_visible(release_addr, size_of::<u64>() as u64);
+    }
+    asm::sev();
+}
+
+/// It is the turn of the CPU whose description is at `boot`.
+fn call(boot: PhysAddr) {
+    NEXT.store(boot.raw(), Ordering::Release);
+    make_visible(PhysAddr::new(NEXT.as_ptr() as u64), size_of::<AtomicU64>() as u64);
+    asm::sev();
+}
+
+/// Whoever has its caches off sees what was written, and finds no stale line later.
+fn make_visible(start: PhysAddr, size: u64) {
+    if let Some(region) = Region::new(start, size) {
+        Upkeep.clean_invalidate_to_poc(region);
+    }
 }
 
 fn change(state: &AtomicU8, from: u8, to: u8) -> bool {
@@ -131,6 +170,7 @@ extern "C" fn plinth_secondary_main(boot: &'static SecondaryBoot) -> ! {
     }
     percpu::install(boot.id, (boot.stack_bottom, boot.stack_top));
     traps::init();
+    errata::apply(boot.board);
     let machine = ThisCpu::new(boot.id, boot.board);
     boot.state.store(READY, Ordering::Release);
     super::start::run(machine)

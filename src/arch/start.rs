@@ -1,12 +1,10 @@
 //! The boot story: from the first line of Rust to the first guest instruction.
 
-use alloc::boxed::Box;
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use aarch64_cpu::asm;
-use aarch64_cpu::registers::{ID_AA64MMFR0_EL1, MPIDR_EL1, VBAR_EL2};
+use aarch64_cpu::registers::{MPIDR_EL1, VBAR_EL2};
 use spin::Once;
 use tock_registers::interfaces::{Readable, Writeable};
 
@@ -14,25 +12,19 @@ use super::maintenance;
 use super::mmu::{AddressSpace, Use};
 use super::power::{self, Verdict};
 use super::this_cpu::ThisCpu;
-use super::{boot, gic, heap, id_registers, monitor, percpu, provoke, smp, timer, traps, world};
+use super::{boot, errata, heap, monitor, percpu, provoke, smp, supply, timer, traps, world};
 use crate::addr::{PAGE_SIZE, PhysAddr, Region};
 use crate::console::settings::HEAP_SHARE;
-use crate::console::{self, GuestLine, Settings};
+use crate::console::{self, Settings};
 use crate::cpu::{Cpu, Step};
-use crate::device::serial::SerialLine;
-use crate::firmware::entropy::Entropy;
-use crate::hypervisor::{Hypervisor, INTERRUPT_KINDS, Stock};
+use crate::hypervisor::Hypervisor;
 use crate::machine::{CpuId, Machine};
-use crate::manifest::{self, View};
-use crate::memory::{FramePool, Geometry, PaRange, Ram};
+use crate::manifest::View;
+use crate::memory::{FramePool, Ram};
 use crate::monitor::command::Target;
-use crate::platform::board::{self, Board, BoardUart, Gic};
+use crate::platform::board::{self, Board, BoardUart, Conduit, Gic};
 use crate::platform::driver::mmio::Mmio;
 use crate::platform::driver::uart::Uart;
-use crate::time::Frequency;
-use crate::vgic::{GicVersion, IntId};
-use crate::vm::create::Host;
-use crate::vm::idregs::IdFacts;
 
 /// The heap before the memory map is known: the board's facts and EL2's own tables fit.
 const FIRST_HEAP: usize = 512 * 1024;
@@ -52,17 +44,6 @@ static STARTED: AtomicBool = AtomicBool::new(false);
 /// `VTTBR_EL2` of a stage 2 that maps nothing, under VMID 0.
 static EMPTY_STAGE2: AtomicU64 = AtomicU64::new(0);
 
-/// `VTCR_EL2` of every stage 2 on this machine.
-pub fn vtcr() -> u64 {
-    geometry().vtcr().get()
-}
-
-/// The shape of every stage 2 on this machine.
-fn geometry() -> Geometry {
-    let range = ID_AA64MMFR0_EL1.read(ID_AA64MMFR0_EL1::PARange);
-    Geometry::for_machine(PaRange::from_field(range))
-}
-
 /// What `VTTBR_EL2` holds while no vCPU is loaded.
 pub fn empty_stage2() -> u64 {
     EMPTY_STAGE2.load(Ordering::Relaxed)
@@ -78,9 +59,11 @@ extern "C" fn plinth_main(tree: u64) -> ! {
     first_heap();
 
     let (board, tree) = read_board(tree);
+    errata::apply(board);
     start_console(board);
     log::info!("{} on {}, {} CPUs", env!("CARGO_PKG_VERSION"), board.model, board.cpus.len());
-    power::init(board.psci);
+    power_from_tree(board.psci, board.watchdog);
+    smp::summon(board, this_mpidr());
     let mut frames = frame_pool(board, tree);
     let stacks = map_everything(board, tree, &mut frames);
     maintenance::invalidate_all_guests();
@@ -91,7 +74,7 @@ extern "C" fn plinth_main(tree: u64) -> ! {
     let cpus = smp::start_others(board, this_mpidr(), stacks, frequency);
     log::info!("{cpus} CPUs at EL2, {} MiB free", frames.free_bytes() >> 20);
 
-    let stock = stock(board, frames, cpus, frequency);
+    let stock = supply::stock(board, tree, frames, cpus, frequency);
     let machine_config = stock.machine();
     let view = machine_config.view;
     let hypervisor = HYPERVISOR.call_once(|| Hypervisor::new(stock));
@@ -168,7 +151,7 @@ fn first_heap() {
 }
 
 /// Say why the machine cannot be used, and power it off.
-fn fail(reason: &'static str) -> ! {
+pub fn fail(reason: &'static str) -> ! {
     log::error!("{reason}");
     power::off(Verdict::Failed(reason))
 }
@@ -196,7 +179,7 @@ fn read_board(address: u64) -> (&'static Board, Region<PhysAddr>) {
 }
 
 /// The tree at `start`, if there is one.
-fn tree_blob(start: PhysAddr) -> Option<(&'static [u8], Region<PhysAddr>)> {
+pub fn tree_blob(start: PhysAddr) -> Option<(&'static [u8], Region<PhysAddr>)> {
     if start.raw() == 0 || !start.is_aligned(8) {
         return None;
     }
@@ -211,9 +194,19 @@ fn tree_blob(start: PhysAddr) -> Option<(&'static [u8], Region<PhysAddr>)> {
     Some((blob, Region::new(start, size as u64)?))
 }
 
+/// Use what there is to turn CPUs on and the machine off, before the final map exists.
+fn power_from_tree(psci: Option<Conduit>, watchdog: Option<Region<PhysAddr>>) {
+    if let Some(registers) = watchdog {
+        boot::early_map_device(registers.start());
+    }
+    power::init(psci, watchdog);
+}
+
 /// Power off with nothing read of the tree yet. It says how to call the firmware.
 fn give_up(blob: &[u8], reason: &'static str) -> ! {
-    power::init(Board::read_psci(blob).ok().flatten());
+    if let Ok((psci, watchdog)) = Board::read_power(blob) {
+        power_from_tree(psci, watchdog);
+    }
     power::off(Verdict::Failed(reason))
 }
 
@@ -278,8 +271,8 @@ fn map_everything(
     space.map(boot::data(), Use::Data);
     space.unmap_page(boot::stack_guard());
     space.map(board.uart.registers, Use::Device);
-    if let Some(rtc) = board.rtc {
-        space.map(rtc, Use::Device);
+    for registers in board.rtc.iter().chain(&board.watchdog) {
+        space.map(*registers, Use::Device);
     }
     match &board.gic {
         Gic::V2 { gicd, gicc, gich, gicv, .. } => {
@@ -316,105 +309,7 @@ fn map_everything(
 }
 
 /// Frames that are never given back: one aligned block of at least `bytes`.
-fn keep(frames: &mut FramePool, bytes: u64) -> Option<Region<PhysAddr>> {
+pub fn keep(frames: &mut FramePool, bytes: u64) -> Option<Region<PhysAddr>> {
     let order = u8::try_from(bytes.div_ceil(PAGE_SIZE).next_power_of_two().ilog2()).ok()?;
     frames.allocate_block(order).map(|block| block.region())
-}
-
-/// Make room on the heap for the scrollback of so many guests. Where there is not enough, they have less.
-fn with_scrollback(settings: Settings, guests: usize, frames: &mut FramePool) -> Settings {
-    let mut added = 0;
-    for _ in 0..settings.more_blocks(guests, frames.free_bytes()) {
-        let Some(block) = keep(frames, settings.block() as u64) else { break };
-        // SAFETY: the frames were allocated for this; all memory is mapped.
-        unsafe { heap::add(block) };
-        added += 1;
-    }
-    let Some(less) = settings.shared(guests, added) else { return settings };
-    log::warn!(
-        "console: {guests} guests have {} KiB of scrollback each, not {}: memory is short",
-        less.scrollback >> 10,
-        settings.scrollback >> 10
-    );
-    less
-}
-
-/// What the guests of the bundle are made from.
-fn stock(board: &Board, mut frames: FramePool, cpus: u8, frequency: Frequency) -> Stock {
-    let Some(region) = board.chosen.initrd else {
-        fail("there is no bundle: pass one as the initrd")
-    };
-    // SAFETY: the loader put the bundle there, it is mapped read-only, and no frame of it is handed out.
-    let bundle: &'static [u8] = unsafe {
-        core::slice::from_raw_parts(
-            region.start().raw() as *const u8,
-            usize::try_from(region.size()).unwrap_or(0),
-        )
-    };
-    let manifest = match manifest::read(bundle) {
-        Ok(manifest) => manifest,
-        Err(error) => {
-            log::error!("the bundle: {error}");
-            fail("the bundle cannot be used")
-        }
-    };
-    let settings = Settings::for_machine(manifest.machine(), &board.chosen.bootargs);
-    console::set_settings(with_scrollback(settings, manifest.vms().len(), &mut frames));
-    let (gic_version, gicv) = match &board.gic {
-        Gic::V2 { gicv, .. } => (GicVersion::V2, Some(gicv.start())),
-        Gic::V3 { .. } => (GicVersion::V3, None),
-    };
-    let geometry = geometry();
-    let host = Host {
-        gic_version,
-        gicv,
-        geometry,
-        cpus,
-        frequency,
-        virtual_timer: board.timer.virt.intid,
-        interrupts: own_interrupts(board),
-        epoch: epoch(board),
-        id_registers: id_registers::for_guests(&IdFacts {
-            ipa_bits: u8::try_from(geometry.ipa_bits()).unwrap_or(u8::MAX),
-            gicv3: gic_version == GicVersion::V3,
-        }),
-    };
-    let line = |id, name: &str| -> Arc<dyn SerialLine> { Arc::new(GuestLine::new(id, name)) };
-    Stock::new(host, manifest, frames, seed(board), Box::new(line))
-}
-
-/// The hypervisor's own interrupts, as [`Host::interrupts`] has them.
-fn own_interrupts(board: &Board) -> [(IntId, &'static str); INTERRUPT_KINDS] {
-    let (Gic::V2 { maintenance, .. } | Gic::V3 { maintenance, .. }) = &board.gic;
-    let uart = board.uart.interrupt.map_or(IntId(0), |interrupt| interrupt.intid);
-    [
-        (gic::KICK, "kick"),
-        (board.timer.hypervisor.intid, "deadline"),
-        (board.timer.virt.intid, "virtual timer"),
-        (maintenance.intid, "maintenance"),
-        (uart, "uart"),
-    ]
-}
-
-/// Seconds since 1970, as the board's clock has it; 0 without one.
-fn epoch(board: &Board) -> u32 {
-    board.rtc.map_or(0, |rtc| {
-        // SAFETY: the tree says a PL031 is there, it is mapped as a device, and RTCDR is its first
-        // register (DDI 0224).
-        unsafe { (rtc.start().raw() as *const u32).read_volatile() }
-    })
-}
-
-/// A generator seeded from what the firmware gives, stirred with the counter.
-fn seed(board: &Board) -> Option<Entropy> {
-    let mut bytes = board.chosen.rng_seed.clone();
-    if let Some(seed) = board.chosen.kaslr_seed {
-        bytes.extend_from_slice(&seed.to_le_bytes());
-    }
-    if bytes.is_empty() {
-        log::warn!("the board's tree has no rng-seed: guests get no entropy");
-        return None;
-    }
-    bytes.extend_from_slice(&timer::now().0.to_le_bytes());
-    Entropy::from_seed(&bytes)
 }

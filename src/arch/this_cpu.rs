@@ -13,6 +13,7 @@ use super::regs::ISR_EL1;
 use super::{el1, maintenance, percpu, timer, traps, world};
 use crate::exit::{Exit, Vector};
 use crate::machine::{CpuId, El1Register, Interrupt, Machine, Space};
+use crate::platform::WiredInterrupt;
 use crate::platform::board::Board;
 use crate::time::Ticks;
 use crate::vcpu::{El1Context, ExceptionEntry, GuestRegs, Vcpu};
@@ -42,7 +43,7 @@ impl ThisCpu {
     pub fn new(id: CpuId, board: &Board) -> Self {
         let timers =
             Timers { hypervisor: board.timer.hypervisor.intid, virt: board.timer.virt.intid };
-        VTCR_EL2.set(super::start::vtcr());
+        VTCR_EL2.set(super::supply::vtcr());
         VTTBR_EL2.set(super::start::empty_stage2());
         barrier::isb(barrier::SY); // the empty stage 2 is in place before it is turned on
         HCR_EL2.set(traps::HCR_PARKED);
@@ -197,12 +198,24 @@ impl Machine for ThisCpu {
                 self.gic.finish(intid);
                 Some(Interrupt::Deadline)
             }
+            Physical::Other(intid) if super::gic::is_assigned(intid) => {
+                self.gic.drop_priority(intid);
+                Some(Interrupt::Assigned(intid))
+            }
             Physical::Other(intid) => {
                 // A level stays asserted until the device is served, and is taken again if it was not.
                 self.gic.finish(intid);
                 Some(Interrupt::Device(intid))
             }
         }
+    }
+
+    fn open_interrupt(&mut self, interrupt: WiredInterrupt) {
+        self.gic.open(interrupt);
+    }
+
+    fn close_interrupt(&mut self, intid: IntId) {
+        self.gic.close(intid);
     }
 
     fn set_deadline(&mut self, at: Option<Ticks>) {

@@ -17,6 +17,9 @@ impl<M: Machine> Cpu<'_, M> {
                 Interrupt::Deadline => self.deadline_passed(),
                 Interrupt::VirtualTimer => self.virtual_timer_fired(),
                 Interrupt::Maintenance => self.maintain(),
+                Interrupt::Assigned(intid) => {
+                    self.hypervisor.assigned_fired(&mut self.machine, intid);
+                }
                 Interrupt::Device(intid) => {
                     (self.on_device)(self.hypervisor, &mut self.machine, intid);
                 }

@@ -14,6 +14,8 @@ use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
 use super::entropy::Entropy;
 use crate::addr::{Ipa, Region};
 use crate::manifest::Devices;
+use crate::platform::Trigger;
+use crate::platform::board::AssignedDevice;
 use crate::vgic::{GicVersion, IntId};
 use crate::vm::layout::{self, Window};
 
@@ -23,6 +25,8 @@ pub const MODEL: &str = "Plinth virtual machine";
 const CLOCK: u32 = 1;
 const GIC: u32 = 2;
 const GPIO: u32 = 3;
+/// The clocks of assigned devices, one for each, from here on.
+const ASSIGNED_CLOCK: u32 = 16;
 /// The UART's and the clock's input clock, 24 MHz.
 const CLOCK_HZ: u32 = 24_000_000;
 
@@ -57,6 +61,8 @@ pub struct GuestMachine<'a> {
     pub initrd: Option<Region<Ipa>>,
     /// What the kernel starts its own random numbers with.
     pub seeds: Option<Seeds>,
+    /// The board's devices that are its own.
+    pub assigned: &'a [AssignedDevice],
 }
 
 /// Random bytes for a kernel's start.
@@ -106,6 +112,12 @@ pub fn write(machine: &GuestMachine<'_>) -> Vec<u8> {
     }
     for slot in 0..layout::VIRTIO_SLOTS {
         root.add_child(virtio(slot));
+    }
+    for (device, clock) in machine.assigned.iter().zip(ASSIGNED_CLOCK..) {
+        if let Some(hertz) = device.clock {
+            root.add_child(fixed_clock(&format!("clock-{clock}"), hertz.get(), clock));
+        }
+        root.add_child(assigned(device, clock));
     }
     tree.to_dtb()
 }
@@ -205,12 +217,41 @@ fn intc(machine: &GuestMachine<'_>) -> DeviceTreeNode {
 }
 
 fn clock() -> DeviceTreeNode {
-    let mut node = node("apb-pclk");
+    let mut node = fixed_clock("apb-pclk", CLOCK_HZ, CLOCK);
+    set(&mut node, "clock-output-names", "clk24mhz");
+    node
+}
+
+fn fixed_clock(name: &str, hertz: u32, phandle: u32) -> DeviceTreeNode {
+    let mut node = node(name);
     set(&mut node, "compatible", "fixed-clock");
     set(&mut node, "#clock-cells", 0u32);
-    set(&mut node, "clock-frequency", CLOCK_HZ);
-    set(&mut node, "clock-output-names", "clk24mhz");
-    set(&mut node, "phandle", CLOCK);
+    set(&mut node, "clock-frequency", hertz);
+    set(&mut node, "phandle", phandle);
+    node
+}
+
+/// A device of the board, as the board's own tree has it but for what leads to other nodes of that tree.
+fn assigned(device: &AssignedDevice, clock: u32) -> DeviceTreeNode {
+    let start = device.registers.first().map_or(0, |region| region.start().raw());
+    let mut node = node_at(&device.name, Ipa::new(start));
+    for (name, value) in &device.properties {
+        set(&mut node, name, value.clone());
+    }
+    let reg: Vec<u64> =
+        device.registers.iter().flat_map(|region| [region.start().raw(), region.size()]).collect();
+    set(&mut node, "reg", cells(&reg));
+    let flags = |trigger| if trigger == Trigger::Edge { EDGE_RISING } else { LEVEL_HIGH };
+    let interrupts: Vec<[u32; 3]> =
+        device.interrupts.iter().map(|it| interrupt(it.intid, flags(it.trigger))).collect();
+    if !interrupts.is_empty() {
+        set(&mut node, "interrupts", interrupts.as_flattened());
+    }
+    if device.clock.is_some() && device.clocks > 0 {
+        let clocks: Vec<u8> =
+            core::iter::repeat_n(clock.to_be_bytes(), device.clocks).flatten().collect();
+        set(&mut node, "clocks", clocks);
+    }
     node
 }
 

@@ -27,14 +27,16 @@ pub enum Phase {
 pub const INTERRUPT_KINDS: usize = 5;
 
 /// The place of an interrupt's kind among the counts, and in [`crate::vm::create::Host::interrupts`].
-const fn kind(interrupt: Interrupt) -> usize {
-    match interrupt {
+const fn kind(interrupt: Interrupt) -> Option<usize> {
+    Some(match interrupt {
         Interrupt::Kick => 0,
         Interrupt::Deadline => 1,
         Interrupt::VirtualTimer => 2,
         Interrupt::Maintenance => 3,
         Interrupt::Device(_) => 4,
-    }
+        // A VM's, not the hypervisor's own.
+        Interrupt::Assigned(_) => return None,
+    })
 }
 
 /// One CPU's time and interrupts.
@@ -111,7 +113,9 @@ impl Clock {
 
     /// An interrupt was taken.
     pub fn count(&self, interrupt: Interrupt) {
-        add(&self.interrupts[kind(interrupt)], 1);
+        if let Some(count) = kind(interrupt).and_then(|kind| self.interrupts.get(kind)) {
+            add(count, 1);
+        }
     }
 
     /// How many interrupts of each kind were taken.

@@ -188,6 +188,7 @@ impl Hypervisor {
         match step {
             Ok(done) => {
                 if done {
+                    vm.assigned_interrupts().for_each(|it| machine.open_interrupt(it));
                     self.population.ran.store(true, Ordering::Release);
                 }
                 Ok(done)
@@ -360,6 +361,7 @@ impl Hypervisor {
     /// A CPU has taken a vCPU off for good; the last one of a VM completes its stop.
     pub fn retired<M: Machine>(&self, machine: &mut M, vm: &Vm, vcpu: VcpuId) {
         let Some(sequel) = vm.vcpu_retired(vcpu) else { return };
+        vm.assigned_interrupts().for_each(|it| machine.close_interrupt(it.intid));
         if sequel == Sequel::Again {
             return self.boot_again(machine, vm);
         }

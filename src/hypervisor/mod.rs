@@ -176,6 +176,19 @@ impl Hypervisor {
         })
     }
 
+    /// The interrupt of a device that a VM has for its own has fired on this CPU.
+    pub fn assigned_fired<M: Machine>(&self, machine: &mut M, intid: IntId) {
+        let owner = self.vms().find(|vm| vm.assigned_interrupts().any(|it| it.intid == intid));
+        match owner.filter(|vm| !vm.has_stopped()) {
+            Some(vm) => {
+                let notify = vm.assigned_fired(intid);
+                self.notify(machine, &vm, notify);
+            }
+            // It was on its way when the VM ended.
+            None => machine.close_interrupt(intid),
+        }
+    }
+
     /// Let the vCPUs in `notify` look at their interrupts, wherever they are. Returns whether one of
     /// them waits for this CPU now.
     pub fn notify<M: Machine>(&self, machine: &mut M, vm: &Vm, notify: Notify) -> bool {

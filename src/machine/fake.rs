@@ -12,7 +12,7 @@
 mod guest;
 
 use alloc::boxed::Box;
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -22,6 +22,7 @@ use spin::mutex::TicketMutex;
 use super::{CpuId, El1Register, Interrupt, Machine, Space};
 use crate::exit::Exit;
 use crate::memory::Recorder;
+use crate::platform::WiredInterrupt;
 use crate::time::Ticks;
 use crate::vcpu::{El1Context, ExceptionEntry, GuestRegs, Vcpu, VcpuId};
 use crate::vgic::fake::{CpuInterface, IDLE_PRIORITY};
@@ -53,6 +54,10 @@ pub enum Seen {
     Marked(u64),
     /// The trap of the EL1 virtual memory registers was turned on or off.
     Trapping(bool),
+    /// The interrupt of a VM's own device was let through, or is no more.
+    Opened(IntId, bool),
+    /// A guest's deactivation was that of this physical interrupt.
+    Deactivated(IntId),
 }
 
 /// An entry of the record.
@@ -94,6 +99,8 @@ pub struct World {
     inputs: Box<[Inputs]>,
     programs: TicketMutex<BTreeMap<(u8, u64), Op>>,
     record: TicketMutex<Vec<Event>>,
+    /// The interrupts of VMs' own devices that are let through.
+    opened: TicketMutex<BTreeSet<IntId>>,
     on_pause: Box<OnPause>,
 }
 
@@ -105,6 +112,7 @@ impl World {
             inputs: (0..cpus).map(|_| Inputs::default()).collect(),
             programs: TicketMutex::default(),
             record: TicketMutex::default(),
+            opened: TicketMutex::default(),
             on_pause,
         })
     }
@@ -245,8 +253,12 @@ impl Scripted {
 
     /// What was deactivated through a list register reaches the physical interrupt.
     fn hardware_deactivates(&mut self) {
-        if core::mem::take(&mut self.interface.deactivated).contains(&VIRTUAL_TIMER) {
-            self.timer_active = false;
+        for intid in core::mem::take(&mut self.interface.deactivated) {
+            if intid == VIRTUAL_TIMER {
+                self.timer_active = false;
+            } else {
+                self.record(Seen::Deactivated(intid));
+            }
         }
     }
 
@@ -407,7 +419,12 @@ impl Machine for Scripted {
             return Some(Interrupt::Kick);
         }
         if let Some(intid) = inputs.devices.lock().pop_front() {
-            return Some(Interrupt::Device(intid));
+            let opened = self.world.opened.lock().contains(&intid);
+            return Some(if opened {
+                Interrupt::Assigned(intid)
+            } else {
+                Interrupt::Device(intid)
+            });
         }
         if self.timer_fires() {
             self.timer_active = true;
@@ -418,6 +435,16 @@ impl Machine for Scripted {
             return Some(Interrupt::Deadline);
         }
         self.interface.maintenance().then_some(Interrupt::Maintenance)
+    }
+
+    fn open_interrupt(&mut self, interrupt: WiredInterrupt) {
+        self.world.opened.lock().insert(interrupt.intid);
+        self.record(Seen::Opened(interrupt.intid, true));
+    }
+
+    fn close_interrupt(&mut self, intid: IntId) {
+        self.world.opened.lock().remove(&intid);
+        self.record(Seen::Opened(intid, false));
     }
 
     fn set_deadline(&mut self, at: Option<Ticks>) {

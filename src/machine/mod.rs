@@ -6,6 +6,7 @@ pub mod fake;
 use crate::addr::PhysAddr;
 use crate::exit::Exit;
 use crate::memory::Maintenance;
+use crate::platform::WiredInterrupt;
 use crate::time::Ticks;
 use crate::vcpu::{El1Context, Exception, ExceptionEntry, GuestRegs, Vcpu};
 use crate::vgic::{IntId, ListRegisters};
@@ -50,6 +51,8 @@ pub enum Interrupt {
     VirtualTimer,
     /// The list registers want attention.
     Maintenance,
+    /// A device that a VM has for its own. It stays active until the guest deactivates it.
+    Assigned(IntId),
     /// A device of the hypervisor.
     Device(IntId),
 }
@@ -140,6 +143,10 @@ pub trait Machine {
     /// Take the most urgent pending physical interrupt and finish it, apart from what
     /// [`Interrupt::VirtualTimer`] says.
     fn acknowledge(&mut self) -> Option<Interrupt>;
+    /// Let the interrupt of a VM's own device through, to this CPU.
+    fn open_interrupt(&mut self, interrupt: WiredInterrupt);
+    /// Let it through no more; it is neither pending nor active afterwards.
+    fn close_interrupt(&mut self, intid: IntId);
     /// Ask for [`Interrupt::Deadline`] at `at`; `None` for never.
     fn set_deadline(&mut self, at: Option<Ticks>);
     /// Sleep until a physical interrupt is pending. Returns false without sleeping when an asynchronous

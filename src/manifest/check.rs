@@ -3,8 +3,8 @@
 use super::config::{MachineConfig, Payload, Shutdown, VmConfig};
 use super::error::{ManifestError, PayloadKind, Place};
 use super::{
-    MAX_CMDLINE, MAX_MEMORY, MAX_NAME, MAX_SHUTDOWN, MAX_VMS, PAYLOAD_ALIGN, RAM_BASE_ALIGN,
-    RAM_LIMIT, SCROLLBACK,
+    MAX_ASSIGNED, MAX_CMDLINE, MAX_MEMORY, MAX_NAME, MAX_NODE, MAX_SHUTDOWN, MAX_VMS,
+    PAYLOAD_ALIGN, RAM_BASE_ALIGN, RAM_LIMIT, SCROLLBACK,
 };
 use crate::addr::PAGE_SIZE;
 use crate::console::keys::EscapeKey;
@@ -63,9 +63,17 @@ pub(super) fn facts(machine: &MachineConfig, vms: &[VmConfig]) -> Result<(), Man
         if vm.devices.unknown() != 0 {
             return Err(ManifestError::Devices { place: place(), bits: vm.devices.unknown() });
         }
+        if vm.assign.len() > MAX_ASSIGNED || !vm.assign.iter().all(|node| is_node(node)) {
+            return Err(ManifestError::Assign { place: place() });
+        }
         cmdline(&vm.cmdline, &place)?;
     }
     Ok(())
+}
+
+/// Whether this can name a node of a device tree.
+pub fn is_node(name: &str) -> bool {
+    (1..=MAX_NODE).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 fn name(name: &str, index: usize, place: &dyn Fn() -> Place) -> Result<(), ManifestError> {

@@ -1,6 +1,7 @@
 //! What a manifest says: of the machine as a whole, and of each VM.
 
 use alloc::string::String;
+use alloc::vec::Vec;
 use core::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -169,7 +170,7 @@ impl Default for Devices {
 
 /// What one VM is made from. `P` stands for its payloads, `T` for its texts: a bundle's table has their places
 /// and the texts, as by default; what a bundle is written from, a [`VmSource`], has them all by reference.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct VmConfig<P = Payload, T = String> {
     /// Its name: 1 to [`super::MAX_NAME`] printable ASCII characters, unique in the manifest.
     pub name: T,
@@ -192,6 +193,9 @@ pub struct VmConfig<P = Payload, T = String> {
     pub shutdown: Shutdown<T>,
     /// The devices it has beside those that all have.
     pub devices: Devices,
+    /// The board's devices that are its own: nodes of the board's device tree, at most
+    /// [`super::MAX_ASSIGNED`], each of 1 to [`super::MAX_NODE`] printable ASCII characters.
+    pub assign: Vec<T>,
     /// The kernel image, not empty.
     pub kernel: P,
     /// The initial RAM disk, not empty when there is one.
@@ -220,6 +224,7 @@ impl<P, T> VmConfig<P, T> {
             on_reboot: OnReboot::default(),
             shutdown: Shutdown::default(),
             devices: Devices::default(),
+            assign: Vec::new(),
             kernel,
             initrd: None,
             cmdline: T::default(),
@@ -243,6 +248,7 @@ impl<P, T> VmConfig<P, T> {
             on_reboot: self.on_reboot,
             shutdown: self.shutdown.map(&mut text),
             devices: self.devices,
+            assign: self.assign.iter().map(&mut text).collect(),
             kernel: payload(&self.kernel),
             initrd: self.initrd.as_ref().map(payload),
             cmdline: text(&self.cmdline),

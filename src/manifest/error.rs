@@ -4,8 +4,8 @@
 use alloc::string::String;
 
 use super::{
-    FORMAT_VERSION, MAX_CMDLINE, MAX_MEMORY, MAX_NAME, MAX_SHUTDOWN, MAX_TABLE, MAX_VMS,
-    PAYLOAD_ALIGN, RAM_BASE_ALIGN, RAM_LIMIT, SCROLLBACK, VmConfig,
+    FORMAT_VERSION, MAX_ASSIGNED, MAX_CMDLINE, MAX_MEMORY, MAX_NAME, MAX_NODE, MAX_SHUTDOWN,
+    MAX_TABLE, MAX_VMS, PAYLOAD_ALIGN, RAM_BASE_ALIGN, RAM_LIMIT, SCROLLBACK, VmConfig,
 };
 use crate::monitor::command::NAME_RULE;
 use crate::sched::policy::{MAX_WEIGHT, MIN_BUDGET_MICROS, PERIOD_MICROS};
@@ -275,6 +275,15 @@ pub enum ManifestError {
         place: Place,
         /// Its length in bytes.
         length: usize,
+    },
+    /// The board's devices that are to be the VM's are too many, or one has no proper name.
+    #[error(
+        "{place}: assigned devices are named by nodes of the board's device tree: {MAX_ASSIGNED} at most, each \
+         name 1 to {MAX_NODE} printable ASCII characters"
+    )]
+    Assign {
+        /// Which VM.
+        place: Place,
     },
     /// A device that this hypervisor does not have.
     #[error("{place}: there are no devices with the bits {bits:#x}; pack the bundle again")]

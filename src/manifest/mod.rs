@@ -27,6 +27,7 @@ mod config;
 mod error;
 
 pub use bundle::{Manifest, read, write};
+pub use check::is_node;
 pub use config::{
     Devices, MachineConfig, OnCrash, OnReboot, Payload, Shutdown, View, VmConfig, VmSource,
     WhenIdle,
@@ -38,7 +39,7 @@ use crate::vm::layout;
 /// The first bytes of every bundle.
 pub const MAGIC: [u8; 8] = *b"PLBUNDLE";
 /// The format that is read and written.
-pub const FORMAT_VERSION: u32 = 4;
+pub const FORMAT_VERSION: u32 = 5;
 /// What a payload's offset is a multiple of.
 pub const PAYLOAD_ALIGN: u64 = 4096;
 /// The most VMs one manifest may name.
@@ -49,6 +50,10 @@ pub const MAX_NAME: usize = 32;
 pub const MAX_CMDLINE: usize = 2047;
 /// The longest text that is typed to ask a guest to power off, in bytes.
 pub const MAX_SHUTDOWN: usize = 64;
+/// The most of the board's devices that one VM can have.
+pub const MAX_ASSIGNED: usize = 16;
+/// The longest name of a node of the board's device tree, in bytes.
+pub const MAX_NODE: usize = 128;
 /// The memory of a VM that does not say how much it wants.
 pub const DEFAULT_MEMORY: u64 = 512 << 20;
 /// The most memory one VM can have: what QEMU's `virt` memory map keeps for RAM below

@@ -11,13 +11,14 @@ use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64};
 use spin::Once;
 use spin::mutex::TicketMutex;
 
+use super::assigned::PlaceError;
 use super::idregs::IdRegs;
 use super::lifecycle::Lifecycle;
 use super::loading::{BootError, Loading, Source};
 use super::snapshot::Snapshot;
 use super::stolen::StolenTime;
 use super::tally::Tally;
-use super::{Regime, VcpuSlot, Vm, layout};
+use super::{Regime, VcpuSlot, Vm, assigned, layout};
 use crate::addr::{Ipa, PAGE_SIZE, PhysAddr, Region};
 use crate::device::bus::{Bus, Conflict, Peripheral};
 use crate::device::pl011::Pl011;
@@ -33,6 +34,7 @@ use crate::memory::{
     Dirty, FramePool, Frames, Geometry, GuestMemory, Maintenance, MapError, OutOfFrames, Perms,
     Stage2, Stage2Error, Vmids,
 };
+use crate::platform::board::{AssignError, Assigned, AssignedDevice};
 use crate::sched::VmId;
 use crate::time::{Frequency, Ticks};
 use crate::vcpu::VcpuId;
@@ -66,6 +68,9 @@ pub struct Host {
     pub epoch: u32,
     /// What guests read from the ID registers.
     pub id_registers: IdRegs,
+    /// The board's devices that each VM of the bundle has for its own, or why it cannot have them. VMs beyond
+    /// the end have none.
+    pub assigned: Box<[Assigned]>,
 }
 
 /// What one VM is made from.
@@ -109,6 +114,12 @@ pub enum CreateError {
     /// Two devices want the same place.
     #[error("devices: {0}")]
     Devices(#[from] Conflict),
+    /// A device of the board cannot be its own.
+    #[error("assign: {0}")]
+    Assign(#[from] AssignError),
+    /// A device of the board has no place in the guest machine.
+    #[error("assign: {0}")]
+    Place(#[from] PlaceError),
     /// The image cannot be loaded.
     #[error("{0}")]
     Boot(#[from] BootError),
@@ -154,14 +165,20 @@ impl Vm {
         // Refused now rather than when it is to be loaded, if its first bytes show what is wrong.
         source.loader().map_err(BootError::from)?;
         let bus = devices(config.devices, host, line)?;
-        let Space { ram, stolen, stage2 } = Space::create(ram.size(), host, frames, vmids, cpu)?;
+        let assigned = host.assigned.get(id.index()).cloned().unwrap_or_else(|| Ok(Vec::new()))?;
+        assigned::check(&assigned, ram, &host.geometry, &bus)?;
+        let Space { ram, stolen, stage2 } =
+            Space::create(ram.size(), host, &assigned, frames, vmids, cpu)?;
+        let mut vgic = interrupts(host, config.vcpus);
+        assigned::link(&assigned, &mut vgic);
         Ok(Self {
             id,
             name: config.name.clone(),
             vcpus: (0..config.vcpus).map(|_| VcpuSlot::new()).collect(),
-            vgic: Box::new(TicketMutex::new(interrupts(host, config.vcpus))),
+            vgic: Box::new(TicketMutex::new(vgic)),
             gic_version: host.gic_version,
             bus,
+            assigned: assigned.into(),
             regime: Regime { vttbr: stage2.vttbr().raw(), vtcr: host.geometry.vtcr().get() },
             memory: Once::new(),
             stolen: StolenTime::new(stolen, host.frequency, config.vcpus),
@@ -219,6 +236,7 @@ impl Space {
     fn create(
         ram: u64,
         host: &Host,
+        assigned: &[AssignedDevice],
         frames: &mut FramePool,
         vmids: &mut Vmids,
         cpu: &impl Maintenance,
@@ -231,7 +249,7 @@ impl Space {
                 return Err(error.into());
             }
         };
-        match space.fill(host, frames, cpu) {
+        match space.fill(host, assigned, frames, cpu) {
             Ok(()) => Ok(space),
             Err(error) => {
                 space.destroy(frames, vmids, cpu);
@@ -244,6 +262,7 @@ impl Space {
     fn fill(
         &mut self,
         host: &Host,
+        assigned: &[AssignedDevice],
         frames: &mut FramePool,
         cpu: &impl Maintenance,
     ) -> Result<(), CreateError> {
@@ -259,7 +278,7 @@ impl Space {
             debug_assert!(cpu_interface.start().is_aligned(PAGE_SIZE));
             self.stage2.map_device(cpu_interface, gicv, Perms::RW, frames, cpu)?;
         }
-        Ok(())
+        Ok(assigned::map(assigned, &mut self.stage2, frames, cpu)?)
     }
 
     fn destroy(self, frames: &mut FramePool, vmids: &mut Vmids, cpu: &impl Maintenance) {

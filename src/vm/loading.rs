@@ -213,6 +213,7 @@ impl Vm {
             cmdline: &source.cmdline,
             initrd: placement.initrd,
             seeds,
+            assigned: &self.assigned,
         });
         self.ram()?.write_from(placement.dtb, &tree)?;
         let tree = Region::new(placement.dtb, tree.len() as u64);

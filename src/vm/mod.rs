@@ -6,6 +6,7 @@
 //! Lock order: a device's lock, then `vgic` (the bus reports a device's level while it is locked).
 //! `lifecycle`, then `entropy`. Neither pair is held together with the other.
 
+pub mod assigned;
 pub mod create;
 pub mod debug;
 pub mod handle;
@@ -94,6 +95,7 @@ pub struct Vm {
     vgic: Box<TicketMutex<Vgic>>,
     gic_version: GicVersion,
     bus: Bus,
+    assigned: assigned::Assigned,
     /// Its RAM, from its first start on.
     memory: Once<GuestMemory>,
     stolen: stolen::StolenTime,

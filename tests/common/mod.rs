@@ -106,6 +106,7 @@ pub fn host(gic_version: GicVersion, cpus: u8) -> Host {
         interrupts: [(IntId(0), "test"); 5],
         epoch: 0,
         id_registers: IdRegs::new(&facts, |_| 0),
+        assigned: Box::default(),
     }
 }
 
@@ -164,12 +165,23 @@ impl Room {
         memory: u64,
         on_pause: Box<OnPause>,
     ) -> Self {
+        Self::on(host(gic, count), list_registers, bundle, memory, on_pause)
+    }
+
+    /// The same on this host.
+    pub fn on(
+        host: Host,
+        list_registers: usize,
+        bundle: &Manifest<'static>,
+        memory: u64,
+        on_pause: Box<OnPause>,
+    ) -> Self {
+        let count = host.cpus;
         let lines: Vec<_> =
             bundle.vms().iter().map(|_| Arc::new(ScriptedLine::default())).collect();
         let of_vm = lines.clone();
         let line = move |id: VmId, _: &str| -> Arc<dyn SerialLine> { of_vm[id.index()].clone() };
-        let stock =
-            Stock::new(host(gic, count), bundle.clone(), pool(memory), None, Box::new(line));
+        let stock = Stock::new(host, bundle.clone(), pool(memory), None, Box::new(line));
         let hypervisor: &'static Hypervisor = Box::leak(Box::new(Hypervisor::new(stock)));
         let world = World::new(count, on_pause);
         let mut machines: Vec<_> =

@@ -134,6 +134,9 @@ fn special(vm: &VmConfig) -> String {
             say(format!("no {name}"));
         }
     }
+    for node in &vm.assign {
+        say(format!("with {node}"));
+    }
     if !vm.autostart {
         say("not started".to_owned());
     }

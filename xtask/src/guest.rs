@@ -45,6 +45,7 @@ pub enum Field {
     OnReboot,
     Shutdown,
     Devices,
+    Assign,
 }
 
 /// What there is to say of a field.
@@ -59,7 +60,7 @@ struct Row {
 }
 
 /// Every field, in the order of their declaration.
-const ROWS: [Row; 17] = [
+const ROWS: [Row; 18] = [
     own(Field::Name, "name", None),
     own(Field::Kernel, "kernel", Some("--kernel")),
     own(Field::Initrd, "initrd", Some("--initrd")),
@@ -77,6 +78,7 @@ const ROWS: [Row; 17] = [
     shared(Field::OnReboot, "on_reboot", None),
     shared(Field::Shutdown, "shutdown", None),
     shared(Field::Devices, "devices", None),
+    own(Field::Assign, "assign", None),
 ];
 
 const fn own(field: Field, key: &'static str, option: Option<&'static str>) -> Row {

@@ -1,5 +1,6 @@
 //! Claims about boards: trees that QEMU wrote, a tree like the Pi's, and trees with something missing.
 
+mod assign;
 mod blob;
 mod pi;
 mod qemu;

@@ -20,6 +20,7 @@ use super::regs::{
 };
 use crate::addr::{PhysAddr, Region};
 use crate::machine::CpuId;
+use crate::platform::WiredInterrupt;
 use crate::platform::board;
 use crate::platform::driver::gicv2::gicc::{Acknowledged, CpuInterface};
 use crate::platform::driver::gicv2::gich::{self, VirtualInterface};
@@ -45,6 +46,18 @@ const GICH_HCR_EN: u32 = 1;
 
 /// How each CPU is addressed: GICv2's interface mask, or its affinity.
 static ADDRESSES: [AtomicU64; 256] = [const { AtomicU64::new(0) }; 256];
+
+/// The interrupts that are VMs' own devices', a bit for each.
+static ASSIGNED: [AtomicU64; 16] = [const { AtomicU64::new(0) }; 16];
+
+fn assigned_bit(intid: IntId) -> Option<(&'static AtomicU64, u64)> {
+    Some((ASSIGNED.get(usize::from(intid.0) / 64)?, 1 << (intid.0 % 64)))
+}
+
+/// Whether an interrupt is that of a VM's own device.
+pub fn is_assigned(intid: IntId) -> bool {
+    assigned_bit(intid).is_some_and(|(word, bit)| word.load(Ordering::Acquire) & bit != 0)
+}
 
 /// An acknowledged physical interrupt.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -185,6 +198,36 @@ impl Gic {
         };
         if let Err(error) = routed {
             log::error!("interrupt {}: {error}", intid.0);
+        }
+    }
+
+    /// Let the interrupt of a VM's own device through to this CPU.
+    pub fn open(&mut self, interrupt: WiredInterrupt) {
+        let WiredInterrupt { intid, trigger } = interrupt;
+        if let Err(error) = self.lines(intid).set_trigger(intid, trigger) {
+            log::error!("interrupt {}: {error}", intid.0);
+        }
+        if let Some((word, bit)) = assigned_bit(intid) {
+            word.fetch_or(bit, Ordering::AcqRel);
+        }
+        self.route_here(intid);
+        self.enable(intid);
+    }
+
+    /// Let it through no more, and forget what of it is under way.
+    pub fn close(&mut self, intid: IntId) {
+        let lines = self.lines(intid);
+        let done = lines
+            .disable(intid)
+            .and_then(|()| lines.clear_pending(intid))
+            .and_then(|()| lines.clear_active(intid));
+        if let Err(error) = done {
+            log::error!("interrupt {}: {error}", intid.0);
+        }
+        let _ = lines.is_active(intid);
+        barrier::dsb(barrier::SY);
+        if let Some((word, bit)) = assigned_bit(intid) {
+            word.fetch_and(!bit, Ordering::AcqRel);
         }
     }
 

@@ -21,6 +21,7 @@ fn machine() -> GuestMachine<'static> {
         cmdline: "console=ttyAMA0 quiet",
         initrd: None,
         seeds: None,
+        assigned: &[],
     }
 }
 
@@ -270,6 +271,7 @@ proptest! {
             cmdline: &cmdline,
             initrd,
             seeds: None,
+            assigned: &[],
         });
         let wanted = cmdline.split('\0').next().unwrap();
         let fdt = Fdt::new(&dtb).unwrap();

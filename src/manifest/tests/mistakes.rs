@@ -40,7 +40,7 @@ fn reserved(budget: u32, period: u32) -> Class {
 #[test]
 fn each_mistake_has_its_own_error() {
     type Mistake = (fn(&mut VmConfig), fn(&ManifestError) -> bool);
-    let mistakes: [Mistake; 34] = [
+    let mistakes: [Mistake; 37] = [
         (|vm| vm.name.clear(), |e| matches!(e, ManifestError::NameEmpty { index: 0 })),
         (
             |vm| vm.name = "n".repeat(33),
@@ -123,6 +123,12 @@ fn each_mistake_has_its_own_error() {
             |vm| vm.devices = Devices::from_bits(u32::MAX),
             |e| matches!(e, ManifestError::Devices { bits: 0xffff_fffe, .. }),
         ),
+        (|vm| vm.assign = vec!["a".into(); 17], |e| matches!(e, ManifestError::Assign { .. })),
+        (
+            |vm| vm.assign = vec!["/soc".into(), "s".repeat(129)],
+            |e| matches!(e, ManifestError::Assign { .. }),
+        ),
+        (|vm| vm.assign = vec!["two words".into()], |e| matches!(e, ManifestError::Assign { .. })),
         (
             |vm| vm.cmdline = "c".repeat(2048),
             |e| matches!(e, ManifestError::CmdlineTooLong { length: 2048, .. }),

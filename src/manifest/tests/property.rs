@@ -42,13 +42,18 @@ fn vms() -> impl Strategy<Value = (VmConfig, usize, Option<usize>)> {
     let shutdown =
         prop_oneof![Just(Shutdown::Button), "[\\x01-~]{1,64}".prop_map(Shutdown::Console)];
     let clock = prop_oneof![Just(Devices::NONE), Just(Devices::RTC)];
+    let assign = prop::collection::vec("[!-~]{1,128}", 0..=16);
     let ram = (0..(RAM_LIMIT - (1 << 30)) >> 21)
         .prop_map(|block| (1 << 30) + (block << 21))
         .prop_flat_map(|base| (Just(base), 1..=(RAM_LIMIT - base) / 4096));
-    let machine = (ram, 1u8..=8, policies(), any::<bool>(), crash, reboot, (shutdown, clock));
+    let machine =
+        (ram, 1u8..=8, policies(), any::<bool>(), crash, reboot, (shutdown, clock, assign));
     let files = ("[ -~]{0,200}", 1usize..6000, prop::option::of(1usize..6000));
     (machine, files).prop_map(
-        |((ram, vcpus, policy, autostart, on_crash, on_reboot, (shutdown, devices)), files)| {
+        |(
+            (ram, vcpus, policy, autostart, on_crash, on_reboot, (shutdown, devices, assign)),
+            files,
+        )| {
             let vm = VmConfig {
                 memory: ram.1 * 4096,
                 ram_base: Ipa::new(ram.0),
@@ -59,6 +64,7 @@ fn vms() -> impl Strategy<Value = (VmConfig, usize, Option<usize>)> {
                 on_reboot,
                 shutdown,
                 devices,
+                assign,
                 cmdline: files.0,
                 ..config("")
             };

@@ -288,6 +288,7 @@ impl Reader<'_> {
             Field::OnReboot => guest.on_reboot = values::choice(value, &ON_REBOOT)?,
             Field::Shutdown => guest.shutdown = values::shutdown(value)?,
             Field::Devices => guest.devices = values::devices(value)?,
+            Field::Assign => guest.assign = values::nodes(value)?,
         }
         Ok(())
     }

@@ -63,7 +63,7 @@ fn a_full_entry_is_read_and_paths_are_relative_to_the_file() {
          memory = \"256M\"\nvcpus = 4\ncpus = \"0-1,3\"\nweight = 250\ncap = \"150%\"\n\
          autostart = false\non_crash = \"restart\"\non_reboot = \"stop\"\ndevices = []\n\
          ram_base = 0x8000_0000\nwfi = \"trap\"\n\
-         shutdown = { console = \"halt\\n\" }\n",
+         shutdown = { console = \"halt\\n\" }\nassign = [\"serial1\", \"/soc/uart@0\"]\n",
     )
     .entries[0]
         .guest;
@@ -75,6 +75,7 @@ fn a_full_entry_is_read_and_paths_are_relative_to_the_file() {
     assert_eq!((guest.autostart, guest.devices), (false, Devices::NONE));
     assert_eq!((guest.on_crash, guest.on_reboot), (OnCrash::Restart, OnReboot::Stop));
     assert_eq!(guest.shutdown, Shutdown::Console("halt\n".to_owned()));
+    assert_eq!(guest.assign, ["serial1", "/soc/uart@0"]);
     assert_eq!(guest.ram_base, Ipa::new(0x8000_0000));
 }
 
@@ -164,7 +165,7 @@ fn all_mistakes_come_at_once_each_with_line_column_and_field() {
          Known are escape, view, scrollback, when_idle, defaults",
             "6:12: vm 1, kernel: want a text in quotes, got a number",
             "7:1: vm 1, colour: unknown field; known are name, kernel, initrd, cmdline, memory, \
-         ram_base, vcpus, cpus, weight, cap, reservation, wfi, autostart, on_crash, on_reboot, shutdown, devices",
+         ram_base, vcpus, cpus, weight, cap, reservation, wfi, autostart, on_crash, on_reboot, shutdown, devices, assign",
             "9:1: vm 2, kernel: the field is missing",
             "10:8: vm 2, name: `a` is the name of vm 1 already; each name is given once",
             "11:10: vm 2, memory: `12` is not a size: the unit K, M or G is missing, e.g. 512M or 2G",
@@ -216,6 +217,8 @@ fn each_field_says_what_it_takes() {
             "shutdown = { consol = \"x\" }",
             "14: vm 1, shutdown.consol: unknown field; did you mean `console`?",
         ),
+        ("assign = \"uart\"", "10: vm 1, assign: `uart` will not do; want a list of nodes"),
+        ("assign = [\"a b\"]", "11: vm 1, assign: a node is named by 1 to 128 printable"),
         ("devices = \"rtc\"", "11: vm 1, devices: `rtc` will not do; want a list of devices"),
         (
             "devices = [\"rtc\", \"rct\"]",

@@ -5,7 +5,10 @@ use std::ops::RangeInclusive;
 
 use plinth::addr::Ipa;
 use plinth::machine::CpuId;
-use plinth::manifest::{Devices, MAX_SHUTDOWN, RAM_BASE_ALIGN, RAM_LIMIT, SCROLLBACK, Shutdown};
+use plinth::manifest::{
+    Devices, MAX_ASSIGNED, MAX_NODE, MAX_SHUTDOWN, RAM_BASE_ALIGN, RAM_LIMIT, SCROLLBACK, Shutdown,
+    is_node,
+};
 use plinth::sched::policy::{Class, CpuSet, MIN_BUDGET_MICROS, PERIOD_MICROS};
 use plinth::vm::layout::RAM_BASE;
 use toml::Spanned;
@@ -339,6 +342,26 @@ pub fn devices(value: &Value<'_>) -> Meaning<Devices> {
         })
     })?;
     Ok(named.into_iter().fold(Devices::NONE, Devices::with))
+}
+
+/// A list of nodes of the board's device tree.
+pub fn nodes(value: &Value<'_>) -> Meaning<Vec<String>> {
+    let list = match value.get_ref().as_array() {
+        Some(list) if list.len() <= MAX_ASSIGNED => list,
+        Some(list) => return wrong(value, format!("{} nodes; {MAX_ASSIGNED} at most", list.len())),
+        None => {
+            return want(
+                value,
+                "a list of nodes of the board's device tree as in [\"pl011@9040000\"]",
+            );
+        }
+    };
+    each(list, |one| {
+        text(one, |name| {
+            let why = || format!("a node is named by 1 to {MAX_NODE} printable ASCII characters");
+            is_node(name).then_some(()).ok_or_else(why)
+        })
+    })
 }
 
 /// Where RAM starts: a number, or a text with one, in hexadecimal or decimal.

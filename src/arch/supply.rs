@@ -1,0 +1,149 @@
+//! What VMs are made from on this machine: the bundle's descriptions, the board's facts, memory, randomness.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use aarch64_cpu::registers::ID_AA64MMFR0_EL1;
+use tock_registers::interfaces::Readable;
+
+use super::start::{fail, keep, tree_blob};
+use super::{gic, heap, id_registers, timer};
+use crate::addr::{PhysAddr, Region};
+use crate::console::{self, GuestLine, Settings};
+use crate::device::serial::SerialLine;
+use crate::firmware::entropy::Entropy;
+use crate::hypervisor::{INTERRUPT_KINDS, Stock};
+use crate::manifest::{self, Manifest};
+use crate::memory::{FramePool, Geometry, PaRange};
+use crate::platform::board::{Assigned, Board, Gic};
+use crate::time::Frequency;
+use crate::vgic::{GicVersion, IntId};
+use crate::vm::create::Host;
+use crate::vm::idregs::IdFacts;
+
+/// `VTCR_EL2` of every stage 2 on this machine.
+pub fn vtcr() -> u64 {
+    geometry().vtcr().get()
+}
+
+/// The shape of every stage 2 on this machine.
+fn geometry() -> Geometry {
+    let range = ID_AA64MMFR0_EL1.read(ID_AA64MMFR0_EL1::PARange);
+    Geometry::for_machine(PaRange::from_field(range))
+}
+
+/// Make room on the heap for the scrollback of so many guests. Where there is not enough, they have less.
+fn with_scrollback(settings: Settings, guests: usize, frames: &mut FramePool) -> Settings {
+    let mut added = 0;
+    for _ in 0..settings.more_blocks(guests, frames.free_bytes()) {
+        let Some(block) = keep(frames, settings.block() as u64) else { break };
+        // SAFETY: the frames were allocated for this; all memory is mapped.
+        unsafe { heap::add(block) };
+        added += 1;
+    }
+    let Some(less) = settings.shared(guests, added) else { return settings };
+    log::warn!(
+        "console: {guests} guests have {} KiB of scrollback each, not {}: memory is short",
+        less.scrollback >> 10,
+        settings.scrollback >> 10
+    );
+    less
+}
+
+/// What the guests of the bundle are made from.
+pub fn stock(
+    board: &Board,
+    tree: Region<PhysAddr>,
+    mut frames: FramePool,
+    cpus: u8,
+    frequency: Frequency,
+) -> Stock {
+    let Some(region) = board.chosen.initrd else {
+        fail("there is no bundle: pass one as the initrd")
+    };
+    // SAFETY: the loader put the bundle there, it is mapped read-only, and no frame of it is handed out.
+    let bundle: &'static [u8] = unsafe {
+        core::slice::from_raw_parts(
+            region.start().raw() as *const u8,
+            usize::try_from(region.size()).unwrap_or(0),
+        )
+    };
+    let manifest = match manifest::read(bundle) {
+        Ok(manifest) => manifest,
+        Err(error) => {
+            log::error!("the bundle: {error}");
+            fail("the bundle cannot be used")
+        }
+    };
+    let settings = Settings::for_machine(manifest.machine(), &board.chosen.bootargs);
+    console::set_settings(with_scrollback(settings, manifest.vms().len(), &mut frames));
+    let (gic_version, gicv) = match &board.gic {
+        Gic::V2 { gicv, .. } => (GicVersion::V2, Some(gicv.start())),
+        Gic::V3 { .. } => (GicVersion::V3, None),
+    };
+    let geometry = geometry();
+    let host = Host {
+        gic_version,
+        gicv,
+        geometry,
+        cpus,
+        frequency,
+        virtual_timer: board.timer.virt.intid,
+        interrupts: own_interrupts(board),
+        epoch: epoch(board),
+        assigned: assigned(board, tree, &manifest),
+        id_registers: id_registers::for_guests(&IdFacts {
+            ipa_bits: u8::try_from(geometry.ipa_bits()).unwrap_or(u8::MAX),
+            gicv3: gic_version == GicVersion::V3,
+        }),
+    };
+    let line = |id, name: &str| -> Arc<dyn SerialLine> { Arc::new(GuestLine::new(id, name)) };
+    Stock::new(host, manifest, frames, seed(board), Box::new(line))
+}
+
+/// The devices of the board that each guest has for its own.
+fn assigned(board: &Board, tree: Region<PhysAddr>, manifest: &Manifest<'_>) -> Box<[Assigned]> {
+    let wishes: Vec<_> = manifest.vms().iter().map(|vm| vm.assign.as_slice()).collect();
+    if wishes.iter().all(|wish| wish.is_empty()) {
+        return Box::default();
+    }
+    let granted = tree_blob(tree.start()).map(|(blob, _)| board.assign(blob, &wishes));
+    granted.and_then(Result::ok).unwrap_or_default().into()
+}
+
+/// The hypervisor's own interrupts, as [`Host::interrupts`] has them.
+fn own_interrupts(board: &Board) -> [(IntId, &'static str); INTERRUPT_KINDS] {
+    let (Gic::V2 { maintenance, .. } | Gic::V3 { maintenance, .. }) = &board.gic;
+    let uart = board.uart.interrupt.map_or(IntId(0), |interrupt| interrupt.intid);
+    [
+        (gic::KICK, "kick"),
+        (board.timer.hypervisor.intid, "deadline"),
+        (board.timer.virt.intid, "virtual timer"),
+        (maintenance.intid, "maintenance"),
+        (uart, "uart"),
+    ]
+}
+
+/// Seconds since 1970, as the board's clock has it; 0 without one.
+fn epoch(board: &Board) -> u32 {
+    board.rtc.map_or(0, |rtc| {
+        // SAFETY: the tree says a PL031 is there, it is mapped as a device, and RTCDR is its first
+        // register (DDI 0224).
+        unsafe { (rtc.start().raw() as *const u32).read_volatile() }
+    })
+}
+
+/// A generator seeded from what the firmware gives, stirred with the counter.
+fn seed(board: &Board) -> Option<Entropy> {
+    let mut bytes = board.chosen.rng_seed.clone();
+    if let Some(seed) = board.chosen.kaslr_seed {
+        bytes.extend_from_slice(&seed.to_le_bytes());
+    }
+    if bytes.is_empty() {
+        log::warn!("the board's tree has no rng-seed: guests get no entropy");
+        return None;
+    }
+    bytes.extend_from_slice(&timer::now().0.to_le_bytes());
+    Entropy::from_seed(&bytes)
+}

@@ -1,0 +1,125 @@
+//! Whole-hypervisor scenarios: a guest has a device of the board for its own.
+
+mod common;
+
+use common::*;
+use plinth::addr::{PhysAddr, Region};
+use plinth::exit::Width;
+use plinth::hypervisor::Refusal;
+use plinth::machine::fake::{Op, Seen};
+use plinth::platform::board::{AssignError, Assigned, AssignedDevice};
+use plinth::platform::{Trigger, WiredInterrupt};
+use plinth::sched::VmId;
+use plinth::vgic::GicVersion::{self, V2, V3};
+use plinth::vgic::IntId;
+use plinth::vm::{Status, Stop};
+
+const ONE: VmId = VmId(0);
+/// Where nothing is in a guest machine.
+const REGISTERS: u64 = 0x0b00_0000;
+const INTID: u16 = 100;
+
+fn device(at: u64, intid: u16) -> AssignedDevice {
+    AssignedDevice {
+        path: "/device".into(),
+        name: "device".into(),
+        registers: vec![Region::new(PhysAddr::new(at), 0x1000).unwrap()],
+        interrupts: vec![WiredInterrupt { intid: IntId(intid), trigger: Trigger::Level }],
+        clock: None,
+        clocks: 0,
+        properties: vec![("compatible".into(), b"test,device\0".to_vec())],
+    }
+}
+
+/// Two guests, of which the first gets this.
+fn room(gic: GicVersion, cpus: u8, assigned: Assigned) -> Room {
+    let host = plinth::vm::create::Host { assigned: vec![assigned].into(), ..host(gic, cpus) };
+    let guests = [guest("owner", 1), guest("other", 1)];
+    let room = Room::on(host, 4, &bundle(&guests), 3 * RAM, Box::new(|_, _| {}));
+    let (base, handler) = vectors();
+    let enable = Op::Store(gicd(0x100 + 4 * u64::from(INTID / 32)), Width::Word, 1 << (INTID % 32));
+    let route = Op::Store(gicd(0x800 + u64::from(INTID)), Width::Byte, 1);
+    let group = Op::Store(gicd(0x80 + 4 * u64::from(INTID / 32)), Width::Word, 0xffff_ffff);
+    let body = match gic {
+        V2 => [route, enable, Op::Mark(1), Op::Branch(LOOP)],
+        V3 => [group, enable, Op::Mark(1), Op::Branch(LOOP)],
+    };
+    if room.hypervisor.vm(ONE).is_some() {
+        room.program(0, base, &handler).program(0, ENTRY, &after_prologue(gic, 0, &body)).program(
+            0,
+            LOOP,
+            &wait_loop(),
+        );
+    }
+    room.program(1, ENTRY, &[Op::Work(300), Op::Branch(ENTRY)]);
+    room
+}
+
+fn seen(room: &Room, what: Seen) -> usize {
+    room.world.record().iter().filter(|event| event.seen == what).count()
+}
+
+#[test]
+fn its_interrupt_reaches_the_guest_and_the_guests_end_is_the_physical_one() {
+    for (gic, cpus) in BOTH.into_iter().flat_map(|gic| [(gic, 1), (gic, 2)]) {
+        let mut room = room(gic, cpus, Ok(vec![device(REGISTERS, INTID)]));
+        room.run(200);
+        assert_eq!((room.marks(0, 0), seen(&room, Seen::Opened(IntId(INTID), true))), (vec![1], 1));
+        for times in 1..4 {
+            // It does not matter which CPU it comes to.
+            let cpu = plinth::machine::CpuId(times % cpus);
+            room.world.interrupt(cpu, IntId(INTID));
+            room.run(200);
+            assert_eq!(room.took(0, 0), vec![INTID; times.into()], "{gic:?} on {cpus} CPUs");
+            assert_eq!(seen(&room, Seen::Deactivated(IntId(INTID))), times.into());
+        }
+        assert!(room.took(1, 0).is_empty());
+    }
+}
+
+#[test]
+fn it_is_closed_while_the_guest_is_off_and_opened_again_when_it_begins_again() {
+    let mut room = room(V3, 2, Ok(vec![device(REGISTERS, INTID)]));
+    room.run(200);
+    room.ask(0, |hypervisor, machine| hypervisor.stop(machine, ONE, Stop::Restart)).unwrap();
+    room.run(300);
+    assert_eq!(seen(&room, Seen::Opened(IntId(INTID), false)), 1);
+    assert_eq!(seen(&room, Seen::Opened(IntId(INTID), true)), 2);
+    room.ask(1, |hypervisor, machine| hypervisor.stop(machine, ONE, Stop::Forced)).unwrap();
+    room.run(300);
+    assert_eq!(room.vm(0).status(), Status::Stopped(Stop::Forced));
+    assert_eq!(seen(&room, Seen::Opened(IntId(INTID), false)), 2);
+    room.ask(1, |hypervisor, machine| hypervisor.destroy(machine, ONE)).unwrap();
+    room.run(100);
+    assert!(room.hypervisor.vm(ONE).is_none());
+}
+
+#[test]
+fn a_device_without_a_place_in_the_guest_machine_is_refused() {
+    let ram = 0x4000_0000;
+    for (at, intid, why) in [
+        (0x0900_0000, INTID, "pl011"),
+        (0x0800_0000, INTID, "GIC"),
+        (0x090a_0000, INTID, "stolen time"),
+        (ram, INTID, "RAM"),
+        (ram + RAM - 0x1000, INTID, "RAM"),
+        (1 << 44, INTID, "no addresses"),
+        (REGISTERS, 33, "interrupt"),
+        (REGISTERS, 60, "interrupt"),
+        (REGISTERS, 256, "interrupt"),
+    ] {
+        let mut room = room(V2, 1, Ok(vec![device(at, intid)]));
+        assert!(room.hypervisor.vm(ONE).is_none(), "{at:#x} {intid}");
+        let refused = room.ask(0, |hypervisor, machine| hypervisor.start_vm(machine, ONE));
+        let Err(Refusal::Create(error)) = refused else { panic!("{refused:?}") };
+        assert!(error.to_string().contains(why), "{error}");
+    }
+}
+
+#[test]
+fn who_cannot_have_a_device_is_refused_with_the_reason_and_the_others_run() {
+    let mut room = room(V3, 1, Err(AssignError::NoSuchNode("/uart".into())));
+    assert!(room.hypervisor.vm(ONE).is_none() && room.hypervisor.alive() == 1);
+    let refused = room.ask(0, |hypervisor, machine| hypervisor.start_vm(machine, ONE));
+    assert!(matches!(refused, Err(Refusal::Create(error)) if error.to_string().contains("/uart")));
+}
