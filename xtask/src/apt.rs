@@ -9,7 +9,6 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::doctor::which;
-use crate::qemu;
 
 pub use sources::Source;
 
@@ -37,6 +36,11 @@ impl System {
         let version = field("VERSION_ID").split('.').next().unwrap_or_default().parse();
         let codename = field("VERSION_CODENAME");
         Self { id: field("ID"), version: version.unwrap_or(u32::MAX), codename }
+    }
+
+    /// Debian's component for firmware that is not free.
+    pub fn firmware_component(&self) -> &'static str {
+        if self.id == "debian" && self.version < 12 { "non-free" } else { "non-free-firmware" }
     }
 
     /// The suite that has a newer QEMU than the system's own, where that one is old.
@@ -101,28 +105,33 @@ pub fn plan() -> Plan {
     Plan::new(&System::this(), &sources::this())
 }
 
-/// Installs QEMU when we are root and this is a Debian; otherwise the error says how to.
-pub fn install_qemu() -> Result<()> {
-    let program = qemu::PROGRAM;
+/// Whether installing QEMU can bring a newer one than the system's own.
+pub fn has_newer_qemu() -> bool {
+    which("apt-get").is_some() && System::this().backports().is_some()
+}
+
+/// Installs QEMU when we are root and this is a Debian; otherwise the error says how to. `lack` is what
+/// is wrong with the QEMU there is, if there is one.
+pub fn install_qemu(lack: &str) -> Result<()> {
     if which("apt-get").is_none() {
-        bail!("{program} is missing; install QEMU 7.2 or later for the aarch64 system");
+        bail!("{lack}; install QEMU 7.2 or later for the aarch64 system");
     }
     let plan = plan();
     if !rustix::process::geteuid().is_root() {
-        bail!("{program} is missing; as root, run:\n{}", plan.script());
+        bail!("{lack}; as root, run:\n{}", plan.script());
     }
     eprintln!("xtask: installing {QEMU_PACKAGE}");
     let Err(why) = plan.carry_out() else { return Ok(()) };
     let plain = Plan::new(&System { version: u32::MAX, ..System::this() }, &[]);
     if plain.commands == plan.commands {
-        return Err(why.context(format!("{program} is missing and cannot be installed")));
+        return Err(why.context(format!("{lack}, and cannot be installed")));
     }
     // A mirror without the backports suite must not stand in the way of the system's own QEMU.
     eprintln!("xtask: {why:#}; trying without backports");
     if let Some((path, _)) = &plan.file {
         let _ = std::fs::remove_file(path);
     }
-    plain.carry_out().with_context(|| format!("{program} is missing and cannot be installed"))
+    plain.carry_out().with_context(|| format!("{lack}, and cannot be installed"))
 }
 
 fn run_apt(words: &[String]) -> Result<()> {
@@ -153,8 +162,8 @@ pub struct PrivateApt {
 }
 
 impl PrivateApt {
-    /// Sets one up in `folder`.
-    pub fn new(folder: &Path, architecture: &str) -> Result<Self> {
+    /// Sets one up in `folder`, for packages of these components of the distribution.
+    pub fn new(folder: &Path, architecture: &str, components: &[&str]) -> Result<Self> {
         for tool in ["apt-get", "dpkg-deb"] {
             if which(tool).is_none() {
                 bail!("there is no {tool} on this system");
@@ -183,7 +192,8 @@ impl PrivateApt {
         // architecture would make the update fail.
         let codename = System::this().codename;
         let all = sources::this();
-        let own: Vec<_> = all.iter().filter_map(|source| source.only_release(&codename)).collect();
+        let own: Vec<_> =
+            all.iter().filter_map(|source| source.only_release(&codename, components)).collect();
         if !own.is_empty() && !codename.is_empty() {
             let list = folder.join("own.sources");
             let text: Vec<_> = own.iter().map(ToString::to_string).collect();
@@ -218,17 +228,37 @@ impl PrivateApt {
         Ok(names.map(|name| name.trim_matches(['<', '>']).to_owned()).collect())
     }
 
+    /// Downloads a package, unpacks it into a folder, and gives its version.
+    pub fn unpack_one(&self, package: &str, into: &Path) -> Result<String> {
+        show(self.command("apt-get").args(["-q", "download", package]))?;
+        let path = self.downloaded()?.into_iter().next().context("apt-get left no package")?;
+        let output = Command::new("dpkg-deb").arg("-f").arg(&path).arg("Version").output();
+        let version = output.context("cannot run dpkg-deb")?.stdout;
+        show(Command::new("dpkg-deb").arg("-x").arg(&path).arg(into))?;
+        std::fs::remove_file(&path)?;
+        Ok(String::from_utf8_lossy(&version).trim().to_owned())
+    }
+
     /// Downloads packages and unpacks them into one folder.
     pub fn unpack(&self, packages: &[&str], into: &Path) -> Result<()> {
         show(self.command("apt-get").args(["-q", "download"]).args(packages))?;
+        for path in self.downloaded()? {
+            show(Command::new("dpkg-deb").arg("-x").arg(&path).arg(into))?;
+            std::fs::remove_file(&path)?;
+        }
+        Ok(())
+    }
+
+    /// The packages that were downloaded and not yet unpacked.
+    fn downloaded(&self) -> Result<Vec<PathBuf>> {
+        let mut packages = Vec::new();
         for entry in std::fs::read_dir(&self.folder)? {
             let path = entry?.path();
             if path.extension().is_some_and(|extension| extension == "deb") {
-                show(Command::new("dpkg-deb").arg("-x").arg(&path).arg(into))?;
-                std::fs::remove_file(&path)?;
+                packages.push(path);
             }
         }
-        Ok(())
+        Ok(packages)
     }
 }
 

@@ -45,6 +45,13 @@ impl Bundle {
         &self.0
     }
 
+    /// The memory of the guests that start with the machine.
+    pub fn memory_at_start(&self) -> Result<u64> {
+        let manifest = self.manifest()?;
+        let started = manifest.vms().iter().filter(|vm| vm.autostart);
+        Ok(started.map(|vm| vm.memory).fold(0, u64::saturating_add))
+    }
+
     /// What is in it.
     pub fn manifest(&self) -> Result<Manifest<'_>> {
         Ok(format::read(&self.0)?)
@@ -61,11 +68,7 @@ fn is_bundle(path: &Path) -> bool {
 
 /// `cargo xtask bundle`: packs a manifest's guests into a file and says what is in it.
 pub fn pack(manifest: &Path, output: &Path) -> Result<ExitCode> {
-    let folder =
-        output.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
-    if !folder.is_dir() {
-        bail!("cannot write {}: there is no folder {}", output.display(), folder.display());
-    }
+    paths::need_folder_of(output)?;
     let bundle = Bundle::load(manifest)?;
     if output
         .canonicalize()

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 
+use crate::board::Board;
 use crate::channel::client::Which;
 use crate::guest::VCPUS;
 use crate::size;
@@ -32,6 +33,8 @@ pub enum Task {
         #[arg(short, long, value_name = "FILE")]
         output: PathBuf,
     },
+    /// Makes the card that a board boots from: Plinth, guests, and the board's firmware
+    Image(ImageOptions),
     /// Asks the monitor of a run in progress, or tells it what to do
     Ctl(CtlOptions),
     /// Watches a run in progress: CPUs, VMs, exits, memory
@@ -70,21 +73,24 @@ pub struct RunOptions {
     /// The one default Debian guest; so do --vcpus, --guest-memory and --cmdline without --kernel
     #[arg(long, conflicts_with_all = ["manifest", "kernel"])]
     pub single: bool,
-    /// The board that QEMU emulates
-    #[arg(long, default_value = "qemu-virt")]
-    pub board: String,
-    /// The machine's interrupt controller: GICv2 or GICv3
-    #[arg(long, default_value_t = 3, value_parser = gic)]
-    pub gic: u8,
-    /// The machine's CPU, by QEMU's name
-    #[arg(long, default_value = "cortex-a72", value_name = "NAME")]
-    pub cpu: String,
-    /// How many CPUs the machine has
-    #[arg(long, default_value_t = 2, value_name = "N")]
-    pub smp: u32,
-    /// How much memory the machine has
-    #[arg(long, default_value = "2G", value_name = "SIZE", value_parser = size::parse)]
-    pub memory: u64,
+    /// The board that QEMU emulates, qemu-virt or rpi4 [default: qemu-virt; rpi4 for a card]
+    #[arg(long, value_parser = Board::parse)]
+    pub board: Option<Board>,
+    /// Boots a Raspberry Pi 4's card, an image of `cargo xtask image`, as that board's firmware does
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["manifest", "single", "kernel", "cmdline", "vcpus", "guest_memory", "bare"])]
+    pub card: Option<PathBuf>,
+    /// The machine's interrupt controller, GICv2 or GICv3 [default: 3; rpi4: 2]
+    #[arg(long, value_parser = gic)]
+    pub gic: Option<u8>,
+    /// The machine's CPU, by QEMU's name [default: cortex-a72]
+    #[arg(long, value_name = "NAME")]
+    pub cpu: Option<String>,
+    /// How many CPUs the machine has [default: 2; rpi4: 4]
+    #[arg(long, value_name = "N")]
+    pub smp: Option<u32>,
+    /// How much memory the machine has [default: 2G]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    pub memory: Option<u64>,
     /// One guest without a manifest: its kernel (arm64 Image, raw or gzip'd; ELF; flat binary)
     #[arg(long, value_name = "FILE", conflicts_with = "manifest")]
     pub kernel: Option<PathBuf>,
@@ -109,6 +115,9 @@ pub struct RunOptions {
     /// Where `ctl` and `top` find this run [default: a place of its own in the target folder]
     #[arg(long, value_name = "PATH", conflicts_with = "bare")]
     pub socket: Option<PathBuf>,
+    /// What the board's second serial line is connected to, as QEMU's `-serial` has it
+    #[arg(long, value_name = "WHERE")]
+    pub other_serial: Option<String>,
     /// Deterministic virtual time: one instruction is one nanosecond
     #[arg(long)]
     pub icount: bool,
@@ -130,6 +139,29 @@ impl RunOptions {
         let sized = self.vcpus.is_some() || self.guest_memory.is_some();
         self.single || self.bare || named || sized
     }
+}
+
+/// A card.
+#[derive(Args, Clone, Debug)]
+#[command(group = clap::ArgGroup::new("where").required(true).args(["output", "dir"]))]
+pub struct ImageOptions {
+    /// A TOML file that describes the guests, or a bundle [default: that of `run --board rpi4`]
+    pub manifest: Option<PathBuf>,
+    /// The board that boots from it
+    #[arg(long, value_parser = Board::parse)]
+    pub board: Board,
+    /// The image to write, to be copied to a card as a whole
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// The folder to write the card's files into instead
+    #[arg(long, value_name = "FOLDER")]
+    pub dir: Option<PathBuf>,
+    /// Trusted Firmware-A, out of Debian's package, as the boot stub: with it there is PSCI
+    #[arg(long)]
+    pub tfa: bool,
+    /// Boot arguments for the hypervisor
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub hv_args: Option<String>,
 }
 
 /// A command for the monitor.
@@ -222,6 +254,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Task, Stop> {
 #[cfg(test)]
 mod tests {
     use super::{RunOptions, Stop, Task, parse};
+    use crate::board::{Board, Hardware};
 
     fn args(line: &str) -> Result<Task, Stop> {
         parse(["xtask"].into_iter().chain(line.split_whitespace()).map(Into::into))
@@ -237,9 +270,10 @@ mod tests {
     #[test]
     fn a_plain_run_has_the_documented_defaults() {
         let options = run("run");
-        assert_eq!(options.board, "qemu-virt");
-        assert_eq!((options.gic, options.cpu.as_str(), options.smp), (3, "cortex-a72", 2));
-        assert_eq!(options.memory, 2 << 30);
+        let hardware = Hardware::of(&options).expect("a good machine");
+        assert_eq!(hardware.board, Board::QemuVirt);
+        assert_eq!((hardware.gic, hardware.cpu.as_str(), hardware.smp), (3, "cortex-a72", 2));
+        assert_eq!(hardware.memory, 2 << 30);
         assert!(options.manifest.is_none() && options.kernel.is_none() && !options.icount);
     }
 
@@ -259,6 +293,15 @@ mod tests {
             panic!("a good command line");
         };
         assert_eq!((manifest, output), ("a.toml".into(), "a.bundle".into()));
+    }
+
+    #[test]
+    fn a_card_is_an_image_or_a_folder() {
+        let Ok(Task::Image(options)) = args("image --board rpi4 --dir card --tfa") else {
+            panic!("a good command line");
+        };
+        assert!(options.tfa && options.manifest.is_none() && options.output.is_none());
+        assert_eq!(Hardware::of(&run("run --card a.img")).expect("good").board, Board::Rpi4);
     }
 
     #[test]
@@ -287,6 +330,7 @@ mod tests {
         for (line, word) in [
             ("run --gic 4", "GIC is version 2 or 3"),
             ("run --memory 1024", "unit"),
+            ("run --board pdp11", "known are: qemu-virt, rpi4"),
             ("run --timeout never", "seconds"),
             ("run a.toml --kernel Image", "--kernel"),
             ("run a.toml --vcpus 2", "--vcpus"),
@@ -296,6 +340,10 @@ mod tests {
             ("run a.toml --single", "--single"),
             ("run --initrd x", "--kernel"),
             ("bundle a.toml", "--output"),
+            ("image --board rpi4", "--output"),
+            ("image -o a.img", "--board"),
+            ("image --board rpi4 -o a.img --dir a", "--dir"),
+            ("run a.toml --card a.img", "--card"),
             ("run --colour", "--colour"),
             ("run --bare --socket x", "--socket"),
             ("ctl --socket x --run 1", "--run"),

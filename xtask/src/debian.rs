@@ -61,7 +61,7 @@ pub fn guest() -> Result<Files> {
 fn fetch(folder: &Path, guest: &Path) -> Result<()> {
     let work = folder.join("work");
     let _ = std::fs::remove_dir_all(&work);
-    let apt = PrivateApt::new(&work, "arm64")?;
+    let apt = PrivateApt::new(&work, "arm64", &["main"])?;
     apt.update()?;
     let depends = apt.depends(KERNEL_META_PACKAGE)?;
     let Some(kernel) = depends.iter().find(|name| name.starts_with("linux-image-")) else {

@@ -5,6 +5,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::Result;
 
+use crate::board::Board;
 use crate::{apt, build, debian, qemu};
 
 /// The program `name` on the search path.
@@ -28,6 +29,7 @@ pub fn report() -> Result<ExitCode> {
         rust("rustc", &["rustc", "--version"]),
         target(),
         qemu(),
+        raspberry_pi(),
         packages(),
         default_guest(),
         Finding { needed: false, ..rust("rustfmt", &["cargo", "fmt", "--version"]) },
@@ -82,6 +84,15 @@ fn qemu() -> Finding {
         None => Err(format!("`run` installs it as root, like this:\n{}", apt::plan().script())),
     };
     Finding { what: "QEMU", found, needed: true }
+}
+
+fn raspberry_pi() -> Finding {
+    let found = match qemu::find().map(|found| qemu::emulates(found.version, Board::Rpi4)) {
+        Some(Ok(())) => Ok("QEMU emulates it".to_owned()),
+        Some(Err((major, minor))) => Err(format!("`--board rpi4` takes QEMU {major}.{minor}")),
+        None => Err("no QEMU".to_owned()),
+    };
+    Finding { what: "Raspberry Pi 4", found, needed: false }
 }
 
 fn packages() -> Finding {

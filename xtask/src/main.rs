@@ -7,12 +7,14 @@
 //! | [`manifest`], [`guest`], [`source`], [`image`], [`size`] | which guests, and whether they can boot at all |
 //! | [`bundle`] | the one file they are packed into |
 //! | [`build`], [`symbols`] | the hypervisor's image and its symbols |
-//! | [`qemu`], [`console`], [`terminal`] | the machine, its serial line, and the user's terminal |
+//! | [`board`], [`qemu`], [`console`], [`terminal`] | the machine, its serial line, and the user's terminal |
 //! | [`channel`], [`ctl`], [`top`] | the monitor's frames on that line, and who asks over them |
+//! | [`rpi4`] | what a Raspberry Pi 4 boots from |
 //! | [`apt`], [`debian`], [`initramfs`] | what is fetched from Debian: QEMU and the default guest |
 //! | [`lint`], [`doctor`], [`suite`] | house rules, what is installed, and everything CI runs |
 
 mod apt;
+mod board;
 mod build;
 mod bundle;
 mod channel;
@@ -28,6 +30,7 @@ mod lint;
 mod manifest;
 mod paths;
 mod qemu;
+mod rpi4;
 mod run;
 mod size;
 mod source;
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
     let done = match task {
         Task::Run(options) => run::run(&options),
         Task::Bundle { manifest, output } => bundle::pack(&manifest, &output),
+        Task::Image(options) => rpi4::card::make(&options),
         Task::Ctl(options) => ctl::run(&options),
         Task::Top(options) => top::run(&options),
         Task::Test { filter, bare } => suite::run(filter.as_deref(), bare),

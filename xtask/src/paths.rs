@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 /// The project's root folder.
 pub fn root() -> &'static Path {
@@ -39,6 +39,15 @@ pub fn scratch(kind: &str) -> Result<PathBuf> {
         }
     }
     Ok(folder.join(format!("{kind}-{}", std::process::id())))
+}
+
+/// Fails when the folder is missing in which a file is to be written.
+pub fn need_folder_of(path: &Path) -> Result<()> {
+    let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
+    if !folder.is_dir() {
+        bail!("cannot write {}: there is no folder {}", path.display(), folder.display());
+    }
+    Ok(())
 }
 
 /// Writes a file in one step, so that nobody ever reads half of it; leaves it alone when it

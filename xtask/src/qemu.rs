@@ -5,10 +5,11 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, bail};
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 
 use crate::apt;
+use crate::board::{Board, Hardware};
 
 /// The program.
 pub const PROGRAM: &str = "qemu-system-aarch64";
@@ -22,33 +23,90 @@ pub struct Qemu {
     pub version: (u32, u32),
 }
 
+/// The oldest version that has the `raspi4b` board.
+const OLDEST_RPI4: (u32, u32) = (9, 0);
+
 /// The machine to emulate.
 pub struct Machine<'a> {
-    pub gic: u8,
-    pub cpu: &'a str,
-    pub smp: u32,
-    pub memory: u64,
+    pub hardware: &'a Hardware,
     /// Whether the kernel is entered at EL2 (and a reset ends the run) or at EL1.
     pub el2: bool,
     pub icount: bool,
-    pub kernel: &'a Path,
-    pub initrd: Option<&'a Path>,
-    pub append: &'a str,
+    pub boot: Boot<'a>,
+    /// Which of the board's two serial lines is the console.
+    pub serial: usize,
+    /// What the other is connected to, as QEMU's `-serial` has it.
+    pub other_serial: Option<&'a str>,
     pub extra: &'a [String],
+}
+
+/// How the machine comes to its first instruction.
+#[derive(Clone, Copy)]
+pub enum Boot<'a> {
+    /// QEMU is the boot loader.
+    Kernel {
+        kernel: &'a Path,
+        initrd: Option<&'a Path>,
+        append: &'a str,
+        /// A device tree to start from, where it is not QEMU's own.
+        tree: Option<&'a Path>,
+    },
+    /// All CPUs begin at address 0, with these files in memory.
+    Loaded(&'a [(PathBuf, u64)]),
+}
+
+impl Boot<'_> {
+    fn arguments(&self, args: &mut Vec<OsString>) {
+        match self {
+            Self::Kernel { kernel, initrd, append, tree } => {
+                args.extend(["-kernel".into(), kernel.into()]);
+                if let Some(initrd) = initrd {
+                    args.extend(["-initrd".into(), initrd.into()]);
+                }
+                if let Some(tree) = tree {
+                    args.extend(["-dtb".into(), tree.into()]);
+                }
+                if !append.is_empty() {
+                    args.extend(["-append".into(), append.into()]);
+                }
+            }
+            Self::Loaded(files) => {
+                for (path, address) in *files {
+                    // QEMU reads a doubled comma in a value as one.
+                    let path = path.to_string_lossy().replace(',', ",,");
+                    let loader = format!("loader,file={path},addr={address:#x},force-raw=on");
+                    args.extend(["-device".into(), loader.into()]);
+                }
+            }
+        }
+    }
 }
 
 impl Machine<'_> {
     /// QEMU's arguments for it; its serial line is QEMU's standard input and output.
     pub fn arguments(&self) -> Vec<OsString> {
-        let virtualization = if self.el2 { "on" } else { "off" };
+        let Hardware { board, gic, cpu, smp, memory } = self.hardware;
         let mut args: Vec<OsString> = vec!["-M".into()];
-        args.push(format!("virt,virtualization={virtualization},gic-version={}", self.gic).into());
-        args.extend(["-cpu".into(), self.cpu.into()]);
-        args.extend(["-smp".into(), self.smp.to_string().into()]);
-        args.extend(["-m".into(), format!("{}K", self.memory >> 10).into()]);
+        match board {
+            Board::QemuVirt => {
+                let el2 = if self.el2 { "on" } else { "off" };
+                args.push(format!("virt,virtualization={el2},gic-version={gic}").into());
+                args.extend(["-cpu".into(), cpu.into()]);
+                args.extend(["-smp".into(), smp.to_string().into()]);
+                args.extend(["-m".into(), format!("{}K", memory >> 10).into()]);
+            }
+            // Everything else is as that board has it.
+            Board::Rpi4 => args.push("raspi4b".into()),
+        }
         args.extend(["-nodefaults", "-display", "none"].map(Into::into));
         args.extend(["-chardev", "stdio,id=console,signal=off"].map(Into::into));
-        args.extend(["-serial", "chardev:console"].map(Into::into));
+        let mut lines = vec!["chardev:console"];
+        if self.serial > 0 {
+            lines.insert(0, self.other_serial.unwrap_or("null"));
+        } else {
+            lines.extend(self.other_serial);
+        }
+        args.extend(lines.into_iter().flat_map(|line| ["-serial", line]).map(Into::into));
         if self.el2 {
             // Only the hypervisor resets this machine, and it does so to stop.
             args.push("-no-reboot".into());
@@ -56,13 +114,7 @@ impl Machine<'_> {
         if self.icount {
             args.extend(["-icount", "shift=0,sleep=off"].map(Into::into));
         }
-        args.extend(["-kernel".into(), self.kernel.into()]);
-        if let Some(initrd) = self.initrd {
-            args.extend(["-initrd".into(), initrd.into()]);
-        }
-        if !self.append.is_empty() {
-            args.extend(["-append".into(), self.append.into()]);
-        }
+        self.boot.arguments(&mut args);
         args.extend(self.extra.iter().map(Into::into));
         args
     }
@@ -76,18 +128,38 @@ pub fn find() -> Option<Qemu> {
     Some(Qemu { path, version })
 }
 
-/// A QEMU that is new enough; installed if need be and possible.
-pub fn need() -> Result<Qemu> {
-    if find().is_none() {
-        apt::install_qemu()?;
+/// Whether this QEMU emulates the board, or the oldest version that does.
+pub fn emulates(version: (u32, u32), board: Board) -> Result<(), (u32, u32)> {
+    let oldest = match board {
+        Board::QemuVirt => OLDEST,
+        Board::Rpi4 => OLDEST_RPI4,
+    };
+    if version < oldest { Err(oldest) } else { Ok(()) }
+}
+
+/// A QEMU that is new enough for the board; installed if need be and possible.
+pub fn need(board: Board) -> Result<Qemu> {
+    match find() {
+        None => apt::install_qemu(&format!("{PROGRAM} is missing"))?,
+        Some(qemu) => match check_version(&qemu, board) {
+            Err(why) if apt::has_newer_qemu() => apt::install_qemu(&why)?,
+            _ => {}
+        },
     }
     let Some(qemu) = find() else { bail!("{PROGRAM} was installed but does not run") };
-    if qemu.version < OLDEST {
-        let ((major, minor), (need, need_minor)) = (qemu.version, OLDEST);
-        let path = qemu.path.display();
-        bail!("{path} is version {major}.{minor}; Plinth needs {need}.{need_minor} or later");
-    }
+    check_version(&qemu, board).map_err(Error::msg)?;
     Ok(qemu)
+}
+
+/// What is wrong with a QEMU that does not emulate the board.
+fn check_version(qemu: &Qemu, board: Board) -> Result<(), String> {
+    emulates(qemu.version, board).map_err(|(need, need_minor)| {
+        let (major, minor) = qemu.version;
+        let path = qemu.path.display();
+        format!(
+            "{path} is version {major}.{minor}; the board {board} needs {need}.{need_minor} or later"
+        )
+    })
 }
 
 /// Major and minor number in the output of `--version`.
@@ -128,7 +200,13 @@ pub fn exec_with_parent(parent: u32, command: &[OsString]) -> Result<ExitCode> {
 mod tests {
     use std::path::Path;
 
-    use super::{Machine, version};
+    use super::{Boot, Machine, emulates, version};
+    use crate::board::{Board, Hardware};
+
+    fn text(machine: &Machine<'_>) -> String {
+        let args = machine.arguments().into_iter().map(|arg| arg.into_string());
+        args.collect::<Result<Vec<_>, _>>().expect("all are text").join(" ")
+    }
 
     #[test]
     fn the_version_is_read_from_what_qemu_says() {
@@ -139,28 +217,72 @@ mod tests {
     }
 
     #[test]
+    fn the_raspberry_pi_takes_a_newer_qemu_than_the_virtual_board() {
+        assert_eq!(emulates((7, 2), Board::QemuVirt), Ok(()));
+        assert_eq!(emulates((7, 1), Board::QemuVirt), Err((7, 2)));
+        assert_eq!(emulates((8, 2), Board::Rpi4), Err((9, 0)));
+        assert_eq!(emulates((9, 0), Board::Rpi4), Ok(()));
+    }
+
+    #[test]
     fn a_machine_becomes_arguments_and_the_users_come_last() {
         let extra = ["-d".to_owned(), "int".to_owned()];
-        let machine = Machine {
+        let hardware = Hardware {
+            board: Board::QemuVirt,
             gic: 2,
-            cpu: "max",
+            cpu: "max".to_owned(),
             smp: 4,
             memory: 1 << 30,
+        };
+        let machine = Machine {
+            hardware: &hardware,
             el2: true,
             icount: true,
-            kernel: Path::new("k.img"),
-            initrd: Some(Path::new("b")),
-            append: "loglevel=debug",
+            boot: Boot::Kernel {
+                kernel: Path::new("k.img"),
+                initrd: Some(Path::new("b")),
+                append: "loglevel=debug",
+                tree: None,
+            },
+            serial: 0,
+            other_serial: Some("file:x"),
             extra: &extra,
         };
-        let args: Vec<_> = machine.arguments().into_iter().map(|arg| arg.into_string()).collect();
-        let args = args.into_iter().collect::<Result<Vec<_>, _>>().expect("all are text").join(" ");
         assert_eq!(
-            args,
+            text(&machine),
             "-M virt,virtualization=on,gic-version=2 -cpu max -smp 4 -m 1048576K -nodefaults \
              -display none -chardev stdio,id=console,signal=off -serial chardev:console \
-             -no-reboot -icount shift=0,sleep=off -kernel k.img -initrd b \
+             -serial file:x -no-reboot -icount shift=0,sleep=off -kernel k.img -initrd b \
              -append loglevel=debug -d int"
+        );
+    }
+
+    #[test]
+    fn a_raspberry_pi_begins_with_what_its_firmware_has_loaded() {
+        let hardware = Hardware {
+            board: Board::Rpi4,
+            gic: 2,
+            cpu: "cortex-a72".to_owned(),
+            smp: 4,
+            memory: 2 << 30,
+        };
+        let files = [("stub".into(), 0), ("a,b".into(), 0x20_0000)];
+        let boot = Boot::Loaded(&files);
+        let machine = Machine {
+            hardware: &hardware,
+            el2: true,
+            icount: false,
+            boot,
+            serial: 1,
+            other_serial: None,
+            extra: &[],
+        };
+        assert_eq!(
+            text(&machine),
+            "-M raspi4b -nodefaults -display none -chardev stdio,id=console,signal=off \
+             -serial null -serial chardev:console -no-reboot \
+             -device loader,file=stub,addr=0x0,force-raw=on \
+             -device loader,file=a,,b,addr=0x200000,force-raw=on"
         );
     }
 }

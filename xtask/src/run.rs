@@ -9,52 +9,37 @@ use anyhow::{Context, Result, bail};
 use plinth::console::Settings;
 use plinth::manifest::{MachineConfig, Manifest};
 
+use crate::board::{Board, Hardware};
 use crate::bundle::Bundle;
 use crate::channel::socket::Socket;
 use crate::cli::RunOptions;
 use crate::console::{self, End, LastWords, Watch};
 use crate::guest::{self, Guest, Payload, Problem};
-use crate::qemu::Machine;
+use crate::qemu::{Boot, Machine};
 use crate::source::{Part, Source, Store};
 use crate::symbols::Symbols;
-use crate::{build, paths, qemu, size};
+use crate::{build, paths, qemu, rpi4, size};
 
 /// What a machine needs beside its guests' memory: the hypervisor itself and its tables.
 const HYPERVISOR_MEMORY: u64 = 16 << 20;
 
-/// The guests that boot when none is named, below the project's root.
-const DEFAULT_MANIFEST: &str = "platform/qemu_virt/guests.toml";
-
 /// Boots what the options say and reports how it went.
 pub fn run(options: &RunOptions) -> Result<ExitCode> {
-    check_machine(options)?;
+    let hardware = Hardware::of(options)?;
     if options.bare {
         let guest = guest(options)?;
-        return run_bare(options, &qemu::need()?, &guest);
+        return run_bare(options, &hardware, &guest);
+    }
+    if let Some(card) = &options.card {
+        return run_card(options, &hardware, card);
     }
     let bundle = match &options.manifest {
         Some(path) => Bundle::load(path)?,
         None if options.one_guest() => Bundle::pack(&MachineConfig::default(), &[guest(options)?])?,
-        None => Bundle::load(&paths::root().join(DEFAULT_MANIFEST))?,
+        None => Bundle::load(&paths::root().join(hardware.board.default_manifest()))?,
     };
-    check_memory(options, &bundle)?;
-    run_plinth(options, &qemu::need()?, &bundle)
-}
-
-/// Refuses machines that QEMU could not build.
-fn check_machine(options: &RunOptions) -> Result<()> {
-    if options.board != "qemu-virt" {
-        bail!("unknown board `{}`; known are: qemu-virt", options.board);
-    }
-    let most = if options.gic == 2 { 8 } else { 512 };
-    if options.smp == 0 || options.smp > most {
-        let (smp, gic) = (options.smp, options.gic);
-        bail!("--smp: {smp} CPUs; qemu-virt with a GICv{gic} has 1 to {most}");
-    }
-    if options.cpu.is_empty() || options.cpu.contains(char::is_whitespace) {
-        bail!("--cpu: `{}` is not a CPU's name", options.cpu);
-    }
-    Ok(())
+    check_memory(options, &hardware, &bundle)?;
+    run_plinth(options, &hardware, &bundle)
 }
 
 /// The one guest that the options describe.
@@ -109,22 +94,21 @@ fn name_of(kernel: &Path) -> String {
 }
 
 /// Refuses guests that together want more memory than the machine has.
-fn check_memory(options: &RunOptions, bundle: &Bundle) -> Result<()> {
-    let manifest = bundle.manifest()?;
-    let memory = memory_at_start(&manifest);
+fn check_memory(options: &RunOptions, hardware: &Hardware, bundle: &Bundle) -> Result<()> {
+    let has = hardware.usable_memory();
+    let memory = bundle.memory_at_start()?;
     let needs = memory.saturating_add(bundle.bytes().len() as u64);
-    let needs = needs.saturating_add(HYPERVISOR_MEMORY).saturating_add(scrollback(
-        &manifest,
-        options.hv_args.as_deref().unwrap_or_default(),
-        options.memory,
-    ));
-    if needs > options.memory {
+    let boot_arguments = options.hv_args.as_deref().unwrap_or_default();
+    let scrollback = scrollback(&bundle.manifest()?, boot_arguments, has);
+    let needs = needs.saturating_add(HYPERVISOR_MEMORY).saturating_add(scrollback);
+    if needs > has {
         bail!(
             "the guests have {} of memory; with their files and the hypervisor that needs {}, but \
-             the machine has {} (--memory)",
+             the machine has {}{}",
             size::show(memory),
             size::show(needs),
-            size::show(options.memory)
+            size::show(has),
+            hardware.board.memory_option()
         );
     }
     Ok(())
@@ -138,31 +122,55 @@ fn scrollback(manifest: &Manifest<'_>, boot_arguments: &str, memory: u64) -> u64
     (blocks as u64).saturating_mul(settings.block() as u64)
 }
 
-/// The memory of the guests that start with the machine.
-fn memory_at_start(manifest: &Manifest<'_>) -> u64 {
-    let started = manifest.vms().iter().filter(|vm| vm.autostart);
-    started.map(|vm| vm.memory).fold(0, u64::saturating_add)
-}
-
-fn run_plinth(options: &RunOptions, qemu: &qemu::Qemu, bundle: &Bundle) -> Result<ExitCode> {
+fn run_plinth(options: &RunOptions, hardware: &Hardware, bundle: &Bundle) -> Result<ExitCode> {
+    let qemu = qemu::need(hardware.board)?;
     let hypervisor = build::hypervisor()?;
     let files = RunFiles::new()?;
-    let bundle_path = files.write("guests.bundle", bundle.bytes())?;
+    let initrd = files.write("guests.bundle", bundle.bytes())?;
     let symbols = Symbols::read(&hypervisor.elf);
     let append = boot_arguments(options, std::io::stdout().is_terminal());
+    let tree = match hardware.board {
+        Board::QemuVirt => None,
+        Board::Rpi4 => Some(rpi4::Tree::for_qemu()?),
+    };
+    let serial = tree.as_ref().map(rpi4::Tree::serial_line).transpose()?;
+    let tree = tree.map(|tree| files.write("board.dtb", &tree.bytes())).transpose()?;
     let machine = Machine {
-        gic: options.gic,
-        cpu: &options.cpu,
-        smp: options.smp,
-        memory: options.memory,
+        hardware,
         el2: true,
         icount: options.icount,
-        kernel: &hypervisor.raw,
-        initrd: Some(&bundle_path),
-        append: &append,
+        boot: Boot::Kernel {
+            kernel: &hypervisor.raw,
+            initrd: Some(&initrd),
+            append: &append,
+            tree: tree.as_deref(),
+        },
+        serial: serial.unwrap_or(0),
+        other_serial: options.other_serial.as_deref(),
         extra: &options.qemu,
     };
-    boot(options, qemu, &machine, symbols.as_ref())
+    boot(options, &qemu, &machine, symbols.as_ref())
+}
+
+/// Boots a card as the board's firmware does.
+fn run_card(options: &RunOptions, hardware: &Hardware, card: &Path) -> Result<ExitCode> {
+    let words = boot_arguments(options, std::io::stdout().is_terminal());
+    let (tree, loaded) = rpi4::firmware::boot(card, &words)?;
+    let serial = tree.serial_line()?;
+    let qemu = qemu::need(hardware.board)?;
+    let files = RunFiles::new()?;
+    let place = |(name, bytes, at): (_, Vec<u8>, _)| anyhow::Ok((files.write(name, &bytes)?, at));
+    let memory = loaded.memory(&tree)?.into_iter().map(place).collect::<Result<Vec<_>>>()?;
+    let machine = Machine {
+        hardware,
+        el2: true,
+        icount: options.icount,
+        boot: Boot::Loaded(&memory),
+        serial,
+        other_serial: options.other_serial.as_deref(),
+        extra: &options.qemu,
+    };
+    boot(options, &qemu, &machine, None)
 }
 
 /// The hypervisor's boot arguments. What a program reads has no colours in it.
@@ -174,23 +182,28 @@ fn boot_arguments(options: &RunOptions, terminal: bool) -> String {
     words
 }
 
-fn run_bare(options: &RunOptions, qemu: &qemu::Qemu, guest: &Payload) -> Result<ExitCode> {
+fn run_bare(options: &RunOptions, hardware: &Hardware, guest: &Payload) -> Result<ExitCode> {
+    let qemu = qemu::need(hardware.board)?;
+    let hardware =
+        Hardware { smp: u32::from(guest.vcpus), memory: guest.memory, ..hardware.clone() };
     let files = RunFiles::new()?;
     let kernel = files.write("kernel", &guest.kernel)?;
     let initrd = guest.initrd.as_ref().map(|bytes| files.write("initrd", bytes)).transpose()?;
     let machine = Machine {
-        gic: options.gic,
-        cpu: &options.cpu,
-        smp: u32::from(guest.vcpus),
-        memory: guest.memory,
+        hardware: &hardware,
         el2: false,
         icount: options.icount,
-        kernel: &kernel,
-        initrd: initrd.as_deref(),
-        append: &guest.cmdline,
+        boot: Boot::Kernel {
+            kernel: &kernel,
+            initrd: initrd.as_deref(),
+            append: &guest.cmdline,
+            tree: None,
+        },
+        serial: 0,
+        other_serial: options.other_serial.as_deref(),
         extra: &options.qemu,
     };
-    boot(options, qemu, &machine, None)
+    boot(options, &qemu, &machine, None)
 }
 
 /// Files of one run, gone after it.
@@ -224,13 +237,7 @@ fn boot(
     symbols: Option<&Symbols>,
 ) -> Result<ExitCode> {
     let signals = console::hold_signals()?;
-    eprintln!(
-        "xtask: {} x {}, GICv{}, {}; press Ctrl-] to quit",
-        machine.smp,
-        machine.cpu,
-        machine.gic,
-        size::show(machine.memory)
-    );
+    eprintln!("xtask: {}; press Ctrl-] to quit", machine.hardware);
     // Without Plinth there is nobody to answer.
     let socket = if machine.el2 { open_socket(options)? } else { None };
     let clients = socket.as_ref().map(|socket| socket.listener.try_clone()).transpose();

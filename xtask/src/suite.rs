@@ -10,6 +10,7 @@
 //! | `waits/…` | guests that wait on CPUs of their own are seen by the hypervisor where their policy says so |
 //! | `consoles/…` | one line shared by several guests and the monitor: escape key, scrollback, frames |
 //! | `debian/…` | Debian boots, takes input, reboots and powers off, beside hostile guests as well |
+//! | `rpi4/…` | all that on a Raspberry Pi 4, and from the card that is made for it |
 
 mod command;
 mod consoles;
@@ -25,6 +26,7 @@ mod manifests;
 mod many;
 mod payloads;
 mod refusals;
+mod rpi4;
 mod session;
 mod shares;
 mod waits;
@@ -36,6 +38,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 
+use crate::board::Board;
 use crate::{build, paths, qemu};
 
 /// How many tests came out how.
@@ -107,7 +110,7 @@ impl Bench {
     /// QEMU, and a hypervisor if guests are to run on one.
     fn machine(&self) -> Result<()> {
         let make = || {
-            qemu::need()?;
+            qemu::need(Board::QemuVirt)?;
             if !self.bare {
                 build::hypervisor()?;
             }
@@ -165,6 +168,7 @@ pub fn run(filter: Option<&str>, bare: bool) -> Result<ExitCode> {
         steps.extend(waits::steps());
         steps.extend(consoles::steps());
         steps.extend(ctl::steps());
+        steps.extend(rpi4::steps());
     }
     let wanted = |step: &&Step| filter.is_none_or(|text| step.name.contains(text));
     let mut total = Counts::default();

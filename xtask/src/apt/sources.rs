@@ -24,8 +24,8 @@ impl Source {
         Self { suites, components, ..self.clone() }
     }
 
-    /// The same place with only a release and its updates, if it has them.
-    pub fn only_release(&self, codename: &str) -> Option<Self> {
+    /// The same place with only a release and its updates, if it has them, and with these components.
+    pub fn only_release(&self, codename: &str, components: &[&str]) -> Option<Self> {
         let wanted = ["", "-updates", "-security"].map(|suffix| format!("{codename}{suffix}"));
         // An older spelling of the security suite.
         let old = format!("{codename}/updates");
@@ -34,7 +34,7 @@ impl Source {
         let main = self.components.iter().any(|component| component == "main");
         (main && !suites.is_empty()).then(|| Self {
             suites,
-            components: vec!["main".to_owned()],
+            components: components.iter().map(|&name| name.to_owned()).collect(),
             ..self.clone()
         })
     }
@@ -157,9 +157,13 @@ mod tests {
     fn only_the_release_and_its_updates_are_kept() {
         let text = "deb http://m.invalid s main non-free\ndeb http://m.invalid s-backports main\n\
                     deb http://m.invalid s-security main\ndeb http://x.invalid s tools\n";
-        let kept: Vec<_> =
-            parse(text, false).iter().filter_map(|source| source.only_release("s")).collect();
-        assert_eq!(kept.len(), 2);
-        assert!(kept.iter().all(|source| source.components == ["main"]));
+        let kept = |components: &[&str]| -> Vec<_> {
+            let all = parse(text, false);
+            all.iter().filter_map(|source| source.only_release("s", components)).collect()
+        };
+        assert_eq!(kept(&["main"]).len(), 2);
+        assert!(kept(&["main"]).iter().all(|source| source.components == ["main"]));
+        let wanted = ["main", "non-free-firmware"];
+        assert!(kept(&wanted).iter().all(|source| source.components == wanted));
     }
 }

@@ -11,6 +11,7 @@ use rustix::termios::{LocalModes, tcgetattr};
 use super::refusals;
 use super::session::Session;
 use super::{Bench, Step};
+use crate::board::Board;
 use crate::qemu;
 
 pub fn steps() -> Vec<Step> {
@@ -35,7 +36,7 @@ fn start(bench: &Bench, name: &str, extra: &[&str], seconds: u64) -> Result<Sess
 }
 
 fn spinning() -> Result<String> {
-    qemu::need()?;
+    qemu::need(Board::QemuVirt)?;
     Ok(refusals::files()?.join("loop").to_string_lossy().into_owned())
 }
 

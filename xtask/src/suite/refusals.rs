@@ -13,7 +13,7 @@ use crate::paths;
 /// A name, the arguments (`@` stands for the folder of test files), and what the message says.
 type Case = (&'static str, &'static str, &'static [&'static str]);
 
-const CASES: [Case; 27] = [
+const CASES: [Case; 33] = [
     ("no-such-kernel", "--kernel @/none", &["--kernel", "there is no file", "@/none"]),
     ("kernel-is-a-folder", "--kernel @", &["--kernel", "is a folder"]),
     ("kernel-is-empty", "--kernel @/empty", &["--kernel", "empty"]),
@@ -34,6 +34,16 @@ const CASES: [Case; 27] = [
     ("nine-vcpus", "--kernel @/loop --vcpus 9", &["--vcpus", "1 to 8"]),
     ("nine-vcpus-by-default", "--vcpus 9", &["--vcpus", "1 to 8"]),
     ("unknown-board", "--board pdp11", &["pdp11", "qemu-virt"]),
+    ("rpi4-with-a-gicv3", "--board rpi4 --gic 3", &["--gic", "GICv2"]),
+    ("rpi4-with-two-cpus", "--board rpi4 --smp 2", &["--smp", "has 4"]),
+    ("rpi4-with-more-memory", "--board rpi4 --memory 4G", &["--memory: 4G", "2G and no other"]),
+    ("rpi4-with-another-cpu", "--board rpi4 --cpu max", &["--cpu", "cortex-a72"]),
+    ("rpi4-without-plinth", "--board rpi4 --bare", &["--bare"]),
+    (
+        "rpi4-with-guests-too-large",
+        "--board rpi4 --kernel @/loop --guest-memory 960M",
+        &["960M", "948M", "raspi4b"],
+    ),
     ("unknown-gic", "--gic 4", &["--gic", "2 or 3"]),
     ("too-many-cpus", "--smp 9 --gic 2", &["--smp", "1 to 8"]),
     ("size-without-unit", "--memory 1024", &["--memory", "unit"]),

@@ -1,0 +1,107 @@
+//! Steps on QEMU's Raspberry Pi 4, `raspi4b`: the same hypervisor boots there, however it is entered.
+
+mod card;
+
+use anyhow::{Context, Result, bail};
+
+use super::ctl::Run;
+use super::many::{Guest, manifest};
+use super::session::Session;
+use super::{Bench, Outcome, Step};
+use crate::board::Board;
+use crate::qemu;
+
+const SECONDS: u64 = 150;
+
+/// What the hypervisor says when all CPUs have come.
+const FOUR_CPUS: &str = "4 CPUs at EL2";
+
+type Test = fn(&Bench) -> Result<()>;
+
+pub fn steps() -> Vec<Step> {
+    let tests: [(&str, Test); 4] = [
+        ("payloads-pass-on-four-cpus", payloads),
+        ("debian-powers-off", debian),
+        ("default-manifest-boots", default_manifest),
+        ("ctl-reaches-the-monitor", ctl),
+    ];
+    let steps = tests.into_iter().map(|(name, test)| step(name, test));
+    steps.chain(card::steps()).collect()
+}
+
+fn step(name: &str, test: impl Fn(&Bench) -> Result<()> + 'static) -> Step {
+    Step::new(format!("rpi4/{name}"), move |bench| match too_old() {
+        // Where CI sets the machine up, it is to have a QEMU that is new enough.
+        Some(_) if std::env::var_os("CI").is_some() => {
+            qemu::need(Board::Rpi4).and_then(|_| test(bench)).into()
+        }
+        Some(why) => Outcome::Skipped(why),
+        None => test(bench).into(),
+    })
+}
+
+/// Why there is no such board: QEMU is there, and too old.
+fn too_old() -> Option<String> {
+    let (major, minor) = qemu::emulates(qemu::find()?.version, Board::Rpi4).err()?;
+    Some(format!("needs QEMU >= {major}.{minor}"))
+}
+
+/// Bare-metal guests that look at all they can get, on all CPUs.
+fn payloads(bench: &Bench) -> Result<()> {
+    bench.machine()?;
+    let guest = |payload: &'static str, more| Guest { name: payload.to_owned(), payload, more };
+    let guests = [
+        guest("hello", "memory = \"64M\""),
+        guest("smp", "memory = \"64M\"\nvcpus = 4"),
+        guest("gic", "memory = \"64M\"\nvcpus = 2"),
+        // What is drawn from the seed that the tree was given.
+    ];
+    let file = manifest(bench, "rpi4.toml", &guests)?;
+    let file = file.to_string_lossy();
+    let mut session = Session::start(bench, &["--board", "rpi4", &file], SECONDS)?;
+    session.end_with(0, SECONDS + 10)?;
+    let text = session.text();
+    let passed = text.matches("GUEST-TEST: ok").count();
+    if passed != guests.len() || !text.contains(FOUR_CPUS) || text.contains("no rng-seed") {
+        bail!("{passed} of {} guests passed\n{text}", guests.len());
+    }
+    Ok(())
+}
+
+/// A Debian guest with two vCPUs comes up and ends the run.
+fn debian(bench: &Bench) -> Result<()> {
+    bench.machine()?;
+    bench.debian()?;
+    let cmdline = "console=ttyAMA0 plinth.test=poweroff";
+    let args = ["--board", "rpi4", "--single", "--vcpus", "2", "--cmdline", cmdline];
+    let mut session = Session::start(bench, &args, SECONDS)?;
+    session.wait_for(FOUR_CPUS, SECONDS)?;
+    session.wait_for("plinth-guest-ready 42002", SECONDS)?;
+    session.end_with(0, SECONDS)
+}
+
+/// What `cargo xtask run --board rpi4` boots: two Debian guests beside a bare-metal one.
+fn default_manifest(bench: &Bench) -> Result<()> {
+    bench.machine()?;
+    bench.debian()?;
+    let mut session = Session::start(bench, &["--board", "rpi4"], 2 * SECONDS)?;
+    for text in ["debian1", "debian2"].map(|name| format!("[{name}] plinth-guest-ready 42002")) {
+        session.wait_for(&text, 2 * SECONDS)?;
+    }
+    session.wait_for("[heartbeat] heartbeat 2", SECONDS)
+}
+
+/// The monitor's frames go over this board's serial line too.
+fn ctl(bench: &Bench) -> Result<()> {
+    let guest = Guest { name: "one".to_owned(), payload: "share", more: "memory = \"32M\"" };
+    let file = manifest(bench, "rpi4-ctl.toml", &[guest])?;
+    let mut run = Run::start(bench, &file, &["--board", "rpi4"], &["share: "])?;
+    let cpus = run.json("cpu")?;
+    if cpus.as_array().map(Vec::len) != Some(4) {
+        bail!("there are not 4 CPUs: {cpus}");
+    }
+    run.ctl("vm pause one")?;
+    run.comes_to("one", "paused")?;
+    run.ctl("poweroff").context("ctl poweroff")?;
+    run.session.end_with(0, SECONDS)
+}
