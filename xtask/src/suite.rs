@@ -12,6 +12,7 @@
 //! | `debian/…` | Debian boots, takes input, reboots and powers off, beside hostile guests as well |
 //! | `rpi4/…` | all that on a Raspberry Pi 4, and from the card that is made for it |
 
+mod assigned;
 mod command;
 mod consoles;
 mod crash;
@@ -168,6 +169,7 @@ pub fn run(filter: Option<&str>, bare: bool) -> Result<ExitCode> {
         steps.extend(waits::steps());
         steps.extend(consoles::steps());
         steps.extend(ctl::steps());
+        steps.extend(assigned::steps());
         steps.extend(rpi4::steps());
     }
     let wanted = |step: &&Step| filter.is_none_or(|text| step.name.contains(text));
