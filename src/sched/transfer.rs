@@ -31,7 +31,7 @@ use crate::machine::CpuId;
 use crate::time::Ticks;
 
 impl RunQueue {
-    /// Whether `entity` has to give up this CPU when it waits: see [`Balance::is_contended`].
+    /// Whether `entity` has to give up this CPU when it waits: see [`super::Balance::is_contended`].
     pub fn is_contended(&self, entity: Entity) -> bool {
         let affinity = self.position(entity).map(|index| self.records[index].affinity);
         affinity.is_none_or(|affinity| self.balance.is_contended(self.cpu, affinity))

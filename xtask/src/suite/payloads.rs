@@ -57,10 +57,6 @@ impl Wants {
 pub fn steps() -> Result<Vec<Step>> {
     let mut steps = Vec::new();
     for name in build::payloads()? {
-        // It wants a device of the board: `assigned/…` gives it one.
-        if name == "owner" {
-            continue;
-        }
         for gic in ["2", "3"] {
             let name = name.clone();
             steps.push(Step::new(format!("guests/{name}-gicv{gic}"), move |bench| {

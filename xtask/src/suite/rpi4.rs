@@ -13,7 +13,7 @@ use super::many::{Guest, manifest};
 use super::session::Session;
 use super::{Bench, Outcome, Step};
 use crate::board::Board;
-use crate::qemu;
+use crate::{paths, qemu};
 
 const SECONDS: u64 = 150;
 
@@ -137,7 +137,23 @@ fn ctl(bench: &Bench) -> Result<()> {
     run.session.end_with(0, SECONDS)
 }
 
-/// The board's other UART belongs to a guest.
+/// The board's other UART and its interrupt belong to a guest.
 fn owner(bench: &Bench) -> Result<()> {
-    assigned::owner(bench, &["--board", "rpi4"], "/soc/serial@7e201000", "fe201000,153")
+    bench.machine()?;
+    let more = "memory = \"16M\"\ncmdline = \"uart=fe201000,153\"\n\
+                assign = [\"/soc/serial@7e201000\"]";
+    let guest = Guest { name: "owner".to_owned(), payload: "owner", more };
+    let file = manifest(bench, "rpi4-owner.toml", &[guest])?;
+    let socket = paths::scratch("rpi4-uart")?;
+    let _ = std::fs::remove_file(&socket);
+    let line = format!("unix:{},server=on,wait=on", socket.display());
+    let args = ["--board", "rpi4", &file.to_string_lossy(), "--other-serial", &line];
+    let mut session = Session::start(bench, &args, SECONDS)?;
+    let mut uart = assigned::connect(&socket)?;
+    session.expect("owner: the UART at 0xfe201000 is mine", SECONDS)?;
+    assigned::talk(&mut uart)?;
+    session.expect("GUEST-TEST: ok", SECONDS)?;
+    session.end_with(0, SECONDS)?;
+    let _ = std::fs::remove_file(&socket);
+    Ok(())
 }
