@@ -3,6 +3,7 @@
 use super::{Cpu, Loaded};
 use crate::machine::{Interrupt, Machine};
 use crate::time::Ticks;
+use crate::vgic::{Link, ListRegister, ListRegisters};
 use crate::vm::layout::{PHYSICAL_TIMER_IRQ, VIRTUAL_TIMER_IRQ};
 
 impl<M: Machine> Cpu<'_, M> {
@@ -46,18 +47,17 @@ impl<M: Machine> Cpu<'_, M> {
         };
         let (vm, me) = (loaded.vm.clone(), loaded.entity.vcpu);
         let notify = vm.vgic().lock().set_level(me, VIRTUAL_TIMER_IRQ, true);
-        if self.machine.forgets_levels() {
-            self.nudge = Some(self.machine.now().saturating_add(self.hypervisor.nudge_after()));
-            self.arm_deadline();
-        }
         self.hypervisor.notify(&mut self.machine, &vm, notify);
     }
 
     pub(super) fn deadline_passed(&mut self) {
         self.deadline = None;
         let now = self.machine.now();
-        // That this interrupt came was the nudge.
-        self.nudge = self.nudge.filter(|at| *at > now);
+        if self.nudge.is_some_and(|at| at <= now) {
+            // That this interrupt came was the nudge. It may have come before the guest's deactivation.
+            self.nudge = None;
+            self.watch_levels();
+        }
         let cpu = self.machine.id();
         // One at a time: the lock is not held across the list.
         while self.hypervisor.queue(cpu).lock().expire(now).is_some() {}
@@ -71,6 +71,19 @@ impl<M: Machine> Cpu<'_, M> {
             (self.background.work)(self.hypervisor, &mut self.machine);
         }
         self.hypervisor.advance_devices(&mut self.machine);
+    }
+
+    /// Where the interrupt controller forgets levels, make it look again for as long as the guest has
+    /// something in hand whose line may be high again when it ends it.
+    pub(super) fn watch_levels(&mut self) {
+        if !self.machine.forgets_levels() || self.nudge.is_some() {
+            return;
+        }
+        let lrs = self.machine.list_registers();
+        let is_linked = |lr: ListRegister| matches!(lr.link, Link::Hardware { .. });
+        if (0..lrs.count()).any(|index| lrs.read(index).is_some_and(is_linked)) {
+            self.nudge = Some(self.machine.now().saturating_add(self.hypervisor.nudge_after()));
+        }
     }
 
     /// Whether background work is due before anything the deadline timer is set for: the last exit may
