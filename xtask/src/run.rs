@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use plinth::console::Settings;
 use plinth::manifest::{MachineConfig, Manifest};
+use plinth::monitor::command::can_be_meant;
 
 use crate::board::{Board, Hardware};
 use crate::bundle::Bundle;
@@ -90,7 +91,13 @@ fn name_of(kernel: &Path) -> String {
     let stem = kernel.file_stem().unwrap_or_default().to_string_lossy();
     let keep = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     let name: String = stem.chars().filter(|c| keep(*c)).take(31).collect();
-    if name.is_empty() { "guest".to_owned() } else { name }
+    if name.is_empty() {
+        "guest".to_owned()
+    } else if can_be_meant(&name) {
+        name
+    } else {
+        format!("guest-{name}").chars().take(31).collect()
+    }
 }
 
 /// Refuses guests that together want more memory than the machine has.
@@ -348,5 +355,7 @@ mod tests {
         assert_eq!(name_of(Path::new("/boot/vmlinuz-6.1 x")), "vmlinuz-6");
         assert_eq!(name_of(Path::new("/boot/Image")), "Image");
         assert_eq!(name_of(Path::new("\u{e4}")), "guest");
+        assert_eq!(name_of(Path::new("/boot/reset")), "guest-reset");
+        assert_eq!(name_of(Path::new("--all")), "guest---all");
     }
 }
