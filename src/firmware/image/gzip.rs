@@ -22,6 +22,8 @@ const RESERVED: u8 = 0xe0;
 
 /// What deflate may refer back to (RFC 1951, "Compressed representation overview").
 const WINDOW: usize = 32 << 10;
+/// How much of the window is zeroed at a time: a whole one is too large for the stack.
+const ZEROS: usize = 4 << 10;
 /// How much one step reads and writes at most: some ten thousand instructions.
 const STEP_INPUT: usize = 512;
 const STEP_OUTPUT: usize = 4 << 10;
@@ -52,7 +54,9 @@ impl<'f> Unpacker<'f> {
         inflater.try_reserve_exact(1).map_err(|_| ImageError::NoRoomToUnpack)?;
         window.try_reserve_exact(WINDOW).map_err(|_| ImageError::NoRoomToUnpack)?;
         inflater.push(DecompressorOxide::new());
-        window.resize(WINDOW, 0);
+        while window.len() < WINDOW {
+            window.extend_from_slice(&[0; ZEROS]);
+        }
         Ok(Self { input, inflater, window, unpacked: 0, hasher: Hasher::new() })
     }
 
