@@ -30,7 +30,8 @@ fuzz_target!(|input: Input<'_>| {
     let gic = if v3 { GicVersion::V3 } else { GicVersion::V2 };
     let initrd = initrd.and_then(|(start, size)| Region::new(Ipa::new(start), size));
     let seeds = seed.and_then(|seed| Entropy::from_seed(&seed)).map(|mut e| Seeds::draw(&mut e));
-    let dtb = write(&GuestMachine { ram, devices, vcpus, gic, cmdline, initrd, seeds });
+    let dtb =
+        write(&GuestMachine { ram, devices, vcpus, gic, cmdline, initrd, seeds, assigned: &[] });
 
     let cmdline = cmdline.split('\0').next().unwrap_or_default();
     let fdt = fdt::Fdt::new(&dtb).expect("the fdt crate reads it");
