@@ -66,6 +66,8 @@ pub struct Hypervisor {
     timing: Timing,
     frequency: Frequency,
     interrupts: [(IntId, &'static str); INTERRUPT_KINDS],
+    /// The interrupts of devices that VMs have for their own, and whose they are.
+    owners: Box<[(IntId, VmId)]>,
 }
 
 impl Hypervisor {
@@ -79,6 +81,7 @@ impl Hypervisor {
         let timing = Timing::of_slice(frequency.micros(SLICE_MICROS));
         let balance = Arc::new(Balance::new(cpus, timing));
         let interrupts = stock.host().interrupts;
+        let owners = stock.host().owners().collect();
         let queue = |cpu| TicketMutex::new(RunQueue::new(CpuId(cpu), balance.clone()));
         Self {
             vms: stock.configs().iter().map(|_| TicketMutex::default()).collect(),
@@ -96,6 +99,7 @@ impl Hypervisor {
             timing,
             frequency,
             interrupts,
+            owners,
         }
     }
 
@@ -178,7 +182,8 @@ impl Hypervisor {
 
     /// The interrupt of a device that a VM has for its own has fired on this CPU.
     pub fn assigned_fired<M: Machine>(&self, machine: &mut M, intid: IntId) {
-        let owner = self.vms().find(|vm| vm.assigned_interrupts().any(|it| it.intid == intid));
+        let owner = self.owners.iter().find(|(owned, _)| *owned == intid);
+        let owner = owner.and_then(|(_, vm)| self.vm(*vm));
         match owner.filter(|vm| !vm.has_stopped()) {
             Some(vm) => {
                 let notify = vm.assigned_fired(intid);

@@ -73,6 +73,16 @@ pub struct Host {
     pub assigned: Box<[Assigned]>,
 }
 
+impl Host {
+    /// The interrupts of the devices that VMs have for their own, and whose they are.
+    pub fn owners(&self) -> impl Iterator<Item = (IntId, VmId)> + '_ {
+        (0..).map(VmId).zip(&self.assigned).flat_map(|(vm, devices)| {
+            let interrupts = devices.iter().flatten().flat_map(|device| &device.interrupts);
+            interrupts.map(move |it| (it.intid, vm))
+        })
+    }
+}
+
 /// What one VM is made from.
 pub struct Creation<'a> {
     /// Its place among the VMs.
