@@ -101,6 +101,7 @@ pub struct World {
     record: TicketMutex<Vec<Event>>,
     /// The interrupts of VMs' own devices that are let through.
     opened: TicketMutex<BTreeSet<IntId>>,
+    forgets_levels: AtomicBool,
     on_pause: Box<OnPause>,
 }
 
@@ -113,6 +114,7 @@ impl World {
             programs: TicketMutex::default(),
             record: TicketMutex::default(),
             opened: TicketMutex::default(),
+            forgets_levels: AtomicBool::new(false),
             on_pause,
         })
     }
@@ -121,6 +123,11 @@ impl World {
     pub fn program(&self, vmid: u8, entry: u64, ops: &[Op]) {
         let places = (entry..).step_by(4).map(|pc| (vmid, pc));
         self.programs.lock().extend(places.zip(ops.iter().cloned()));
+    }
+
+    /// The interrupt controller forgets levels from now on: see [`Machine::forgets_levels`].
+    pub fn forget_levels(&self) {
+        self.forgets_levels.store(true, Ordering::Relaxed);
     }
 
     /// The time.
@@ -462,7 +469,7 @@ impl Machine for Scripted {
     }
 
     fn forgets_levels(&self) -> bool {
-        false
+        self.world.forgets_levels.load(Ordering::Relaxed)
     }
 
     fn kick(&mut self, cpu: CpuId) {
