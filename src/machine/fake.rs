@@ -10,14 +10,10 @@
 //! registers, priority masks, groups and `EOImode`.
 
 mod guest;
+mod world;
 
-use alloc::boxed::Box;
-use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::sync::Arc;
-use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-
-use spin::mutex::TicketMutex;
+use core::sync::atomic::Ordering;
 
 use super::{CpuId, El1Register, Interrupt, Machine, Space};
 use crate::exit::Exit;
@@ -30,132 +26,13 @@ use crate::vgic::{IntId, Link, ListRegister, ListRegisters, LrState};
 use crate::vm::ptimer::{PhysicalTimer, virtual_count};
 
 pub use guest::{INTID, IRQ_VECTOR, Op, SYNC_VECTOR};
+pub use world::{Event, OnPause, Pause, Seen, World};
 
 /// The physical interrupt of the virtual timer.
 pub const VIRTUAL_TIMER: IntId = IntId::ppi(11);
 /// How many instructions guests execute before EL2 is entered for nothing, a physical interrupt having
 /// gone away by itself: who steps CPUs gets control back.
 const FUEL: u32 = 64;
-
-/// Something that was seen.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Seen {
-    /// A vCPU was loaded, with this program counter.
-    Loaded(u64),
-    /// The vCPU was unloaded.
-    Unloaded,
-    /// The CPU kicked another.
-    Kicked(CpuId),
-    /// The vCPU was given an exception, with this `ESR_EL1`.
-    Injected(u64),
-    /// The vCPU acknowledged an interrupt.
-    Took(IntId),
-    /// The vCPU came by [`Op::Mark`].
-    Marked(u64),
-    /// The trap of the EL1 virtual memory registers was turned on or off.
-    Trapping(bool),
-    /// The interrupt of a VM's own device was let through, or is no more.
-    Opened(IntId, bool),
-    /// A guest's deactivation was that of this physical interrupt.
-    Deactivated(IntId),
-}
-
-/// An entry of the record.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Event {
-    /// When.
-    pub at: Ticks,
-    /// On which CPU.
-    pub cpu: CpuId,
-    /// VMID and vCPU that were loaded.
-    pub vcpu: Option<(u8, VcpuId)>,
-    /// What.
-    pub seen: Seen,
-}
-
-/// A CPU's interrupt inputs from outside.
-#[derive(Default)]
-struct Inputs {
-    kicked: AtomicBool,
-    devices: TicketMutex<VecDeque<IntId>>,
-}
-
-/// Why a CPU pauses.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Pause {
-    /// For no reason of its own.
-    Busy,
-    /// It has nothing to do before it is [wanted](World::wanted), or that moment comes.
-    Asleep(Option<Ticks>),
-}
-
-/// Is told before each call of the hypervisor to its CPU that it makes with no lock held, and before
-/// each instruction of a guest. Other CPUs may run meanwhile.
-pub type OnPause = dyn Fn(CpuId, Pause) + Send + Sync;
-
-/// What the CPUs of a machine share: time, interrupt lines, the guests' programs, the record.
-pub struct World {
-    clock: AtomicU64,
-    inputs: Box<[Inputs]>,
-    programs: TicketMutex<BTreeMap<(u8, u64), Op>>,
-    record: TicketMutex<Vec<Event>>,
-    /// The interrupts of VMs' own devices that are let through.
-    opened: TicketMutex<BTreeSet<IntId>>,
-    forgets_levels: AtomicBool,
-    on_pause: Box<OnPause>,
-}
-
-impl World {
-    /// A world of `cpus` CPUs.
-    pub fn new(cpus: u8, on_pause: Box<OnPause>) -> Arc<Self> {
-        Arc::new(Self {
-            clock: AtomicU64::new(1000),
-            inputs: (0..cpus).map(|_| Inputs::default()).collect(),
-            programs: TicketMutex::default(),
-            record: TicketMutex::default(),
-            opened: TicketMutex::default(),
-            forgets_levels: AtomicBool::new(false),
-            on_pause,
-        })
-    }
-
-    /// Let the VM with this VMID find `ops` at `entry`.
-    pub fn program(&self, vmid: u8, entry: u64, ops: &[Op]) {
-        let places = (entry..).step_by(4).map(|pc| (vmid, pc));
-        self.programs.lock().extend(places.zip(ops.iter().cloned()));
-    }
-
-    /// The interrupt controller forgets levels from now on: see [`Machine::forgets_levels`].
-    pub fn forget_levels(&self) {
-        self.forgets_levels.store(true, Ordering::Relaxed);
-    }
-
-    /// The time.
-    pub fn now(&self) -> Ticks {
-        Ticks(self.clock.load(Ordering::Relaxed))
-    }
-
-    /// Let time pass until `at`, if that is not over.
-    pub fn advance(&self, at: Ticks) {
-        self.clock.fetch_max(at.0, Ordering::Relaxed);
-    }
-
-    /// A device asserts its interrupt at a CPU, once.
-    pub fn interrupt(&self, cpu: CpuId, intid: IntId) {
-        self.inputs[cpu.index()].devices.lock().push_back(intid);
-    }
-
-    /// Whether another CPU or a device wants something of a CPU.
-    pub fn wanted(&self, cpu: CpuId) -> bool {
-        let inputs = &self.inputs[cpu.index()];
-        inputs.kicked.load(Ordering::Relaxed) || !inputs.devices.lock().is_empty()
-    }
-
-    /// What was seen so far.
-    pub fn record(&self) -> Vec<Event> {
-        self.record.lock().clone()
-    }
-}
 
 /// The vCPU in the CPU.
 #[derive(Default)]

@@ -87,7 +87,8 @@ fn pending(report: &mut Report) {
     WATCHDOG.stop();
     Timer::Virtual.stop();
     println!("{wakes} WFI until a timer of 10 ms, beside one whose output is masked");
-    report.holds("WFI sleeps beside a timer masked at its source", wakes > 0, wakes);
+    // A vCPU that had to wait for its CPU sees none; one that is not put to sleep, thousands.
+    report.holds("WFI sleeps beside a timer masked at its source", wakes < 500, wakes);
     unmask_interrupts();
 }
 
