@@ -64,8 +64,14 @@ pub(super) struct Load {
     pub(super) offers: AtomicU64,
     /// The CPUs below 64 that the only fair vCPU here may go to while it runs.
     pub(super) exits: AtomicU64,
+    /// The CPUs below 64 that the running fair vCPU may go to, and who waits here may not.
+    pub(super) detours: AtomicU64,
+    /// Another CPU asks this one to choose anew.
+    pub(super) called: AtomicBool,
     /// The CPU that wants this one to come for somebody, + 1.
     pub(super) invited_by: AtomicU16,
+    /// The CPUs below 64 that would have invited it too.
+    pub(super) missed: AtomicU64,
     /// The vCPUs that are on, may run here, and may not run everywhere.
     pub(super) restricted: AtomicU32,
 }
@@ -148,6 +154,12 @@ impl Balance {
         }
     }
 
+    /// Whether one of `cpus` is idle.
+    pub(super) fn has_idle(&self, cpus: u64) -> bool {
+        let idle = |load: &Load| load.state.load(Ordering::Relaxed) == IDLE;
+        (0..64).zip(&self.loads).any(|(cpu, load)| cpus >> cpu & 1 != 0 && idle(load))
+    }
+
     /// How far ahead of `clock` the CPU is that is most ahead, of `cpus` and those to which lone vCPUs can go
     /// on from there to make room, less `step` for each that has to; without those in `seen`.
     pub(super) fn lead(
@@ -190,7 +202,8 @@ impl Balance {
         };
         let above = others().filter(|(gap, _)| *gap > 0).min_by_key(|(gap, _)| *gap);
         let below = others().filter(|(gap, _)| *gap < 0).max_by_key(|(gap, _)| *gap);
-        for (neighbour, highest) in [(above, 0), (below, -1)] {
+        // In this order, as the second moves the clock that both are measured from.
+        for (neighbour, highest) in [(below, -1), (above, 0)] {
             let Some((gap, load)) = neighbour else { continue };
             let lifted = others().filter(|(gap, _)| *gap <= highest).map(|(_, load)| load);
             let steps = lifted.chain([mine, load]).map(|load| load.step.load(Ordering::Relaxed));
@@ -200,10 +213,6 @@ impl Balance {
             };
             for (_, load) in others().filter(|(gap, _)| *gap <= highest) {
                 load.shift.fetch_add(excess, Ordering::Relaxed);
-            }
-            if highest == 0 {
-                // The clock this was measured from has moved with the others.
-                break;
             }
         }
         self.closing_gaps.store(false, Ordering::Release);

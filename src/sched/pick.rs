@@ -15,8 +15,13 @@ impl RunQueue {
     pub fn pick(&mut self, now: Ticks) -> Option<Entity> {
         let now = self.advance(now);
         self.refresh(now);
+        if self.is_called() {
+            self.look();
+        }
         let current = self.records.iter().position(Record::is_running);
         let next = self.choose(current, now);
+        let is_reserved = |index: usize| self.records[index].server.is_some();
+        self.freed |= current.is_some_and(is_reserved) && !next.is_some_and(is_reserved);
         if current != next {
             if let Some(current) = current {
                 self.change(current, State::Runnable, now);
@@ -43,10 +48,13 @@ impl RunQueue {
 
     /// Book the time, begin periods that are due, follow the caps.
     pub(super) fn refresh(&mut self, now: Ticks) {
+        // First what was used: it empties the bucket for all the VM's vCPUs at once.
+        for record in self.records.iter_mut().filter(|record| record.is_running()) {
+            record.settle(now);
+        }
+        // Somebody who came from another CPU may be behind the floor.
+        let level = self.least(now).map_or(self.floor, |least| least.min(self.floor));
         for record in self.records.iter_mut().filter(|record| record.wants_cpu()) {
-            if record.is_running() {
-                record.settle(now);
-            }
             if let Some(server) = &mut record.server {
                 server.replenish(now);
             }
@@ -56,7 +64,7 @@ impl RunQueue {
                 // What it could not use does not count against the others, but for some slices: it may have
                 // been held back only because its VM ran in a burst.
                 let price = record.account.price(self.balance.timing.slice).saturating_mul(4);
-                let lowest = self.floor.saturating_sub(price);
+                let lowest = level.saturating_sub(price);
                 record.vruntime = record.vruntime.max(lowest);
                 if self.switch == Switch::Keep {
                     self.switch = Switch::Look;
@@ -74,8 +82,14 @@ impl RunQueue {
         let Some(current) = current else { return Some(best) };
         let (mine, other) = (self.records[current].vruntime, self.records[best].vruntime);
         let over = self.slice_end.is_some_and(|end| end <= now);
-        if (over || self.switch == Switch::Look) && self.makes_room(current, best, now) {
-            return Some(best);
+        if over || self.switch == Switch::Look {
+            if self.makes_room(current, best, now) {
+                return Some(best);
+            }
+            // It would only have to come back: who waits goes elsewhere instead.
+            if self.makes_room(best, current, now) {
+                return Some(current);
+            }
         }
         let goes = match self.switch {
             Switch::Yield => {
@@ -101,11 +115,12 @@ impl RunQueue {
         servers.min_by_key(|(index, at)| (*at, Some(*index) != current)).map(|(index, _)| index)
     }
 
-    /// The fair vCPU that waits here and is most behind.
-    fn first_waiting(&self) -> Option<usize> {
+    /// The fair vCPU that waits here and is most behind; of those that are alike, as vCPUs are that a cap held
+    /// back, the one that has waited longest.
+    pub(super) fn first_waiting(&self) -> Option<usize> {
         let waiting = (0..self.records.len())
             .filter(|index| self.is_fair(*index) && self.records[*index].is_waiting());
-        waiting.min_by_key(|index| self.records[*index].vruntime)
+        waiting.min_by_key(|index| (self.records[*index].vruntime, self.records[*index].since))
     }
 
     /// Who will be picked next if nothing else happens and the running one does not stay.

@@ -43,6 +43,8 @@ pub struct RunQueue {
     pub(super) switch: Switch,
     /// Who waits may have changed since [`Self::invite`] looked.
     pub(super) news: bool,
+    /// A reservation has given up the CPU since [`Self::invite`] looked.
+    pub(super) freed: bool,
     /// When the virtual clocks were last compared.
     pub(super) compared: Ticks,
 }
@@ -60,6 +62,7 @@ impl RunQueue {
             slice_end: None,
             switch: Switch::Keep,
             news: false,
+            freed: false,
             compared: Ticks(0),
         }
     }

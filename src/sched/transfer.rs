@@ -62,16 +62,26 @@ impl RunQueue {
         }
         let now = self.advance(now);
         self.publish(now);
+        let freed = core::mem::take(&mut self.freed);
+        self.find_guest(now).or_else(|| self.call(freed))
+    }
+
+    /// The CPU that should most come for somebody who waits here.
+    fn find_guest(&self, now: Ticks) -> Option<CpuId> {
         if self.offers() == 0 {
             return None;
         }
         let heir = self.heir();
         let mut best: Option<(i64, CpuId)> = None;
         for (cpu, load) in (0..=u8::MAX).map(CpuId).zip(&self.balance.loads) {
-            if cpu == self.cpu || load.invited_by.load(Ordering::Relaxed) != 0 {
+            if cpu == self.cpu {
                 continue;
             }
             let worth = self.worth(cpu, load, heir, now);
+            if worth.is_some() && load.invited_by.load(Ordering::Relaxed) != 0 {
+                load.missed.fetch_or(bit(self.cpu), Ordering::Relaxed);
+                continue;
+            }
             if worth > best.map(|(worth, _)| worth) {
                 best = worth.map(|worth| (worth, cpu));
             }
@@ -80,6 +90,31 @@ impl RunQueue {
         let load = self.balance.loads.get(cpu.index())?;
         load.invited_by.store(u16::from(self.cpu.0) + 1, Ordering::Release);
         Some(cpu)
+    }
+
+    /// The CPU that should choose anew for the sake of this one: it would have invited this one while
+    /// another did; somebody there could run here, where nobody does, instead of keeping another waiting; or
+    /// somebody waits there for the end of a reservation, as this one's has just `freed` the CPU.
+    fn call(&self, freed: bool) -> Option<CpuId> {
+        let (mine, me) = (self.balance.loads.get(self.cpu.index())?, bit(self.cpu));
+        let missed = mine.missed.swap(0, Ordering::Relaxed);
+        let idle = mine.state.load(Ordering::Relaxed) == IDLE;
+        let concerns = |cpu: CpuId, load: &Load| {
+            let state = load.state.load(Ordering::Relaxed);
+            let offers = load.offers.load(Ordering::Relaxed) & me != 0;
+            let detour = load.detours.load(Ordering::Relaxed) & me != 0;
+            missed & bit(cpu) != 0 || idle && detour || freed && state == BOTH && offers
+        };
+        let others = (0..=u8::MAX).map(CpuId).zip(&self.balance.loads);
+        let mut others = others.filter(|(cpu, load)| *cpu != self.cpu && concerns(*cpu, load));
+        let found = others.find(|(_, load)| !load.called.swap(true, Ordering::AcqRel));
+        found.map(|(cpu, _)| cpu)
+    }
+
+    /// Whether another CPU asks this one to choose anew, since the last time.
+    pub(super) fn is_called(&self) -> bool {
+        let load = self.balance.loads.get(self.cpu.index());
+        load.is_some_and(|load| load.called.swap(false, Ordering::AcqRel))
     }
 
     /// Take over the most deserving of those who wait at `from` and may come here, if this CPU is idle, or
@@ -131,8 +166,9 @@ impl RunQueue {
         let step = step.max(record.account.price(self.balance.timing.slice));
         // Who comes by itself may be far ahead of one that makes room for it.
         let highest = if forced { step.saturating_mul(4) } else { i128::MAX };
-        let distance = i128::from(distance).clamp(step.saturating_mul(-4), highest);
-        record.vruntime = self.floor.saturating_add(distance);
+        let arriving = self.floor.saturating_add(i128::from(distance).min(highest));
+        let lowest = least.map_or(self.floor, |least| least.min(self.floor));
+        record.vruntime = arriving.max(lowest.saturating_sub(step.saturating_mul(4)));
         record.came = now;
         let entity = record.entity;
         self.records.push(record);
@@ -167,6 +203,9 @@ impl RunQueue {
         let exits =
             lone.map_or(0, |index| self.records[index].affinity.first_64() & !bit(self.cpu));
         load.exits.store(exits, Ordering::Relaxed);
+        let waiting = running.filter(|index| self.is_fair(*index)).zip(self.first_waiting());
+        let detours = waiting.map_or(0, |(running, waiting)| self.detours(running, waiting));
+        load.detours.store(detours, Ordering::Relaxed);
         if self.compared.saturating_add(self.balance.timing.slice) <= now {
             self.compared = now;
             self.balance.close_gaps(self.cpu, now);
@@ -244,8 +283,8 @@ impl RunQueue {
         lead.checked_sub_unsigned(step).filter(|gain| *gain > 0)
     }
 
-    /// Whether the running vCPU should go elsewhere for the sake of the one that waits most: it can go
-    /// where virtual time is ahead of that one's by more than a slice, and that one cannot.
+    /// Whether the running vCPU should go elsewhere for the sake of the one that waits most: it can go to an
+    /// idle CPU, or where virtual time is ahead of that one's by more than a slice, and that one cannot.
     pub(super) fn makes_room(&self, running: usize, waiting: usize, now: Ticks) -> bool {
         let (mine, step) = self.stands(waiting);
         let could_go = |index: usize| {
@@ -253,13 +292,22 @@ impl RunQueue {
             let lead = self.balance.lead(cpus, bit(self.cpu), mine, step, now);
             lead.and_then(|lead| lead.checked_sub_unsigned(step)).is_some_and(|gain| gain > 0)
         };
+        if self.is_fair(running) && self.balance.has_idle(self.detours(running, waiting)) {
+            return true;
+        }
         self.is_fair(running)
             && !self.is_new(running, now)
             && could_go(running)
             && (self.is_new(waiting, now) || !could_go(waiting))
     }
 
-    /// The virtual runtime of one that waits, by the common clock, and what a slice costs it.
+    /// The CPUs below 64 that `one` may go to and `other` may not.
+    fn detours(&self, one: usize, other: usize) -> u64 {
+        let cpus = |index: usize| self.records[index].affinity.first_64();
+        cpus(one) & !cpus(other) & !bit(self.cpu)
+    }
+
+    /// The virtual runtime of a vCPU, up to the last booking, by the common clock, and what a slice costs it.
     fn stands(&self, index: usize) -> (u64, u64) {
         let record = &self.records[index];
         let price = record.account.price(self.balance.timing.slice);

@@ -3,5 +3,6 @@
 mod machine;
 mod model;
 mod queue;
+mod shares;
 mod sim;
 mod small;

@@ -1,5 +1,6 @@
 //! A machine of several CPUs on a fake clock that run the real queues, and nothing else.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::machine::CpuId;
@@ -30,6 +31,7 @@ pub struct Task {
     pub entity: Entity,
     pub life: Life,
     pub affinity: CpuSet,
+    pub reserved: bool,
     pub home: usize,
     /// How long it runs on before it waits or yields.
     left: u64,
@@ -60,6 +62,8 @@ pub struct Sim {
     /// The longest a CPU was idle while somebody who could have used it waited.
     pub longest_idle: u64,
     idle_since: Option<u64>,
+    /// For how long each set of CPUs (by bits) was left by the reservations, all others being reserved.
+    pub left: BTreeMap<u32, u64>,
 }
 
 fn id(index: usize) -> CpuId {
@@ -78,6 +82,7 @@ impl Sim {
             now: 1_000_000,
             longest_idle: 0,
             idle_since: None,
+            left: BTreeMap::new(),
         }
     }
 
@@ -101,6 +106,7 @@ impl Sim {
                 entity,
                 life: *life,
                 affinity: terms.affinity,
+                reserved: terms.reservation.is_some(),
                 home,
                 left,
                 event: None,
@@ -134,6 +140,10 @@ impl Sim {
 
     fn pass(&mut self, to: u64) {
         let span = to - self.now;
+        let is_reserved = |core: &Core| core.running.is_some_and(|task| self.tasks[task].reserved);
+        let cores = self.cores.iter().enumerate().filter(|(_, core)| !is_reserved(core));
+        let left = cores.fold(0, |set, (cpu, _)| set | 1 << cpu);
+        *self.left.entry(left).or_default() += span;
         for core in &self.cores {
             if let Some(task) = core.running {
                 self.tasks[task].ran += span;

@@ -30,11 +30,12 @@ const CASES_AT_LENGTH: &str = "2000";
 const MIRI_SECONDS: u64 = 900;
 /// Tests of those modules that take most of a minute each, or longer. The scheduler's simulator has small machines
 /// of its own for Miri.
-const MIRI_SLOW: [&str; 4] = [
+const MIRI_SLOW: [&str; 5] = [
     "all_ram_is_mapped",
     "frames_reach_a_guest_zeroed",
     "sched::tests::machine",
     "sched::tests::queue",
+    "sched::tests::shares",
 ];
 
 /// The guests' package, in a workspace of its own.
