@@ -97,6 +97,17 @@ pub enum OnReboot {
     Destroy,
 }
 
+/// What happens when a guest makes an access that cannot be carried out: nothing is there, or it is not allowed, or
+/// it is to a device and its instruction is none that can be emulated.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub enum OnBadAccess {
+    /// It gets an external abort, as from an empty place on a bus.
+    #[default]
+    Abort,
+    /// It has crashed.
+    Crash,
+}
+
 /// How a guest is asked to power off. `T` as in [`VmConfig`].
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 pub enum Shutdown<T = String> {
@@ -189,6 +200,8 @@ pub struct VmConfig<P = Payload, T = String> {
     pub on_crash: OnCrash,
     /// What happens when it asks for a reset.
     pub on_reboot: OnReboot,
+    /// What happens when it makes an access that cannot be carried out.
+    pub on_bad_access: OnBadAccess,
     /// How it is asked to power off.
     pub shutdown: Shutdown<T>,
     /// The devices it has beside those that all have.
@@ -222,6 +235,7 @@ impl<P, T> VmConfig<P, T> {
             autostart: true,
             on_crash: OnCrash::default(),
             on_reboot: OnReboot::default(),
+            on_bad_access: OnBadAccess::default(),
             shutdown: Shutdown::default(),
             devices: Devices::default(),
             assign: Vec::new(),
@@ -246,6 +260,7 @@ impl<P, T> VmConfig<P, T> {
             autostart: self.autostart,
             on_crash: self.on_crash,
             on_reboot: self.on_reboot,
+            on_bad_access: self.on_bad_access,
             shutdown: self.shutdown.map(&mut text),
             devices: self.devices,
             assign: self.assign.iter().map(&mut text).collect(),

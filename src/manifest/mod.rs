@@ -29,8 +29,8 @@ mod error;
 pub use bundle::{Manifest, read, write};
 pub use check::is_node;
 pub use config::{
-    Devices, MachineConfig, OnCrash, OnReboot, Payload, Shutdown, View, VmConfig, VmSource,
-    WhenIdle,
+    Devices, MachineConfig, OnBadAccess, OnCrash, OnReboot, Payload, Shutdown, View, VmConfig,
+    VmSource, WhenIdle,
 };
 pub use error::{ManifestError, PayloadKind, Place};
 
@@ -39,7 +39,7 @@ use crate::vm::layout;
 /// The first bytes of every bundle.
 pub const MAGIC: [u8; 8] = *b"PLBUNDLE";
 /// The format that is read and written.
-pub const FORMAT_VERSION: u32 = 5;
+pub const FORMAT_VERSION: u32 = 6;
 /// What a payload's offset is a multiple of.
 pub const PAYLOAD_ALIGN: u64 = 4096;
 /// The most VMs one manifest may name.

@@ -18,7 +18,7 @@ use super::{Control, Refusal};
 use crate::console::{self, tail::Tail};
 use crate::hypervisor::{HeapReport, Hypervisor, Phase};
 use crate::machine::{CpuId, Machine};
-use crate::manifest::{OnCrash, OnReboot, Shutdown, VmConfig};
+use crate::manifest::{OnBadAccess, OnCrash, OnReboot, Shutdown, VmConfig};
 use crate::sched::policy::{Class, Policy};
 use crate::sched::{Entity, VmId};
 use crate::time::{Frequency, Ticks};
@@ -210,6 +210,7 @@ impl<M: Machine> Control for Present<'_, M> {
             uptime_micros: vm.as_deref().map_or(0, |vm| self.micros(vm.uptime(now))),
             on_crash: on_crash(config.on_crash).into(),
             on_reboot: on_reboot(config.on_reboot).into(),
+            on_bad_access: on_bad_access(config.on_bad_access).into(),
             shutdown: config.shutdown.to_string(),
             sched: self.sched_entry(id, config),
             vcpu_list: vm.as_deref().map(vcpus).unwrap_or_default(),
@@ -440,6 +441,13 @@ const fn on_crash(on_crash: OnCrash) -> &'static str {
         OnCrash::Preserve => "preserve",
         OnCrash::Restart => "restart",
         OnCrash::Destroy => "destroy",
+    }
+}
+
+const fn on_bad_access(on_bad_access: OnBadAccess) -> &'static str {
+    match on_bad_access {
+        OnBadAccess::Abort => "abort",
+        OnBadAccess::Crash => "crash",
     }
 }
 

@@ -110,6 +110,8 @@ pub struct VmDetails {
     pub on_crash: String,
     /// What happens when it reboots.
     pub on_reboot: String,
+    /// What happens when it makes an access that cannot be carried out.
+    pub on_bad_access: String,
     /// How it is asked to power off: `button`, or `console` and what is typed, in quotes.
     pub shutdown: String,
     /// How it is scheduled.

@@ -88,10 +88,11 @@ fn details(vm: &VmDetails) -> String {
     let mut text = table(&VM_COLUMNS, &[vm_row(&vm.summary)]);
     let _ = writeln!(
         text,
-        "up {}; on crash: {}; on reboot: {}; shutdown: {}",
+        "up {}; on crash: {}; on reboot: {}; on a bad access: {}; shutdown: {}",
         seconds(vm.uptime_micros),
         vm.on_crash,
         vm.on_reboot,
+        vm.on_bad_access,
         vm.shutdown
     );
     text += &sched(core::slice::from_ref(&vm.sched));

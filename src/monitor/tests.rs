@@ -46,6 +46,7 @@ impl Control for Fake {
             uptime_micros: 2_000_000,
             on_crash: "stop".into(),
             on_reboot: "reset".into(),
+            on_bad_access: "abort".into(),
             shutdown: "button".into(),
             sched: self.sched()?.remove(0),
             vcpu_list: Vec::new(),

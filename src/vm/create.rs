@@ -197,6 +197,7 @@ impl Vm {
             timekeeper: CpuId(0),
             on_crash: config.on_crash,
             on_reboot: config.on_reboot,
+            on_bad_access: config.on_bad_access,
             tables: AtomicU64::new(0),
             resets: AtomicU32::new(0),
             incarnation: AtomicU32::new(0),

@@ -4,6 +4,7 @@ use super::{Stop, Vm};
 use crate::exit::{Direction, Exit, FaultSource, StageTwoFault};
 use crate::firmware::smccc::{self, Effect, Facts, Mitigations};
 use crate::machine::Machine;
+use crate::manifest::OnBadAccess;
 use crate::memory::Perms;
 use crate::vcpu::{Exception, Vcpu, VcpuId, pstate};
 use crate::vgic::Notify;
@@ -117,8 +118,9 @@ impl Vm {
         }
     }
 
-    /// An access that nothing answers, or that is not allowed: the guest gets a synchronous external abort, as it would from
-    /// an empty place on a bus. Cache maintenance by address has nothing to do there.
+    /// An access that nothing answers, that is not allowed, or that cannot be decoded: the guest gets a synchronous external
+    /// abort, as it would from an empty place on a bus, or has crashed, as its manifest says. Cache maintenance by
+    /// address has nothing to do there.
     fn fault<M: Machine>(
         &self,
         machine: &mut M,
@@ -142,7 +144,8 @@ impl Vm {
             }
             FaultSource::Fetch => Exception::InstructionAbort { far, walk },
             FaultSource::Data { write } => {
-                if let Some(ipa) = fault.ipa.filter(|ipa| !walk && self.bus.answers(*ipa)) {
+                let told = self.on_bad_access == OnBadAccess::Abort && !walk;
+                if let Some(ipa) = fault.ipa.filter(|ipa| told && self.bus.answers(*ipa)) {
                     self.report_undecodable(me, &vcpu.regs, ipa);
                 }
                 Exception::DataAbort { far, walk, write }
@@ -150,6 +153,10 @@ impl Vm {
             // A write, as the manual has it for cache maintenance.
             FaultSource::Maintenance => Exception::DataAbort { far, walk, write: true },
         };
+        if self.on_bad_access == OnBadAccess::Crash {
+            self.report_crash(me, "an access that cannot be carried out", fault);
+            return Outcome::of(Next::Stop(Stop::Crashed));
+        }
         self.raise(machine, me, vcpu, exception)
     }
 

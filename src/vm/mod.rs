@@ -34,7 +34,7 @@ use crate::addr::{Ipa, Region};
 use crate::device::bus::Bus;
 use crate::firmware::entropy::Entropy;
 use crate::machine::{CpuId, Machine, Space};
-use crate::manifest::{OnCrash, OnReboot};
+use crate::manifest::{OnBadAccess, OnCrash, OnReboot};
 use crate::memory::{GuestMemory, Stage2};
 use crate::sched::VmId;
 use crate::time::Ticks;
@@ -105,6 +105,7 @@ pub struct Vm {
     timekeeper: CpuId,
     on_crash: OnCrash,
     on_reboot: OnReboot,
+    on_bad_access: OnBadAccess,
     /// How much memory was taken for what is not its RAM, in bytes.
     tables: AtomicU64,
     /// How often it was reset.

@@ -43,6 +43,7 @@ pub enum Field {
     Autostart,
     OnCrash,
     OnReboot,
+    OnBadAccess,
     Shutdown,
     Devices,
     Assign,
@@ -60,7 +61,7 @@ struct Row {
 }
 
 /// Every field, in the order of their declaration.
-const ROWS: [Row; 18] = [
+const ROWS: [Row; 19] = [
     own(Field::Name, "name", None),
     own(Field::Kernel, "kernel", Some("--kernel")),
     own(Field::Initrd, "initrd", Some("--initrd")),
@@ -76,6 +77,7 @@ const ROWS: [Row; 18] = [
     shared(Field::Autostart, "autostart", None),
     shared(Field::OnCrash, "on_crash", None),
     shared(Field::OnReboot, "on_reboot", None),
+    shared(Field::OnBadAccess, "on_bad_access", None),
     shared(Field::Shutdown, "shutdown", None),
     shared(Field::Devices, "devices", None),
     own(Field::Assign, "assign", None),

@@ -29,6 +29,7 @@ fn the_table_is_byte_by_byte_as_the_book_has_it() {
             wfi: Wfi::Trap,
         },
         on_crash: OnCrash::Restart,
+        on_bad_access: OnBadAccess::Crash,
         shutdown: Shutdown::Console("halt\n"),
         devices: Devices::NONE,
         cmdline: "quiet",
@@ -38,7 +39,7 @@ fn the_table_is_byte_by_byte_as_the_book_has_it() {
         &[1, 0, 0x80, 0x80, 4, 0][..],
         &[1, 2, b'r', b't', 0x80, 0x80, 0x80, 0x20, 0x80, 0x80, 0x80, 0x80, 4, 2],
         &[1, 0xe8, 7, 0xa0, 0x9c, 1, 3, 0, 0, 0, 1],
-        &[1, 1, 0, 1, 5, b'h', b'a', b'l', b't', b'\n', 0, 0],
+        &[1, 1, 0, 1, 1, 5, b'h', b'a', b'l', b't', b'\n', 0, 0],
         &[0x80, 0x20, 4, 0, 5, b'q', b'u', b'i', b'e', b't'],
     ]
     .concat();
@@ -71,4 +72,11 @@ fn a_payload_of_another_manifest_has_no_bytes_outside_this_one() {
     let manifest = read(&bundle).unwrap();
     assert_eq!(manifest.payload(Payload { offset: u64::MAX, size: 2 }), b"");
     assert_eq!(manifest.payload(Payload { offset: 0, size: 1 << 40 }), b"");
+}
+
+#[test]
+fn the_book_is_about_this_format() {
+    let book = include_str!("../../../docs/src/manifests.md");
+    assert!(book.contains(&format!("### Format {FORMAT_VERSION}, byte by byte")));
+    assert!(book.contains(&format!("| the format, {FORMAT_VERSION} |")));
 }

@@ -41,17 +41,26 @@ fn vms() -> impl Strategy<Value = (VmConfig, usize, Option<usize>)> {
         prop_oneof![Just(OnReboot::Restart), Just(OnReboot::Stop), Just(OnReboot::Destroy)];
     let shutdown =
         prop_oneof![Just(Shutdown::Button), "[\\x01-~]{1,64}".prop_map(Shutdown::Console)];
+    let bad = prop_oneof![Just(OnBadAccess::Abort), Just(OnBadAccess::Crash)];
     let clock = prop_oneof![Just(Devices::NONE), Just(Devices::RTC)];
     let assign = prop::collection::vec("[!-~]{1,128}", 0..=16);
     let ram = (0..(RAM_LIMIT - (1 << 30)) >> 21)
         .prop_map(|block| (1 << 30) + (block << 21))
         .prop_flat_map(|base| (Just(base), 1..=(RAM_LIMIT - base) / 4096));
     let machine =
-        (ram, 1u8..=8, policies(), any::<bool>(), crash, reboot, (shutdown, clock, assign));
+        (ram, 1u8..=8, policies(), any::<bool>(), crash, reboot, (bad, shutdown, clock, assign));
     let files = ("[ -~]{0,200}", 1usize..6000, prop::option::of(1usize..6000));
     (machine, files).prop_map(
         |(
-            (ram, vcpus, policy, autostart, on_crash, on_reboot, (shutdown, devices, assign)),
+            (
+                ram,
+                vcpus,
+                policy,
+                autostart,
+                on_crash,
+                on_reboot,
+                (on_bad_access, shutdown, devices, assign),
+            ),
             files,
         )| {
             let vm = VmConfig {
@@ -62,6 +71,7 @@ fn vms() -> impl Strategy<Value = (VmConfig, usize, Option<usize>)> {
                 autostart,
                 on_crash,
                 on_reboot,
+                on_bad_access,
                 shutdown,
                 devices,
                 assign,

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::path::Path;
 
-use plinth::manifest::{MAX_VMS, MachineConfig, OnCrash, OnReboot, View, WhenIdle};
+use plinth::manifest::{MAX_VMS, MachineConfig, OnBadAccess, OnCrash, OnReboot, View, WhenIdle};
 use plinth::sched::policy::{Class, DEFAULT_WEIGHT, MAX_WEIGHT, Wfi};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -71,6 +71,8 @@ const MACHINE: [&str; 5] = ["escape", "view", "scrollback", "when_idle", "defaul
 const VIEWS: [(&str, View); 2] = [("all", View::All), ("focus", View::Focus)];
 const WHEN_IDLE: [(&str, WhenIdle); 2] =
     [("power-off", WhenIdle::PowerOff), ("wait", WhenIdle::Wait)];
+const ON_BAD_ACCESS: [(&str, OnBadAccess); 2] =
+    [("abort", OnBadAccess::Abort), ("crash", OnBadAccess::Crash)];
 const ON_CRASH: [(&str, OnCrash); 3] =
     [("preserve", OnCrash::Preserve), ("restart", OnCrash::Restart), ("destroy", OnCrash::Destroy)];
 const ON_REBOOT: [(&str, OnReboot); 3] =
@@ -286,6 +288,7 @@ impl Reader<'_> {
             Field::Autostart => guest.autostart = values::truth(value)?,
             Field::OnCrash => guest.on_crash = values::choice(value, &ON_CRASH)?,
             Field::OnReboot => guest.on_reboot = values::choice(value, &ON_REBOOT)?,
+            Field::OnBadAccess => guest.on_bad_access = values::choice(value, &ON_BAD_ACCESS)?,
             Field::Shutdown => guest.shutdown = values::shutdown(value)?,
             Field::Devices => guest.devices = values::devices(value)?,
             Field::Assign => guest.assign = values::nodes(value)?,

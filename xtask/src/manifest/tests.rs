@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use plinth::addr::Ipa;
 use plinth::machine::CpuId;
-use plinth::manifest::{Devices, MachineConfig, OnCrash, OnReboot, Shutdown, View, WhenIdle};
+use plinth::manifest::{
+    Devices, MachineConfig, OnBadAccess, OnCrash, OnReboot, Shutdown, View, WhenIdle,
+};
 use plinth::sched::policy::{Class, CpuSet, Wfi};
 
 use super::reader::{Draft, parse};
@@ -61,7 +63,7 @@ fn a_full_entry_is_read_and_paths_are_relative_to_the_file() {
     let guest = &good(
         "[[vm]]\nname = \"a\"\nkernel = \"k/Image\"\ninitrd = \"/abs/rd\"\ncmdline = \"quiet\"\n\
          memory = \"256M\"\nvcpus = 4\ncpus = \"0-1,3\"\nweight = 250\ncap = \"150%\"\n\
-         autostart = false\non_crash = \"restart\"\non_reboot = \"stop\"\ndevices = []\n\
+         autostart = false\non_crash = \"restart\"\non_reboot = \"stop\"\non_bad_access = \"crash\"\ndevices = []\n\
          ram_base = 0x8000_0000\nwfi = \"trap\"\n\
          shutdown = { console = \"halt\\n\" }\nassign = [\"serial1\", \"/soc/uart@0\"]\n",
     )
@@ -74,6 +76,7 @@ fn a_full_entry_is_read_and_paths_are_relative_to_the_file() {
     assert_eq!((guest.policy.affinity, guest.policy.wfi), (cpus(&[0, 1, 3]), Wfi::Trap));
     assert_eq!((guest.autostart, guest.devices), (false, Devices::NONE));
     assert_eq!((guest.on_crash, guest.on_reboot), (OnCrash::Restart, OnReboot::Stop));
+    assert_eq!(guest.on_bad_access, OnBadAccess::Crash);
     assert_eq!(guest.shutdown, Shutdown::Console("halt\n".to_owned()));
     assert_eq!(guest.assign, ["serial1", "/soc/uart@0"]);
     assert_eq!(guest.ram_base, Ipa::new(0x8000_0000));
@@ -88,6 +91,7 @@ fn what_is_left_out_has_a_default() {
     assert_eq!((guest.policy.affinity, guest.devices), (CpuSet::ALL, Devices::RTC));
     assert_eq!((guest.on_crash, guest.on_reboot), (OnCrash::Preserve, OnReboot::Restart));
     assert_eq!((guest.policy.wfi, &guest.shutdown), (Wfi::Auto, &Shutdown::Button));
+    assert_eq!(guest.on_bad_access, OnBadAccess::Abort);
     assert!(guest.autostart && guest.ram_base == Ipa::new(0x4000_0000));
     assert_eq!(draft.machine, MachineConfig::default());
 }
@@ -165,7 +169,7 @@ fn all_mistakes_come_at_once_each_with_line_column_and_field() {
          Known are escape, view, scrollback, when_idle, defaults",
             "6:12: vm 1, kernel: want a text in quotes, got a number",
             "7:1: vm 1, colour: unknown field; known are name, kernel, initrd, cmdline, memory, \
-         ram_base, vcpus, cpus, weight, cap, reservation, wfi, autostart, on_crash, on_reboot, shutdown, devices, assign",
+         ram_base, vcpus, cpus, weight, cap, reservation, wfi, autostart, on_crash, on_reboot, on_bad_access, shutdown, devices, assign",
             "9:1: vm 2, kernel: the field is missing",
             "10:8: vm 2, name: `a` is the name of vm 1 already; each name is given once",
             "11:10: vm 2, memory: `12` is not a size: the unit K, M or G is missing, e.g. 512M or 2G",
@@ -200,6 +204,10 @@ fn each_field_says_what_it_takes() {
         (
             "on_crash = \"reboot\"",
             "12: vm 1, on_crash: `reboot` will not do; want \"preserve\" or \"restart\" or \"destroy\"",
+        ),
+        (
+            "on_bad_access = \"stop\"",
+            "17: vm 1, on_bad_access: `stop` will not do; want \"abort\" or \"crash\"",
         ),
         ("on_reboot = 1", "13: vm 1, on_reboot: 1 will not do; want \"restart\" or \"stop\""),
         (

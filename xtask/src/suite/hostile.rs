@@ -51,6 +51,10 @@ fn manifest(bench: &Bench, name: &str, cmdline: &str, payloads: &[&str]) -> Resu
         text += &vm(payload, &folder.join(payload), "64M");
         text += "\n";
     }
+    if payloads.contains(&"hostile") {
+        text += &vm("strict", &folder.join("hostile"), "64M");
+        text += "on_bad_access = \"crash\"\n";
+    }
     let path = paths::target().join("xtask").join(name);
     paths::write_if_changed(&path, text.as_bytes())?;
     Ok(path)
@@ -75,6 +79,8 @@ fn beside_enemies(bench: &Bench, gic: &str, cpus: &str) -> Result<()> {
         "deadwalk: vCPU 0: an exception in its own exception vector",
         "deadwalk: stopped (crashed)",
         "lastoff: every vCPU has turned itself off",
+        "strict: vCPU 0: an access that cannot be carried out: StageTwoFault {",
+        "strict: stopped (crashed)",
         "  vbar   0x",
     ] {
         session.wait_for(told, ANSWER_SECONDS)?;

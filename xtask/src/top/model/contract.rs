@@ -61,6 +61,7 @@ fn nothing_that_the_hypervisor_tells_is_unknown_to_the_view() {
             uptime_micros: 0,
             on_crash: "stop".to_owned(),
             on_reboot: "reset".to_owned(),
+            on_bad_access: "abort".to_owned(),
             shutdown: "button".to_owned(),
             sched,
             vcpu_list: vec![vcpu],
