@@ -6,6 +6,7 @@
 //! | `compose` | what those bytes are |
 //! | [`input`] | where what is typed goes |
 //! | [`port`] | one guest's end: scrollback and what was typed to it |
+//! | [`sequence`] | where an escape sequence ends |
 //! | [`text`] | what of a guest's output may stand on a shared line |
 //! | `terminal` | what a guest may have made of the terminal |
 //! | [`keys`] | the escape key |
@@ -22,6 +23,7 @@ mod log;
 pub mod mux;
 pub mod port;
 pub mod ring;
+pub mod sequence;
 pub mod settings;
 pub mod tail;
 mod terminal;

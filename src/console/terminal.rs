@@ -7,6 +7,8 @@
 
 use alloc::vec::Vec;
 
+use super::sequence::{Part, Sequence};
+
 /// So that a line of the hypervisor's shows among the guest's output: whatever sequence is open ends
 /// (CAN; ST, for strings), characters are ASCII and visible.
 pub const CALM: &[u8] = b"\x18\x1b\\\x0f\x1b(B\x1b[0m\x1b[?25h";
@@ -20,80 +22,62 @@ pub const RESET: &[u8] = b"\x18\x1b\\\x1b7\x1b[?1049l\x1b[!p\x0f\x1b(B\x1b[0m\x1
 /// The longest control sequence that is looked at whole, in bytes. None that asks is longer.
 const LONGEST: usize = 64;
 
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-enum Sequence {
-    #[default]
-    None,
-    Escape,
-    Control,
-    /// A command string, up to BEL or ST.
-    Text,
-}
-
 /// Takes out of a guest's output what makes a terminal answer.
 #[derive(Clone, Debug, Default)]
 pub struct Queries {
     sequence: Sequence,
     held: Vec<u8>,
+    /// A command string was taken out, and its ST has to go too.
+    ends_nothing: bool,
 }
 
 impl Queries {
     /// Takes a byte, and appends to `out` what is to be sent now.
     pub fn feed(&mut self, byte: u8, out: &mut Vec<u8>) {
-        match (self.sequence, byte) {
-            // CAN, SUB: the terminal drops what was begun.
-            (_, 0x18 | 0x1a) => self.drop_sequence(),
-            (Sequence::Text, 0x1b) => self.hold(byte),
-            (_, 0x1b) => {
-                self.release(out);
-                self.sequence = Sequence::Escape;
-                self.hold(byte);
+        // ENQ, also within sequences.
+        if byte == 0x05 {
+            return;
+        }
+        let is_text = self.sequence == Sequence::Text;
+        match self.sequence.feed(byte) {
+            Part::Plain => out.push(byte),
+            Part::Cancel => self.held.clear(),
+            Part::First => {
+                self.ends_nothing = is_text && self.asks_by_text();
+                self.settle(self.ends_nothing, out);
+                self.held.push(byte);
             }
-            // ENQ, also within sequences.
-            (_, 0x05) => {}
-            (Sequence::None, _) => out.push(byte),
-            (Sequence::Escape, _) => self.escape(byte, out),
-            (Sequence::Control, 0x40..=0x7e) => {
+            Part::Within => self.hold(byte),
+            Part::Last => {
                 self.hold(byte);
-                if self.asks(byte) { self.drop_sequence() } else { self.release(out) }
-            }
-            (Sequence::Control, _) => self.hold(byte),
-            (Sequence::Text, _) => {
-                let ended = byte == 0x07 || (byte == b'\\' && self.held.last() == Some(&0x1b));
-                self.hold(byte);
-                if ended {
-                    // Each that asks has a `?` or is a DCS; none of either has to be shown again.
-                    let asks = self.held.contains(&b'?') || self.held.get(1) == Some(&b'P');
-                    if asks { self.drop_sequence() } else { self.release(out) }
-                }
+                let asks = match self.held.get(1..) {
+                    Some(b"\\") => self.ends_nothing,
+                    // DECID.
+                    Some(b"Z") => true,
+                    Some([b'[', ..]) => self.asks(byte),
+                    _ => is_text && self.asks_by_text(),
+                };
+                self.settle(asks, out);
             }
         }
     }
 
     /// Whether a sequence has begun and not ended.
     pub fn is_within(&self) -> bool {
-        self.sequence != Sequence::None
-    }
-
-    fn escape(&mut self, byte: u8, out: &mut Vec<u8>) {
-        self.hold(byte);
-        match byte {
-            b'[' => self.sequence = Sequence::Control,
-            b']' | b'P' | b'X' | b'^' | b'_' => self.sequence = Sequence::Text,
-            0x20..=0x2f => {}
-            // DECID.
-            b'Z' => self.drop_sequence(),
-            _ => self.release(out),
-        }
+        self.sequence.is_open()
     }
 
     /// What is too long is dropped when it ends.
     fn hold(&mut self, byte: u8) {
-        if self.held.len() > LONGEST {
-            // Its last byte has to be known, for ST.
-            self.held.pop();
+        if self.held.len() <= LONGEST {
+            self.held.push(byte);
         }
-        self.held.push(byte);
+    }
+
+    /// Whether the command string asks. Each that does has a `?` or is a DCS; none of either has to be shown
+    /// again.
+    fn asks_by_text(&self) -> bool {
+        self.held.len() > LONGEST || self.held.contains(&b'?') || self.held.get(1) == Some(&b'P')
     }
 
     /// Whether the control sequence with this final byte asks: DSR, DA, DECREQTPARM, the state of a
@@ -109,15 +93,11 @@ impl Queries {
         }
     }
 
-    fn release(&mut self, out: &mut Vec<u8>) {
-        if self.held.len() <= LONGEST {
+    /// What is held goes out, unless it `asks`.
+    fn settle(&mut self, asks: bool, out: &mut Vec<u8>) {
+        if !asks && self.held.len() <= LONGEST {
             out.extend_from_slice(&self.held);
         }
-        self.drop_sequence();
-    }
-
-    fn drop_sequence(&mut self) {
-        self.sequence = Sequence::None;
         self.held.clear();
     }
 }
@@ -152,6 +132,7 @@ mod tests {
             "\x1b]4;1;?\x1b\\",
             "\x1bP$qm\x1b\\",
             "\x1bP+q544e\x1b\\",
+            "\x1b]4;1;?\x1b[6n",
             "\x1b[\x056n",
         ] {
             let text = ["/ # ".as_bytes(), query.as_bytes(), b"ls\r\n"].concat();
@@ -173,6 +154,8 @@ mod tests {
         ] {
             assert_eq!(shown(text.as_bytes()), text.as_bytes(), "{text:?}");
         }
+        // An ESC ends what was open, so that this asks.
+        assert_eq!(shown(b"\x1b]0;title\x1b[6n\x07"), b"\x1b]0;title\x07");
         // Ends with what ends it.
         assert_eq!(shown(b"\x1b[6\x18n"), b"n");
         assert_eq!(shown(b"\x1b[6\x1b[Hx"), b"\x1b[6\x1b[Hx");

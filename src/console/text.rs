@@ -7,18 +7,7 @@
 
 use alloc::vec::Vec;
 
-/// Where in an escape sequence a guest is (ECMA-48, "Control functions").
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-enum Sequence {
-    #[default]
-    None,
-    /// After ESC.
-    Escape,
-    /// After ESC `[`: up to its final byte.
-    Control,
-    /// After ESC `]` and the like: up to BEL, or ESC `\`.
-    Text,
-}
+use super::sequence::{Part, Sequence};
 
 /// One guest's place on its line.
 #[derive(Clone, Debug, Default)]
@@ -51,30 +40,8 @@ impl Cleaner {
             *self = Self::default();
             return true;
         }
-        match self.sequence {
-            Sequence::None => self.ground(byte, restart, out),
-            Sequence::Escape => {
-                self.sequence = match byte {
-                    b'[' => Sequence::Control,
-                    b']' | b'P' | b'X' | b'^' | b'_' => Sequence::Text,
-                    0x20..=0x2f | 0x1b => Sequence::Escape,
-                    _ => Sequence::None,
-                }
-            }
-            Sequence::Control => {
-                self.sequence = match byte {
-                    0x1b => Sequence::Escape,
-                    0x18 | 0x1a | 0x40.. => Sequence::None,
-                    _ => Sequence::Control,
-                }
-            }
-            Sequence::Text => {
-                self.sequence = match byte {
-                    0x1b => Sequence::Escape,
-                    0x07 | 0x18 | 0x1a => Sequence::None,
-                    _ => Sequence::Text,
-                }
-            }
+        if !matches!(self.sequence.feed(byte), Part::Within | Part::Last) {
+            self.ground(byte, restart, out);
         }
         false
     }
@@ -87,7 +54,7 @@ impl Cleaner {
 
     /// Whether the guest is in the middle of an escape sequence.
     pub fn is_in_sequence(&self) -> bool {
-        self.sequence != Sequence::None
+        self.sequence.is_open()
     }
 
     fn ground(&mut self, byte: u8, restart: Restart<'_>, out: &mut Vec<u8>) {
@@ -101,7 +68,6 @@ impl Cleaner {
                 self.column -= 1;
                 out.push(byte);
             }
-            0x1b => self.sequence = Sequence::Escape,
             b'\t' | 0x20..=0x7e => {
                 self.begin_again(restart, out);
                 // How far a tab goes nobody knows here.

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use plinth::console::sequence::{Part, Sequence};
 use serde_json::Value;
 
 /// How many lines are kept of the shared console, and of each guest.
@@ -15,16 +16,6 @@ const BEHIND: u64 = 16 << 10;
 
 /// The longest line, in characters. The rest of a longer one is left out.
 const LONGEST: usize = 1000;
-
-/// Where in an escape sequence the output is (ECMA-48).
-#[derive(Debug, Default)]
-enum Sequence {
-    #[default]
-    None,
-    Escape,
-    Control,
-    Text,
-}
 
 /// What the consoles have put out.
 #[derive(Debug, Default)]
@@ -131,28 +122,23 @@ impl Lines {
     }
 
     fn character(&mut self, c: char) {
-        match (&self.sequence, c) {
-            (_, '\n') => {
-                self.sequence = Sequence::None;
-                self.returned = false;
-                self.lines.push_back(std::mem::take(&mut self.line));
-                if self.lines.len() > LINES {
-                    self.lines.pop_front();
-                }
+        if c == '\n' {
+            self.sequence = Sequence::default();
+            self.returned = false;
+            self.lines.push_back(std::mem::take(&mut self.line));
+            if self.lines.len() > LINES {
+                self.lines.pop_front();
             }
-            (_, '\x1b') => self.sequence = Sequence::Escape,
-            (Sequence::Escape, '[') => self.sequence = Sequence::Control,
-            (Sequence::Escape, ']' | 'P' | 'X' | '^' | '_') => self.sequence = Sequence::Text,
-            (Sequence::Escape, ' '..='/') => {}
-            (Sequence::Control, '\x18' | '\x1a' | '@'..='~') => self.sequence = Sequence::None,
-            (Sequence::Text, '\x07' | '\x18' | '\x1a') => self.sequence = Sequence::None,
-            (Sequence::Control | Sequence::Text, _) => {}
-            (Sequence::Escape, _) => self.sequence = Sequence::None,
-            (Sequence::None, '\r') => self.returned = true,
-            (Sequence::None, '\x08') => drop(self.line.pop()),
-            (Sequence::None, '\t') => self.show(' '),
-            (Sequence::None, c) if c.is_control() => {}
-            (Sequence::None, c) => self.show(c),
+            return;
+        }
+        // What is not ASCII is alike in each state.
+        let byte = u8::try_from(c).unwrap_or(u8::MAX);
+        match (self.sequence.feed(byte), c) {
+            (Part::Plain, '\r') => self.returned = true,
+            (Part::Plain, '\x08') => drop(self.line.pop()),
+            (Part::Plain, '\t') => self.show(' '),
+            (Part::Plain, c) if !c.is_control() => self.show(c),
+            _ => {}
         }
     }
 
