@@ -102,7 +102,8 @@ impl World {
         self.programs.lock().extend(places.zip(ops.iter().cloned()));
     }
 
-    /// The interrupt controller forgets levels from now on: see [`Machine::forgets_levels`].
+    /// The interrupt controller forgets levels from now on: see
+    /// [`Machine::forgets_levels`](crate::machine::Machine::forgets_levels).
     pub fn forget_levels(&self) {
         self.forgets_levels.store(true, Ordering::Relaxed);
     }
