@@ -87,7 +87,7 @@ fuzz_target!(|input: (bool, Vec<Step>)| {
                     mux.done();
                 }
                 Event::Request(_) => mux.reply(b"{}"),
-                Event::PowerOff => {}
+                Event::End(_) => {}
             }
         }
         while mux.take_attention(now).is_some() {}

@@ -32,6 +32,8 @@ register_structs! {
 
 /// In `RSTS`: the partition that the firmware boots from next, in every other bit. 63 is none: it halts.
 const HALT: u32 = 0x555;
+/// The partition that it boots from unless told otherwise.
+const DEFAULT: u32 = 0;
 
 /// How long the watchdog waits: long enough for the store to arrive, in 1/65536 s.
 const DELAY: u32 = 10;
@@ -51,8 +53,17 @@ impl Bcm2835Pm {
     /// Resets the machine such that the firmware halts instead of booting again. It is off a few hundred
     /// microseconds later.
     pub fn power_off(&self) {
+        self.reset(HALT);
+    }
+
+    /// Resets the machine such that the firmware boots again, from where it always does.
+    pub fn restart(&self) {
+        self.reset(DEFAULT);
+    }
+
+    fn reset(&self, partition: u32) {
         let Registers { rstc, rsts, wdog, .. } = &*self.registers;
-        rsts.set(PASSWORD << 24 | rsts.get() & 0x00ff_ffff | HALT);
+        rsts.set(PASSWORD << 24 | rsts.get() & 0x00ff_ffff & !HALT | partition);
         wdog.write(WDOG::PASSWORD.val(PASSWORD) + WDOG::TIME.val(DELAY));
         rstc.modify(RSTC::PASSWORD.val(PASSWORD) + RSTC::WRCFG::FullReset);
     }
@@ -72,6 +83,16 @@ mod tests {
         assert_eq!(pages.word(0x20), 0x5a00_1557);
         assert_eq!(pages.word(0x24), 0x5a00_000a);
         assert_eq!(pages.word(0x1c), 0x5a00_0122);
+    }
+
+    #[test]
+    fn no_partition_is_left_chosen_when_it_is_to_boot_again() {
+        let pages = FakePages::new(0x114);
+        pages.write(0x1c, 0x0000_0112u32);
+        pages.write(0x20, 0x0000_1557u32);
+        Bcm2835Pm::new(pages.mmio()).unwrap().restart();
+        assert_eq!(pages.word(0x20), 0x5a00_1002);
+        assert_eq!((pages.word(0x24), pages.word(0x1c)), (0x5a00_000a, 0x5a00_0122));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use spin::mutex::TicketMutex;
 use super::heap;
 use super::power::{self, Verdict};
 use super::this_cpu::ThisCpu;
-use crate::console::{self, Work};
+use crate::console::{self, End, Work};
 use crate::hypervisor::Hypervisor;
 use crate::machine::Machine;
 use crate::monitor::command::Command;
@@ -96,7 +96,7 @@ fn owed(hypervisor: &Hypervisor, machine: &mut ThisCpu, work: &Work) -> Option<V
     let command: Command = match work {
         Work::Command(line) => line.parse().ok()?,
         Work::Request(text) => json::request(text).ok()?.command.parse().ok()?,
-        Work::Attend(_) | Work::PowerOff => return None,
+        Work::Attend(_) | Work::End(_) => return None,
     };
     gather::begin(hypervisor, machine, &command)
 }
@@ -112,22 +112,31 @@ fn perform(hypervisor: &Hypervisor, machine: &mut ThisCpu, work: Work) {
             let answer = monitor::serve(&text, &mut present(hypervisor, machine));
             console::reply(&answer);
         }
-        Work::PowerOff => {
+        Work::End(End::PowerOff) => {
             log::info!("powered off from the console");
             finish(hypervisor, machine);
+        }
+        Work::End(End::Restart) => {
+            log::info!("started again from the console");
+            show_all(hypervisor, machine);
+            power::restart();
         }
     }
 }
 
 /// Show what is left to be shown, and power off.
 pub fn finish(hypervisor: &Hypervisor, machine: &mut ThisCpu) -> ! {
+    show_all(hypervisor, machine);
+    power::off(Verdict::Ok)
+}
+
+fn show_all(hypervisor: &Hypervisor, machine: &mut ThisCpu) {
     console::flush();
     // What their UARTs still have.
     for vm in hypervisor.vms() {
         look(hypervisor, machine, vm.id());
     }
     console::flush();
-    power::off(Verdict::Ok)
 }
 
 /// A guest's UART looks at its line.

@@ -1,4 +1,4 @@
-//! What CPUs are turned on with, and the machine off: its firmware's PSCI where the board's device tree
+//! What CPUs are turned on with, and the machine off or started again: its firmware's PSCI where the board's device tree
 //! offers that (Arm DEN0022), else its watchdog.
 
 use core::fmt::Write;
@@ -86,6 +86,24 @@ pub fn off(verdict: Verdict) -> ! {
     if let Some(watchdog) = WATCHDOG.get() {
         watchdog.power_off();
     }
+    stay()
+}
+
+/// Say so as the last line of all, and start the machine again. Stops here for good where there is no way to.
+pub fn restart() -> ! {
+    let _ = writeln!(console::Emergency::new(), "plinth: restart");
+    match CONDUIT.load(Ordering::Acquire) {
+        HVC => _ = psci::system_reset::<Hvc>(),
+        SMC => _ = psci::system_reset::<Smc>(),
+        _ => {}
+    }
+    if let Some(watchdog) = WATCHDOG.get() {
+        watchdog.restart();
+    }
+    stay()
+}
+
+fn stay() -> ! {
     loop {
         asm::wfi();
     }

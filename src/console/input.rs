@@ -7,7 +7,7 @@ use core::time::Duration;
 
 use super::frame::Input;
 use super::keys::{Key, Keys};
-use super::mux::{Draw, Event, Focus, Mux, View};
+use super::mux::{Draw, End, Event, Focus, Mux, View};
 use super::settings::Settings;
 use crate::monitor::Refusal;
 use crate::monitor::complete::complete;
@@ -199,7 +199,7 @@ impl Mux {
                 self.view_as(other, now);
             }
             Key::AskPowerOff => self.notice(now, format_args!("power off? x again to do so")),
-            Key::PowerOff => self.ask_power_off(),
+            Key::PowerOff => self.ask_end(End::PowerOff),
             Key::Help => self.help(now),
         }
     }
@@ -241,10 +241,10 @@ impl Mux {
         }
     }
 
-    /// Has the machine powered off, before anything else that was asked for.
-    pub fn ask_power_off(&mut self) {
-        if self.events.front() != Some(&Event::PowerOff) {
-            self.events.push_front(Event::PowerOff);
+    /// Has the machine end, before anything else that was asked for. The first word on how holds.
+    pub fn ask_end(&mut self, end: End) {
+        if !matches!(self.events.front(), Some(Event::End(_))) {
+            self.events.push_front(Event::End(end));
         }
     }
 

@@ -31,10 +31,10 @@ pub mod text;
 pub mod wire;
 
 pub use self::log::{Level, set_level};
-pub use mux::View;
+pub use mux::{End, View};
 pub use settings::Settings;
 pub use wire::{
-    Emergency, GuestLine, Work, answer, deadline, flush, init, leave_monitor, leave_the_dead,
-    listen, power_off, reply, ripen, select, set_clock, set_names, set_settings, tail, take_work,
-    tell_keys, type_to, visit,
+    Emergency, GuestLine, Work, answer, deadline, end, flush, init, leave_monitor, leave_the_dead,
+    listen, reply, ripen, select, set_clock, set_names, set_settings, tail, take_work, tell_keys,
+    type_to, visit,
 };

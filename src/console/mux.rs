@@ -62,8 +62,17 @@ pub enum Event {
     Command(String),
     /// A frame arrived, with this text.
     Request(Vec<u8>),
-    /// Power off.
+    /// The machine is to end.
+    End(End),
+}
+
+/// How the machine is to end.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum End {
+    /// It powers off.
     PowerOff,
+    /// It starts again.
+    Restart,
 }
 
 /// Who wrote on the terminal's current line, which is not ended.
@@ -277,7 +286,7 @@ impl Mux {
     fn has_event(&self) -> bool {
         self.events
             .front()
-            .is_some_and(|event| *event == Event::PowerOff || !self.is_full_of_answers())
+            .is_some_and(|event| matches!(event, Event::End(_)) || !self.is_full_of_answers())
     }
 
     /// Whether so many answers wait for the line that nothing more is to be answered.

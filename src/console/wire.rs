@@ -17,7 +17,7 @@ use spin::mutex::TicketMutex;
 
 use super::input::{CannotType, NO_GUEST};
 use super::log::{self, Level};
-use super::mux::{Event, Focus, Mux, View};
+use super::mux::{End, Event, Focus, Mux, View};
 use super::port::PATIENCE;
 use super::settings::Settings;
 use super::tail::Tail;
@@ -280,8 +280,8 @@ pub enum Work {
     Command(String),
     /// A request came in a frame: to be answered by [`reply`].
     Request(Vec<u8>),
-    /// Power off.
-    PowerOff,
+    /// The machine is to end.
+    End(End),
 }
 
 /// Something to be done, once.
@@ -292,7 +292,7 @@ pub fn take_work() -> Option<Work> {
             Some(match mux.take_event()? {
                 Event::Command(line) => Work::Command(line),
                 Event::Request(text) => Work::Request(text),
-                Event::PowerOff => Work::PowerOff,
+                Event::End(end) => Work::End(end),
             })
         })
     })
@@ -334,9 +334,9 @@ pub fn leave_monitor() -> Result<(), Refusal> {
     if left { Ok(()) } else { Err(Refusal::Denied(NO_GUEST.into())) }
 }
 
-/// Asks for [`Work::PowerOff`].
-pub fn power_off() {
-    with(|mux, _| mux.ask_power_off());
+/// Asks for [`Work::End`].
+pub fn end(end: End) {
+    with(|mux, _| mux.ask_end(end));
 }
 
 /// Shows something else, if asked, and says what is shown.

@@ -47,6 +47,8 @@ pub enum Command {
     Quit,
     /// `poweroff`.
     PowerOff,
+    /// `reboot`.
+    Reboot,
 }
 
 /// What is to happen to a VM.
@@ -202,6 +204,7 @@ fn parse(words: &[&str]) -> Result<Command, ParseError> {
         ["console", name] => Command::Console(Some(Target::Guest(owned(name)))),
         ["quit" | "exit"] => Command::Quit,
         ["poweroff"] => Command::PowerOff,
+        ["reboot"] => Command::Reboot,
         [first, rest @ ..] => {
             return Err(misused(first, rest.first().copied().unwrap_or_default()));
         }
@@ -351,6 +354,7 @@ mod tests {
             ("console tail web 4096", Command::ConsoleTail(web(), Some(4096))),
             ("quit", Command::Quit),
             ("poweroff", Command::PowerOff),
+            ("reboot", Command::Reboot),
         ] {
             assert_eq!(read(line), Ok(command), "{line}");
         }
@@ -382,7 +386,7 @@ mod tests {
     fn errors_say_what_is_allowed() {
         for (line, error) in [
             ("", "no command; try `help`"),
-            ("reboot", "`reboot` is no command; try `help`"),
+            ("halt", "`halt` is no command; try `help`"),
             ("vm start", "use: vm start NAME"),
             ("vm stop --force", "use: vm stop [--force] NAME"),
             ("vm fly web", "use: vm list|info|dump|start|pause|resume|stop|reset|destroy [NAME]"),

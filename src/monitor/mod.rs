@@ -31,6 +31,7 @@ use alloc::vec::Vec;
 
 use ::log::LevelFilter;
 
+use crate::console::End;
 use command::{Command, ParseError, SchedChange, Target, VmChange};
 use reply::{
     Asked, ConsoleState, ConsoleTail, CpuSummary, HelpEntry, IrqEntry, MemoryReport, Reply,
@@ -98,7 +99,7 @@ pub trait Control {
     /// Leave the monitor: what is typed goes to a guest.
     fn leave(&mut self) -> Result<(), Refusal>;
     /// End it all, once the answer is on its way.
-    fn power_off(&mut self) -> Result<(), Refusal>;
+    fn end(&mut self, end: End) -> Result<(), Refusal>;
 }
 
 /// Carries a command out.
@@ -134,7 +135,8 @@ pub fn execute(command: &Command, control: &mut impl Control) -> Result<Reply, R
         Command::Console(target) => Reply::Console(control.console(target.as_ref())?),
         Command::ConsoleTail(name, from) => Reply::Tail(control.tail(name, *from)?),
         Command::Quit => done(control.leave()?),
-        Command::PowerOff => done(control.power_off()?),
+        Command::PowerOff => done(control.end(End::PowerOff)?),
+        Command::Reboot => done(control.end(End::Restart)?),
     })
 }
 

@@ -15,7 +15,7 @@ use super::reply::{
     VmMemory, VmState, VmSummary,
 };
 use super::{Control, Refusal};
-use crate::console::{self, tail::Tail};
+use crate::console::{self, End, tail::Tail};
 use crate::hypervisor::{HeapReport, Hypervisor, Phase};
 use crate::machine::{CpuId, Machine};
 use crate::manifest::{OnBadAccess, OnCrash, OnReboot, Shutdown, VmConfig};
@@ -351,8 +351,8 @@ impl<M: Machine> Control for Present<'_, M> {
         console::leave_monitor()
     }
 
-    fn power_off(&mut self) -> Result<(), Refusal> {
-        console::power_off();
+    fn end(&mut self, end: End) -> Result<(), Refusal> {
+        console::end(end);
         Ok(())
     }
 }

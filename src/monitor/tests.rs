@@ -152,8 +152,8 @@ impl Control for Fake {
         Ok(())
     }
 
-    fn power_off(&mut self) -> Result<(), Refusal> {
-        self.done.push("off".into());
+    fn end(&mut self, end: End) -> Result<(), Refusal> {
+        self.done.push(format!("{end:?}"));
         Ok(())
     }
 }
@@ -221,12 +221,24 @@ fn a_refusal_says_why_in_both() {
 #[test]
 fn what_is_ordered_is_done() {
     let mut fake = Fake::default();
-    for line in
-        ["vm stop --force web", "sched set web weight=5", "log level off", "quit", "poweroff"]
-    {
+    for line in [
+        "vm stop --force web",
+        "sched set web weight=5",
+        "log level off",
+        "quit",
+        "poweroff",
+        "reboot",
+    ] {
         assert_eq!(shell(line, &mut fake), "ok\n");
     }
-    let done = ["web: Stop { force: true }", "web: weight Some(5)", "log OFF", "left", "off"];
+    let done = [
+        "web: Stop { force: true }",
+        "web: weight Some(5)",
+        "log OFF",
+        "left",
+        "PowerOff",
+        "Restart",
+    ];
     assert_eq!(fake.done, done);
 }
 

@@ -110,6 +110,7 @@ pub const USAGES: &[Usage] = &[
     ),
     usage(&["quit"], &[], "quit", "leave the monitor, back to the guest"),
     usage(&["poweroff"], &[], "poweroff", "end it all: every VM, and the machine"),
+    usage(&["reboot"], &[], "reboot", "the same, and the machine starts again"),
 ];
 
 /// What is said of `vm` without more.

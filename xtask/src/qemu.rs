@@ -107,10 +107,6 @@ impl Machine<'_> {
             lines.extend(self.other_serial);
         }
         args.extend(lines.into_iter().flat_map(|line| ["-serial", line]).map(Into::into));
-        if self.el2 {
-            // Only the hypervisor resets this machine, and it does so to stop.
-            args.push("-no-reboot".into());
-        }
         if self.icount {
             args.extend(["-icount", "shift=0,sleep=off"].map(Into::into));
         }
@@ -252,7 +248,7 @@ mod tests {
             text(&machine),
             "-M virt,virtualization=on,gic-version=2 -cpu max -smp 4 -m 1048576K -nodefaults \
              -display none -chardev stdio,id=console,signal=off -serial chardev:console \
-             -serial file:x -no-reboot -icount shift=0,sleep=off -kernel k.img -initrd b \
+             -serial file:x -icount shift=0,sleep=off -kernel k.img -initrd b \
              -append loglevel=debug -d int"
         );
     }
@@ -280,7 +276,7 @@ mod tests {
         assert_eq!(
             text(&machine),
             "-M raspi4b -nodefaults -display none -chardev stdio,id=console,signal=off \
-             -serial null -serial chardev:console -no-reboot \
+             -serial null -serial chardev:console \
              -device loader,file=stub,addr=0x0,force-raw=on \
              -device loader,file=a,,b,addr=0x200000,force-raw=on"
         );

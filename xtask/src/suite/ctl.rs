@@ -24,12 +24,13 @@ const GUESTS: [&str; 3] = ["one", "two", "three"];
 type Scene = fn(&mut Run<'_>) -> Result<()>;
 
 pub fn steps() -> Vec<Step> {
-    let scenes: [(&str, Scene); 6] = [
+    let scenes: [(&str, Scene); 7] = [
         ("asks-all-there-is", asks),
         ("dumps-what-runs", dumps),
         ("reads-every-console", tails),
         ("drives-a-life", life),
         ("many-at-once", many),
+        ("starts-the-machine-again", restart),
         ("ends-the-run", end),
     ];
     let mut steps = Vec::new();
@@ -63,6 +64,13 @@ impl<'b> Run<'b> {
             session.wait_for(said, START_SECONDS)?;
         }
         Ok(Self { bench, session, socket })
+    }
+
+    /// Starts the machine again, until the hypervisor is there.
+    pub fn restart(&mut self) -> Result<()> {
+        self.ctl("reboot").context("ctl reboot")?;
+        self.session.expect("plinth: restart", ANSWER_SECONDS)?;
+        self.session.expect("CPUs at EL2", START_SECONDS)
     }
 
     /// The three guests.
@@ -321,6 +329,18 @@ fn many(run: &mut Run<'_>) -> Result<()> {
         run.session.expect(&format!("[{guest}] share: "), ANSWER_SECONDS)?;
     }
     run.session.alive()
+}
+
+/// Everything begins anew, also what was changed; the connection stays.
+fn restart(run: &mut Run<'_>) -> Result<()> {
+    run.ctl("vm pause one")?;
+    run.comes_to("one", "paused")?;
+    run.restart()?;
+    for guest in GUESTS {
+        run.session.expect(&format!("[{guest}] share: "), START_SECONDS)?;
+    }
+    run.comes_to("one", "running")?;
+    end(run)
 }
 
 fn end(run: &mut Run<'_>) -> Result<()> {

@@ -133,6 +133,8 @@ fn ctl(bench: &Bench) -> Result<()> {
     }
     run.ctl("vm pause one")?;
     run.comes_to("one", "paused")?;
+    run.restart()?;
+    run.session.expect("share: ", SECONDS)?;
     run.ctl("poweroff").context("ctl poweroff")?;
     run.session.end_with(0, SECONDS)
 }

@@ -43,7 +43,7 @@ fn the_monitor_has_a_prompt_that_other_lines_do_not_tear() {
 fn power_off_comes_before_anything_else_that_was_asked_for() {
     let mut bench = Bench::new(&["a"]);
     bench.type_in(b"\x01mcpu\r\x01xx");
-    assert_eq!(bench.mux.take_event(), Some(Event::PowerOff));
+    assert_eq!(bench.mux.take_event(), Some(Event::End(End::PowerOff)));
     assert_eq!(bench.mux.take_event(), Some(Event::Command("cpu".into())));
 }
 
@@ -150,5 +150,5 @@ fn power_off_is_asked_for_once_and_does_not_wait_for_the_line() {
     let mut bench = Bench::new(&["a"]);
     bench.type_in(&b"\x01xx".repeat(1000)).type_in(&b"\x1e".repeat(1000));
     assert_eq!(bench.mux.events.len(), 1);
-    assert_eq!(bench.mux.take_event(), Some(Event::PowerOff));
+    assert_eq!(bench.mux.take_event(), Some(Event::End(End::PowerOff)));
 }
