@@ -1,6 +1,8 @@
-//! Does a UART of the board's that is this guest's own work like one? `uart=BASE,INTID` (hexadecimal, decimal) on
-//! the command line says where it is. What comes in there raises its interrupt and goes back in capitals; a `.`
-//! ends it.
+//! Do devices of the board's that are this guest's own work as such?
+//!
+//! `uart=BASE,INTID` (hexadecimal, decimal) on the command line says where a PL011 is. What comes in there raises
+//! its interrupt and goes back in capitals; a `.` ends it. `gpio=BASE` says where the pins of a Raspberry Pi are:
+//! one of them goes up and down.
 
 #![no_std]
 #![no_main]
@@ -17,6 +19,16 @@ guests::payload!(main);
 /// Receive and receive timeout.
 const INPUT: u32 = uart::INT_RX | 1 << 6;
 
+/// GPIO registers (Broadcom, "BCM2711 ARM Peripherals", "General Purpose I/O").
+const GPFSEL0: u64 = 0x00;
+const GPSET0: u64 = 0x1c;
+const GPCLR0: u64 = 0x28;
+const GPLEV0: u64 = 0x34;
+/// A pin of the header that nothing on the board uses.
+const PIN: u32 = 5;
+/// `GPFSEL`: the pin is an output.
+const OUTPUT: u32 = 1;
+
 static BASE: AtomicU64 = AtomicU64::new(0);
 static TAKEN: AtomicU32 = AtomicU32::new(0);
 static ENDED: AtomicBool = AtomicBool::new(false);
@@ -24,8 +36,11 @@ static ENDED: AtomicBool = AtomicBool::new(false);
 fn main(report: &mut Report) {
     let tree = machine::tree();
     let words = tree.chosen().bootargs().unwrap_or_default();
+    if let Some(base) = words.split_whitespace().find_map(pins) {
+        return blink(report, base);
+    }
     let Some((base, intid)) = words.split_whitespace().find_map(place) else {
-        println!("owner: no uart= on the command line, nothing is mine");
+        println!("owner: neither uart= nor gpio= on the command line, nothing is mine");
         return report.pass("it is told what is its own");
     };
     BASE.store(base, Ordering::Relaxed);
@@ -54,6 +69,24 @@ fn main(report: &mut Report) {
     let taken = TAKEN.load(Ordering::Relaxed);
     report.holds("what comes in raises its interrupt", taken > 0, taken);
     report.equal("and it is not active any more", gic::is_active(intid), false);
+}
+
+/// `gpio=BASE`.
+fn pins(word: &str) -> Option<u64> {
+    u64::from_str_radix(word.strip_prefix("gpio=")?, 16).ok()
+}
+
+/// Makes a pin an output, and looks at it while it goes up and down.
+fn blink(report: &mut Report, base: u64) {
+    let shift = 3 * PIN;
+    let function = read32(base + GPFSEL0) & !(7 << shift) | OUTPUT << shift;
+    write32(base + GPFSEL0, function);
+    report.equal("a pin becomes an output", read32(base + GPFSEL0), function);
+    for (register, level) in [(GPSET0, 1), (GPCLR0, 0), (GPSET0, 1)] {
+        write32(base + register, 1 << PIN);
+        report.equal("it goes up and down", read32(base + GPLEV0) >> PIN & 1, level);
+    }
+    println!("owner: the pins at {base:#x} are mine");
 }
 
 /// `uart=BASE,INTID`.
