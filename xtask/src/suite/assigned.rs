@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 
 use super::session::Session;
 use super::{Bench, Outcome, Step};
+use crate::board::Board;
 use crate::{paths, qemu};
 
 const SECONDS: u64 = 120;
@@ -20,6 +21,10 @@ pub fn steps() -> Vec<Step> {
         .map(|gic| {
             Step::new(format!("assign/a-second-uart-is-a-guests-own-gicv{gic}"), move |bench| {
                 match qemu::find().filter(|qemu| qemu.version < TWO_UARTS) {
+                    // Where CI sets the machine up, it is to have a QEMU that is new enough.
+                    Some(_) if std::env::var_os("CI").is_some() => {
+                        qemu::need(Board::Rpi4).and_then(|_| virt(bench, gic)).into()
+                    }
                     Some(_) => Outcome::Skipped("needs QEMU >= 9.1".to_owned()),
                     None => virt(bench, gic).into(),
                 }
