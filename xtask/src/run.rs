@@ -138,7 +138,11 @@ fn run_plinth(options: &RunOptions, hardware: &Hardware, bundle: &Bundle) -> Res
     let append = boot_arguments(options, std::io::stdout().is_terminal());
     let tree = match hardware.board {
         Board::QemuVirt => None,
-        Board::Rpi4 => Some(rpi4::Tree::for_qemu()?),
+        Board::Rpi4 => {
+            let mut tree = rpi4::Tree::for_qemu()?;
+            tree.put_into_use(&bundle.manifest()?)?;
+            Some(tree)
+        }
     };
     let serial = tree.as_ref().map(rpi4::Tree::serial_line).transpose()?;
     let tree = tree.map(|tree| files.write("board.dtb", &tree.bytes())).transpose()?;

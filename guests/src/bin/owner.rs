@@ -2,7 +2,7 @@
 //!
 //! `uart=BASE,INTID` (hexadecimal, decimal) on the command line says where a PL011 is. What comes in there raises
 //! its interrupt and goes back in capitals; a `.` ends it. `gpio=BASE` says where the pins of a Raspberry Pi are:
-//! one of them goes up and down.
+//! one of them goes up and down. `spi=BASE i2c=BASE` say where its buses are: their dividers keep what they are given.
 
 #![no_std]
 #![no_main]
@@ -24,6 +24,11 @@ const GPFSEL0: u64 = 0x00;
 const GPSET0: u64 = 0x1c;
 const GPCLR0: u64 = 0x28;
 const GPLEV0: u64 = 0x34;
+/// Clock dividers of SPI and BSC (the same document, "SPI", "BSC").
+const SPI_CLK: u64 = 0x08;
+const BSC_DIV: u64 = 0x14;
+/// What `BSC_DIV` is from reset on.
+const BSC_DIV_RESET: u32 = 0x5dc;
 /// A pin of the header that nothing on the board uses.
 const PIN: u32 = 5;
 /// `GPFSEL`: the pin is an output.
@@ -36,11 +41,15 @@ static ENDED: AtomicBool = AtomicBool::new(false);
 fn main(report: &mut Report) {
     let tree = machine::tree();
     let words = tree.chosen().bootargs().unwrap_or_default();
-    if let Some(base) = words.split_whitespace().find_map(pins) {
-        return blink(report, base);
+    let base = |key| words.split_whitespace().find_map(|word| block(word, key));
+    if let Some(pins) = base("gpio=") {
+        return blink(report, pins);
+    }
+    if let (Some(spi), Some(i2c)) = (base("spi="), base("i2c=")) {
+        return divide(report, spi, i2c);
     }
     let Some((base, intid)) = words.split_whitespace().find_map(place) else {
-        println!("owner: neither uart= nor gpio= on the command line, nothing is mine");
+        println!("owner: no device on the command line, nothing is mine");
         return report.pass("it is told what is its own");
     };
     BASE.store(base, Ordering::Relaxed);
@@ -71,9 +80,21 @@ fn main(report: &mut Report) {
     report.equal("and it is not active any more", gic::is_active(intid), false);
 }
 
-/// `gpio=BASE`.
-fn pins(word: &str) -> Option<u64> {
-    u64::from_str_radix(word.strip_prefix("gpio=")?, 16).ok()
+/// The base in `gpio=BASE` and the like.
+fn block(word: &str, key: &str) -> Option<u64> {
+    u64::from_str_radix(word.strip_prefix(key)?, 16).ok()
+}
+
+/// Sets the buses' clocks.
+fn divide(report: &mut Report, spi: u64, i2c: u64) {
+    report.equal("BSC has its reset value", read32(i2c + BSC_DIV), BSC_DIV_RESET);
+    for (name, register) in [("SPI", spi + SPI_CLK), ("BSC", i2c + BSC_DIV)] {
+        for divider in [0x200, 0x3e8] {
+            write32(register, divider);
+            report.equal(name, read32(register), divider);
+        }
+    }
+    println!("owner: the buses at {spi:#x} and {i2c:#x} are mine");
 }
 
 /// Makes a pin an output, and looks at it while it goes up and down.

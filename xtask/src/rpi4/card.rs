@@ -95,6 +95,7 @@ fn files(bundle: &Bundle, options: &ImageOptions) -> Result<Vec<CardFile>> {
     packages::fetch(&packages)?;
     let mut tree = Tree::debian()?;
     tree.prepare_for_card()?;
+    tree.put_into_use(&bundle.manifest()?)?;
     let kernel = std::fs::read(build::hypervisor()?.raw).context("cannot read the hypervisor")?;
     let mut files = Vec::new();
     let mut add =

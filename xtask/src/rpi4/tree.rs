@@ -5,7 +5,8 @@ use std::io::Read;
 use anyhow::{Context, Result, anyhow};
 use dtoolkit::fdt::Fdt;
 use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
-use dtoolkit::{Node, ToPropertyValue};
+use dtoolkit::{Node, Property, ToPropertyValue};
+use plinth::manifest::Manifest;
 use plinth::platform::board::{Board, UartKind};
 
 use super::packages::{self, Package};
@@ -60,6 +61,31 @@ impl Tree {
         self.set("/chosen", "stdout-path", "serial0:115200n8")
     }
 
+    /// Puts into use what the guests of a manifest get for their own: Debian's tree says of most blocks that they
+    /// are not, as it depends on what is connected. What is no node of the tree the hypervisor refuses.
+    pub fn put_into_use(&mut self, guests: &Manifest<'_>) -> Result<()> {
+        for wanted in guests.vms().iter().flat_map(|vm| &vm.assign) {
+            let Some(path) = self.path_of(wanted) else { continue };
+            let node = self.0.find_node(&path).context("a node that was just found")?;
+            if node.property("status").is_some() {
+                self.set(&path, "status", "okay")?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The path of a node that is named by its path, its alias, or its name with the address.
+    fn path_of(&self, wanted: &str) -> Option<String> {
+        if wanted.starts_with('/') {
+            return self.0.find_node(wanted).map(|_| wanted.to_owned());
+        }
+        let alias = self.0.find_node("/aliases").and_then(|node| node.property(wanted));
+        match alias {
+            Some(alias) => alias.value_as::<&str>().ok().map(ToOwned::to_owned),
+            None => path_below(&self.0.root, wanted),
+        }
+    }
+
     /// Sets a property; the nodes on the way to it are made where there are none.
     pub fn set(&mut self, path: &str, name: &str, value: impl ToPropertyValue) -> Result<()> {
         let mut node = &mut self.0.root;
@@ -95,11 +121,32 @@ impl Tree {
     }
 }
 
+/// The path of the first node of this name below another, from there.
+fn path_below(node: &DeviceTreeNode, name: &str) -> Option<String> {
+    node.children().find_map(|child| {
+        let below = if child.name() == name { String::new() } else { path_below(child, name)? };
+        Some(format!("/{}{below}", child.name()))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::Tree;
     use dtoolkit::Node;
     use dtoolkit::model::DeviceTree;
+
+    #[test]
+    fn a_node_is_found_by_path_alias_and_name() {
+        let mut tree = Tree(DeviceTree::new());
+        tree.set("/soc/bus/i2c@1", "status", "disabled").expect("good names");
+        tree.set("/aliases", "i2c0", "/soc/bus/i2c@1").expect("good names");
+        for name in ["/soc/bus/i2c@1", "i2c0", "i2c@1"] {
+            assert_eq!(tree.path_of(name).as_deref(), Some("/soc/bus/i2c@1"), "{name}");
+        }
+        for name in ["/soc/i2c@1", "i2c1", "i2c"] {
+            assert_eq!(tree.path_of(name), None, "{name}");
+        }
+    }
 
     #[test]
     fn a_property_is_set_wherever_its_node_is_missing() {
