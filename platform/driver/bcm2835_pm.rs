@@ -75,24 +75,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_machine_is_told_to_halt_before_the_watchdog_is_started() {
-        let pages = FakePages::new(0x114);
-        pages.write(0x1c, 0x0000_0112u32);
-        pages.write(0x20, 0x0000_1002u32);
-        Bcm2835Pm::new(pages.mmio()).unwrap().power_off();
-        assert_eq!(pages.word(0x20), 0x5a00_1557);
-        assert_eq!(pages.word(0x24), 0x5a00_000a);
-        assert_eq!(pages.word(0x1c), 0x5a00_0122);
-    }
-
-    #[test]
-    fn no_partition_is_left_chosen_when_it_is_to_boot_again() {
-        let pages = FakePages::new(0x114);
-        pages.write(0x1c, 0x0000_0112u32);
-        pages.write(0x20, 0x0000_1557u32);
-        Bcm2835Pm::new(pages.mmio()).unwrap().restart();
-        assert_eq!(pages.word(0x20), 0x5a00_1002);
-        assert_eq!((pages.word(0x24), pages.word(0x1c)), (0x5a00_000a, 0x5a00_0122));
+    fn where_to_boot_from_is_said_before_the_watchdog_is_started() {
+        type End = fn(&Bcm2835Pm);
+        for (end, before, after) in [
+            (Bcm2835Pm::power_off as End, 0x0000_1002, 0x5a00_1557),
+            // No partition is left chosen.
+            (Bcm2835Pm::restart, 0x0000_1557, 0x5a00_1002),
+        ] {
+            let pages = FakePages::new(0x114);
+            pages.write(0x1c, 0x0000_0112u32);
+            pages.write(0x20, before);
+            end(&Bcm2835Pm::new(pages.mmio()).unwrap());
+            assert_eq!(pages.word(0x20), after);
+            assert_eq!((pages.word(0x24), pages.word(0x1c)), (0x5a00_000a, 0x5a00_0122));
+        }
     }
 
     #[test]

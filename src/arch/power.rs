@@ -1,5 +1,5 @@
-//! What CPUs are turned on with, and the machine off or started again: its firmware's PSCI where the board's device tree
-//! offers that (Arm DEN0022), else its watchdog.
+//! What CPUs are turned on with, and the machine off or started again: its firmware's PSCI where the board's
+//! device tree offers that (Arm DEN0022), else its watchdog.
 
 use core::fmt::Write;
 use core::sync::atomic::{AtomicU8, Ordering};
@@ -78,32 +78,29 @@ pub fn off(verdict: Verdict) -> ! {
         Verdict::Ok => writeln!(out, "plinth: power off (ok)"),
         Verdict::Failed(reason) => writeln!(out, "plinth: power off (failed: {reason})"),
     };
-    match CONDUIT.load(Ordering::Acquire) {
-        HVC => _ = psci::system_off::<Hvc>(),
-        SMC => _ = psci::system_off::<Smc>(),
-        _ => {}
-    }
-    if let Some(watchdog) = WATCHDOG.get() {
-        watchdog.power_off();
-    }
-    stay()
+    leave(psci::system_off::<Hvc>, psci::system_off::<Smc>, Bcm2835Pm::power_off)
 }
 
 /// Say so as the last line of all, and start the machine again. Stops here for good where there is no way to.
 pub fn restart() -> ! {
     let _ = writeln!(console::Emergency::new(), "plinth: restart");
-    match CONDUIT.load(Ordering::Acquire) {
-        HVC => _ = psci::system_reset::<Hvc>(),
-        SMC => _ = psci::system_reset::<Smc>(),
-        _ => {}
-    }
-    if let Some(watchdog) = WATCHDOG.get() {
-        watchdog.restart();
-    }
-    stay()
+    leave(psci::system_reset::<Hvc>, psci::system_reset::<Smc>, Bcm2835Pm::restart)
 }
 
-fn stay() -> ! {
+/// End by the first of these that the board has.
+fn leave(
+    hvc: fn() -> Result<(), psci::Error>,
+    smc: fn() -> Result<(), psci::Error>,
+    watchdog: fn(&Bcm2835Pm),
+) -> ! {
+    match CONDUIT.load(Ordering::Acquire) {
+        HVC => _ = hvc(),
+        SMC => _ = smc(),
+        _ => {}
+    }
+    if let Some(registers) = WATCHDOG.get() {
+        watchdog(registers);
+    }
     loop {
         asm::wfi();
     }

@@ -52,8 +52,10 @@ impl RunQueue {
         for record in self.records.iter_mut().filter(|record| record.is_running()) {
             record.settle(now);
         }
-        // Somebody who came from another CPU may be behind the floor.
-        let level = self.least(now).map_or(self.floor, |least| least.min(self.floor));
+        // Who comes back is measured by those who are there, who may be behind the floor.
+        let is_held = |record: &Record| record.throttled.is_some();
+        let least = self.records.iter().any(is_held).then(|| self.least(now)).flatten();
+        let level = least.map_or(self.floor, |least| least.min(self.floor));
         for record in self.records.iter_mut().filter(|record| record.wants_cpu()) {
             if let Some(server) = &mut record.server {
                 server.replenish(now);

@@ -97,7 +97,10 @@ impl RunQueue {
     /// somebody waits there for the end of a reservation, as this one's has just `freed` the CPU.
     fn call(&self, freed: bool) -> Option<CpuId> {
         let (mine, me) = (self.balance.loads.get(self.cpu.index())?, bit(self.cpu));
-        let missed = mine.missed.swap(0, Ordering::Relaxed);
+        let missed = match mine.missed.load(Ordering::Relaxed) {
+            0 => 0,
+            _ => mine.missed.swap(0, Ordering::Relaxed),
+        };
         let idle = mine.state.load(Ordering::Relaxed) == IDLE;
         let concerns = |cpu: CpuId, load: &Load| {
             let state = load.state.load(Ordering::Relaxed);
@@ -114,7 +117,10 @@ impl RunQueue {
     /// Whether another CPU asks this one to choose anew, since the last time.
     pub(super) fn is_called(&self) -> bool {
         let load = self.balance.loads.get(self.cpu.index());
-        load.is_some_and(|load| load.called.swap(false, Ordering::AcqRel))
+        // Looked at with each choice, and rarely so.
+        load.is_some_and(|load| {
+            load.called.load(Ordering::Relaxed) && load.called.swap(false, Ordering::AcqRel)
+        })
     }
 
     /// Take over the most deserving of those who wait at `from` and may come here, if this CPU is idle, or
