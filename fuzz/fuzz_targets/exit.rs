@@ -12,7 +12,7 @@ fuzz_target!(|input: (u8, u64, u64, u64, u64)| {
         1 => Vector::SError,
         _ => Vector::Sync,
     };
-    match Exit::decode(vector, esr, far, hpfar) {
+    match Exit::decode(vector, esr, || (far, hpfar)) {
         Exit::Mmio(access) => {
             assert_eq!((esr >> 26 & 0x3f, esr >> 24 & 1), (0x24, 1));
             assert_eq!(access.ipa.raw() & 0xfff, far & 0xfff);

@@ -120,13 +120,13 @@ impl Machine for ThisCpu {
         serror
     }
 
-    #[inline]
+    #[inline(always)]
     fn run(&mut self, regs: &mut GuestRegs) -> Exit {
         let vector = world::enter(regs);
         if vector == Vector::Irq {
             return Exit::Irq;
         }
-        Exit::decode(vector, ESR_EL2.get(), FAR_EL2.get(), HPFAR_EL2.get())
+        Exit::decode(vector, ESR_EL2.get(), || (FAR_EL2.get(), HPFAR_EL2.get()))
     }
 
     fn vector_base(&self) -> (u64, u64) {

@@ -1,17 +1,21 @@
 //! The world switch: into a guest, and back out through the exception vectors.
 //!
-//! `enter` looks like a function call: it saves the callee-saved registers, loads the guest's and
-//! returns when the guest exits. EL2 runs with all exceptions masked, so whatever arrives through the
-//! current-EL vectors is fatal, with one exception: an SError inside the window that `take_serror`
-//! opens to find out who caused it.
+//! [`enter`] is one long instruction to the compiler: it loads the guest's registers, and when the guest
+//! exits the vector stores them and goes on behind it, with every other register changed. So what the run
+//! loop needs afterwards is kept where the compiler thinks best, and nothing is saved for its own sake.
+//! EL2 runs with all exceptions masked, so whatever arrives through the current-EL vectors is fatal, with one
+//! exception: an SError inside the window that `take_serror` opens to find out who caused it.
 
-use core::arch::global_asm;
+use core::arch::{asm, global_asm};
 use core::mem::offset_of;
 
 use super::crash::{CrashFrame, EMERGENCY_FRAME};
 use super::percpu::{self, PerCpu};
 use crate::exit::Vector;
 use crate::vcpu::GuestRegs;
+
+// `X30` and the PC are moved as a pair.
+const _: () = assert!(offset_of!(GuestRegs, pc) == 248);
 
 global_asm!(
     r#"
@@ -34,32 +38,6 @@ global_asm!(
     \op x28, x29, [\base, #224]
 .endm
 
-.macro saved op
-    \op x19, x20, [sp, #16]
-    \op x21, x22, [sp, #32]
-    \op x23, x24, [sp, #48]
-    \op x25, x26, [sp, #64]
-    \op x27, x28, [sp, #80]
-    \op x29, x30, [sp, #96]
-.endm
-
-// plinth_enter(x0 = &mut GuestRegs) -> x0 = which vector
-.global plinth_enter
-.balign 64
-plinth_enter:
-    sub     sp, sp, #112
-    saved   stp
-    str     x0, [sp]
-    ldp     x1, x2, [x0, #{PC}]
-    msr     ELR_EL2, x1
-    msr     SPSR_EL2, x2
-    xpairs  ldp, x0
-    ldr     x30, [x0, #240]
-    ldp     x0, x1, [x0]
-    eret
-    dsb     nsh                         // no speculation past the return
-    isb
-
 .macro from_guest vector
 .balign 128
     stp     x0, x1, [sp, #-16]!
@@ -74,18 +52,17 @@ plinth_enter:
     b       plinth_fatal
 .endm
 
+// x1 = which vector; on the stack are the guest's x0 and x1, and above them what `enter` left there.
 plinth_leave:
-    ldr     x0, [sp, #16]               // &mut GuestRegs
+    ldr     x0, [sp, #32]               // &mut GuestRegs
     xpairs  stp, x0
-    str     x30, [x0, #240]
     ldp     x2, x3, [sp], #16
+    mrs     x4, ELR_EL2
     stp     x2, x3, [x0]
-    mrs     x2, ELR_EL2
-    mrs     x3, SPSR_EL2
-    stp     x2, x3, [x0, #{PC}]
-    mov     x0, x1
-    saved   ldp
-    add     sp, sp, #112
+    mrs     x5, SPSR_EL2
+    stp     x30, x4, [x0, #240]
+    str     x5, [x0, #{PSTATE}]
+    ldr     x30, [sp, #24]
     ret
 
 .global plinth_vectors
@@ -165,7 +142,7 @@ plinth_take_serror:
     cset    x0, ne
     ret
 "#,
-    PC = const offset_of!(GuestRegs, pc),
+    PSTATE = const offset_of!(GuestRegs, pstate),
     SYNC = const Vector::Sync as u64,
     IRQ = const Vector::Irq as u64,
     SERROR = const Vector::SError as u64,
@@ -179,17 +156,55 @@ plinth_take_serror:
 );
 
 unsafe extern "C" {
-    fn plinth_enter(regs: *mut GuestRegs) -> u64;
     fn plinth_take_serror(window: *mut u64) -> u64;
     static plinth_vectors: u8;
 }
 
 /// Run the guest whose other registers are loaded, until something brings it back to EL2.
-#[inline]
+#[inline(always)]
 pub fn enter(regs: &mut GuestRegs) -> Vector {
-    // SAFETY: `regs` is valid for the whole call and nothing else refers to it. The assembly keeps
-    // the callee-saved registers, and returns through the lower-EL vectors with the stack as it was.
-    match unsafe { plinth_enter(regs) } {
+    let vector: u64;
+    // SAFETY: `regs` is valid for the whole time and nothing else refers to it. The lower-EL vectors come
+    // back to the label with the stack as it was; x19 and x29, which cannot be named as changed, are put back,
+    // and all other registers are named.
+    unsafe {
+        asm!(
+            "stp x29, x19, [sp, #-32]!",
+            "adr x30, 2f",
+            "stp x0, x30, [sp, #16]",
+            "ldp x30, x1, [x0, #240]",
+            "ldr x2, [x0, #{PSTATE}]",
+            "msr ELR_EL2, x1",
+            "msr SPSR_EL2, x2",
+            "ldp x2, x3, [x0, #16]",
+            "ldp x4, x5, [x0, #32]",
+            "ldp x6, x7, [x0, #48]",
+            "ldp x8, x9, [x0, #64]",
+            "ldp x10, x11, [x0, #80]",
+            "ldp x12, x13, [x0, #96]",
+            "ldp x14, x15, [x0, #112]",
+            "ldp x16, x17, [x0, #128]",
+            "ldp x18, x19, [x0, #144]",
+            "ldp x20, x21, [x0, #160]",
+            "ldp x22, x23, [x0, #176]",
+            "ldp x24, x25, [x0, #192]",
+            "ldp x26, x27, [x0, #208]",
+            "ldp x28, x29, [x0, #224]",
+            "ldp x0, x1, [x0]",
+            "eret",
+            "dsb nsh", // no speculation past the return
+            "isb",
+            "2: ldp x29, x19, [sp], #32",
+            PSTATE = const offset_of!(GuestRegs, pstate),
+            inout("x0") regs => _, lateout("x1") vector,
+            out("x2") _, out("x3") _, out("x4") _, out("x5") _, out("x6") _, out("x7") _, out("x8") _,
+            out("x9") _, out("x10") _, out("x11") _, out("x12") _, out("x13") _, out("x14") _,
+            out("x15") _, out("x16") _, out("x17") _, out("x18") _, out("x20") _, out("x21") _,
+            out("x22") _, out("x23") _, out("x24") _, out("x25") _, out("x26") _, out("x27") _,
+            out("x28") _, out("x30") _,
+        );
+    }
+    match vector {
         vector if vector == Vector::Sync as u64 => Vector::Sync,
         vector if vector == Vector::Irq as u64 => Vector::Irq,
         _ => Vector::SError,

@@ -16,7 +16,7 @@ use crate::sched::Entity;
 use crate::time::Ticks;
 use crate::vcpu::Vcpu;
 use crate::vm::layout::VIRTUAL_TIMER_IRQ;
-use crate::vm::tally::Reason;
+use crate::vm::tally::{Reason, Tally};
 use crate::vm::{Next, Stop, Vm};
 
 /// A CPU at work.
@@ -50,6 +50,8 @@ struct Loaded {
     incarnation: u32,
     /// The VM's policy about `WFI` as of the load: [`Vm::traps_wait`].
     traps_wait: bool,
+    /// Its exits are counted here.
+    tally: Arc<Tally>,
     vcpu: Box<Vcpu>,
 }
 
@@ -149,11 +151,17 @@ impl<'h, M: Machine> Cpu<'h, M> {
         loop {
             let entered = self.settle_exit(&loaded);
             self.hypervisor.clock(self.machine.id()).enter(Phase::Guest, entered);
-            let exit = self.machine.run(&mut loaded.vcpu.regs);
+            let me = loaded.entity.vcpu;
+            let exit = loop {
+                let exit = self.machine.run(&mut loaded.vcpu.regs);
+                match loaded.vm.answer(&mut self.machine, me, &mut loaded.vcpu.regs, exit) {
+                    Ok(reason) => loaded.tally.count(reason),
+                    Err(exit) => break exit,
+                }
+            };
             let left = self.machine.stamp();
             self.hypervisor.clock(self.machine.id()).enter(Phase::Hypervisor, left);
             self.exit = Some((Reason::of(&exit), left));
-            let me = loaded.entity.vcpu;
             if exit == Exit::Irq {
                 let lost = loaded.vm.is_lost(&self.machine, me, &mut loaded.vcpu);
                 self.loaded = Some(loaded);
@@ -184,10 +192,8 @@ impl<'h, M: Machine> Cpu<'h, M> {
     /// The exit under way is over, now.
     fn settle_exit(&mut self, loaded: &Loaded) -> Ticks {
         let now = self.machine.stamp();
-        if let Some((reason, since)) = self.exit.take()
-            && let Some(tally) = loaded.vm.tally(loaded.entity.vcpu)
-        {
-            tally.add(reason, now.since(since));
+        if let Some((reason, since)) = self.exit.take() {
+            loaded.tally.add(reason, now.since(since));
         }
         now
     }

@@ -26,7 +26,7 @@ impl<M: Machine> Cpu<'_, M> {
             return None;
         }
         let vcpu = if requests.start { vm.reset_vcpu(me) } else { vm.resume_vcpu(me) };
-        let Some(vcpu) = vcpu else {
+        let Some((vcpu, tally)) = vcpu.zip(vm.tally(me).cloned()) else {
             log::error!("{}: vCPU {} is to run but has no state", vm.name(), me.0);
             let now = self.machine.now();
             self.hypervisor.queue(self.machine.id()).lock().turn_off(entity, now);
@@ -47,7 +47,7 @@ impl<M: Machine> Cpu<'_, M> {
         let in_hand = vm.vgic().lock().holds_physical(me, VIRTUAL_TIMER_IRQ);
         self.machine.set_virtual_timer_active(in_hand);
         let incarnation = vm.incarnation();
-        self.loaded = Some(Loaded { entity, vm: vm.clone(), incarnation, traps_wait, vcpu });
+        self.loaded = Some(Loaded { entity, vm: vm.clone(), incarnation, traps_wait, tally, vcpu });
         // Who asks for them says so first and then looks where they are.
         fence(Ordering::SeqCst);
         self.offer_registers();

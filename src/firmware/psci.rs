@@ -28,7 +28,7 @@ use crate::addr::{Ipa, Region};
 use crate::vcpu::VcpuId;
 
 /// What `PSCI_VERSION` answers: 1.1.
-const VERSION: u64 = 0x1_0001;
+pub(super) const VERSION: u64 = 0x1_0001;
 /// `MIGRATE_INFO_TYPE`: there is no trusted OS, or it needs no migration.
 const MIGRATION_NOT_REQUIRED: u64 = 2;
 /// `AFFINITY_INFO`: at least one core of the node is on.

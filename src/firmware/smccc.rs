@@ -215,6 +215,30 @@ pub fn call(
         .unwrap_or(Response::code(NOT_SUPPORTED))
 }
 
+/// What [`call`] answers in x0, and nothing else, whoever asks and whatever the arguments and the state of the VM:
+/// for `PSCI_VERSION` and all that nobody has. `None` where [`call`] has to be asked.
+#[inline(always)]
+pub fn answer(function: u32) -> Option<u64> {
+    const UNKNOWN: u64 = NOT_SUPPORTED as i64 as u64;
+    if function == smccc::psci::PSCI_VERSION {
+        return Some(psci::VERSION);
+    }
+    (!is_known(function)).then_some(UNKNOWN)
+}
+
+/// Whether somebody may have the function. By ranges of numbers in which functions are: what is left costs a guest
+/// that probes for it no more than an instruction or two.
+const fn is_known(function: u32) -> bool {
+    const SMC64: u32 = 1 << 30;
+    matches!(
+        function & !SMC64,
+        0x8000_0000..=0x8000_ffff // the Arm architecture
+        | 0x8400_0000..=0x8400_00ff // standard secure services: PSCI, TRNG
+        | 0x8500_0000..=0x8500_00ff // standard hypervisor services: stolen time
+        | VENDOR_HYP_UID..=VENDOR_HYP_REVISION
+    )
+}
+
 /// "Arm Architecture Calls". `SMCCC_ARCH_SOC_ID` is not among them: a virtual machine has no SoC.
 fn architecture(call: &Call, mitigations: &Mitigations) -> Option<Response> {
     Some(match call.function.0 {

@@ -4,6 +4,7 @@ use super::bank::BANKS;
 use super::fields::{GICD_CTLR, GICD_TYPER, IIDR, identification};
 use super::{GicVersion, Notify, Vgic};
 use crate::exit::Width;
+use crate::vcpu::VcpuId;
 use tock_registers::LocalRegisterCopy;
 
 /// The bits of `GICD_IROUTER` that exist: Aff2, Aff1 and Aff0. `GICD_TYPER.A3V` is 0, so no Aff3, and
@@ -31,6 +32,28 @@ impl Vgic {
             }
             // Affinity routing moves the private bank to the redistributors.
             (GicVersion::V3, ..) => self.read_bank_register(v, v, 1..BANKS, offset, width),
+        }
+    }
+
+    /// What is read at `offset` of the distributor as a word, where that is the same for every guest.
+    #[inline(always)]
+    pub const fn identity(offset: u64) -> Option<u32> {
+        if offset == 0x8 { Some(IIDR) } else { None }
+    }
+
+    /// What `caller` reads at `offset` of the distributor as a word, where that does not depend on what list
+    /// registers hold: the enables. `None` where [`read`](Self::read) has to be asked.
+    #[inline(always)]
+    pub fn peek(&self, caller: VcpuId, offset: u64) -> Option<u32> {
+        if !(0x100..0x200).contains(&offset) || !offset.is_multiple_of(4) {
+            return None;
+        }
+        let bank = usize::try_from(offset % 0x80 / 4).ok().filter(|bank| *bank < BANKS)?;
+        match bank.checked_sub(1) {
+            Some(shared) => Some(self.shared[shared].bank.enabled),
+            // GICv3 has them in the redistributors.
+            None if self.version == GicVersion::V3 => Some(0),
+            None => Some(self.private[self.index(caller)?].bank.enabled),
         }
     }
 

@@ -236,7 +236,7 @@ impl VcpuSlot {
         Self {
             requests: AtomicU8::new(0),
             home: AtomicU8::new(0),
-            tally: Tally::default(),
+            tally: Arc::new(Tally::default()),
             parked: TicketMutex::new(Some(Box::default())),
             snapshot: Snapshot::default(),
         }

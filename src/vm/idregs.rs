@@ -13,6 +13,7 @@
 //! does not know reads as zero too, as the architecture asks of unallocated ones.
 
 use super::sysreg::SysReg;
+use crate::exit::Gpr;
 use super::sysreg::names::{
     ID_AA64DFR0_EL1, ID_AA64ISAR0_EL1, ID_AA64ISAR1_EL1, ID_AA64ISAR2_EL1, ID_AA64MMFR0_EL1,
     ID_AA64MMFR1_EL1, ID_AA64MMFR2_EL1, ID_AA64PFR0_EL1, ID_AA64PFR1_EL1,
@@ -158,6 +159,18 @@ impl IdRegs {
     /// What the guest reads from `reg`; `None` outside the ID space.
     pub fn get(&self, reg: SysReg) -> Option<u64> {
         self.0.get(slot(reg)?).copied()
+    }
+
+    /// The value for a trapped access with this ISS, and the register it is for, if it is a read of the ID space.
+    #[inline(always)]
+    pub fn answer(&self, iss: u32) -> Option<(u64, Gpr)> {
+        // Op0 3, Op1 0, CRn 0, and the direction; CRm and Op2 are what is left, and Rt.
+        const FIXED: u32 = 3 << 20 | 7 << 14 | 15 << 10 | 1;
+        const READ: u32 = 3 << 20 | 1;
+        let (crm, op2) = (iss >> 1 & 15, iss >> 17 & 7);
+        let slot = (crm as usize * 8 + op2 as usize).checked_sub(8)?;
+        let value = self.0.get(slot).filter(|_| iss & FIXED == READ)?;
+        Some((*value, Gpr::new(iss >> 5)))
     }
 
     /// How many breakpoints the guest has (`ID_AA64DFR0_EL1.BRPs`).

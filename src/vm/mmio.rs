@@ -28,7 +28,8 @@ impl Vm {
     }
 
     /// Whether the guest's data accesses are big-endian: `SCTLR_EL1.EE`, `SCTLR_EL1.E0E`.
-    fn is_big_endian<M: Machine>(machine: &M, regs: &GuestRegs) -> bool {
+    #[inline]
+    pub(super) fn is_big_endian<M: Machine>(machine: &M, regs: &GuestRegs) -> bool {
         const EE: u64 = 1 << 25;
         const E0E: u64 = 1 << 24;
         let bit = if pstate::is_el0(regs.pstate) { E0E } else { EE };

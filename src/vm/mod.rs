@@ -16,6 +16,7 @@ pub mod lifecycle;
 pub mod loading;
 mod mmio;
 pub mod ptimer;
+mod quick;
 mod report;
 pub mod snapshot;
 pub mod stolen;
@@ -25,6 +26,7 @@ mod trapped;
 
 use alloc::boxed::Box;
 use alloc::string::String;
+use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use spin::Once;
@@ -71,7 +73,7 @@ struct VcpuSlot {
     requests: AtomicU8,
     /// The CPU whose run queue it belongs to; changed while both queues concerned are locked.
     home: AtomicU8,
-    tally: Tally,
+    tally: Arc<Tally>,
     /// Its state, while no CPU has it loaded.
     parked: TicketMutex<Option<Box<Vcpu>>>,
     /// A copy of its registers, on request, while a CPU has it.
@@ -180,7 +182,7 @@ impl Vm {
     }
 
     /// A vCPU's exits; `None` when the VM has no such vCPU.
-    pub fn tally(&self, vcpu: VcpuId) -> Option<&Tally> {
+    pub fn tally(&self, vcpu: VcpuId) -> Option<&Arc<Tally>> {
         self.vcpus.get(vcpu.index()).map(|slot| &slot.tally)
     }
 
