@@ -49,6 +49,7 @@ pub enum Width {
 
 impl Width {
     /// How many bytes.
+    #[inline(always)]
     pub const fn bytes(self) -> u64 {
         match self {
             Self::Byte => 1,
@@ -59,6 +60,7 @@ impl Width {
     }
 
     /// The bits of a value that this access moves.
+    #[inline(always)]
     pub const fn mask(self) -> u64 {
         u64::MAX >> (64 - 8 * self.bytes())
     }
@@ -78,6 +80,7 @@ impl Gpr {
     }
 
     /// The index into `x0..x30`; `None` for the zero register.
+    #[inline(always)]
     pub fn index(self) -> Option<usize> {
         (self.0 < 31).then_some(usize::from(self.0))
     }
@@ -117,6 +120,7 @@ pub struct MmioAccess {
 
 impl MmioAccess {
     /// What a store of `value` moves, in the device's byte order; and a load likewise.
+    #[inline(always)]
     pub const fn stored(&self, value: u64) -> u64 {
         if self.swapped {
             value.swap_bytes() >> (64 - 8 * self.width.bytes())
@@ -126,6 +130,7 @@ impl MmioAccess {
     }
 
     /// What a load leaves in its register when the device answered `value`.
+    #[inline(always)]
     pub fn extend(&self, value: u64) -> u64 {
         let Direction::Read { sign_extend, sixty_four } = self.direction else { return value };
         let mut value = self.stored(value);
@@ -298,7 +303,24 @@ fn is_external(status: u32) -> bool {
 
 #[inline(always)]
 fn data_abort(iss: u32, far: u64, hpfar: u64) -> Exit {
+    // Nearly always: a translation fault on an access that the syndrome describes.
+    const TRANSLATION: u32 = 0b000100;
+    let ordinary = DataAbortIss::ISV::SET + DataAbortIss::DFSC.val(TRANSLATION);
+    let others = DataAbortIss::CM::SET + DataAbortIss::S1PTW::SET + DataAbortIss::DFSC.val(!0b11);
     let iss = LocalRegisterCopy::<u32, DataAbortIss::Register>::new(iss);
+    if iss.get() & (ordinary.mask() & !0b11 | others.value) == ordinary.value {
+        return described_access(iss, fault_ipa(hpfar, far), far);
+    }
+    decode_data_abort(iss, far, hpfar)
+}
+
+/// Any data abort.
+#[cold]
+fn decode_data_abort(
+    iss: LocalRegisterCopy<u32, DataAbortIss::Register>,
+    far: u64,
+    hpfar: u64,
+) -> Exit {
     let status = iss.read(DataAbortIss::DFSC);
     let walk = iss.is_set(DataAbortIss::S1PTW);
     let write = iss.is_set(DataAbortIss::WnR);
@@ -318,6 +340,16 @@ fn data_abort(iss: u32, far: u64, hpfar: u64) -> Exit {
     else {
         return Exit::Fault(fault);
     };
+    described_access(iss, ipa, far)
+}
+
+/// An access that the syndrome describes (`ISV` = 1).
+#[inline(always)]
+fn described_access(
+    iss: LocalRegisterCopy<u32, DataAbortIss::Register>,
+    ipa: Ipa,
+    far: u64,
+) -> Exit {
     Exit::Mmio(MmioAccess {
         ipa,
         far,
@@ -327,7 +359,7 @@ fn data_abort(iss: u32, far: u64, hpfar: u64) -> Exit {
             2 => Width::Word,
             _ => Width::Double,
         },
-        direction: if write {
+        direction: if iss.is_set(DataAbortIss::WnR) {
             Direction::Write
         } else {
             Direction::Read {

@@ -41,11 +41,13 @@ pub struct GuestRegs {
 
 impl GuestRegs {
     /// What an instruction reads from `gpr`.
+    #[inline(always)]
     pub fn read(&self, gpr: Gpr) -> u64 {
         gpr.index().map_or(0, |index| self.x[index])
     }
 
     /// What an instruction writes to `gpr`.
+    #[inline(always)]
     pub fn write(&mut self, gpr: Gpr, value: u64) {
         if let Some(index) = gpr.index() {
             self.x[index] = value;
@@ -54,6 +56,7 @@ impl GuestRegs {
 
     /// Step over the trapped instruction. Single-stepping continues behind it: a completed
     /// instruction clears `PSTATE.SS` (Arm ARM, "Software Step exceptions").
+    #[inline(always)]
     pub fn skip_instruction(&mut self) {
         self.pc = self.pc.wrapping_add(4);
         self.pstate &= !pstate::SS;

@@ -6,6 +6,7 @@
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use spin::mutex::TicketMutex;
 
@@ -19,13 +20,23 @@ use crate::vgic::IntId;
 pub struct Peripheral {
     window: Region<Ipa>,
     irq: Option<IntId>,
+    /// [`Device::polled`] after the last call: the offset above the value. Written while the device is locked.
+    polled: AtomicU64,
     device: TicketMutex<Box<dyn Device>>,
+}
+
+/// In [`Peripheral::polled`]: no register.
+const NOT_POLLED: u64 = u64::MAX;
+
+fn polled(device: &dyn Device) -> u64 {
+    device.polled().map_or(NOT_POLLED, |(offset, value)| u64::from(offset) << 32 | u64::from(value))
 }
 
 impl Peripheral {
     /// `device` at `window`, its interrupt output not connected.
     pub fn new(window: Region<Ipa>, device: Box<dyn Device>) -> Self {
-        Self { window, irq: None, device: TicketMutex::new(device) }
+        let polled = AtomicU64::new(polled(&*device));
+        Self { window, irq: None, polled, device: TicketMutex::new(device) }
     }
 
     /// With the interrupt output connected to the level-sensitive interrupt `irq`.
@@ -42,6 +53,7 @@ impl Peripheral {
     ) -> T {
         let mut device = self.device.lock();
         let answer = access(&mut **device);
+        self.polled.store(polled(&**device), Ordering::Release);
         if let Some(irq) = self.irq {
             line(irq, device.irq_level());
         }
@@ -105,6 +117,16 @@ impl Bus {
         let (peripheral, offset) = self.find(ipa, width)?;
         let value = peripheral.with_device(|device| device.read(offset, width, now), line);
         Some(value & width.mask())
+    }
+
+    /// The guest reads a word that some driver polls: the value, without a lock. `None` where
+    /// [`read`](Self::read) is to be asked.
+    #[inline(always)]
+    pub fn peek(&self, ipa: Ipa) -> Option<u32> {
+        let peripheral = self.peripherals.iter().find(|p| p.window.contains(ipa))?;
+        let offset = ipa.offset_from(peripheral.window.start())?;
+        let polled = peripheral.polled.load(Ordering::Acquire);
+        (polled >> 32 == offset).then_some((polled & 0xffff_ffff) as u32)
     }
 
     /// The guest writes the low bits of `value`. `None` as for [`read`](Self::read).

@@ -35,6 +35,12 @@ pub trait Device: Send {
     /// aligned and lies inside the device's window.
     fn read(&mut self, offset: u64, width: Width, now: Ticks) -> u64;
 
+    /// A register that drivers poll, by its offset, a multiple of 4, and what reading that word gives now: nothing
+    /// is changed by reading it, and who changes it otherwise does so by a call of this trait.
+    fn polled(&self) -> Option<(u32, u32)> {
+        None
+    }
+
     /// The guest writes the low bits of `value`; the bus has cleared the others.
     fn write(&mut self, offset: u64, width: Width, value: u64, now: Ticks);
 

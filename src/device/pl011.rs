@@ -339,6 +339,13 @@ impl<L: SerialLine> Device for Pl011<L> {
         primecell::read(self, offset, width)
     }
 
+    /// UARTFR, while nothing waits to be sent: with what waits a read tries again. Of what came, the line says so by
+    /// itself.
+    fn polled(&self) -> Option<(u32, u32)> {
+        let flags = || (registers::FR as u32, self.state.flags().into());
+        self.state.transmit.is_empty().then(flags)
+    }
+
     fn write(&mut self, offset: u64, width: Width, value: u64, _now: Ticks) {
         primecell::write(self, offset, width, value);
     }

@@ -63,25 +63,26 @@ impl Vm {
         true
     }
 
-    /// A read of an interrupt controller's register that does not depend on what list registers hold.
+    /// A read of a word that reading does not change.
     #[inline(always)]
     fn answer_access<M: Machine>(
         &self,
-        machine: &mut M,
+        machine: &M,
         me: VcpuId,
         regs: &mut GuestRegs,
         access: &MmioAccess,
     ) -> bool {
-        let Some(offset) = access.ipa.offset_from(GICD.base).filter(|at| *at < GICD.size) else {
-            return false;
-        };
         let (Direction::Read { .. }, Width::Word) = (access.direction, access.width) else {
             return false;
         };
         if regs.pstate & pstate::AARCH32 != 0 || Self::is_big_endian(machine, regs) {
             return false;
         }
-        let value = Vgic::identity(offset).or_else(|| self.vgic.lock().peek(me, offset));
+        let offset = access.ipa.offset_from(GICD.base);
+        let value = match offset.filter(|offset| *offset < GICD.size) {
+            Some(offset) => Vgic::identity(offset).or_else(|| self.vgic.lock().peek(me, offset)),
+            None => self.bus.peek(access.ipa),
+        };
         let Some(value) = value else { return false };
         regs.write(access.gpr, access.extend(value.into()));
         regs.skip_instruction();

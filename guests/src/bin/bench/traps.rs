@@ -24,6 +24,7 @@ pub fn measure() {
     row("gicd-isenabler-read", || load(distributor + gic::ISENABLER + 4));
     row("gicd-isenabler-write", || store(distributor + gic::ISENABLER + 4, 0));
     if let Some(uart) = machine::machine().uart {
+        guests::instruction!("hint #0x70");
         row("uart-fr-read", || load(uart + 0x18));
     }
     if let Some(slot) = empty_slot() {
