@@ -30,6 +30,8 @@ pub struct ThisCpu {
     timers: Timers,
     /// Breakpoint and watchpoint registers hold the loaded vCPU's values.
     debug_loaded: bool,
+    /// By which vector the last guest left.
+    vector: Vector,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -53,7 +55,7 @@ impl ThisCpu {
         let mut gic = Gic::start(id, &board.gic);
         gic.enable_urgent(timers.hypervisor);
         gic.enable(timers.virt);
-        Self { id, gic, upkeep: Upkeep, timers, debug_loaded: false }
+        Self { id, gic, upkeep: Upkeep, timers, debug_loaded: false, vector: Vector::Irq }
     }
 
     /// Route a device's interrupt to this CPU and enable it.
@@ -123,10 +125,13 @@ impl Machine for ThisCpu {
     #[inline(always)]
     fn run(&mut self, regs: &mut GuestRegs) -> Exit {
         let vector = world::enter(regs);
-        if vector == Vector::Irq {
-            return Exit::Irq;
-        }
-        Exit::decode(vector, ESR_EL2.get(), || (FAR_EL2.get(), HPFAR_EL2.get()))
+        self.vector = vector;
+        decode(vector)
+    }
+
+    #[cold]
+    fn last_exit(&self) -> Exit {
+        decode(self.vector)
     }
 
     fn vector_base(&self) -> (u64, u64) {
@@ -238,6 +243,15 @@ impl Machine for ThisCpu {
     fn upkeep(&self) -> &Upkeep {
         &self.upkeep
     }
+}
+
+/// The exit by `vector` that the syndrome registers tell of.
+#[inline(always)]
+fn decode(vector: Vector) -> Exit {
+    if matches!(vector, Vector::Irq) {
+        return Exit::Irq;
+    }
+    Exit::decode(vector, ESR_EL2.get(), || (FAR_EL2.get(), HPFAR_EL2.get()))
 }
 
 /// Which CPU this is, for code that has no [`ThisCpu`] at hand.

@@ -7,11 +7,13 @@ use crate::vgic::{Link, ListRegister, ListRegisters};
 use crate::vm::layout::{PHYSICAL_TIMER_IRQ, VIRTUAL_TIMER_IRQ};
 
 impl<M: Machine> Cpu<'_, M> {
-    /// Take every pending physical interrupt.
-    pub(super) fn interrupts(&mut self) {
+    /// Take every pending physical interrupt, `first` being one that has been acknowledged.
+    pub(super) fn interrupts(&mut self, mut first: Option<Interrupt>) {
         // Bounded: a device that never stops asserting must not keep the CPU here.
         for _ in 0..16 {
-            let Some(interrupt) = self.machine.acknowledge() else { break };
+            let Some(interrupt) = first.take().or_else(|| self.machine.acknowledge()) else {
+                break;
+            };
             self.hypervisor.clock(self.machine.id()).count(interrupt);
             match interrupt {
                 Interrupt::Kick => {}

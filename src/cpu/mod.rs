@@ -4,6 +4,7 @@
 //! stay in the CPU until another vCPU needs it, so a guest that waits alone costs no switch.
 
 mod interrupts;
+mod quick;
 mod switch;
 
 use alloc::boxed::Box;
@@ -11,7 +12,7 @@ use alloc::sync::Arc;
 
 use crate::exit::Exit;
 use crate::hypervisor::{Hypervisor, NotLoaded, Phase};
-use crate::machine::Machine;
+use crate::machine::{Interrupt, Machine};
 use crate::sched::Entity;
 use crate::time::Ticks;
 use crate::vcpu::Vcpu;
@@ -53,6 +54,14 @@ struct Loaded {
     /// Its exits are counted here.
     tally: Arc<Tally>,
     vcpu: Box<Vcpu>,
+}
+
+/// Why a vCPU's run is interrupted.
+enum Leave {
+    /// An exit that takes longer.
+    Exit,
+    /// A physical interrupt; it has been acknowledged if it is named.
+    Interrupted(Option<Interrupt>),
 }
 
 /// What a step came to.
@@ -105,6 +114,7 @@ impl<'h, M: Machine> Cpu<'h, M> {
 
     /// Run the most deserving vCPU until its next exit and deal with that, or sleep.
     pub fn step(&mut self) -> Step {
+        self.hypervisor.heed_calls(self.machine.id());
         self.let_go();
         self.offer_registers();
         self.hypervisor.reap(&mut self.machine);
@@ -143,49 +153,57 @@ impl<'h, M: Machine> Cpu<'h, M> {
             self.unload();
         }
         clock.enter(Phase::Hypervisor, self.machine.stamp());
-        self.interrupts();
+        self.interrupts(None);
     }
 
     /// Run the vCPU until something other than its own affairs comes up.
     fn run(&mut self, mut loaded: Loaded) {
-        loop {
+        let (vm, me) = (loaded.vm.clone(), loaded.entity.vcpu);
+        vm.set_running(me, Some(self.machine.id()));
+        let leave = loop {
             let entered = self.settle_exit(&loaded);
             self.hypervisor.clock(self.machine.id()).enter(Phase::Guest, entered);
-            let me = loaded.entity.vcpu;
-            let exit = loop {
-                let exit = self.machine.run(&mut loaded.vcpu.regs);
-                match loaded.vm.answer(&mut self.machine, me, &mut loaded.vcpu.regs, exit) {
-                    Ok(reason) => loaded.tally.count(reason),
-                    Err(exit) => break exit,
-                }
-            };
+            let exit = self.run_quickly(&mut loaded);
             let left = self.machine.stamp();
             self.hypervisor.clock(self.machine.id()).enter(Phase::Hypervisor, left);
-            self.exit = Some((Reason::of(&exit), left));
-            if exit == Exit::Irq {
-                let lost = loaded.vm.is_lost(&self.machine, me, &mut loaded.vcpu);
-                self.loaded = Some(loaded);
-                if lost {
-                    self.apply(Next::Stop(Stop::Crashed));
+            match exit {
+                Leave::Exit => {
+                    let exit = self.machine.last_exit();
+                    self.exit = Some((Reason::of(&exit), left));
+                    if let Some(next) = self.handle(&mut loaded, exit) {
+                        break Ok(next);
+                    }
                 }
-                return self.interrupts();
-            }
-            let outcome = loaded.vm.handle(&mut self.machine, me, &mut loaded.vcpu, exit);
-            let queued = self.hypervisor.notify(&mut self.machine, &loaded.vm, outcome.notify);
-            if outcome.timer_changed {
-                self.hypervisor.device_timer_changed(&mut self.machine, &loaded.vm);
-            }
-            if outcome.timer_changed || self.is_due_earlier() {
-                self.arm_for(&loaded);
-            }
-            match outcome.next {
-                // Somebody who now waits for this CPU gets a slice of it.
-                Next::Resume if !queued && !loaded.vm.has_requests(me) => {}
-                next => {
-                    self.loaded = Some(loaded);
-                    return self.apply(next);
+                Leave::Interrupted(interrupt) => {
+                    self.exit = Some((Reason::Interrupt, left));
+                    let lost = loaded.vm.is_lost(&self.machine, me, &mut loaded.vcpu);
+                    break if lost { Ok(Next::Stop(Stop::Crashed)) } else { Err(interrupt) };
                 }
             }
+        };
+        vm.set_running(me, None);
+        self.loaded = Some(loaded);
+        match leave {
+            Ok(next) => self.apply(next),
+            Err(interrupt) => self.interrupts(interrupt),
+        }
+    }
+
+    /// Deal with an exit. What is to be done outside the guest because of it, if anything.
+    fn handle(&mut self, loaded: &mut Loaded, exit: Exit) -> Option<Next> {
+        let me = loaded.entity.vcpu;
+        let outcome = loaded.vm.handle(&mut self.machine, me, &mut loaded.vcpu, exit);
+        let queued = self.hypervisor.notify(&mut self.machine, &loaded.vm, outcome.notify);
+        if outcome.timer_changed {
+            self.hypervisor.device_timer_changed(&mut self.machine, &loaded.vm);
+        }
+        if outcome.timer_changed || self.is_due_earlier() {
+            self.arm_for(loaded);
+        }
+        match outcome.next {
+            // Somebody who now waits for this CPU gets a slice of it.
+            Next::Resume if !queued && !loaded.vm.has_requests(me) => None,
+            next => Some(next),
         }
     }
 
@@ -252,7 +270,7 @@ impl<'h, M: Machine> Cpu<'h, M> {
             // either way.
             let now = self.machine.now();
             if !self.hypervisor.queue(self.machine.id()).lock().block(entity, now) {
-                self.interrupts();
+                self.interrupts(None);
             }
             return None;
         }
@@ -277,7 +295,7 @@ impl<'h, M: Machine> Cpu<'h, M> {
                 Err(NotLoaded) => return false,
             }
             if self.machine.interrupt_pending() {
-                self.interrupts();
+                self.interrupts(None);
                 return false;
             }
             if vm.has_requests(entity.vcpu) {

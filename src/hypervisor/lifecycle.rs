@@ -11,7 +11,7 @@ use crate::sched::{AdmissionError, Entity, Retired, RunQueue, VmId};
 use crate::vcpu::VcpuId;
 use crate::vm::create::CreateError;
 use crate::vm::loading::LoadStep;
-use crate::vm::{Request, Sequel, Status, Stop, Vm};
+use crate::vm::{Sequel, Status, Stop, Vm};
 
 /// Why a VM is not made to do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -269,7 +269,7 @@ impl Hypervisor {
             let wanted = [resumed.then_some(cpu), guest];
             for cpu in wanted.into_iter().flatten() {
                 if cpu != machine.id() {
-                    machine.kick(cpu);
+                    self.call(machine, cpu);
                 }
             }
         }
@@ -350,7 +350,7 @@ impl Hypervisor {
             match retired {
                 Retired::Off => self.retired(machine, vm, vcpu),
                 Retired::Running => {
-                    self.request(machine, vm, vcpu, Request::Sync);
+                    self.wake(machine, vm, vcpu);
                 }
                 Retired::WasOff => {}
             }
@@ -367,7 +367,7 @@ impl Hypervisor {
         }
         if self.population.leave() {
             // The CPU that ends the run may be asleep.
-            machine.kick(CpuId(0));
+            self.call(machine, CpuId(0));
         }
         // Asked once more: since the stop was complete, somebody may have wanted it gone.
         if (sequel == Sequel::Destroy || vm.is_doomed())
@@ -441,7 +441,7 @@ impl Hypervisor {
     fn kick_all<M: Machine>(&self, machine: &mut M) {
         for cpu in (0..self.cpus()).filter_map(|cpu| u8::try_from(cpu).ok()).map(CpuId) {
             if cpu != machine.id() {
-                machine.kick(cpu);
+                self.call(machine, cpu);
             }
         }
     }

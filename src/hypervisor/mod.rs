@@ -13,7 +13,7 @@ mod stock;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use spin::mutex::TicketMutex;
 
@@ -59,6 +59,8 @@ pub struct Hypervisor {
     doomed: TicketMutex<Vec<Arc<Vm>>>,
     /// How many they are.
     doomed_count: AtomicUsize,
+    /// For each CPU, whether it has to look at more than the requests of the vCPU it runs.
+    called: Box<[AtomicBool]>,
     nudge_after: Ticks,
     configs: Box<[VmConfig]>,
     schedules: Box<[TicketMutex<Schedule>]>,
@@ -92,6 +94,7 @@ impl Hypervisor {
             stock: TicketMutex::new(stock),
             doomed: TicketMutex::default(),
             doomed_count: AtomicUsize::new(0),
+            called: (0..cpus).map(|_| AtomicBool::new(false)).collect(),
             nudge_after: frequency.micros(NUDGE_MICROS),
             configs,
             schedules,
@@ -194,34 +197,55 @@ impl Hypervisor {
         }
     }
 
+    /// Make `cpu` look at everything: its run queue, whether its vCPU is held or stops, who wants to see registers.
+    pub fn call<M: Machine>(&self, machine: &mut M, cpu: CpuId) {
+        self.called[cpu.index()].store(true, Ordering::Release);
+        machine.kick(cpu);
+    }
+
+    /// Whether `cpu` has been called and has not begun to look.
+    pub fn is_called(&self, cpu: CpuId) -> bool {
+        self.called[cpu.index()].load(Ordering::Acquire)
+    }
+
+    /// `cpu` begins to look.
+    pub fn heed_calls(&self, cpu: CpuId) {
+        self.called[cpu.index()].swap(false, Ordering::AcqRel);
+    }
+
     /// Let the vCPUs in `notify` look at their interrupts, wherever they are. Returns whether one of
     /// them waits for this CPU now.
     pub fn notify<M: Machine>(&self, machine: &mut M, vm: &Vm, notify: Notify) -> bool {
         let mut queued = false;
         for vcpu in notify.iter() {
-            queued |= self.request(machine, vm, vcpu, Request::Sync);
+            queued |= self.ask_to_sync(machine, vm, vcpu);
         }
         queued
     }
 
-    /// Leave a request with a vCPU and see to it that its CPU looks at it. Returns whether it waits for
-    /// this CPU now.
-    pub fn request<M: Machine>(
-        &self,
-        machine: &mut M,
-        vm: &Vm,
-        vcpu: VcpuId,
-        request: Request,
-    ) -> bool {
-        vm.post(vcpu, request);
+    /// Ask one vCPU to look at its interrupts. Returns whether it waits for this CPU now.
+    fn ask_to_sync<M: Machine>(&self, machine: &mut M, vm: &Vm, vcpu: VcpuId) -> bool {
+        vm.post(vcpu, Request::Sync);
+        match vm.runs_on(vcpu) {
+            // Whatever that CPU does next, it looks at requests first: no need to go by its run queue.
+            Some(cpu) if cpu != machine.id() => {
+                machine.kick(cpu);
+                false
+            }
+            _ => self.wake(machine, vm, vcpu),
+        }
+    }
+
+    /// See to it that a vCPU looks at its requests, whatever it does. Returns whether it waits for this CPU now.
+    pub(super) fn wake<M: Machine>(&self, machine: &mut M, vm: &Vm, vcpu: VcpuId) -> bool {
         let (now, entity) = (machine.now(), Entity { vm: vm.id(), vcpu });
         let wake = |queue: &mut RunQueue| (queue.wake(entity, now), queue.invite(now));
         let Some((cpu, (woken, guest))) = self.at_home(vm, vcpu, wake) else { return false };
         if let Some(guest) = guest {
-            machine.kick(guest);
+            self.call(machine, guest);
         }
         if woken != Woken::Nothing && cpu != machine.id() {
-            machine.kick(cpu);
+            self.call(machine, cpu);
         }
         woken == Woken::Queued && cpu == machine.id()
     }
@@ -251,10 +275,10 @@ impl Hypervisor {
         };
         let Some((cpu, (started, guest))) = self.at_home(vm, vcpu, start) else { return };
         if started && cpu != machine.id() {
-            machine.kick(cpu);
+            self.call(machine, cpu);
         }
         if let Some(guest) = guest {
-            machine.kick(guest);
+            self.call(machine, guest);
         }
     }
 
@@ -271,7 +295,7 @@ impl Hypervisor {
         let (Some(cpu), Some(at)) = (vm.timekeeper(), vm.device_deadline()) else { return };
         let before = self.device_deadlines[cpu.index()].fetch_min(at.0, Ordering::AcqRel);
         if at.0 < before && cpu != machine.id() {
-            machine.kick(cpu);
+            self.call(machine, cpu);
         }
     }
 

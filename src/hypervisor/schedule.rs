@@ -118,7 +118,7 @@ impl Hypervisor {
             let Some((cpu, guest)) = self.at_home(&vm, vcpu, set) else { continue };
             for cpu in [Some(cpu), guest].into_iter().flatten() {
                 if cpu != machine.id() {
-                    machine.kick(cpu);
+                    self.call(machine, cpu);
                 }
             }
         }
@@ -187,7 +187,7 @@ impl Hypervisor {
         let (cpu, now) = (machine.id(), machine.now());
         let guest = self.queue(cpu).lock().invite(now);
         if let Some(guest) = guest {
-            machine.kick(guest);
+            self.call(machine, guest);
         }
     }
 
@@ -208,7 +208,7 @@ impl Hypervisor {
             from.invite(now)
         };
         if let Some(next) = next {
-            machine.kick(next);
+            self.call(machine, next);
         }
     }
 

@@ -62,6 +62,7 @@ pub struct Scripted {
     /// How many instructions are left of [`FUEL`].
     fuel: u32,
     upkeep: Recorder,
+    last_exit: Exit,
 }
 
 impl Scripted {
@@ -77,6 +78,7 @@ impl Scripted {
             asleep: false,
             fuel: FUEL,
             upkeep: Recorder::default(),
+            last_exit: Exit::Irq,
         }
     }
 
@@ -172,6 +174,30 @@ impl Scripted {
     }
 }
 
+impl Scripted {
+    fn run_until_exit(&mut self, regs: &mut GuestRegs) -> Exit {
+        assert!(self.guest.loaded, "no vCPU is loaded");
+        self.asleep = false;
+        loop {
+            self.pause();
+            self.fuel = if self.fuel == 0 { FUEL } else { self.fuel - 1 };
+            if self.fuel == 0 {
+                return Exit::Irq;
+            }
+            self.world.clock.fetch_add(1, Ordering::Relaxed);
+            self.hardware_deactivates();
+            let waited = core::mem::take(&mut self.guest.waits);
+            self.guest.waits = waited && !self.wakes_up(regs);
+            if self.interrupted() {
+                return Exit::Irq;
+            }
+            if let Some(exit) = self.execute(regs) {
+                return exit;
+            }
+        }
+    }
+}
+
 impl Machine for Scripted {
     type Lrs = CpuInterface;
     type Upkeep = Recorder;
@@ -226,25 +252,12 @@ impl Machine for Scripted {
     }
 
     fn run(&mut self, regs: &mut GuestRegs) -> Exit {
-        assert!(self.guest.loaded, "no vCPU is loaded");
-        self.asleep = false;
-        loop {
-            self.pause();
-            self.fuel = if self.fuel == 0 { FUEL } else { self.fuel - 1 };
-            if self.fuel == 0 {
-                return Exit::Irq;
-            }
-            self.world.clock.fetch_add(1, Ordering::Relaxed);
-            self.hardware_deactivates();
-            let waited = core::mem::take(&mut self.guest.waits);
-            self.guest.waits = waited && !self.wakes_up(regs);
-            if self.interrupted() {
-                return Exit::Irq;
-            }
-            if let Some(exit) = self.execute(regs) {
-                return exit;
-            }
-        }
+        self.last_exit = self.run_until_exit(regs);
+        self.last_exit
+    }
+
+    fn last_exit(&self) -> Exit {
+        self.last_exit
     }
 
     fn vector_base(&self) -> (u64, u64) {

@@ -28,7 +28,7 @@ pub fn begin<M: Machine>(
     let vm = hypervisor.vm(id)?;
     for cpu in vcpus(&vm).filter_map(|vcpu| vm.want_registers(vcpu)) {
         if cpu != machine.id() {
-            machine.kick(cpu);
+            hypervisor.call(machine, cpu);
         }
     }
     (!is_complete(hypervisor, &vm)).then_some(id)

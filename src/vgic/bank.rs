@@ -126,6 +126,8 @@ pub(super) struct Interface {
     pub live: bool,
     /// Something in them may need attention without anybody saying so.
     pub attention: bool,
+    /// What of the private bank has fired since the last sync, where that is all that has happened.
+    pub fired: u32,
     /// This fold has found something newly active.
     pub renewed: bool,
     pub no_pending: bool,

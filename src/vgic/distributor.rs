@@ -102,7 +102,6 @@ impl Vgic {
                 (self.group0, self.group1) = enables;
                 Notify::first(self.vcpus.into())
             }
-            (GicVersion::V2, 0xf00, Width::Word) => self.write_sgir(v, low),
             (GicVersion::V2, 0xf10..0xf30, Width::Byte | Width::Word) => {
                 let first = usize::try_from(offset % 16).unwrap_or(0);
                 let count = usize::try_from(width.bytes()).unwrap_or(0);

@@ -81,6 +81,10 @@ impl Vgic {
         }
         bank.latch |= bit;
         let wanted = bit & bank.enabled;
+        if place.bank == 0 && wanted != 0 {
+            self.fire(v, wanted);
+            return Notify::bit(v);
+        }
         let notify = self.concerned(v, place.bank, wanted);
         self.mark(notify)
     }

@@ -69,6 +69,11 @@ pub trait ListRegisters {
     /// What the register `index` holds; `None` when its state is invalid (0b00).
     fn read(&self, index: usize) -> Option<ListRegister>;
 
+    /// Whether the state of the register `index` is invalid.
+    fn is_empty(&self, index: usize) -> bool {
+        self.read(index).is_none()
+    }
+
     /// Sets the register `index`; `None` writes all of it to zero, its `EOI` bit too.
     fn write(&mut self, index: usize, lr: Option<ListRegister>);
 

@@ -15,6 +15,7 @@
 //!
 //! Locks: none inside; the VM's lock around its [`Vgic`] serialises every call.
 
+mod again;
 mod bank;
 mod bank_registers;
 mod deliver;
@@ -37,7 +38,7 @@ use bank::{BANKS, Bank, Private, Shared, bits};
 pub use list::{Link, ListRegister, ListRegisters, LrState, MAX_LIST_REGISTERS};
 pub use notify::Notify;
 pub use report::Line;
-pub use sgi::SgiRegister;
+pub use sgi::{GICD_SGIR_OFFSET, SgiRegister};
 
 /// An interrupt's number, INTID (IHI 0048 and IHI 0069, "Interrupt IDs"): 0 to 15 SGI, 16 to 31 PPI,
 /// 32 to 1019 SPI, 1020 to 1023 special.
@@ -190,6 +191,9 @@ impl Vgic {
             return Notify::NONE;
         }
         let value = value & width.mask();
+        if (frame, offset, width) == (Frame::Distributor, GICD_SGIR_OFFSET, Width::Word) {
+            return self.send_sgir(caller, value);
+        }
         let notify = match frame {
             Frame::Distributor => self.write_distributor(v, offset, width, value),
             Frame::Redistributor(of) => match (self.version, self.index(of)) {
@@ -202,8 +206,9 @@ impl Vgic {
 
     /// Whether `vcpu`'s list registers no longer say what this model wants: it has to sync before it
     /// runs on. A withdrawal is no [`Notify`], so whoever runs `vcpu` asks after each change.
-    pub const fn wants_sync(&self, vcpu: VcpuId) -> bool {
-        self.dirty.contains(vcpu)
+    pub fn wants_sync(&self, vcpu: VcpuId) -> bool {
+        let fired = |v: usize| self.private[v].interface.fired != 0;
+        self.dirty.contains(vcpu) || self.index(vcpu).is_some_and(fired)
     }
 
     /// The vCPUs whose list registers hold interrupts whose pending or active state was read since

@@ -6,6 +6,9 @@ use super::{GicVersion, Notify, Vgic};
 use crate::vcpu::VcpuId;
 use tock_registers::LocalRegisterCopy;
 
+/// `GICD_SGIR`, GICv2.
+pub const GICD_SGIR_OFFSET: u64 = 0xf00;
+
 /// Which of the system registers that send an SGI. All have the same fields.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum SgiRegister {
@@ -45,15 +48,20 @@ impl Vgic {
             let bank = &mut self.private[w].bank;
             let group1 = bank.group & (1 << sgi) != 0;
             if (register == SgiRegister::Sgi1r || !group1) && bank.set_pending(1 << sgi) != 0 {
+                self.fire(w, 1 << sgi);
                 notify = notify | Notify::bit(w);
             }
         }
-        self.mark(notify)
+        notify
     }
 
-    /// A write to `GICD_SGIR`, GICv2.
-    pub(super) fn write_sgir(&mut self, v: usize, value: u32) -> Notify {
-        let write = LocalRegisterCopy::<u32, GICD_SGIR::Register>::new(value);
+    /// `caller` writes `value` to `GICD_SGIR`. Ignored on GICv3, where affinity routing has replaced it.
+    pub fn send_sgir(&mut self, caller: VcpuId, value: u64) -> Notify {
+        let Some(v) = self.index(caller).filter(|_| self.version == GicVersion::V2) else {
+            return Notify::NONE;
+        };
+        #[expect(clippy::cast_possible_truncation, reason = "a register of 32 bits")]
+        let write = LocalRegisterCopy::<u32, GICD_SGIR::Register>::new(value as u32);
         let sgi = narrow(write.read(GICD_SGIR::SGIINTID).into());
         let list = write.read(GICD_SGIR::CPUTargetList);
         let mut notify = Notify::NONE;
@@ -82,7 +90,11 @@ impl Vgic {
         // The latch may be set already: another source may still be a new reason for a maintenance
         // interrupt.
         let _ = private.bank.set_pending(1 << sgi);
-        if private.bank.enabled & (1 << sgi) != 0 { Notify::bit(w) } else { Notify::NONE }
+        if private.bank.enabled & (1 << sgi) == 0 {
+            return Notify::NONE;
+        }
+        self.fire(w, 1 << sgi);
+        Notify::bit(w)
     }
 
     /// `GICD_CPENDSGIR`: SGI `sgi` of `v` is no longer pending from `sources`.

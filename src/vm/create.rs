@@ -235,6 +235,7 @@ impl VcpuSlot {
     fn new() -> Self {
         Self {
             requests: AtomicU8::new(0),
+            running: AtomicU8::new(0),
             home: AtomicU8::new(0),
             tally: Arc::new(Tally::default()),
             parked: TicketMutex::new(Some(Box::default())),

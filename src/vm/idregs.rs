@@ -13,11 +13,11 @@
 //! does not know reads as zero too, as the architecture asks of unallocated ones.
 
 use super::sysreg::SysReg;
-use crate::exit::Gpr;
 use super::sysreg::names::{
     ID_AA64DFR0_EL1, ID_AA64ISAR0_EL1, ID_AA64ISAR1_EL1, ID_AA64ISAR2_EL1, ID_AA64MMFR0_EL1,
     ID_AA64MMFR1_EL1, ID_AA64MMFR2_EL1, ID_AA64PFR0_EL1, ID_AA64PFR1_EL1,
 };
+use crate::exit::Gpr;
 
 /// What a VM's ID registers depend on besides the CPU.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

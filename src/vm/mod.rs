@@ -71,6 +71,8 @@ pub struct Requests {
 struct VcpuSlot {
     /// Bits of [`Request`].
     requests: AtomicU8,
+    /// The CPU that runs it (+ 1; 0: none), from before its guest is entered until after.
+    running: AtomicU8,
     /// The CPU whose run queue it belongs to; changed while both queues concerned are locked.
     home: AtomicU8,
     tally: Arc<Tally>,
@@ -232,10 +234,24 @@ impl Vm {
         self.timekeeper = cpu;
     }
 
+    /// `cpu` is about to enter the vCPU's guest, or has left it for more than a moment (`None`). It looks at the
+    /// vCPU's requests after that before anything else.
+    pub fn set_running(&self, vcpu: VcpuId, cpu: Option<CpuId>) {
+        if let Some(slot) = self.vcpus.get(vcpu.index()) {
+            slot.running.store(cpu.map_or(0, |cpu| cpu.0 + 1), Ordering::SeqCst);
+        }
+    }
+
+    /// The CPU that runs the vCPU's guest. Asked after [`Self::post`]: when kicked, that CPU sees the request.
+    pub fn runs_on(&self, vcpu: VcpuId) -> Option<CpuId> {
+        let running = self.vcpus.get(vcpu.index())?.running.load(Ordering::SeqCst);
+        running.checked_sub(1).map(CpuId)
+    }
+
     /// Leave a request with a vCPU. Its CPU sees it before the next entry, once woken or kicked.
     pub fn post(&self, vcpu: VcpuId, request: Request) {
         if let Some(slot) = self.vcpus.get(vcpu.index()) {
-            slot.requests.fetch_or(request as u8, Ordering::AcqRel);
+            slot.requests.fetch_or(request as u8, Ordering::SeqCst);
         }
     }
 
@@ -254,7 +270,7 @@ impl Vm {
     /// Take a vCPU's requests; its CPU sees to all of them now.
     pub fn take_requests(&self, vcpu: VcpuId) -> Requests {
         let bits =
-            self.vcpus.get(vcpu.index()).map_or(0, |slot| slot.requests.swap(0, Ordering::AcqRel));
+            self.vcpus.get(vcpu.index()).map_or(0, |slot| slot.requests.swap(0, Ordering::SeqCst));
         Requests { sync: bits & Request::Sync as u8 != 0, start: bits & Request::Start as u8 != 0 }
     }
 

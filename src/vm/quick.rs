@@ -6,19 +6,22 @@
 //! once is left to [`Vm::handle`], and nothing has changed then.
 
 use super::Vm;
-use super::layout::GICD;
-use crate::exit::{Direction, Exit, MmioAccess, Width};
+use super::layout::{GICD, VIRTUAL_TIMER_IRQ};
+use super::sysreg::{self, SysReg, names};
+use crate::addr::Ipa;
+use crate::exit::{Direction, Exit, Gpr, MmioAccess, Width};
 use crate::firmware::smccc;
 use crate::machine::Machine;
 use crate::vcpu::{GuestRegs, VcpuId, pstate};
-use crate::vgic::Vgic;
+use crate::vgic::{GICD_SGIR_OFFSET, GicVersion, Notify, SgiRegister, Vgic};
 use crate::vm::tally::Reason;
 
+/// Where `GICD_SGIR` is.
+const SGIR: Ipa = Ipa::new(GICD.base.raw() + GICD_SGIR_OFFSET);
+
 impl Vm {
-    /// Answer an exit of the loaded vCPU `me`, if that is quickly done, and say what it was.
-    ///
-    /// # Errors
-    /// The exit, to be handled.
+    /// Answer an exit of the loaded vCPU `me`, if that is quickly done, and say what it was, and who else has to
+    /// look at its interrupts. `None` when it is to be handled.
     #[inline(always)]
     pub fn answer<M: Machine>(
         &self,
@@ -26,24 +29,105 @@ impl Vm {
         me: VcpuId,
         regs: &mut GuestRegs,
         exit: Exit,
-    ) -> Result<Reason, Exit> {
+    ) -> Option<(Reason, Notify)> {
         let (answered, reason) = match exit {
             Exit::Hvc(0) => (Self::answer_call(regs, false), Reason::Hvc),
             Exit::Smc(0) => (Self::answer_call(regs, true), Reason::Smc),
-            Exit::Sysreg { iss } => (self.answer_register(regs, iss), Reason::Sysreg),
-            Exit::Mmio(access) => (self.answer_access(machine, me, regs, &access), Reason::Mmio),
-            _ => return Err(exit),
+            Exit::Sysreg { iss } => match self.answer_sgi(machine, me, regs, iss) {
+                Some(others) => return Some((Reason::Sysreg, others)),
+                None => (self.answer_register(regs, iss), Reason::Sysreg),
+            },
+            Exit::Mmio(access) => match self.answer_sgir(machine, me, regs, &access) {
+                Some(others) => return Some((Reason::Mmio, others)),
+                None => (self.answer_access(machine, me, regs, &access), Reason::Mmio),
+            },
+            _ => return None,
         };
-        if answered { Ok(reason) } else { Err(exit) }
+        answered.then_some((reason, Notify::NONE))
+    }
+
+    /// A write to `ICC_SGI1R_EL1` by the guest's kernel. Others that are to get the SGI.
+    #[inline(always)]
+    fn answer_sgi<M: Machine>(
+        &self,
+        machine: &mut M,
+        me: VcpuId,
+        regs: &mut GuestRegs,
+        iss: u32,
+    ) -> Option<Notify> {
+        const RT: u32 = 0x1f << 5;
+        let (reg, direction, rt) = SysReg::from_iss(iss & !RT);
+        debug_assert_eq!(rt, 0);
+        let wanted = (reg, direction) == (names::ICC_SGI1R_EL1, sysreg::Direction::Write)
+            && self.gic_version == GicVersion::V3
+            && !pstate::is_el0(regs.pstate);
+        if !wanted {
+            return None;
+        }
+        let value = regs.read(Gpr::new(iss >> 5));
+        let mut vgic = self.vgic.lock();
+        let notify = vgic.send_sgi(me, SgiRegister::Sgi1r, value);
+        regs.skip_instruction();
+        Some(Self::tell_me_first(&mut vgic, machine, me, notify))
+    }
+
+    /// A write to `GICD_SGIR`. Others that are to get the SGI.
+    #[inline(always)]
+    fn answer_sgir<M: Machine>(
+        &self,
+        machine: &mut M,
+        me: VcpuId,
+        regs: &mut GuestRegs,
+        access: &MmioAccess,
+    ) -> Option<Notify> {
+        let wanted = access.ipa == SGIR
+            && access.direction == Direction::Write
+            && access.width == Width::Word
+            && self.gic_version == GicVersion::V2
+            && regs.pstate & pstate::AARCH32 == 0
+            && !Self::is_big_endian(machine, regs);
+        if !wanted {
+            return None;
+        }
+        let mut vgic = self.vgic.lock();
+        let notify = vgic.send_sgir(me, regs.read(access.gpr));
+        regs.skip_instruction();
+        Some(Self::tell_me_first(&mut vgic, machine, me, notify))
+    }
+
+    /// If the loaded vCPU `me` is among those that have to look at their interrupts, it does so now. All others.
+    #[inline(always)]
+    fn tell_me_first<M: Machine>(
+        vgic: &mut Vgic,
+        machine: &mut M,
+        me: VcpuId,
+        notify: Notify,
+    ) -> Notify {
+        if !notify.contains(me) {
+            return notify;
+        }
+        let more = vgic.sync(me, machine.list_registers());
+        (notify | more).without(me)
+    }
+
+    /// The virtual timer of the loaded vCPU `me` has fired. Others that have to look at their interrupts.
+    #[inline(always)]
+    pub fn virtual_timer_fired<M: Machine>(&self, machine: &mut M, me: VcpuId) -> Notify {
+        let mut vgic = self.vgic.lock();
+        let notify = vgic.set_level(me, VIRTUAL_TIMER_IRQ, true);
+        Self::tell_me_first(&mut vgic, machine, me, notify)
+    }
+
+    /// Bring the list registers of the loaded vCPU `me` up to date. Others that have to look at their interrupts.
+    #[inline(always)]
+    pub fn sync<M: Machine>(&self, machine: &mut M, me: VcpuId) -> Notify {
+        self.vgic.lock().sync(me, machine.list_registers()).without(me)
     }
 
     #[inline(always)]
     fn answer_call(regs: &mut GuestRegs, smc: bool) -> bool {
         #[expect(clippy::cast_possible_truncation, reason = "the function is w0")]
         let Some(answer) = smccc::answer(regs.x[0] as u32) else { return false };
-        if regs.pstate & pstate::AARCH32 != 0 {
-            return false;
-        }
         regs.x[0] = answer;
         if smc {
             regs.skip_instruction();

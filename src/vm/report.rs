@@ -81,12 +81,18 @@ impl Vm {
         self.report_culprit(me);
     }
 
+    /// Whether [`Self::is_lost`] has to look closer: the next instruction may be that of a vector.
+    #[inline(always)]
+    pub const fn may_be_lost(regs: &GuestRegs) -> bool {
+        regs.pc & VECTORS == SAME_LEVEL
+    }
+
     /// Whether the loaded vCPU can never go on, and that has been said: the fetch of the vector for a fault
     /// faults, so the next instruction is always that one. Asked when something interrupts it, for
     /// nothing else brings it to EL2.
     pub fn is_lost<M: Machine>(&self, machine: &M, me: VcpuId, vcpu: &mut Vcpu) -> bool {
         let pc = vcpu.regs.pc;
-        let stuck = pc & VECTORS == SAME_LEVEL
+        let stuck = Self::may_be_lost(&vcpu.regs)
             && vcpu.regs.pstate & pstate::MODE == pstate::EL1H
             && machine.vector_base().0 == pc - SAME_LEVEL
             && machine.read_el1(El1Register::Elr) == pc

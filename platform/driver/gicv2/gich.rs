@@ -132,6 +132,12 @@ pub fn encode(interrupt: ListRegister) -> u32 {
     lr.get()
 }
 
+/// Whether GICH_LRn holds nothing.
+#[inline]
+pub fn is_empty(lr: u32) -> bool {
+    LocalRegisterCopy::<u32, LR::Register>::new(lr).matches_all(LR::State::Invalid)
+}
+
 /// What GICH_LRn holds; `None` when it is empty.
 pub fn decode(lr: u32) -> Option<ListRegister> {
     let lr = LocalRegisterCopy::<u32, LR::Register>::new(lr);

@@ -384,6 +384,14 @@ impl ListRegisters for Gic {
     }
 
     #[inline]
+    fn is_empty(&self, index: usize) -> bool {
+        match &self.hardware {
+            Hardware::V2 { virt, .. } => gich::is_empty(virt.lr(index)),
+            Hardware::V3 { .. } => v3::is_empty(read_ich_lr(index)),
+        }
+    }
+
+    #[inline]
     fn write(&mut self, index: usize, lr: Option<ListRegister>) {
         match &self.hardware {
             Hardware::V2 { virt, .. } => {

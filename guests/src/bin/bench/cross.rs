@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use guests::{gic, instruction, println, smp, sysreg};
 
 use crate::interrupts::SGI;
-use crate::sample::{Samples, SAMPLES};
+use crate::sample::{SAMPLES, Samples};
 use crate::vectors;
 
 /// What the other CPU does meanwhile.

@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use guests::mmio::write32;
 use guests::{gic, println, sysreg, uart};
 
-use crate::sample::{Samples, SAMPLES};
+use crate::sample::{SAMPLES, Samples};
 use crate::vectors;
 
 static BASE: AtomicU64 = AtomicU64::new(0);

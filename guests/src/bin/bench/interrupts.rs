@@ -3,7 +3,7 @@
 use guests::timer::Timer;
 use guests::{gic, sysreg};
 
-use crate::sample::{Samples, SAMPLES};
+use crate::sample::{SAMPLES, Samples};
 use crate::vectors;
 
 /// The SGI that is sent.

@@ -1,0 +1,90 @@
+//! The short way round: what a guest is left for and comes back to at once.
+//!
+//! Most exits concern nobody but the vCPU that is loaded. They are dealt with here, without a look at the run queue,
+//! at deadlines or at the time. Everything else leaves by the long way, [`Cpu::step`]'s, with nothing lost: an
+//! interrupt that was acknowledged goes along, and whoever wants more of this CPU than that it look at its vCPU's
+//! requests has *called* it ([`Hypervisor::call`](crate::hypervisor::Hypervisor::call)).
+
+use super::{Cpu, Leave, Loaded};
+use crate::exit::Exit;
+use crate::machine::{Interrupt, Machine};
+use crate::vgic::Notify;
+use crate::vm::Vm;
+use crate::vm::tally::Reason;
+
+impl<M: Machine> Cpu<'_, M> {
+    /// Run the vCPU until there is an exit that takes longer.
+    #[inline(always)]
+    pub(super) fn run_quickly(&mut self, loaded: &mut Loaded) -> Leave {
+        let me = loaded.entity.vcpu;
+        loop {
+            let exit = self.machine.run(&mut loaded.vcpu.regs);
+            if matches!(exit, Exit::Irq) {
+                match self.interrupt_quickly(loaded) {
+                    Ok(()) => continue,
+                    Err(interrupt) => return Leave::Interrupted(interrupt),
+                }
+            }
+            match loaded.vm.answer(&mut self.machine, me, &mut loaded.vcpu.regs, exit) {
+                Some((reason, others)) => {
+                    loaded.tally.count(reason);
+                    if !others.is_empty() && self.tell(loaded, others) {
+                        return Leave::Interrupted(None);
+                    }
+                }
+                None => return Leave::Exit,
+            }
+        }
+    }
+
+    /// Deal with a physical interrupt, if it concerns nobody but the loaded vCPU.
+    ///
+    /// # Errors
+    /// What takes longer: the interrupt, if it has been acknowledged.
+    #[inline(always)]
+    fn interrupt_quickly(&mut self, loaded: &mut Loaded) -> Result<(), Option<Interrupt>> {
+        // It may be unable to go on: that has to be found out.
+        if Vm::may_be_lost(&loaded.vcpu.regs) {
+            return Err(None);
+        }
+        let interrupt = self.machine.acknowledge().ok_or(None)?;
+        let (vm, me) = (&loaded.vm, loaded.entity.vcpu);
+        let others = match interrupt {
+            Interrupt::VirtualTimer => vm.virtual_timer_fired(&mut self.machine, me),
+            Interrupt::Kick if !self.hypervisor.is_called(self.machine.id()) => {
+                let requests = vm.take_requests(me);
+                if requests.start {
+                    vm.give_back(me, requests);
+                    return Err(Some(interrupt));
+                }
+                vm.sync(&mut self.machine, me)
+            }
+            Interrupt::Maintenance => vm.sync(&mut self.machine, me),
+            _ => return Err(Some(interrupt)),
+        };
+        self.hypervisor.clock(self.machine.id()).count(interrupt);
+        loaded.tally.count(Reason::Interrupt);
+        if self.machine.forgets_levels() {
+            self.watch_levels();
+            self.arm_nudge();
+        }
+        if !others.is_empty() && self.tell(loaded, others) {
+            return Err(None);
+        }
+        Ok(())
+    }
+
+    /// Have other vCPUs look at their interrupts. Returns whether one of them now waits for this CPU.
+    #[inline(never)]
+    fn tell(&mut self, loaded: &Loaded, others: Notify) -> bool {
+        self.hypervisor.notify(&mut self.machine, &loaded.vm, others)
+    }
+
+    /// The deadline timer is to go off no later than for the nudge.
+    fn arm_nudge(&mut self) {
+        if let Some(at) = self.nudge.filter(|at| self.deadline.is_none_or(|set| *at < set)) {
+            self.machine.set_deadline(Some(at));
+            self.deadline = Some(at);
+        }
+    }
+}
