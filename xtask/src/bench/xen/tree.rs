@@ -53,14 +53,15 @@ mod tests {
     use crate::bench::xen::Guest;
     use crate::rpi4::Tree;
 
-    const GUEST: Guest<'static> =
-        Guest { payload: Path::new("hello"), cmdline: "rows=all", vcpus: 2, memory: 256 << 20 };
+    fn guest(vcpus: u32) -> Guest<'static> {
+        Guest { payload: Path::new("hello"), cmdline: "rows=all", vcpus, memory: 256 << 20 }
+    }
 
     /// QEMU's own tree, and the guest in it.
     fn described() -> Vec<u8> {
         let blob = include_bytes!("../../../../platform/testdata/qemu-virt-gv3.dtb");
         let mut tree = Tree::read(blob).expect("a good tree");
-        describe(&mut tree, &GUEST, 0x5000_0000, 0xe108).expect("a good guest");
+        describe(&mut tree, &guest(2), 0x5000_0000, 0xe108).expect("a good guest");
         tree.bytes()
     }
 
@@ -96,6 +97,6 @@ mod tests {
     #[test]
     fn a_guest_without_a_vcpu_is_refused() {
         let mut tree = Tree::read(&described()).expect("a good tree");
-        assert!(describe(&mut tree, &Guest { vcpus: 0, ..GUEST }, 0, 1).is_err());
+        assert!(describe(&mut tree, &guest(0), 0, 1).is_err());
     }
 }
