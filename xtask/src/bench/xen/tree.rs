@@ -13,7 +13,7 @@ use crate::rpi4::Tree;
 ///
 /// | option | why |
 /// |---|---|
-/// | `bootscrub=0` | free memory would be cleared whenever a CPU is idle, after the guest has started: what the guest waits for would come later than it does for most of Xen's life |
+/// | `bootscrub=0` | free memory would be cleared whenever a CPU is idle, after the guest has started, and what the guest waits for would come later than it does for most of Xen's life: on one CPU a timer's interrupt by 345 instructions of 4546 |
 /// | `conswitch=ax` | what is typed stays Xen's; newer ones give it to the guest, and its lines no prefix then |
 const COMMAND_LINE: &str = "bootscrub=0 conswitch=ax";
 
