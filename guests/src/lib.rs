@@ -59,7 +59,8 @@ unsafe extern "Rust" {
 /// Where the entry code goes on, on its stack and with the MMU on.
 pub(crate) extern "C" fn boot(x0: u64, daif: u64, sctlr: u64) -> ! {
     entry::remember(daif, sctlr);
-    uart::enable();
+    // The console first: what is wrong with the tree is told on it.
+    uart::enable(machine::console(x0));
     machine::read_tree(x0);
     let mut report = report::Report::new();
     // SAFETY: `payload!` defines it with this signature, a bin without it does not link.

@@ -9,6 +9,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use fdt::Fdt;
 
 use crate::MAX_CPUS;
+use crate::uart::Console;
 
 /// Where the board's RAM starts.
 const RAM_BASE: u64 = 0x4000_0000;
@@ -49,7 +50,7 @@ pub struct Machine {
     pub ram_size: u64,
     /// The interrupt controller.
     pub gic: GicAt,
-    /// The PL011's address.
+    /// The PL011's address, or that of its subset as Xen has it.
     pub uart: Option<u64>,
     /// The PL031's address.
     pub rtc: Option<u64>,
@@ -86,11 +87,29 @@ pub fn tree() -> Fdt<'static> {
     unsafe { Fdt::from_ptr(machine().tree as *const u8) }.expect("it was one at boot")
 }
 
-pub(crate) fn read_tree(x0: u64) {
+/// The tree, and where it is.
+fn find_tree(x0: u64) -> (u64, Option<Fdt<'static>>) {
     let at = if x0 == 0 { RAM_BASE } else { x0 };
     // SAFETY: the address is in RAM by the boot protocol; `from_ptr` looks for the magic first.
-    let tree =
-        unsafe { Fdt::from_ptr(at as *const u8) }.expect("a device tree in x0 or at RAM's start");
+    (at, unsafe { Fdt::from_ptr(at as *const u8) }.ok())
+}
+
+/// Range number `index` of the registers of the first node that is one of these.
+fn registers(tree: &Fdt<'_>, compatible: &[&str], index: usize) -> Option<u64> {
+    let node = tree.find_compatible(compatible)?;
+    Some(node.reg()?.nth(index)?.starting_address as u64)
+}
+
+/// The console of the tree, if there is a tree and one in it.
+pub(crate) fn console(x0: u64) -> Option<Console> {
+    let tree = find_tree(x0).1?;
+    let pl011 = registers(&tree, &["arm,pl011"], 0).map(Console::Pl011);
+    pl011.or_else(|| registers(&tree, &["arm,sbsa-uart"], 0).map(Console::Generic))
+}
+
+pub(crate) fn read_tree(x0: u64) {
+    let (at, tree) = find_tree(x0);
+    let tree = tree.expect("a device tree in x0 or at RAM's start");
     let mut affinities = [0; MAX_CPUS];
     let mut cpus = 0;
     for cpu in tree.cpus().take(MAX_CPUS) {
@@ -98,10 +117,7 @@ pub(crate) fn read_tree(x0: u64) {
         cpus += 1;
     }
     let ram = tree.memory().regions().next().expect("a memory region");
-    let registers = |compatible: &[&str], index: usize| {
-        let node = tree.find_compatible(compatible)?;
-        Some(node.reg()?.nth(index)?.starting_address as u64)
-    };
+    let registers = |compatible: &[&str], index| registers(&tree, compatible, index);
     const V2: &[&str] = &["arm,cortex-a15-gic", "arm,gic-400"];
     const V3: &[&str] = &["arm,gic-v3"];
     let gic = match (registers(V2, 0), registers(V2, 1), registers(V3, 0), registers(V3, 1)) {
@@ -121,7 +137,7 @@ pub(crate) fn read_tree(x0: u64) {
         ram: ram.starting_address as u64,
         ram_size: ram.size.expect("a size of the memory region") as u64,
         gic,
-        uart: registers(&["arm,pl011"], 0),
+        uart: registers(&["arm,pl011", "arm,sbsa-uart"], 0),
         rtc: registers(&["arm,pl031"], 0),
         gpio: registers(&["arm,pl061"], 0),
         psci_by_hvc: method == Some("hvc"),

@@ -1,11 +1,14 @@
 //! The PL011 (DDI 0183) as the console: polled output, whole lines under a lock.
+//!
+//! Where the device tree has none, its subset of the Server Base System Architecture (DEN0029, "Generic
+//! UART") is the console: it has neither line control nor control register. Xen gives guests that one.
 
 use core::fmt::{self, Write};
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use crate::mmio;
 
-/// Where QEMU's `virt` board has it; the payload `hello` compares that with the device tree.
+/// Where QEMU's `virt` board has its PL011; the payload `hello` compares that with the device tree.
 pub const BASE: u64 = 0x0900_0000;
 
 /// Data register, UARTDR.
@@ -52,6 +55,17 @@ pub const INT_RX: u32 = 1 << 4;
 /// The transmit interrupt's bit in UARTIMSC, RIS, MIS and ICR.
 pub const INT_TX: u32 = 1 << 5;
 
+/// A console that the device tree may have.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Console {
+    /// A whole PL011 at this address.
+    Pl011(u64),
+    /// The subset of it at this address.
+    Generic(u64),
+}
+
+static CONSOLE: AtomicU64 = AtomicU64::new(BASE);
+
 static LOCK: AtomicBool = AtomicBool::new(false);
 
 struct Out;
@@ -68,12 +82,17 @@ impl Write for Out {
     }
 }
 
-/// Sends one byte, waiting for room.
+/// Sends one byte on the console, waiting for room.
 pub fn put(byte: u8) {
-    while mmio::read32(FR) & FR_TXFF != 0 {
+    while mmio::read32(on_console(FR)) & FR_TXFF != 0 {
         core::hint::spin_loop();
     }
-    mmio::write32(DR, u32::from(byte));
+    mmio::write32(on_console(DR), u32::from(byte));
+}
+
+/// Where the console has the register that the board's PL011 has at `register`.
+fn on_console(register: u64) -> u64 {
+    CONSOLE.load(Ordering::Relaxed) + (register - BASE)
 }
 
 static MASK_AT_ENTRY: AtomicU32 = AtomicU32::new(0);
@@ -83,12 +102,17 @@ pub fn mask_at_entry() -> u32 {
     MASK_AT_ENTRY.load(Ordering::Relaxed)
 }
 
-/// 8 bits, FIFOs on, no interrupts.
-pub fn enable() {
-    MASK_AT_ENTRY.store(mmio::read32(IMSC), Ordering::Relaxed);
-    mmio::write32(IMSC, 0);
-    mmio::write32(LCR_H, LCR_8N1_FIFO);
-    mmio::write32(CR, CR_ON);
+/// Makes this the console: 8 bits, FIFOs on, no interrupts. Without one, it is where the board has its PL011.
+pub(crate) fn enable(console: Option<Console>) {
+    let console = console.unwrap_or(Console::Pl011(BASE));
+    let (Console::Pl011(base) | Console::Generic(base)) = console;
+    CONSOLE.store(base, Ordering::Relaxed);
+    MASK_AT_ENTRY.store(mmio::read32(on_console(IMSC)), Ordering::Relaxed);
+    mmio::write32(on_console(IMSC), 0);
+    if let Console::Pl011(_) = console {
+        mmio::write32(on_console(LCR_H), LCR_8N1_FIFO);
+        mmio::write32(on_console(CR), CR_ON);
+    }
 }
 
 /// Prints one line; other CPUs' lines come before or after it. Not for interrupt hooks.

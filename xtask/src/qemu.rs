@@ -71,12 +71,8 @@ impl Boot<'_> {
                 }
             }
             Self::Loaded(files) => {
-                for (path, address) in *files {
-                    // QEMU reads a doubled comma in a value as one.
-                    let path = path.to_string_lossy().replace(',', ",,");
-                    let loader = format!("loader,file={path},addr={address:#x},force-raw=on");
-                    args.extend(["-device".into(), loader.into()]);
-                }
+                let loaders = files.iter().flat_map(|(path, address)| loader(path, *address));
+                args.extend(loaders.map(OsString::from));
             }
         }
     }
@@ -114,6 +110,17 @@ impl Machine<'_> {
         args.extend(self.extra.iter().map(Into::into));
         args
     }
+}
+
+/// The arguments that put a file's bytes into memory.
+pub fn loader(path: &Path, address: u64) -> [String; 2] {
+    let device = format!("loader,file={},addr={address:#x},force-raw=on", value(path));
+    ["-device".to_owned(), device]
+}
+
+/// A path as the value of an option: QEMU reads a doubled comma there as one.
+pub fn value(path: &Path) -> String {
+    path.to_string_lossy().replace(',', ",,")
 }
 
 /// The QEMU on the search path, if it runs at all.
@@ -164,10 +171,16 @@ fn version(text: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
-/// Starts QEMU with pipes for the serial line. The kernel kills it when we die of anything, which
-/// a process has to ask for itself: so it starts as us ([`exec_with_parent`]) and becomes QEMU.
+/// Starts QEMU with pipes for the serial line.
 pub fn start(qemu: &Qemu, machine: &Machine<'_>) -> Result<Child> {
-    Command::new("/proc/self/exe")
+    command(qemu, machine).spawn().context("cannot start QEMU")
+}
+
+/// What starts QEMU with pipes for the serial line. The kernel kills it when we die of anything, which
+/// a process has to ask for itself: so it starts as us ([`exec_with_parent`]) and becomes QEMU.
+pub fn command(qemu: &Qemu, machine: &Machine<'_>) -> Command {
+    let mut command = Command::new("/proc/self/exe");
+    command
         .arg("exec-with-parent")
         .arg(std::process::id().to_string())
         .arg("--")
@@ -175,9 +188,8 @@ pub fn start(qemu: &Qemu, machine: &Machine<'_>) -> Result<Child> {
         .args(machine.arguments())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        .stderr(Stdio::inherit())
-        .spawn()
-        .context("cannot start QEMU")
+        .stderr(Stdio::inherit());
+    command
 }
 
 /// Becomes `command`, to be killed when `parent` dies.

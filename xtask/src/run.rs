@@ -132,7 +132,7 @@ fn scrollback(manifest: &Manifest<'_>, boot_arguments: &str, memory: u64) -> u64
 fn run_plinth(options: &RunOptions, hardware: &Hardware, bundle: &Bundle) -> Result<ExitCode> {
     let qemu = qemu::need(hardware.board)?;
     let hypervisor = build::hypervisor()?;
-    let files = RunFiles::new()?;
+    let files = RunFiles::new("run")?;
     let initrd = files.write("guests.bundle", bundle.bytes())?;
     let symbols = Symbols::read(&hypervisor.elf);
     let append = boot_arguments(options, std::io::stdout().is_terminal());
@@ -169,7 +169,7 @@ fn run_card(options: &RunOptions, hardware: &Hardware, card: &Path) -> Result<Ex
     let (tree, loaded) = rpi4::firmware::boot(card, &words)?;
     let serial = tree.serial_line()?;
     let qemu = qemu::need(hardware.board)?;
-    let files = RunFiles::new()?;
+    let files = RunFiles::new("run")?;
     let place = |(name, bytes, at): (_, Vec<u8>, _)| anyhow::Ok((files.write(name, &bytes)?, at));
     let memory = loaded.memory(&tree)?.into_iter().map(place).collect::<Result<Vec<_>>>()?;
     let machine = Machine {
@@ -197,7 +197,7 @@ fn run_bare(options: &RunOptions, hardware: &Hardware, guest: &Payload) -> Resul
     let qemu = qemu::need(hardware.board)?;
     let hardware =
         Hardware { smp: u32::from(guest.vcpus), memory: guest.memory, ..hardware.clone() };
-    let files = RunFiles::new()?;
+    let files = RunFiles::new("run")?;
     let kernel = files.write("kernel", &guest.kernel)?;
     let initrd = guest.initrd.as_ref().map(|bytes| files.write("initrd", bytes)).transpose()?;
     let machine = Machine {
@@ -218,18 +218,25 @@ fn run_bare(options: &RunOptions, hardware: &Hardware, guest: &Payload) -> Resul
 }
 
 /// Files of one run, gone after it.
-struct RunFiles(PathBuf);
+pub struct RunFiles(PathBuf);
 
 impl RunFiles {
-    fn new() -> Result<Self> {
-        let folder = paths::scratch("run")?;
+    /// A folder for them; a process has one of a kind at a time.
+    pub fn new(kind: &str) -> Result<Self> {
+        let folder = paths::scratch(kind)?;
         std::fs::create_dir_all(&folder)
             .with_context(|| format!("cannot make {}", folder.display()))?;
         Ok(Self(folder))
     }
 
-    fn write(&self, name: &str, bytes: &[u8]) -> Result<PathBuf> {
-        let path = self.0.join(name);
+    /// Where the file of this name is, or would be.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    /// Writes a file, and gives its path.
+    pub fn write(&self, name: &str, bytes: &[u8]) -> Result<PathBuf> {
+        let path = self.path(name);
         std::fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
         Ok(path)
     }
