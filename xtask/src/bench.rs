@@ -1,3 +1,66 @@
-//! `cargo xtask bench`: what it takes to compare Plinth with others.
+//! `cargo xtask bench`: what Plinth costs, in instructions.
+//!
+//! Under QEMU's `-icount shift=0` each instruction takes a nanosecond, and the machine's counter is set to count
+//! nanoseconds: so a guest that reads its virtual counter counts instructions, its own and the hypervisor's, and the
+//! same run gives the same figures to the digit.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`rows`] | what is measured, and what each figure is to be at most |
+//! | [`measure`] | the machines and guests that give the figures |
+//! | [`baseline`] | the figures that the project holds itself to |
+//! | [`table`] | how they are shown |
+//! | [`xen`] | the same guest under Debian's Xen |
 
+pub mod baseline;
+pub mod measure;
+pub mod rows;
+pub mod table;
 pub mod xen;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+use crate::cli::{Against, BenchOptions};
+use baseline::Baseline;
+use measure::Figures;
+
+/// The versions of the GIC that figures are for.
+pub const GICS: [u8; 2] = [2, 3];
+
+/// Measures and shows; an error when a figure has grown.
+pub fn run(options: &BenchOptions) -> Result<ExitCode> {
+    let kept = Baseline::read()?;
+    let mut grown = Vec::new();
+    let mut measured = Baseline::default();
+    for gic in GICS {
+        let figures = measure::plinth(gic)?;
+        let other = match options.against {
+            Some(Against::Xen) => Some(measure::xen(gic)?),
+            None => None,
+        };
+        table::print(gic, &figures, other.as_ref(), kept.of(gic));
+        grown.extend(kept.grown(gic, &figures));
+        measured.set(gic, figures);
+    }
+    if options.update_baseline {
+        measured.write()?;
+        println!("the baseline is now what was measured: {}", Baseline::path().display());
+        return Ok(ExitCode::SUCCESS);
+    }
+    if !grown.is_empty() {
+        bail!("{}", grown.join("\n"));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Whether the figures of one version are no larger than the baseline's; what is, in words.
+pub fn check(gic: u8) -> Result<Figures> {
+    let figures = measure::plinth(gic)?;
+    let grown = Baseline::read()?.grown(gic, &figures);
+    if !grown.is_empty() {
+        bail!("{}", grown.join("\n"));
+    }
+    Ok(figures)
+}

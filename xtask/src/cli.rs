@@ -47,6 +47,8 @@ pub enum Task {
         #[arg(long)]
         bare: bool,
     },
+    /// Measures what Plinth costs, in instructions, and fails when that has grown
+    Bench(BenchOptions),
     /// Builds the hypervisor's image and prints where it is
     Build,
     /// Says what is installed and what is missing
@@ -162,6 +164,24 @@ pub struct ImageOptions {
     /// Boot arguments for the hypervisor
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub hv_args: Option<String>,
+}
+
+/// What is measured besides, and what becomes of it.
+#[derive(Args, Clone, Debug)]
+pub struct BenchOptions {
+    /// Measures another hypervisor with the same guest, and prints how many times ours its figures are
+    #[arg(long, value_name = "NAME")]
+    pub against: Option<Against>,
+    /// Makes what is measured the baseline
+    #[arg(long)]
+    pub update_baseline: bool,
+}
+
+/// Another hypervisor.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Against {
+    /// Debian's Xen
+    Xen,
 }
 
 /// A command for the monitor.

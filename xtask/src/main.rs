@@ -10,12 +10,11 @@
 //! | [`board`], [`qemu`], [`console`], [`terminal`] | the machine, its serial line, and the user's terminal |
 //! | [`channel`], [`ctl`], [`top`] | the monitor's frames on that line, and who asks over them |
 //! | [`rpi4`] | what a Raspberry Pi 4 boots from |
-//! | [`bench`] | other hypervisors on the same machine |
 //! | [`apt`], [`debian`], [`initramfs`] | what is fetched from Debian: QEMU and the default guest |
+//! | [`bench`] | what Plinth costs, in instructions |
 //! | [`lint`], [`doctor`], [`suite`] | house rules, what is installed, and everything CI runs |
 
 mod apt;
-#[expect(dead_code, reason = "the subcommand that asks for it is yet to come")]
 mod bench;
 mod board;
 mod build;
@@ -59,6 +58,7 @@ fn main() -> ExitCode {
         Task::Ctl(options) => ctl::run(&options),
         Task::Top(options) => top::run(&options),
         Task::Test { filter, bare } => suite::run(filter.as_deref(), bare),
+        Task::Bench(options) => bench::run(&options),
         Task::Build => build::hypervisor().map(|image| {
             println!("{}", image.raw.display());
             ExitCode::SUCCESS

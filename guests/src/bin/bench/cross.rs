@@ -1,4 +1,4 @@
-//! SGIs to the other CPU, and the other CPU's turn.
+//! SGIs to the other CPU, and the other CPU's turn where both share one.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -11,13 +11,16 @@ use crate::vectors;
 /// What the other CPU does meanwhile.
 static MODE: AtomicU64 = AtomicU64::new(SPIN);
 static READY: AtomicU64 = AtomicU64::new(0);
+/// Whom the other CPU answers: an affinity.
+static CALLER: AtomicU64 = AtomicU64::new(0);
 
 /// It spins.
 const SPIN: u64 = 0;
 /// It sleeps.
 const SLEEP: u64 = 1;
-/// It gives way.
-const YIELD: u64 = 2;
+
+/// The SGI that comes back.
+const ANSWER: u32 = SGI + 1;
 
 fn other() -> Option<u64> {
     let target = smp::others().next();
@@ -27,7 +30,7 @@ fn other() -> Option<u64> {
     target
 }
 
-/// The other CPU has a CPU of its own, or shares ours: who sends gives way after it.
+/// Each CPU is on its own. Both give way after a few instructions, for QEMU runs one after the other.
 pub fn measure_pair() {
     let Some(target) = other() else { return };
     gic::init();
@@ -35,12 +38,12 @@ pub fn measure_pair() {
     while READY.load(Ordering::Acquire) == 0 {
         instruction!("yield");
     }
-    sgi("sgi-to-running", target, SPIN);
-    sgi("sgi-to-idle", target, SLEEP);
+    sgi(["sgi-to-running-handler", "sgi-to-running-acknowledge"], target, SPIN);
+    sgi(["sgi-to-idle-handler", "sgi-to-idle-acknowledge"], target, SLEEP);
 }
 
-fn sgi(name: &str, target: u64, mode: u64) {
-    let (mut handler, mut acknowledge) = (Samples::new(), Samples::new());
+fn sgi(names: [&str; 2], target: u64, mode: u64) {
+    let mut rows = [Samples::new(), Samples::new()];
     let cpu = smp::number(target);
     MODE.store(mode, Ordering::Release);
     // It reads its orders when something comes.
@@ -55,19 +58,12 @@ fn sgi(name: &str, target: u64, mode: u64) {
         }
         let stamps = vectors::stamps_of(cpu);
         if index > 0 {
-            handler.add(stamps.taken.wrapping_sub(since));
-            acknowledge.add(stamps.acknowledged.wrapping_sub(since));
+            rows[0].add(stamps.taken.wrapping_sub(since));
+            rows[1].add(stamps.acknowledged.wrapping_sub(since));
         }
     }
-    handler.tell(name);
-    acknowledge.tell(&name_of(name));
-}
-
-/// `NAME-acknowledge` without an allocator.
-fn name_of(name: &str) -> &'static str {
-    match name {
-        "sgi-to-running" => "sgi-to-running-acknowledge",
-        _ => "sgi-to-idle-acknowledge",
+    for (row, name) in rows.iter_mut().zip(names) {
+        row.tell(name);
     }
 }
 
@@ -78,30 +74,50 @@ fn settle() {
     }
 }
 
-fn serve(_: u64) {
+/// What the other CPU runs; `answers`: it answers each SGI with one.
+fn serve(answers: u64) {
     gic::init_cpu();
-    vectors::install();
+    vectors::install_with((answers != 0).then_some(answer));
     READY.store(1, Ordering::Release);
     sysreg::unmask_interrupts();
     loop {
         match MODE.load(Ordering::Acquire) {
             SLEEP => instruction!("wfi"),
-            YIELD => instruction!("wfe"),
             _ => instruction!("yield"),
         }
     }
 }
 
-/// Both CPUs share one: from a `WFE` to the instruction after it, the other having had its turn and given it
-/// back in the same way.
+extern "C" fn answer() {
+    gic::send(ANSWER, gic::Target::Affinity(CALLER.load(Ordering::Relaxed)));
+}
+
+/// Both share one CPU, and sleep while they have nothing to do: an SGI to the other, which answers with one. There
+/// and back are two switches.
 pub fn measure_switch() {
     let Some(target) = other() else { return };
     gic::init();
-    MODE.store(YIELD, Ordering::Release);
-    smp::start(target, serve, 0);
+    vectors::install();
+    CALLER.store(sysreg::affinity(), Ordering::Relaxed);
+    MODE.store(SLEEP, Ordering::Release);
+    smp::start(target, serve, 1);
     while READY.load(Ordering::Acquire) == 0 {
-        instruction!("wfe");
+        vectors::doze();
     }
-    crate::sample::row("vcpu-switch-there-and-back", || crate::timed!("wfe"));
-    sgi("sgi-to-idle", target, SLEEP);
+    let (mut there, mut switch) = (Samples::new(), Samples::new());
+    for index in 0..=SAMPLES {
+        let since = vectors::now();
+        let seen = vectors::count_of(sysreg::cpu());
+        gic::send(SGI, gic::Target::Affinity(target));
+        while vectors::count_of(sysreg::cpu()) == seen {
+            vectors::doze();
+        }
+        if index > 0 {
+            there.add(vectors::stamps_of(smp::number(target)).acknowledged.wrapping_sub(since));
+            switch.add(vectors::stamps().taken.wrapping_sub(since) / 2);
+        }
+    }
+    there.tell("sgi-same-cpu-acknowledge");
+    switch.tell("vcpu-switch");
+    vectors::remove();
 }

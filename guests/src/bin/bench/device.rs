@@ -11,7 +11,7 @@ use crate::vectors;
 
 static BASE: AtomicU64 = AtomicU64::new(0);
 
-/// Offsets of UARTCR, UARTIMSC and UARTICR.
+/// Offsets of UARTCR, UARTIMSC and UARTICR (DDI 0183, "Summary of registers").
 const CR: u64 = 0x30;
 const IMSC: u64 = 0x38;
 const ICR: u64 = 0x44;

@@ -242,9 +242,14 @@ pub fn spin_for_one() {
 pub fn sleep_for_one() {
     let seen = count_of(sysreg::cpu());
     while count_of(sysreg::cpu()) == seen {
-        guests::instruction!("wfi");
-        sysreg::unmask_interrupts();
-        guests::instruction!("isb");
-        sysreg::mask_interrupts();
+        doze();
     }
+}
+
+/// Sleeps until something comes, and takes it. To be called with interrupts masked.
+pub fn doze() {
+    guests::instruction!("wfi");
+    sysreg::unmask_interrupts();
+    guests::instruction!("isb");
+    sysreg::mask_interrupts();
 }

@@ -1,0 +1,58 @@
+//! What is measured, and what each figure is to be at most.
+
+/// One row of the table.
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    /// As `guests/bench` and the baseline call it.
+    pub name: &'static str,
+    /// As the table calls it.
+    pub title: &'static str,
+    /// What the median is to be at most, with a GICv2 and a GICv3.
+    pub target: Option<[u64; 2]>,
+}
+
+impl Row {
+    const fn new(name: &'static str, title: &'static str) -> Self {
+        Self { name, title, target: None }
+    }
+
+    const fn at_most(self, both: u64) -> Self {
+        Self { target: Some([both, both]), ..self }
+    }
+
+    const fn at_most_each(self, target: [u64; 2]) -> Self {
+        Self { target: Some(target), ..self }
+    }
+
+    /// What it is to be at most with a GIC of this version.
+    pub fn target(&self, gic: u8) -> Option<u64> {
+        self.target.map(|[two, three]| if gic == 2 { two } else { three })
+    }
+}
+
+/// All rows, in the table's order. The targets are those of the project's plan.
+pub const ROWS: &[Row] = &[
+    Row::new("hvc-psci-version", "hypercall, PSCI_VERSION by HVC").at_most(100),
+    Row::new("smc-psci-version", "hypercall, PSCI_VERSION by SMC").at_most(105),
+    Row::new("hvc-unknown", "hypercall, unknown").at_most(120),
+    Row::new("trapped-register", "trapped register, ID_AA64PFR0_EL1").at_most(130),
+    Row::new("gicd-iidr-read", "distributor read, GICD_IIDR").at_most(150),
+    Row::new("gicd-isenabler-read", "distributor read, GICD_ISENABLER").at_most(220),
+    Row::new("gicd-isenabler-write", "distributor write, GICD_ISENABLER"),
+    Row::new("uart-fr-read", "emulated PL011 read, UARTFR").at_most(180),
+    Row::new("empty-virtio-slot-read", "emulated MMIO read, empty virtio slot"),
+    Row::new("stage-2-fault", "stage-2 fault, to the guest's vector"),
+    Row::new("eoi", "end of interrupt").at_most_each([10, 9]),
+    Row::new("self-sgi-to-handler", "SGI to itself, to the handler").at_most(350),
+    Row::new("self-sgi-to-acknowledge", "SGI to itself, to the acknowledge"),
+    Row::new("virtual-timer-spinning", "virtual timer to the handler, spinning").at_most(170),
+    Row::new("virtual-timer-in-wfi", "virtual timer to the handler, in WFI").at_most(500),
+    Row::new("sgi-to-running-handler", "SGI to a vCPU that runs, to the handler")
+        .at_most_each([600, 900]),
+    Row::new("sgi-to-running-acknowledge", "SGI to a vCPU that runs, to the acknowledge"),
+    Row::new("sgi-to-idle-handler", "SGI to a vCPU in WFI, to the handler"),
+    Row::new("sgi-to-idle-acknowledge", "SGI to a vCPU in WFI, to the acknowledge"),
+    Row::new("sgi-same-cpu-acknowledge", "SGI to a blocked vCPU of the same CPU"),
+    Row::new("vcpu-switch", "SGI and vCPU switch, half of there and back"),
+    Row::new("assigned-interrupt", "interrupt of an assigned device"),
+];
