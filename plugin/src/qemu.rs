@@ -16,6 +16,18 @@ pub type PluginId = u64;
 /// A callback for a vCPU that executes what the callback was registered for.
 pub type Executed = unsafe extern "C" fn(vcpu: c_uint, data: *mut c_void);
 
+/// `struct qemu_info_t`, of a machine (the last two fields are those of a union).
+#[repr(C)]
+pub struct Info {
+    target: *const c_char,
+    oldest_version: c_int,
+    version: c_int,
+    is_machine: bool,
+    vcpus_at_start: c_int,
+    /// How many vCPUs it may come to have.
+    pub max_vcpus: c_int,
+}
+
 type Translated = unsafe extern "C" fn(PluginId, *mut Tb);
 
 #[repr(C)]

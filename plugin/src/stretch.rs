@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-/// How many of the longest stretches are kept for each vCPU.
+/// How many of the longest stretches are kept for each vCPU; of such that are the same in all, one.
 pub const KEPT: usize = 5;
 
 /// What brought a vCPU to EL2.
@@ -92,11 +92,14 @@ impl Stretches {
         let vcpu = self.vcpu(vcpu);
         vcpu.waits = wait;
         let Some(open) = vcpu.open.take() else { return };
-        let length = before - open.before + 1;
-        let at = vcpu.longest.partition_point(|other| other.length >= length);
-        let Open { entry, start, .. } = open;
-        vcpu.longest.insert(at, Stretch { length, entry, start, end });
-        vcpu.longest.truncate(KEPT);
+        let Open { entry, start, before: first } = open;
+        let length = before - first + 1;
+        let stretch = Stretch { length, entry, start, end };
+        if !vcpu.longest.contains(&stretch) {
+            let at = vcpu.longest.partition_point(|other| other.length >= length);
+            vcpu.longest.insert(at, stretch);
+            vcpu.longest.truncate(KEPT);
+        }
         let tally = self.tallies.entry(entry).or_default();
         tally.count += 1;
         tally.instructions += length;

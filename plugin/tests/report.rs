@@ -24,7 +24,7 @@ fn a_stretch_has_its_first_and_its_last_instruction() {
 #[test]
 fn the_longest_are_kept_for_each_vcpu_and_all_are_added_up() {
     let mut stretches = Stretches::default();
-    for length in [3, 9, 1, 7, 5, 8, 2] {
+    for length in [3, 9, 1, 7, 9, 5, 8, 2] {
         stretches.begin(0, HVC, 0x400, 100);
         stretches.end(0, 0x5000, 99 + length, false);
     }
@@ -33,7 +33,7 @@ fn the_longest_are_kept_for_each_vcpu_and_all_are_added_up() {
     let lengths: Vec<_> = stretches.longest().map(|(vcpu, it)| (vcpu, it.length)).collect();
     assert_eq!(lengths, [(0, 9), (0, 8), (0, 7), (0, 5), (0, 3), (1, 4)]);
     assert_eq!(lengths.len(), KEPT + 1);
-    let all = Tally { count: 8, instructions: 39, longest: 9 };
+    let all = Tally { count: 9, instructions: 48, longest: 9 };
     assert_eq!(stretches.tallies.into_iter().collect::<Vec<_>>(), [(HVC, all)]);
 }
 
