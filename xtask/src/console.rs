@@ -46,7 +46,7 @@ enum Event {
 }
 
 /// A child process that is killed and collected however its owner ends.
-struct Killed(Child);
+pub struct Killed(pub Child);
 
 impl Drop for Killed {
     fn drop(&mut self) {

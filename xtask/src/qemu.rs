@@ -164,20 +164,20 @@ fn version(text: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
-/// Starts QEMU with pipes for the serial line. The kernel kills it when we die of anything, which
-/// a process has to ask for itself: so it starts as us ([`exec_with_parent`]) and becomes QEMU.
+/// Starts QEMU with pipes for the serial line.
 pub fn start(qemu: &Qemu, machine: &Machine<'_>) -> Result<Child> {
-    Command::new("/proc/self/exe")
-        .arg("exec-with-parent")
-        .arg(std::process::id().to_string())
-        .arg("--")
-        .arg(&qemu.path)
-        .args(machine.arguments())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::inherit())
-        .spawn()
-        .context("cannot start QEMU")
+    let mut command = command(qemu, machine);
+    command.stdout(Stdio::piped()).stderr(Stdio::inherit());
+    command.spawn().context("cannot start QEMU")
+}
+
+/// QEMU as a command with a pipe to the serial line. The kernel kills it when we die of anything, which
+/// a process has to ask for itself: so it starts as us ([`exec_with_parent`]) and becomes QEMU.
+pub fn command(qemu: &Qemu, machine: &Machine<'_>) -> Command {
+    let mut command = Command::new("/proc/self/exe");
+    command.arg("exec-with-parent").arg(std::process::id().to_string()).arg("--");
+    command.arg(&qemu.path).args(machine.arguments()).stdin(Stdio::piped());
+    command
 }
 
 /// Becomes `command`, to be killed when `parent` dies.
