@@ -10,9 +10,9 @@
 //!
 //! Arguments: `out=FILE`, the report; `marks=N`, how many markers it may have (10000); `tree=FILE`, where
 //! to put the device tree that the first guest is started with; `threads=on`, each vCPU has a thread of its
-//! own. It needs not when there is one. When several take turns in one thread, as they do with `-icount`,
-//! QEMU 10.0 takes one for the other in what it has translated, and spoils constants there
-//! (`gen_cpu_index` in its `accel/tcg/plugin-gen.c`): that is refused.
+//! own, which a machine with more than one has to have. When several take turns in one thread, as they do
+//! with `-icount`, QEMU 10.0 takes one for the other in what it has translated, and spoils constants there
+//! (`gen_cpu_index` in its `accel/tcg/plugin-gen.c`).
 //!
 //! QEMU translates code block by block, and a block belongs to one exception level. So the counter of a
 //! block's instructions is chosen when it is translated, and executing them only adds to it. A block can
