@@ -11,8 +11,15 @@
 //! | [`baseline`] | the figures that the project holds itself to |
 //! | [`table`] | how they are shown |
 //! | [`xen`] | the same guest under Debian's Xen |
+//! | [`count`], [`counted`] | instructions by exception level, counted by a plugin of QEMU's from outside |
+//! | [`mod@debian`], [`bare`] | Debian's boot with and without Plinth |
 
+mod bare;
 pub mod baseline;
+pub mod count;
+pub mod counted;
+pub mod debian;
+mod elf;
 pub mod measure;
 pub mod rows;
 pub mod table;

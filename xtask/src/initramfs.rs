@@ -47,6 +47,16 @@ pub fn build(guest: &Path) -> Result<Vec<u8>> {
     Ok(packer.finish()?)
 }
 
+/// An archive with nothing in it but this program, as the kernel's init.
+pub fn with_init(program: &[u8]) -> Vec<u8> {
+    let mut archive = Archive::default();
+    archive.add("dev", Node::Folder, &[]);
+    // The kernel opens it for init; without, it says so.
+    archive.add("dev/console", Node::Device { major: 5, minor: 1 }, &[]);
+    archive.add("init", Node::Program, program);
+    archive.finish()
+}
+
 /// What an archive holds under one name.
 #[derive(Clone, Copy)]
 enum Node {

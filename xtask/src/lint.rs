@@ -21,6 +21,8 @@ const UNSAFE: &[&str] = &[
     "platform/driver/mmio.rs",
     "platform/driver/fake.rs",
     "guests/",
+    // QEMU calls it, and gives it pointers.
+    "plugin/",
 ];
 
 /// Where code may depend on the target it is compiled for.

@@ -11,7 +11,7 @@
 //! | [`channel`], [`ctl`], [`top`] | the monitor's frames on that line, and who asks over them |
 //! | [`rpi4`] | what a Raspberry Pi 4 boots from |
 //! | [`apt`], [`debian`], [`initramfs`] | what is fetched from Debian: QEMU and the default guest |
-//! | [`bench`] | what Plinth costs, in instructions |
+//! | [`mod@bench`] | what Plinth costs, in instructions |
 //! | [`lint`], [`doctor`], [`suite`] | house rules, what is installed, and everything CI runs |
 
 mod apt;

@@ -173,22 +173,17 @@ fn version(text: &str) -> Option<(u32, u32)> {
 
 /// Starts QEMU with pipes for the serial line.
 pub fn start(qemu: &Qemu, machine: &Machine<'_>) -> Result<Child> {
-    command(qemu, machine).spawn().context("cannot start QEMU")
+    let mut command = command(qemu, machine);
+    command.stdout(Stdio::piped()).stderr(Stdio::inherit());
+    command.spawn().context("cannot start QEMU")
 }
 
-/// What starts QEMU with pipes for the serial line. The kernel kills it when we die of anything, which
+/// QEMU as a command with a pipe to the serial line. The kernel kills it when we die of anything, which
 /// a process has to ask for itself: so it starts as us ([`exec_with_parent`]) and becomes QEMU.
 pub fn command(qemu: &Qemu, machine: &Machine<'_>) -> Command {
     let mut command = Command::new("/proc/self/exe");
-    command
-        .arg("exec-with-parent")
-        .arg(std::process::id().to_string())
-        .arg("--")
-        .arg(&qemu.path)
-        .args(machine.arguments())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::inherit());
+    command.arg("exec-with-parent").arg(std::process::id().to_string()).arg("--");
+    command.arg(&qemu.path).args(machine.arguments()).stdin(Stdio::piped());
     command
 }
 

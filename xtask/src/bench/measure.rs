@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use super::counted::{self, Counter};
+use super::debian::{self, Messages};
 use super::xen::{Guest, Xen};
 use crate::board::{Board, Hardware};
 use crate::{build, qemu};
@@ -51,7 +53,39 @@ pub fn plinth(gic: u8) -> Result<Figures> {
         let text = boot(gic, run, &payload)?;
         figures.extend(read(&text).with_context(|| format!("rows={} on Plinth", run.rows))?);
     }
+    figures.extend(counted(gic)?);
     Ok(figures)
+}
+
+impl Spread {
+    /// What is measured once, as it is always the same.
+    const fn of(value: u64) -> Self {
+        Self { min: value, median: value, max: value }
+    }
+}
+
+/// What is counted from outside, and sizes.
+fn counted(gic: u8) -> Result<Figures> {
+    let counter = Counter::new()?;
+    let mut figures = Figures::new();
+    let mut put = |name: &str, value| figures.insert(name.to_owned(), Spread::of(value));
+    let image = build::hypervisor()?.raw;
+    put("image-size", std::fs::metadata(&image)?.len());
+    let machine = counted::hardware(gic, 1, 1 << 30);
+    let hello = counter.payload("hello", &machine, 64 << 20, LIMIT)?.counts;
+    let first = hello.first_guest.context("the guest never ran")?;
+    put("boot", first.all.total());
+    let debian = debian::compare(&counter, gic, Messages::Quiet)?;
+    put("debian-boot", millionths(debian.plinth.total(), debian.bare.total()));
+    put("debian-boot-el2", debian.plinth.el2);
+    let stretches = [hello.longest_stretch(), debian.counts.longest_stretch()];
+    put("longest-stretch", stretches.into_iter().flatten().map(|it| it.length).max().unwrap_or(0));
+    Ok(figures)
+}
+
+/// How many times the other, in millionths.
+fn millionths(one: u64, other: u64) -> u64 {
+    u64::try_from(u128::from(one) * 1_000_000 / u128::from(other.max(1))).unwrap_or(u64::MAX)
 }
 
 /// What Debian's Xen costs on the same machine, with the same guest.

@@ -55,4 +55,9 @@ pub const ROWS: &[Row] = &[
     Row::new("sgi-same-cpu-acknowledge", "SGI to a blocked vCPU of the same CPU"),
     Row::new("vcpu-switch", "SGI and vCPU switch, half of there and back"),
     Row::new("assigned-interrupt", "interrupt of an assigned device"),
+    Row::new("boot", "reset to the first guest instruction").at_most(3_000_000),
+    Row::new("debian-boot", "Debian's boot, millionths of bare").at_most(1_000_400),
+    Row::new("debian-boot-el2", "the same, instructions at EL2"),
+    Row::new("longest-stretch", "longest stretch at EL2, interrupts masked").at_most(20_000),
+    Row::new("image-size", "image, bytes").at_most(200_000),
 ];

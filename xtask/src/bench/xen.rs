@@ -15,7 +15,7 @@ mod tree;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -89,7 +89,8 @@ impl Xen {
 
         let mut console = Console::new(until);
         let errors = files.path("errors");
-        let command = qemu::command(&qemu, &machine);
+        let mut command = qemu::command(&qemu, &machine);
+        command.stdout(Stdio::piped());
         let end = listen(command, &errors, limit, |bytes| console.feed(bytes).is_some())?;
         let why = match (end, console.stop()) {
             (End::Found, Some(Stop::Until)) => return Ok(console.into_guest()),

@@ -40,6 +40,8 @@ const MIRI_SLOW: [&str; 5] = [
 
 /// The guests' package, in a workspace of its own.
 const GUESTS: &str = "guests/Cargo.toml";
+/// The package of QEMU's plugin, too.
+const PLUGIN: &str = "plugin/Cargo.toml";
 
 pub fn steps() -> Vec<Step> {
     let mut steps = vec![
@@ -74,6 +76,15 @@ pub fn steps() -> Vec<Step> {
         }));
         steps.push(Step::new("host/clippy-guests", |_| clippy_guests().into()));
     }
+    if paths::root().join(PLUGIN).exists() {
+        steps.push(Step::new("host/fmt-plugin", |_| {
+            cargo(&["fmt", "--all", "--check", "--manifest-path", PLUGIN]).into()
+        }));
+        steps.push(Step::new("host/clippy-plugin", |_| {
+            plugin(&["clippy", "--quiet", "--all-targets", "--", "-D", "warnings"]).into()
+        }));
+        steps.push(Step::new("host/tests-plugin", |_| plugin(&["test", "--quiet"]).into()));
+    }
     steps
 }
 
@@ -103,6 +114,13 @@ fn clippy_guests() -> Result<()> {
     cargo.args(["clippy", "--quiet", "--release", "--target", build::TARGET]);
     cargo.args(["--", "-D", "warnings"]);
     command::succeed(&mut cargo, BUILD_SECONDS).map(drop)
+}
+
+fn plugin(args: &[&str]) -> Result<()> {
+    let mut cargo = build::cargo();
+    cargo.current_dir(paths::root().join("plugin"));
+    cargo.env("CARGO_TARGET_DIR", paths::target().join("plugin"));
+    command::succeed(cargo.args(args), BUILD_SECONDS).map(drop)
 }
 
 fn rustdoc(cargo: &mut Command) -> Result<()> {

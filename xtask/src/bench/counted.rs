@@ -1,0 +1,189 @@
+//! A machine that runs to its end while its instructions are counted.
+//!
+//! With one CPU, its virtual time is its instructions (`-icount`), its random numbers and its clock are
+//! always the same, and nobody types: so are the counts, from run to run. Several CPUs have a thread each,
+//! and their counts depend on who comes first.
+
+use std::io::Read;
+use std::path::PathBuf;
+use std::process::ExitStatus;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use plinth::manifest::MachineConfig;
+
+use super::count::{Counts, Plugin};
+use crate::board::{Board, Hardware};
+use crate::build::{self, Hypervisor};
+use crate::bundle::Bundle;
+use crate::console::Killed;
+use crate::guest::Payload;
+use crate::paths;
+use crate::qemu::{self, Boot, Machine, Qemu};
+
+/// What a machine may find different from run to run, and must not here.
+const SAME_EVERY_TIME: [&str; 4] = ["-seed", "1", "-rtc", "base=2025-01-01,clock=vm"];
+
+/// How much of the console an error shows, in lines.
+const SHOWN: usize = 30;
+
+/// What Plinth says last when all is well.
+const ALL_WELL: &str = "plinth: power off (ok)";
+
+/// What it takes to count.
+pub struct Counter {
+    qemu: Qemu,
+    plugin: Plugin,
+    hypervisor: Hypervisor,
+    folder: PathBuf,
+}
+
+/// A machine that has powered off.
+pub struct Run {
+    pub counts: Counts,
+    /// All that it printed, and QEMU's own messages.
+    pub console: String,
+    /// The device tree of its first guest.
+    pub tree: Option<Vec<u8>>,
+}
+
+impl Counter {
+    /// Builds the plugin and the hypervisor.
+    pub fn new() -> Result<Self> {
+        let qemu = qemu::need(Board::QemuVirt)?;
+        let plugin = Plugin::build(&qemu)?;
+        let hypervisor = build::hypervisor()?;
+        let folder = paths::scratch("bench")?;
+        std::fs::create_dir_all(&folder)
+            .with_context(|| format!("cannot make {}", folder.display()))?;
+        Ok(Self { qemu, plugin, hypervisor, folder })
+    }
+
+    /// Runs a bundle's guests on Plinth until the machine powers off.
+    ///
+    /// # Errors
+    /// That did not happen within `limit`, or something went wrong in the machine.
+    pub fn plinth(&self, hardware: &Hardware, bundle: &Bundle, limit: Duration) -> Result<Run> {
+        let initrd = self.write("guests.bundle", bundle.bytes())?;
+        let boot = Boot::Kernel {
+            kernel: &self.hypervisor.raw,
+            initrd: Some(&initrd),
+            append: "colour=off",
+            tree: None,
+        };
+        let run = self.run(hardware, true, boot, limit)?;
+        if !run.console.contains(ALL_WELL) {
+            bail!("the hypervisor did not power off as it should\n{}", tail(&run.console));
+        }
+        Ok(run)
+    }
+
+    /// Runs the payload `name` of `guests/`, with so much memory, as the only guest on Plinth. Up to its
+    /// first instruction, it is what the start of the machine takes.
+    ///
+    /// # Errors
+    /// As for [`Counter::plinth`].
+    pub fn payload(&self, name: &str, on: &Hardware, memory: u64, limit: Duration) -> Result<Run> {
+        let path = build::guests()?.join(name);
+        let kernel =
+            std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let guest = Payload { memory, ..Payload::new(name.to_owned(), kernel) };
+        let bundle = Bundle::pack(&MachineConfig::default(), &[guest])?;
+        self.plinth(on, &bundle, limit).with_context(|| format!("payload {name}"))
+    }
+
+    /// Runs an ELF file straight on the machine until it powers off.
+    ///
+    /// # Errors
+    /// As for [`Counter::plinth`].
+    pub fn bare(&self, hardware: &Hardware, image: &[u8], limit: Duration) -> Result<Run> {
+        let kernel = self.write("bare.elf", image)?;
+        let boot = Boot::Kernel { kernel: &kernel, initrd: None, append: "", tree: None };
+        self.run(hardware, false, boot, limit)
+    }
+
+    fn run(&self, hardware: &Hardware, el2: bool, boot: Boot, limit: Duration) -> Result<Run> {
+        let (report, tree) = (self.folder.join("report"), self.folder.join("tree"));
+        // What an earlier run has left must not be taken for this one's.
+        for file in [&report, &tree] {
+            let _ = std::fs::remove_file(file);
+        }
+        let icount = hardware.smp == 1;
+        let mut extra = SAME_EVERY_TIME.map(str::to_owned).to_vec();
+        extra.extend(self.plugin.arguments(&report, Some(&tree), icount));
+        let machine =
+            Machine { hardware, el2, icount, boot, serial: 0, other_serial: None, extra: &extra };
+        let (status, console) = self.to_the_end(&machine, limit)?;
+        if !status.success() {
+            bail!("QEMU: {status}\n{}", tail(&console));
+        }
+        let text = std::fs::read_to_string(&report).context("there is no report")?;
+        let counts = Counts::parse(&text).with_context(|| report.display().to_string())?;
+        Ok(Run { counts, console, tree: std::fs::read(&tree).ok() })
+    }
+
+    /// Starts QEMU and waits for its end; gives all it printed.
+    fn to_the_end(&self, machine: &Machine, limit: Duration) -> Result<(ExitStatus, String)> {
+        let (from, to) = std::io::pipe().context("no pipe")?;
+        let mut command = qemu::command(&self.qemu, machine);
+        command.stdout(to.try_clone()?).stderr(to);
+        let mut child = Killed(command.spawn().context("cannot start QEMU")?);
+        // The output ends when nobody holds its other end any more.
+        drop(command);
+        let (pieces, mut console) = (collect(from), Vec::new());
+        let deadline = Instant::now() + limit;
+        loop {
+            let left = deadline.checked_duration_since(Instant::now());
+            let piece =
+                left.map_or(Err(RecvTimeoutError::Timeout), |left| pieces.recv_timeout(left));
+            match piece {
+                Ok(piece) => console.extend(piece),
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => {
+                    let console = String::from_utf8_lossy(&console);
+                    bail!("the machine was not done after {limit:?}\n{}", tail(&console));
+                }
+            }
+        }
+        let status = child.0.wait().context("cannot wait for QEMU")?;
+        Ok((status, String::from_utf8_lossy(&console).into_owned()))
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) -> Result<PathBuf> {
+        let path = self.folder.join(name);
+        std::fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(path)
+    }
+}
+
+impl Drop for Counter {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// The hardware that all is counted on, but for what differs.
+pub fn hardware(gic: u8, smp: u32, memory: u64) -> Hardware {
+    Hardware { board: Board::QemuVirt, gic, cpu: "cortex-a72".to_owned(), smp, memory }
+}
+
+/// What is read, piece by piece.
+fn collect(mut from: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
+    let (send, pieces) = channel();
+    thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok(count @ 1..) = from.read(&mut buffer) {
+            if send.send(buffer[..count].to_vec()).is_err() {
+                return;
+            }
+        }
+    });
+    pieces
+}
+
+fn tail(console: &str) -> String {
+    let lines: Vec<_> = console.lines().collect();
+    lines[lines.len().saturating_sub(SHOWN)..].join("\n")
+}
