@@ -209,52 +209,50 @@ pub enum Exit {
     },
 }
 
-/// Which lower-EL vector was taken.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Vector {
-    /// Synchronous exception.
-    Sync,
-    /// IRQ or FIQ.
-    Irq,
-    /// SError.
-    SError,
-}
-
 impl Exit {
     /// The exit for a synchronous exception or SError from the guest. `fault` reads `FAR_EL2` and `HPFAR_EL2`,
     /// where that is of use.
     #[inline(always)]
-    pub fn decode(vector: Vector, esr: u64, fault: impl FnOnce() -> (u64, u64)) -> Self {
-        match vector {
-            Vector::Irq => return Self::Irq,
-            Vector::SError => return Self::SError { esr },
-            Vector::Sync => {}
-        }
-        let syndrome = LocalRegisterCopy::<u64, ESR_EL2::Register>::new(esr);
+    pub fn decode(esr: u64, fault: impl FnOnce() -> (u64, u64)) -> Self {
+        let class = esr >> 26 & 0x3f;
         let iss = (esr & 0x1ff_ffff) as u32;
-        match syndrome.read_as_enum(ESR_EL2::EC) {
-            Some(ESR_EL2::EC::Value::DataAbortLowerEL) => {
+        match class {
+            class::DATA_ABORT => {
                 let (far, hpfar) = fault();
                 data_abort(iss, far, hpfar)
             }
-            Some(ESR_EL2::EC::Value::InstrAbortLowerEL) => {
+            class::HVC64 => Self::Hvc((iss & 0xffff) as u16),
+            class::SYSREG => Self::Sysreg { iss },
+            class::SMC64 => Self::Smc((iss & 0xffff) as u16),
+            class::INSTRUCTION_ABORT => {
                 let (far, hpfar) = fault();
                 instruction_abort(iss, far, hpfar)
             }
-            Some(ESR_EL2::EC::Value::TrappedMsrMrs) => Self::Sysreg { iss },
-            Some(ESR_EL2::EC::Value::HVC64) => Self::Hvc((iss & 0xffff) as u16),
-            Some(ESR_EL2::EC::Value::SMC64) => Self::Smc((iss & 0xffff) as u16),
-            Some(ESR_EL2::EC::Value::TrappedWFIorWFE) => {
+            class::WFX => {
                 let wfx = LocalRegisterCopy::<u32, WfxIss::Register>::new(iss);
                 match wfx.read_as_enum(WfxIss::TI) {
                     Some(WfxIss::TI::Value::Wfe | WfxIss::TI::Value::Wfet) => Self::Wfe,
                     _ => Self::Wfi,
                 }
             }
-            _ if is_unoffered_class(esr >> 26 & 0x3f) => Self::NotOffered,
+            class::SERROR => Self::SError { esr },
+            _ if is_unoffered_class(class) => Self::NotOffered,
             _ => Self::Unexpected { esr },
         }
     }
+}
+
+/// `ESR_EL2.EC`, of what is decoded (Arm ARM, "ESR_EL2.EC").
+mod class {
+    use super::ESR_EL2::EC::Value;
+
+    pub const WFX: u64 = Value::TrappedWFIorWFE as u64;
+    pub const HVC64: u64 = Value::HVC64 as u64;
+    pub const SMC64: u64 = Value::SMC64 as u64;
+    pub const SYSREG: u64 = Value::TrappedMsrMrs as u64;
+    pub const INSTRUCTION_ABORT: u64 = Value::InstrAbortLowerEL as u64;
+    pub const DATA_ABORT: u64 = Value::DataAbortLowerEL as u64;
+    pub const SERROR: u64 = Value::SError as u64;
 }
 
 /// Exception classes by which a guest reaches for what its ID registers do not offer, or for AArch32
@@ -392,7 +390,7 @@ mod tests {
     }
 
     fn sync(esr: u64, far: u64, hpfar: u64) -> Exit {
-        Exit::decode(Vector::Sync, esr, || (far, hpfar))
+        Exit::decode(esr, || (far, hpfar))
     }
 
     const ISV: u64 = 1 << 24;
@@ -484,7 +482,7 @@ mod tests {
         assert_eq!(sync(esr(0x18, 0x12_3456), 0, 0), Exit::Sysreg { iss: 0x12_3456 });
         assert_eq!(sync(esr(0x19, 0), 0, 0), Exit::NotOffered);
         assert_eq!(sync(esr(0x3c, 0), 0, 0), Exit::Unexpected { esr: esr(0x3c, 0) });
-        assert_eq!(Exit::decode(Vector::Irq, esr(0x16, 3), || (0, 0)), Exit::Irq);
+        assert_eq!(sync(esr(0x2f, 3), 0, 0), Exit::SError { esr: esr(0x2f, 3) });
     }
 
     #[test]

@@ -2,17 +2,12 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use plinth::exit::{Direction, Exit, Vector};
+use plinth::exit::{Direction, Exit};
 use plinth::vm::sysreg::SysReg;
 
-fuzz_target!(|input: (u8, u64, u64, u64, u64)| {
-    let (vector, esr, far, hpfar, value) = input;
-    let vector = match vector {
-        0 => Vector::Irq,
-        1 => Vector::SError,
-        _ => Vector::Sync,
-    };
-    match Exit::decode(vector, esr, || (far, hpfar)) {
+fuzz_target!(|input: (u64, u64, u64, u64)| {
+    let (esr, far, hpfar, value) = input;
+    match Exit::decode(esr, || (far, hpfar)) {
         Exit::Mmio(access) => {
             assert_eq!((esr >> 26 & 0x3f, esr >> 24 & 1), (0x24, 1));
             assert_eq!(access.ipa.raw() & 0xfff, far & 0xfff);

@@ -11,7 +11,7 @@ use super::gic::{Gic, Physical};
 use super::maintenance::Upkeep;
 use super::regs::ISR_EL1;
 use super::{el1, maintenance, percpu, timer, traps, world};
-use crate::exit::{Exit, Vector};
+use crate::exit::Exit;
 use crate::machine::{CpuId, El1Register, Interrupt, Machine, Space};
 use crate::platform::WiredInterrupt;
 use crate::platform::board::Board;
@@ -30,8 +30,6 @@ pub struct ThisCpu {
     timers: Timers,
     /// Breakpoint and watchpoint registers hold the loaded vCPU's values.
     debug_loaded: bool,
-    /// By which vector the last guest left.
-    vector: Vector,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -55,7 +53,7 @@ impl ThisCpu {
         let mut gic = Gic::start(id, &board.gic);
         gic.enable_urgent(timers.hypervisor);
         gic.enable(timers.virt);
-        Self { id, gic, upkeep: Upkeep, timers, debug_loaded: false, vector: Vector::Irq }
+        Self { id, gic, upkeep: Upkeep, timers, debug_loaded: false }
     }
 
     /// Route a device's interrupt to this CPU and enable it.
@@ -124,14 +122,12 @@ impl Machine for ThisCpu {
 
     #[inline(always)]
     fn run(&mut self, regs: &mut GuestRegs) -> Exit {
-        let vector = world::enter(regs);
-        self.vector = vector;
-        decode(vector)
+        if world::enter(regs) { Exit::Irq } else { decode() }
     }
 
     #[cold]
     fn last_exit(&self) -> Exit {
-        decode(self.vector)
+        decode()
     }
 
     fn vector_base(&self) -> (u64, u64) {
@@ -245,13 +241,10 @@ impl Machine for ThisCpu {
     }
 }
 
-/// The exit by `vector` that the syndrome registers tell of.
+/// The exit that the syndrome registers tell of.
 #[inline(always)]
-fn decode(vector: Vector) -> Exit {
-    if matches!(vector, Vector::Irq) {
-        return Exit::Irq;
-    }
-    Exit::decode(vector, ESR_EL2.get(), || (FAR_EL2.get(), HPFAR_EL2.get()))
+fn decode() -> Exit {
+    Exit::decode(ESR_EL2.get(), || (FAR_EL2.get(), HPFAR_EL2.get()))
 }
 
 /// Which CPU this is, for code that has no [`ThisCpu`] at hand.

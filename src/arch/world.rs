@@ -11,7 +11,6 @@ use core::mem::offset_of;
 
 use super::crash::{CrashFrame, EMERGENCY_FRAME};
 use super::percpu::{self, PerCpu};
-use crate::exit::Vector;
 use crate::vcpu::GuestRegs;
 
 // `X30` and the PC are moved as a pair.
@@ -38,10 +37,10 @@ global_asm!(
     \op x28, x29, [\base, #224]
 .endm
 
-.macro from_guest vector
+.macro from_guest interrupt
 .balign 128
     stp     x0, x1, [sp, #-16]!
-    mov     x1, #\vector
+    mov     x1, #\interrupt
     b       plinth_leave
 .endm
 
@@ -52,7 +51,7 @@ global_asm!(
     b       plinth_fatal
 .endm
 
-// x1 = which vector; on the stack are the guest's x0 and x1, and above them what `enter` left there.
+// x1 = whether by an interrupt; on the stack are the guest's x0 and x1, and above them what `enter` left there.
 plinth_leave:
     ldr     x0, [sp, #32]               // &mut GuestRegs
     xpairs  stp, x0
@@ -91,14 +90,14 @@ plinth_vectors:
     isb
 1:  mov     x0, #7
     b       plinth_fatal
-    from_guest {SYNC}                   // lower EL, AArch64
-    from_guest {IRQ}
-    from_guest {IRQ}
-    from_guest {SERROR}
-    from_guest {SYNC}                   // lower EL, AArch32
-    from_guest {IRQ}
-    from_guest {IRQ}
-    from_guest {SERROR}
+    from_guest 0                        // lower EL, AArch64: synchronous, IRQ, FIQ, SError
+    from_guest 1
+    from_guest 1
+    from_guest 0
+    from_guest 0                        // lower EL, AArch32
+    from_guest 1
+    from_guest 1
+    from_guest 0
 
 // x0 = which vector; the interrupted x0 is in SP_EL0. The stack pointer may be what is broken, so
 // the frame goes to this CPU's emergency stack.
@@ -143,9 +142,6 @@ plinth_take_serror:
     ret
 "#,
     PSTATE = const offset_of!(GuestRegs, pstate),
-    SYNC = const Vector::Sync as u64,
-    IRQ = const Vector::Irq as u64,
-    SERROR = const Vector::SError as u64,
     SERROR_WINDOW = const offset_of!(PerCpu, serror_window),
     EMERGENCY = const offset_of!(PerCpu, emergency_stack),
     FRAME = const EMERGENCY_FRAME,
@@ -160,10 +156,11 @@ unsafe extern "C" {
     static plinth_vectors: u8;
 }
 
-/// Run the guest whose other registers are loaded, until something brings it back to EL2.
+/// Run the guest whose other registers are loaded, until something brings it back to EL2. Returns whether that was
+/// an interrupt; if not, `ESR_EL2` has the reason.
 #[inline(always)]
-pub fn enter(regs: &mut GuestRegs) -> Vector {
-    let vector: u64;
+pub fn enter(regs: &mut GuestRegs) -> bool {
+    let interrupt: u64;
     // SAFETY: `regs` is valid for the whole time and nothing else refers to it. The lower-EL vectors come
     // back to the label with the stack as it was; x19 and x29, which cannot be named as changed, are put back,
     // and all other registers are named.
@@ -196,7 +193,7 @@ pub fn enter(regs: &mut GuestRegs) -> Vector {
             "isb",
             "2: ldp x29, x19, [sp], #32",
             PSTATE = const offset_of!(GuestRegs, pstate),
-            inout("x0") regs => _, lateout("x1") vector,
+            inout("x0") regs => _, lateout("x1") interrupt,
             out("x2") _, out("x3") _, out("x4") _, out("x5") _, out("x6") _, out("x7") _, out("x8") _,
             out("x9") _, out("x10") _, out("x11") _, out("x12") _, out("x13") _, out("x14") _,
             out("x15") _, out("x16") _, out("x17") _, out("x18") _, out("x20") _, out("x21") _,
@@ -204,11 +201,7 @@ pub fn enter(regs: &mut GuestRegs) -> Vector {
             out("x28") _, out("x30") _,
         );
     }
-    match vector {
-        vector if vector == Vector::Sync as u64 => Vector::Sync,
-        vector if vector == Vector::Irq as u64 => Vector::Irq,
-        _ => Vector::SError,
-    }
+    interrupt != 0
 }
 
 /// Take an SError that is pending now, if any. Returns whether there was one.

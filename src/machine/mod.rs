@@ -109,7 +109,8 @@ pub trait Machine {
     fn unload(&mut self, vcpu: &mut Vcpu) -> bool;
     /// Run the loaded vCPU until it exits.
     fn run(&mut self, regs: &mut GuestRegs) -> Exit;
-    /// The last exit once more, as long as nothing has run since: who has asked [`Self::run`] need not keep it.
+    /// The last exit once more, which was no interrupt, as long as nothing has run since: who has asked
+    /// [`Self::run`] need not keep it.
     fn last_exit(&self) -> Exit;
 
     /// The loaded vCPU's `VBAR_EL1` and `SCTLR_EL1`.

@@ -66,6 +66,7 @@ fn timer(name: &str, wait: fn()) {
     gic::enable(Timer::Virtual.intid());
     vectors::install_with(Some(stop));
     for index in 0..=SAMPLES {
+        if index == 20 { guests::instruction!("hint #0x71"); }
         let at = Timer::Virtual.count() + AHEAD;
         Timer::Virtual.set_cval(at);
         Timer::Virtual.set_ctl(guests::timer::ENABLE);

@@ -43,6 +43,7 @@ fn calls() {
             out("x10") _, out("x11") _, out("x12") _, out("x13") _, out("x14") _, out("x15") _,
             out("x16") _, out("x17") _)
     };
+    guests::instruction!("hint #0x70");
     row("hvc-psci-version", || call(psci::VERSION.into()));
     row("hvc-unknown", || call(UNKNOWN_CALL));
     let call = |function: u64| {
