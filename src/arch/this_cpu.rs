@@ -56,6 +56,23 @@ impl ThisCpu {
         Self { id, gic, upkeep: Upkeep, timers, debug_loaded: false }
     }
 
+    /// What an acknowledged interrupt is, which is neither a kick, nor maintenance, nor the virtual timer's.
+    #[inline(never)]
+    fn finish_other(&mut self, intid: IntId) -> Interrupt {
+        if intid == self.timers.hypervisor {
+            timer::set_deadline(None);
+            self.gic.finish(intid);
+            return Interrupt::Deadline;
+        }
+        if super::gic::is_assigned(intid) {
+            self.gic.drop_priority(intid);
+            return Interrupt::Assigned(intid);
+        }
+        // A level stays asserted until the device is served, and is taken again if it was not.
+        self.gic.finish(intid);
+        Interrupt::Device(intid)
+    }
+
     /// Route a device's interrupt to this CPU and enable it.
     pub fn listen_to(&mut self, interrupt: IntId) {
         self.gic.route_here(interrupt);
@@ -186,28 +203,17 @@ impl Machine for ThisCpu {
         ISR_EL1.get() != 0
     }
 
+    #[inline(always)]
     fn acknowledge(&mut self) -> Option<Interrupt> {
-        match self.gic.acknowledge()? {
-            Physical::Kick => Some(Interrupt::Kick),
-            Physical::Maintenance => Some(Interrupt::Maintenance),
+        let taken = self.gic.acknowledge()?;
+        match taken {
             Physical::Other(intid) if intid == self.timers.virt => {
                 self.gic.drop_priority(intid);
                 Some(Interrupt::VirtualTimer)
             }
-            Physical::Other(intid) if intid == self.timers.hypervisor => {
-                timer::set_deadline(None);
-                self.gic.finish(intid);
-                Some(Interrupt::Deadline)
-            }
-            Physical::Other(intid) if super::gic::is_assigned(intid) => {
-                self.gic.drop_priority(intid);
-                Some(Interrupt::Assigned(intid))
-            }
-            Physical::Other(intid) => {
-                // A level stays asserted until the device is served, and is taken again if it was not.
-                self.gic.finish(intid);
-                Some(Interrupt::Device(intid))
-            }
+            Physical::Kick => Some(Interrupt::Kick),
+            Physical::Maintenance => Some(Interrupt::Maintenance),
+            Physical::Other(intid) => Some(self.finish_other(intid)),
         }
     }
 

@@ -27,6 +27,7 @@ pub enum Phase {
 pub const INTERRUPT_KINDS: usize = 5;
 
 /// The place of an interrupt's kind among the counts, and in [`crate::vm::create::Host::interrupts`].
+#[inline(always)]
 const fn kind(interrupt: Interrupt) -> Option<usize> {
     Some(match interrupt {
         Interrupt::Kick => 0,
@@ -112,6 +113,7 @@ impl Clock {
     }
 
     /// An interrupt was taken.
+    #[inline(always)]
     pub fn count(&self, interrupt: Interrupt) {
         if let Some(count) = kind(interrupt).and_then(|kind| self.interrupts.get(kind)) {
             add(count, 1);
@@ -125,6 +127,7 @@ impl Clock {
 }
 
 /// One writer: no need to be atomic as a whole.
+#[inline(always)]
 fn add(cell: &AtomicU64, more: u64) {
     cell.store(cell.load(Ordering::Relaxed).wrapping_add(more), Ordering::Relaxed);
 }

@@ -2,60 +2,99 @@
 //!
 //! After its first time an interrupt has a list register, and keeps it in this model until the next fold, also when
 //! the guest is long done with it. So when nothing has happened to a vCPU but that such an interrupt fired, and its
-//! register is empty, all there is to do is to write into that register what was in it before. This leaves the model
-//! as a fold and a refill would, but for what those find out about other registers, which stays for the next one.
+//! register is empty, all there is to do is to write into that register once more what was in it. That leaves the
+//! model as a fold and a refill would: whatever the register's contents depend on (enables, groups, priority, links)
+//! makes the vCPU's registers *dirty* when it changes, and then this way is closed.
 
-use super::list::{Link, ListRegisters, LrState};
-use super::{GicVersion, Place, Vgic, bits};
+use super::list::{Link, ListRegister, ListRegisters, LrState};
+use super::{GicVersion, IntId, Place, Vgic, bits};
+use crate::vcpu::VcpuId;
+
+/// How many interrupts this is about: those of the private bank.
+pub(super) const PRIVATE: usize = 32;
+
+/// The number of a list register, plus one; 0 is none.
+pub(super) type Slot = u8;
 
 impl Vgic {
+    /// The physical interrupt behind the linked private interrupt `intid` of the loaded `vcpu` has been acknowledged
+    /// and is active on the guest's behalf. Gives it to the guest at once, if that is all there is to do; false when
+    /// [`set_level`](Self::set_level) is to be told.
+    #[inline(always)]
+    pub fn refire(&mut self, vcpu: VcpuId, intid: IntId, lrs: &mut impl ListRegisters) -> bool {
+        let v = usize::from(vcpu.0);
+        let Some(private) = self.private.get(v) else { return false };
+        let interface = &private.interface;
+        let slot = interface.slot_of.get(usize::from(intid.0)).copied().unwrap_or(0);
+        let Some(index) = usize::from(slot).checked_sub(1) else { return false };
+        let quiet = !self.dirty.has(v) && !interface.attention && interface.fired == 0;
+        if !quiet || !lrs.is_empty(index) {
+            return false;
+        }
+        // Pending, and in a list register that deactivates the physical one: as it is held already.
+        lrs.repeat(index);
+        true
+    }
+
     /// Interrupts of `v`'s own bank have become pending, and nothing else has happened.
+    #[inline(always)]
     pub(super) fn fire(&mut self, v: usize, which: u32) {
         self.private[v].interface.fired |= which;
     }
 
     /// Give `v` what has fired, if no more is to be done than that. Otherwise nobody has lost anything: a fold and a
     /// refill have to follow.
-    #[inline]
+    #[inline(always)]
     pub(super) fn give_again(&mut self, v: usize, lrs: &mut impl ListRegisters) -> bool {
         let fired = core::mem::take(&mut self.private[v].interface.fired);
         bits(fired).all(|index| self.give_one_again(v, index, lrs))
     }
 
-    #[inline]
+    #[inline(always)]
     fn give_one_again(&mut self, v: usize, index: usize, lrs: &mut impl ListRegisters) -> bool {
-        let place = Place { bank: 0, index };
-        let (bit, intid) = (place.bit(), place.intid());
-        let groups = self.group_enabled(&self.private[v].bank);
+        let bit = Place { bank: 0, index }.bit();
+        let two = self.version == GicVersion::V2;
         let private = &mut self.private[v];
-        let bank = &mut private.bank;
-        if bank.latch & bank.enabled & groups & bit == 0 {
-            // Taken back since, or not to be delivered now: whoever changes that says so.
+        let slot = private.interface.slot_of.get(index).copied().unwrap_or(0);
+        let Some(slot) = usize::from(slot).checked_sub(1) else { return false };
+        if private.bank.latch & bit == 0 {
+            // Taken back since.
             return true;
         }
-        let slots = private.interface.slots.iter().take(lrs.count()).enumerate();
-        let mut own = slots.filter_map(|(slot, lr)| Some((slot, (*lr)?)));
-        let Some((slot, was)) = own.find(|(_, lr)| lr.intid == intid) else { return false };
-        let fits = match was.link {
-            Link::Hardware { .. } => bank.linked & bank.forwarded & bit != 0,
-            Link::Software { eoi_maintenance, source } => {
-                let sgi_source = 1 << (source & 7);
-                let waiting = private.sources.get(index).copied().unwrap_or(0);
-                let one = self.version == GicVersion::V3 || waiting == sgi_source;
-                !eoi_maintenance && place.is_sgi() && one
+        if two && let Some(waiting) = private.sources.get_mut(index) {
+            let source = match private.interface.slots.get(slot) {
+                Some(Some(ListRegister { link: Link::Software { source, .. }, .. })) => *source,
+                _ => return false,
+            };
+            if *waiting != 1 << (source & 7) || !lrs.is_empty(slot) {
+                return false;
             }
-        };
-        let again = was.state == LrState::Pending && bank.active & bit == 0;
-        if !fits || !again || !lrs.is_empty(slot) {
+            *waiting = 0;
+        } else if !lrs.is_empty(slot) {
             return false;
         }
-        bank.latch &= !bit;
-        bank.carried |= bit;
-        bank.forwarded &= !bit;
-        if let Some(waiting) = private.sources.get_mut(index) {
-            *waiting = 0;
-        }
-        lrs.write(slot, Some(was));
+        private.bank.latch &= !bit;
+        private.bank.forwarded &= !bit;
+        lrs.repeat(slot);
         true
     }
+}
+
+/// Where each private interrupt is that can be given again as it was: pending, and its end asks for nothing.
+pub(super) fn slots_of(slots: &[Option<ListRegister>]) -> [Slot; PRIVATE] {
+    let mut slot_of = [0; PRIVATE];
+    for (slot, lr) in (1..).zip(slots) {
+        let Some(lr) = lr else { continue };
+        let plain = match lr.link {
+            Link::Hardware { .. } => true,
+            Link::Software { eoi_maintenance, .. } => !eoi_maintenance && lr.intid.is_sgi(),
+        };
+        if let Some(own) = slot_of.get_mut(usize::from(lr.intid.0))
+            && plain
+            && lr.state == LrState::Pending
+        {
+            *own = slot;
+        }
+    }
+    slot_of
 }

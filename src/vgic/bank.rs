@@ -1,5 +1,6 @@
 //! Thirty-two interrupts, one bit each in a word for each of their properties.
 
+use super::again::{PRIVATE, Slot};
 use super::list::{ListRegister, MAX_LIST_REGISTERS};
 use super::{GicVersion, INTERRUPTS};
 use crate::vcpu::MAX_VCPUS;
@@ -126,6 +127,8 @@ pub(super) struct Interface {
     pub live: bool,
     /// Something in them may need attention without anybody saying so.
     pub attention: bool,
+    /// Which of them holds each interrupt of the private bank that can be given again as it was.
+    pub slot_of: [Slot; PRIVATE],
     /// What of the private bank has fired since the last sync, where that is all that has happened.
     pub fired: u32,
     /// This fold has found something newly active.

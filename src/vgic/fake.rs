@@ -16,6 +16,8 @@ pub const IDLE_PRIORITY: u8 = 0xff;
 #[derive(Clone, Debug)]
 pub struct CpuInterface {
     lrs: [Option<ListRegister>; MAX_LIST_REGISTERS],
+    /// What was last written to each.
+    written: [Option<ListRegister>; MAX_LIST_REGISTERS],
     count: usize,
     /// Invalid list registers whose `EOI` bit is still set (`EISR`).
     ended: u16,
@@ -37,6 +39,7 @@ impl CpuInterface {
     pub fn new(count: usize) -> Self {
         Self {
             lrs: [None; MAX_LIST_REGISTERS],
+            written: [None; MAX_LIST_REGISTERS],
             count: count.clamp(1, MAX_LIST_REGISTERS),
             ended: 0,
             eoi_count: 0,
@@ -173,7 +176,12 @@ impl ListRegisters for CpuInterface {
         }
         self.ended &= !(1 << index);
         self.lrs[index] = lr;
+        self.written[index] = lr;
         self.writes += 1;
+    }
+
+    fn repeat(&mut self, index: usize) {
+        self.write(index, self.written[index]);
     }
 
     fn take_eoi_count(&mut self) -> u32 {

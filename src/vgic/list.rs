@@ -77,6 +77,9 @@ pub trait ListRegisters {
     /// Sets the register `index`; `None` writes all of it to zero, its `EOI` bit too.
     fn write(&mut self, index: usize, lr: Option<ListRegister>);
 
+    /// Sets the register `index` to what was last written to it.
+    fn repeat(&mut self, index: usize);
+
     /// `HCR.EOICount`: how many interrupts without a list register the guest deactivated since the
     /// last call. It is zero afterwards.
     fn take_eoi_count(&mut self) -> u32;

@@ -6,6 +6,7 @@
 //! not be interrupted any more. The active interrupt that has to make room is the one of the lowest
 //! priority, whose end comes last; the hardware counts it (`EOICount`).
 
+use super::again::slots_of;
 use super::list::{Link, ListRegister, ListRegisters, LrState, MAX_LIST_REGISTERS};
 use super::{BANKS, GicVersion, IntId, Place, Vgic, bits};
 
@@ -132,6 +133,7 @@ impl Vgic {
             }
         }
         *slots = next;
+        self.private[v].interface.slot_of = slots_of(&next);
     }
 
     /// Takes an interrupt out of the model, into the form of a list register.

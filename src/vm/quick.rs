@@ -114,6 +114,9 @@ impl Vm {
     #[inline(always)]
     pub fn virtual_timer_fired<M: Machine>(&self, machine: &mut M, me: VcpuId) -> Notify {
         let mut vgic = self.vgic.lock();
+        if vgic.refire(me, VIRTUAL_TIMER_IRQ, machine.list_registers()) {
+            return Notify::NONE;
+        }
         let notify = vgic.set_level(me, VIRTUAL_TIMER_IRQ, true);
         Self::tell_me_first(&mut vgic, machine, me, notify)
     }

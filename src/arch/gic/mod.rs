@@ -29,7 +29,7 @@ use crate::platform::driver::gicv3::{self, redistributor::Redistributor};
 use crate::platform::driver::mmio::Mmio;
 use crate::platform::driver::{DriverError, gic::Lines};
 use crate::vcpu::GicCpuContext;
-use crate::vgic::{IntId, ListRegister, ListRegisters};
+use crate::vgic::{IntId, ListRegister, ListRegisters, MAX_LIST_REGISTERS};
 
 /// The software generated interrupt by which CPUs call each other.
 pub const KICK: IntId = IntId(0);
@@ -95,6 +95,8 @@ pub struct Gic {
     forgets_levels: bool,
     /// What [`ListRegisters::set_maintenance`] asked for last.
     asked: (bool, bool),
+    /// What [`ListRegisters::write`] wrote last, as the hardware has it.
+    written: [u64; MAX_LIST_REGISTERS],
 }
 
 /// The affinity fields of this CPU.
@@ -154,6 +156,7 @@ impl Gic {
             maintenance: maintenance.intid,
             forgets_levels,
             asked: (false, false),
+            written: [0; MAX_LIST_REGISTERS],
         };
         gic.enable_urgent(KICK);
         gic.enable(maintenance.intid);
@@ -242,6 +245,7 @@ impl Gic {
     }
 
     /// Take the most urgent pending interrupt.
+    #[inline(always)]
     pub fn acknowledge(&mut self) -> Option<Physical> {
         let taken = match &self.hardware {
             Hardware::V2 { interface, .. } => interface.acknowledge()?,
@@ -263,6 +267,7 @@ impl Gic {
     }
 
     /// Let interrupts of the same priority through again; this one stays active.
+    #[inline(always)]
     pub fn drop_priority(&mut self, intid: IntId) {
         match &self.hardware {
             Hardware::V2 { interface, .. } => {
@@ -383,7 +388,7 @@ impl ListRegisters for Gic {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn is_empty(&self, index: usize) -> bool {
         match &self.hardware {
             Hardware::V2 { virt, .. } => gich::is_empty(virt.lr(index)),
@@ -395,10 +400,32 @@ impl ListRegisters for Gic {
     fn write(&mut self, index: usize, lr: Option<ListRegister>) {
         match &self.hardware {
             Hardware::V2 { virt, .. } => {
-                virt.set_lr(index, lr.map_or(0, gich::encode));
+                let value = lr.map_or(0, gich::encode);
+                if let Some(written) = self.written.get_mut(index) {
+                    *written = value.into();
+                }
+                virt.set_lr(index, value);
                 barrier::dsb(barrier::SY); // it has arrived before the guest runs
             }
-            Hardware::V3 { .. } => write_ich_lr(index, lr.map_or(0, v3::encode)),
+            Hardware::V3 { .. } => {
+                let value = lr.map_or(0, v3::encode);
+                if let Some(written) = self.written.get_mut(index) {
+                    *written = value;
+                }
+                write_ich_lr(index, value);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn repeat(&mut self, index: usize) {
+        let Some(written) = self.written.get(index) else { return };
+        match &self.hardware {
+            Hardware::V2 { virt, .. } => {
+                virt.set_lr(index, low_word(*written));
+                barrier::dsb(barrier::SY); // it has arrived before the guest runs
+            }
+            Hardware::V3 { .. } => write_ich_lr(index, *written),
         }
     }
 

@@ -7,6 +7,10 @@ use crate::vgic::Link;
 struct Untouched;
 
 impl ListRegisters for Untouched {
+    fn repeat(&mut self, _: usize) {
+        panic!("nothing has fired");
+    }
+
     fn count(&self) -> usize {
         panic!("nothing has changed")
     }
