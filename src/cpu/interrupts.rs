@@ -14,7 +14,7 @@ impl<M: Machine> Cpu<'_, M> {
             let Some(interrupt) = first.take().or_else(|| self.machine.acknowledge()) else {
                 break;
             };
-            self.hypervisor.clock(self.machine.id()).count(interrupt);
+            self.clock.count(interrupt);
             match interrupt {
                 Interrupt::Kick => {}
                 Interrupt::Deadline => self.deadline_passed(),

@@ -11,7 +11,7 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 
 use crate::exit::Exit;
-use crate::hypervisor::{Hypervisor, NotLoaded, Phase};
+use crate::hypervisor::{Clock, Hypervisor, NotLoaded, Phase};
 use crate::machine::{Interrupt, Machine};
 use crate::sched::Entity;
 use crate::time::Ticks;
@@ -24,6 +24,8 @@ use crate::vm::{Next, Stop, Vm};
 pub struct Cpu<'h, M> {
     machine: M,
     hypervisor: &'h Hypervisor,
+    /// What this CPU spends its time with.
+    clock: &'h Clock,
     loaded: Option<Loaded>,
     /// Why and when the loaded vCPU left its guest, while that goes on.
     exit: Option<(Reason, Ticks)>,
@@ -83,11 +85,13 @@ impl<'h, M: Machine> Cpu<'h, M> {
         hypervisor: &'h Hypervisor,
         on_device: fn(&Hypervisor, &mut M, crate::vgic::IntId),
     ) -> Self {
-        hypervisor.clock(machine.id()).start(machine.affinity(), machine.stamp());
+        let clock = hypervisor.clock(machine.id());
+        clock.start(machine.affinity(), machine.stamp());
         let background = Background { due: || None, work: |_, _| {} };
         Self {
             machine,
             hypervisor,
+            clock,
             loaded: None,
             exit: None,
             deadline: None,
@@ -132,7 +136,7 @@ impl<'h, M: Machine> Cpu<'h, M> {
             return Step::Slept;
         };
         if let Some(loaded) = self.prepare(entity) {
-            self.hypervisor.clock(self.machine.id()).set_running(Some(entity));
+            self.clock.set_running(Some(entity));
             self.arm_for(&loaded);
             self.run(loaded);
         }
@@ -145,7 +149,7 @@ impl<'h, M: Machine> Cpu<'h, M> {
             self.settle_exit(&loaded);
             self.loaded = Some(loaded);
         }
-        let clock = self.hypervisor.clock(self.machine.id());
+        let clock = self.clock;
         clock.set_running(None);
         clock.enter(Phase::Idle, self.machine.stamp());
         if !self.machine.idle() {
@@ -162,10 +166,10 @@ impl<'h, M: Machine> Cpu<'h, M> {
         vm.set_running(me, Some(self.machine.id()));
         let leave = loop {
             let entered = self.settle_exit(&loaded);
-            self.hypervisor.clock(self.machine.id()).enter(Phase::Guest, entered);
+            self.clock.enter(Phase::Guest, entered);
             let exit = self.run_quickly(&mut loaded);
             let left = self.machine.stamp();
-            self.hypervisor.clock(self.machine.id()).enter(Phase::Hypervisor, left);
+            self.clock.enter(Phase::Hypervisor, left);
             match exit {
                 Leave::Exit => {
                     let exit = self.machine.last_exit();
@@ -286,7 +290,7 @@ impl<'h, M: Machine> Cpu<'h, M> {
         self.unload();
         // Whoever was here before can be taken elsewhere from now on.
         self.hypervisor.invite(&mut self.machine);
-        self.hypervisor.clock(self.machine.id()).set_running(Some(entity));
+        self.clock.set_running(Some(entity));
         self.arm_deadline();
         loop {
             match self.hypervisor.load_step(&mut self.machine, vm) {

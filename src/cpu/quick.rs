@@ -50,21 +50,27 @@ impl<M: Machine> Cpu<'_, M> {
         let interrupt = self.machine.acknowledge().ok_or(None)?;
         let (vm, me) = (&loaded.vm, loaded.entity.vcpu);
         let others = match interrupt {
-            Interrupt::VirtualTimer => vm.virtual_timer_fired(&mut self.machine, me),
+            Interrupt::VirtualTimer => {
+                self.clock.count(Interrupt::VirtualTimer);
+                vm.virtual_timer_fired(&mut self.machine, me)
+            }
             Interrupt::Kick if !self.hypervisor.is_called(self.machine.id()) => {
                 let requests = vm.take_requests(me);
                 if requests.start {
                     vm.give_back(me, requests);
                     return Err(Some(interrupt));
                 }
+                self.clock.count(Interrupt::Kick);
                 vm.sync(&mut self.machine, me)
             }
-            Interrupt::Maintenance => vm.sync(&mut self.machine, me),
+            Interrupt::Maintenance => {
+                self.clock.count(Interrupt::Maintenance);
+                vm.sync(&mut self.machine, me)
+            }
             _ => return Err(Some(interrupt)),
         };
-        self.hypervisor.clock(self.machine.id()).count(interrupt);
         loaded.tally.count(Reason::Interrupt);
-        if self.machine.forgets_levels() {
+        if self.machine.forgets_levels() && self.nudge.is_none() {
             self.watch_levels();
             self.arm_nudge();
         }

@@ -2,12 +2,21 @@
 //! 0069).
 
 use super::fields::{GICD_SGIR, ICC_SGIR};
-use super::{GicVersion, Notify, Vgic};
+use super::{GicVersion, Notify, Vgic, bits};
 use crate::vcpu::VcpuId;
 use tock_registers::LocalRegisterCopy;
+use tock_registers::fields::Field;
 
 /// `GICD_SGIR`, GICv2.
 pub const GICD_SGIR_OFFSET: u64 = 0xf00;
+
+/// The bits of `ICC_SGI1R_EL1` that name a CPU no guest has: all but Aff0.
+const ELSEWHERE: u64 =
+    mask(ICC_SGIR::Aff3) | mask(ICC_SGIR::Aff2) | mask(ICC_SGIR::Aff1) | mask(ICC_SGIR::RS);
+
+const fn mask(field: Field<u64, ICC_SGIR::Register>) -> u64 {
+    field.mask << field.shift
+}
 
 /// Which of the system registers that send an SGI. All have the same fields.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -29,26 +38,21 @@ impl Vgic {
             return Notify::NONE;
         }
         let write = LocalRegisterCopy::<u64, ICC_SGIR::Register>::new(value);
-        let sgi = narrow(write.read(ICC_SGIR::INTID));
-        let everybody = Notify::first(self.vcpus.into());
+        let exist = u32::from(mask_of(self.vcpus));
         let targets = if write.is_set(ICC_SGIR::IRM) {
-            everybody.but(v)
+            exist & !(1 << v)
+        } else if value & ELSEWHERE == 0 {
+            exist & (write.read(ICC_SGIR::TargetList) & 0xffff) as u32
         } else {
-            let others = [ICC_SGIR::Aff3, ICC_SGIR::Aff2, ICC_SGIR::Aff1, ICC_SGIR::RS];
-            if others.iter().any(|&field| write.read(field) != 0) {
-                return Notify::NONE;
-            }
-            let list = write.read(ICC_SGIR::TargetList);
-            (0..usize::from(self.vcpus))
-                .filter(|&w| list & (1 << w) != 0)
-                .fold(Notify::NONE, |all, w| all | Notify::bit(w))
+            0
         };
+        let sgi = 1 << narrow(write.read(ICC_SGIR::INTID));
         let mut notify = Notify::NONE;
-        for w in (0..usize::from(self.vcpus)).filter(|&w| targets.has(w)) {
+        for w in bits(targets) {
             let bank = &mut self.private[w].bank;
-            let group1 = bank.group & (1 << sgi) != 0;
-            if (register == SgiRegister::Sgi1r || !group1) && bank.set_pending(1 << sgi) != 0 {
-                self.fire(w, 1 << sgi);
+            let group1 = bank.group & sgi != 0;
+            if (register == SgiRegister::Sgi1r || !group1) && bank.set_pending(sgi) != 0 {
+                self.fire(w, sgi);
                 notify = notify | Notify::bit(w);
             }
         }
@@ -63,20 +67,16 @@ impl Vgic {
         #[expect(clippy::cast_possible_truncation, reason = "a register of 32 bits")]
         let write = LocalRegisterCopy::<u32, GICD_SGIR::Register>::new(value as u32);
         let sgi = narrow(write.read(GICD_SGIR::SGIINTID).into());
-        let list = write.read(GICD_SGIR::CPUTargetList);
-        let mut notify = Notify::NONE;
-        for w in 0..usize::from(self.vcpus) {
-            let target = match write.read_as_enum(GICD_SGIR::TargetListFilter) {
-                Some(GICD_SGIR::TargetListFilter::Value::List) => list & (1 << w) != 0,
-                Some(GICD_SGIR::TargetListFilter::Value::AllOthers) => w != v,
-                Some(GICD_SGIR::TargetListFilter::Value::Sender) => w == v,
-                None => false,
-            };
-            if target {
-                notify = notify | self.add_sources(w, sgi, 1 << v);
+        let exist = u32::from(mask_of(self.vcpus));
+        let targets = match write.read_as_enum(GICD_SGIR::TargetListFilter) {
+            Some(GICD_SGIR::TargetListFilter::Value::List) => {
+                exist & write.read(GICD_SGIR::CPUTargetList)
             }
-        }
-        notify
+            Some(GICD_SGIR::TargetListFilter::Value::AllOthers) => exist & !(1 << v),
+            Some(GICD_SGIR::TargetListFilter::Value::Sender) => 1 << v,
+            None => 0,
+        };
+        bits(targets).fold(Notify::NONE, |all, w| all | self.add_sources(w, sgi, 1 << v))
     }
 
     /// `GICD_SPENDSGIR`: SGI `sgi` of `w` is pending from `sources` too.
@@ -108,6 +108,7 @@ impl Vgic {
 }
 
 /// A bit for each vCPU.
+#[inline(always)]
 pub(super) const fn mask_of(vcpus: u8) -> u8 {
     u8::MAX >> (8 - vcpus)
 }

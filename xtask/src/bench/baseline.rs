@@ -71,7 +71,10 @@ impl Baseline {
         kept.filter_map(|(name, kept)| {
             let machine = key(gic);
             let Some(now) = measured.get(name) else {
-                return Some(format!("{machine}, {name}: was {}, is not measured any more", kept.median));
+                return Some(format!(
+                    "{machine}, {name}: was {}, is not measured any more",
+                    kept.median
+                ));
             };
             let figures = [
                 ("least", kept.min, now.min),
@@ -121,6 +124,9 @@ mod tests {
     fn a_row_that_is_gone_is_told() {
         let mut kept = Baseline::default();
         kept.set(3, figures(100, 200));
-        assert_eq!(kept.grown(3, &Figures::new()), ["gicv3, eoi: was 100, is not measured any more"]);
+        assert_eq!(
+            kept.grown(3, &Figures::new()),
+            ["gicv3, eoi: was 100, is not measured any more"]
+        );
     }
 }

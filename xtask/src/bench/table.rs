@@ -5,7 +5,11 @@ use super::rows::ROWS;
 
 /// Prints the figures of one machine: beside the targets, the baseline, and another hypervisor's.
 pub fn print(gic: u8, figures: &Figures, other: Option<&Figures>, kept: Option<&Figures>) {
-    println!("\nGICv{gic}, instructions{:27}min  median     max  target  before{}", "", heading(other));
+    println!(
+        "\nGICv{gic}, instructions{:27}min  median     max  target  before{}",
+        "",
+        heading(other)
+    );
     for row in ROWS {
         let Some(Spread { min, median, max }) = figures.get(row.name) else { continue };
         let target = row.target(gic).map_or_else(String::new, |target| {

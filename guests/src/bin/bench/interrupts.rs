@@ -50,6 +50,7 @@ fn own_sgi() {
     for index in 0..=SAMPLES {
         let seen = vectors::count_of(sysreg::cpu());
         sysreg::unmask_interrupts();
+        if index == 20 { guests::instruction!("hint #0x72"); }
         let since = vectors::now();
         gic::send(SGI, target);
         while vectors::count_of(sysreg::cpu()) == seen {}
