@@ -140,23 +140,34 @@ zero_bss:
     b.lo    4b
     ret
 
-// Apply our own R_AARCH64_RELATIVE relocations (ELF for the Arm 64-bit Architecture): *(base +
-// offset) = base + addend. Clobbers x1 to x5.
+// Add where we are to every word that holds an address (ELF gABI, "SHT_RELR"): an even entry is the
+// place of one such word; an odd one says with bits 1 to 63 which of the 63 words behind it are others.
+// Clobbers x1 to x6.
 relocate:
-    adrp    x1, __rela_start
-    add     x1, x1, :lo12:__rela_start
-    adrp    x2, __rela_end
-    add     x2, x2, :lo12:__rela_end
+    adrp    x1, __relr_start
+    add     x1, x1, :lo12:__relr_start
+    adrp    x2, __relr_end
+    add     x2, x2, :lo12:__relr_end
 5:  cmp     x1, x2
-    b.hs    6f
-    ldp     x3, x4, [x1], #16           // r_offset, r_info
-    ldr     x5, [x1], #8                // r_addend
-    cmp     w4, #1027
-    b.ne    5b
+    b.hs    8f
+    ldr     x3, [x1], #8
+    tbnz    x3, #0, 6f
+    add     x4, x3, x20                 // the word, and from here on the one behind what is done
+    ldr     x5, [x4]
     add     x5, x5, x20
-    str     x5, [x20, x3]
+    str     x5, [x4], #8
     b       5b
-6:  ret
+6:  mov     x6, x4
+    add     x4, x4, #(63 * 8)
+7:  lsr     x3, x3, #1
+    cbz     x3, 5b
+    tbz     x3, #0, 12f
+    ldr     x5, [x6]
+    add     x5, x5, x20
+    str     x5, [x6]
+12: add     x6, x6, #8
+    b       7b
+8:  ret
 
 // The early map: our own image, and room for a device tree of 2 MiB anywhere. x19 = device tree,
 // x20 = image. Clobbers x0 to x7, x21, x22.
