@@ -45,8 +45,11 @@ pub fn usable(memory: &[Region<PhysAddr>], taken: &[Region<PhysAddr>]) -> Vec<Re
 
 /// The same bytes by rising address, each run of them as one region.
 fn merged(regions: &[Region<PhysAddr>]) -> Vec<Region<PhysAddr>> {
-    let mut sorted = regions.to_vec();
-    sorted.sort_unstable_by_key(|region| region.start());
+    let mut sorted: Vec<Region<PhysAddr>> = Vec::with_capacity(regions.len());
+    for region in regions {
+        let at = sorted.partition_point(|other| other.start() < region.start());
+        sorted.insert(at, *region);
+    }
     let mut merged: Vec<Region<PhysAddr>> = Vec::with_capacity(sorted.len());
     for region in sorted {
         let joined = merged.last().copied().and_then(|before| join(before, region));

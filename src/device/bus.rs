@@ -88,8 +88,12 @@ pub struct Bus {
 
 impl Bus {
     /// The bus with these `peripherals`, in any order.
-    pub fn new(mut peripherals: Vec<Peripheral>) -> Result<Self, Conflict> {
-        peripherals.sort_unstable_by_key(|peripheral| peripheral.window.start());
+    pub fn new(in_any_order: Vec<Peripheral>) -> Result<Self, Conflict> {
+        let mut peripherals: Vec<Peripheral> = Vec::with_capacity(in_any_order.len());
+        for one in in_any_order {
+            let below = |other: &Peripheral| other.window.start() < one.window.start();
+            peripherals.insert(peripherals.partition_point(below), one);
+        }
         // In this order, if any two overlap, some neighbours do.
         for (a, b) in peripherals.iter().zip(peripherals.iter().skip(1)) {
             if a.window.overlaps(&b.window) {

@@ -65,13 +65,13 @@ impl GuestMemory {
             return Err(RamOverlap(frames));
         }
         let mut at = base.raw();
-        for run in frames.into_runs() {
+        let place = self.pieces.partition_point(|piece| piece.ipas.start() < base);
+        for (place, run) in (place..).zip(frames.into_runs()) {
             let size = run.size();
             let ipas = Region::new(Ipa::new(at), size).expect("a part of a region that fits");
             at = at.wrapping_add(size);
-            self.pieces.push(Piece { ipas, run });
+            self.pieces.insert(place, Piece { ipas, run });
         }
-        self.pieces.sort_unstable_by_key(|piece| piece.ipas.start());
         Ok(())
     }
 

@@ -14,14 +14,14 @@ pub fn complete(line: &str, names: &[String]) -> Completion {
     } else {
         before.pop().unwrap_or_default()
     };
-    let mut words: Vec<String> = Vec::new();
+    let mut words: Vec<&str> = Vec::new();
     for usage in USAGES {
         let same = usage.words.iter().zip(&before).all(|(a, b)| a == b);
         if !same {
             continue;
         }
         match usage.words.get(before.len()) {
-            Some(next) => words.push(String::from(*next)),
+            Some(next) => words.push(next),
             None => {
                 let given = before.get(usage.words.len()..).unwrap_or_default();
                 arguments(usage.arguments, given, names, &mut words);
@@ -29,32 +29,41 @@ pub fn complete(line: &str, names: &[String]) -> Completion {
         }
     }
     if before.as_slice() == ["console"] {
-        words.extend(["all", "focus"].map(String::from));
+        words.extend(["all", "focus"]);
     }
-    words.retain(|candidate| candidate.starts_with(word) && candidate.as_str() != "");
-    words.sort();
-    words.dedup();
-    Completion { word: word.len(), words }
+    let mut sorted: Vec<String> = Vec::new();
+    for candidate in words {
+        let place = sorted.binary_search_by(|other| other.as_str().cmp(candidate));
+        if let Err(new) = place
+            && candidate.starts_with(word)
+            && !candidate.is_empty()
+        {
+            sorted.insert(new, String::from(candidate));
+        }
+    }
+    Completion { word: word.len(), words: sorted }
 }
 
 /// What can stand after those that are `given`. Options have no place among the others.
-fn arguments(arguments: &[Argument], given: &[&str], names: &[String], words: &mut Vec<String>) {
+fn arguments<'n>(
+    arguments: &[Argument],
+    given: &[&str],
+    names: &'n [String],
+    words: &mut Vec<&'n str>,
+) {
     let after = given.iter().filter(|word| !word.starts_with("--")).count();
     for (at, argument) in arguments.iter().enumerate() {
         match argument {
             Argument::Settings(settings) if after >= at => {
-                words.extend(settings.iter().map(|word| String::from(*word)));
+                words.extend_from_slice(settings);
             }
-            Argument::Vm if after == at => words.extend(names.iter().cloned()),
+            Argument::Vm if after == at => words.extend(names.iter().map(String::as_str)),
             // What has a fixed place but may be left out before it.
             Argument::Words(choices) if after <= at => {
-                let new = choices.iter().filter(|word| !given.contains(word));
-                words.extend(new.map(|word| String::from(*word)));
+                words.extend(choices.iter().filter(|word| !given.contains(word)));
             }
             Argument::Command if after == at => {
-                words.extend(
-                    USAGES.iter().filter_map(|u| u.words.first()).map(|w| String::from(*w)),
-                );
+                words.extend(USAGES.iter().filter_map(|usage| usage.words.first()));
             }
             _ => {}
         }

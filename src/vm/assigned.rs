@@ -3,7 +3,6 @@
 //! Registers are at the same addresses as on the board, interrupts have the same numbers.
 
 use alloc::boxed::Box;
-use alloc::collections::BTreeSet;
 use alloc::string::String;
 
 use super::{Vm, layout};
@@ -85,12 +84,12 @@ pub(super) fn map(
     frames: &mut FramePool,
     cpu: &impl Maintenance,
 ) -> Result<(), MapError> {
-    let mut mapped = BTreeSet::new();
-    for region in devices.iter().flat_map(AssignedDevice::pages) {
+    let all = || devices.iter().flat_map(AssignedDevice::pages);
+    for (index, region) in all().enumerate() {
         let mut left = Some(region);
         while let Some(rest) = left {
             let (page, after) = rest.split_front(PAGE_SIZE);
-            if mapped.insert(page.start()) {
+            if !all().take(index).any(|earlier| earlier.overlaps(&page)) {
                 stage2.map_device(ipas(page), page.start(), Perms::RW, frames, cpu)?;
             }
             left = after;
