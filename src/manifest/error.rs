@@ -23,6 +23,7 @@ pub struct Place {
 }
 
 impl Place {
+    #[cold]
     pub(super) fn new(index: usize, vm: &VmConfig) -> Self {
         Self { index, name: vm.name.chars().take(MAX_NAME).collect() }
     }

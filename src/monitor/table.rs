@@ -2,13 +2,12 @@
 
 use alloc::format;
 use alloc::string::{String, ToString};
-use alloc::vec;
 use alloc::vec::Vec;
-use core::fmt::Write;
+use core::fmt::{self, Display, Write};
 
 use super::reply::{
-    Asked, ConsoleState, CpuSummary, HelpEntry, IrqEntry, MemoryReport, Reply, SchedEntry,
-    StatsEntry, VcpuDump, VmDetails, VmState, VmSummary,
+    Asked, ConsoleState, CpuSummary, DeviceEntry, HelpEntry, IrqEntry, MemoryReport, Reply,
+    SchedEntry, StatsEntry, VcpuDump, VcpuSummary, VmDetails, VmMemory, VmState, VmSummary,
 };
 use crate::console::View;
 use crate::console::text::{Cleaner, Restart};
@@ -53,16 +52,16 @@ const VM_COLUMNS: [&str; 8] =
     ["id<", "name<", "state<", "vcpus", "memory", "cpu time", "exits", "resets"];
 
 fn vm_row(vm: &VmSummary) -> Vec<String> {
-    vec![
-        vm.id.to_string(),
-        vm.name.clone(),
-        String::from(state(vm.state)),
-        vm.vcpus.to_string(),
-        size(vm.memory),
-        seconds(vm.cpu_micros),
-        vm.exits.to_string(),
-        vm.resets.to_string(),
-    ]
+    row(&[
+        &vm.id,
+        &vm.name,
+        &state(vm.state),
+        &vm.vcpus,
+        &Size(vm.memory),
+        &Seconds(vm.cpu_micros),
+        &vm.exits,
+        &vm.resets,
+    ])
 }
 
 const fn state(state: VmState) -> &'static str {
@@ -89,39 +88,25 @@ fn details(vm: &VmDetails) -> String {
     let _ = writeln!(
         text,
         "up {}; on crash: {}; on reboot: {}; on a bad access: {}; shutdown: {}",
-        seconds(vm.uptime_micros),
+        Seconds(vm.uptime_micros),
         vm.on_crash,
         vm.on_reboot,
         vm.on_bad_access,
         vm.shutdown
     );
     text += &sched(core::slice::from_ref(&vm.sched));
-    let rows: Vec<_> = vm
-        .vcpu_list
-        .iter()
-        .map(|vcpu| {
-            vec![
-                vcpu.id.to_string(),
-                vcpu.state.clone(),
-                optional(vcpu.cpu),
-                seconds(vcpu.cpu_micros),
-                seconds(vcpu.steal_micros),
-            ]
-        })
-        .collect();
+    let vcpu = |vcpu: &VcpuSummary| {
+        let times = [vcpu.cpu_micros, vcpu.steal_micros].map(Seconds);
+        row(&[&vcpu.id, &vcpu.state, &OrDash(vcpu.cpu), &times[0], &times[1]])
+    };
+    let rows: Vec<_> = vm.vcpu_list.iter().map(vcpu).collect();
     text += &table(&["vcpu<", "state<", "cpu", "cpu time", "stolen"], &rows);
-    let rows: Vec<_> = vm
-        .devices
-        .iter()
-        .map(|device| {
-            vec![
-                device.name.clone(),
-                format!("{:#x}", device.address.0),
-                format!("{:#x}", device.size),
-                optional(device.irq),
-            ]
-        })
-        .collect();
+    let device = |device: &DeviceEntry| {
+        let (address, size) =
+            (format_args!("{:#x}", device.address.0), format_args!("{:#x}", device.size));
+        row(&[&device.name, &address, &size, &OrDash(device.irq)])
+    };
+    let rows: Vec<_> = vm.devices.iter().map(device).collect();
     text + &table(&["device<", "address", "size", "irq"], &rows)
 }
 
@@ -137,78 +122,72 @@ fn dump(vcpu: &VcpuDump) -> String {
 }
 
 fn cpus(cpus: &[CpuSummary]) -> String {
-    let rows: Vec<_> = cpus
-        .iter()
-        .map(|cpu| {
-            vec![
-                cpu.id.to_string(),
-                format!("{:#x}", cpu.mpidr.0),
-                cpu.running.clone().unwrap_or_else(|| String::from("-")),
-                cpu.ready.to_string(),
-                seconds(cpu.guest_micros),
-                seconds(cpu.hypervisor_micros),
-                seconds(cpu.idle_micros),
-            ]
-        })
-        .collect();
+    let cpu = |cpu: &CpuSummary| {
+        row(&[
+            &cpu.id,
+            &format_args!("{:#x}", cpu.mpidr.0),
+            &cpu.running.as_deref().unwrap_or("-"),
+            &cpu.ready,
+            &Seconds(cpu.guest_micros),
+            &Seconds(cpu.hypervisor_micros),
+            &Seconds(cpu.idle_micros),
+        ])
+    };
+    let rows: Vec<_> = cpus.iter().map(cpu).collect();
     table(&["cpu<", "mpidr<", "running<", "ready", "guests", "hypervisor", "idle"], &rows)
 }
 
 fn memory(report: &MemoryReport) -> String {
     let mut text = format!(
         "guests: {} of {} free, {} in one piece\nheap: {} of {} free\n",
-        size(report.free),
-        size(report.total),
-        size(report.largest_free),
-        size(report.heap_free),
-        size(report.heap_total)
+        Size(report.free),
+        Size(report.total),
+        Size(report.largest_free),
+        Size(report.heap_free),
+        Size(report.heap_total)
     );
-    let rows: Vec<_> =
-        report.vms.iter().map(|vm| vec![vm.name.clone(), size(vm.ram), size(vm.tables)]).collect();
+    let vm = |vm: &VmMemory| row(&[&vm.name, &Size(vm.ram), &Size(vm.tables)]);
+    let rows: Vec<_> = report.vms.iter().map(vm).collect();
     text += &table(&["vm<", "ram", "tables"], &rows);
     text
 }
 
 fn irqs(irqs: &[IrqEntry]) -> String {
-    let mark = |on: bool, mark: &str| String::from(if on { mark } else { "-" });
-    let rows: Vec<_> = irqs
-        .iter()
-        .map(|irq| {
-            vec![
-                irq.intid.to_string(),
-                optional(irq.target),
-                mark(irq.enabled, "enabled"),
-                mark(irq.pending, "pending"),
-                mark(irq.active, "active"),
-                format!("{:#04x}", irq.priority),
-                optional(irq.count),
-                irq.name.clone(),
-            ]
-        })
-        .collect();
+    let mark = |on: bool, mark: &'static str| if on { mark } else { "-" };
+    let irq = |irq: &IrqEntry| {
+        row(&[
+            &irq.intid,
+            &OrDash(irq.target),
+            &mark(irq.enabled, "enabled"),
+            &mark(irq.pending, "pending"),
+            &mark(irq.active, "active"),
+            &format_args!("{:#04x}", irq.priority),
+            &OrDash(irq.count),
+            &irq.name,
+        ])
+    };
+    let rows: Vec<_> = irqs.iter().map(irq).collect();
     let columns = ["irq", "cpu", "enabled<", "pending<", "active<", "priority", "count", "what<"];
     table(&columns, &rows)
 }
 
 fn sched(entries: &[SchedEntry]) -> String {
-    let rows: Vec<_> = entries
-        .iter()
-        .map(|entry| {
-            let reservation = match (entry.budget_micros, entry.period_micros) {
-                (Some(budget), Some(period)) => format!("{budget}us/{period}us"),
-                _ => String::from("-"),
-            };
-            vec![
-                entry.name.clone(),
-                optional(entry.weight),
-                optional(entry.cap),
-                reservation,
-                ranges(&entry.cpus),
-                String::from(entry.wfi.name()),
-                seconds(entry.cpu_micros),
-            ]
-        })
-        .collect();
+    let entry = |entry: &SchedEntry| {
+        let reservation = match (entry.budget_micros, entry.period_micros) {
+            (Some(budget), Some(period)) => format!("{budget}us/{period}us"),
+            _ => String::from("-"),
+        };
+        row(&[
+            &entry.name,
+            &OrDash(entry.weight),
+            &OrDash(entry.cap),
+            &reservation,
+            &Ranges(&entry.cpus),
+            &entry.wfi.name(),
+            &Seconds(entry.cpu_micros),
+        ])
+    };
+    let rows: Vec<_> = entries.iter().map(entry).collect();
     table(&["vm<", "weight", "cap", "reservation", "cpus<", "wfi<", "cpu time"], &rows)
 }
 
@@ -220,13 +199,14 @@ fn stats(entries: &[StatsEntry]) -> String {
             None => entry.name.clone(),
         };
         for exit in &entry.exits {
-            rows.push(vec![
-                who.clone(),
-                exit.reason.clone(),
-                exit.count.to_string(),
-                format!("{} us", exit.nanos / 1000),
-                format!("{} ns", exit.nanos.checked_div(exit.count).unwrap_or(0)),
-            ]);
+            let each = exit.nanos.checked_div(exit.count).unwrap_or(0);
+            rows.push(row(&[
+                &who,
+                &exit.reason,
+                &exit.count,
+                &format_args!("{} us", exit.nanos / 1000),
+                &format_args!("{each} ns"),
+            ]));
         }
     }
     table(&["vm<", "reason<", "exits", "in all", "each"], &rows)
@@ -270,39 +250,67 @@ fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
     text
 }
 
-fn optional(value: Option<impl ToString>) -> String {
-    value.map_or_else(|| String::from("-"), |value| value.to_string())
+/// The cells of a row.
+fn row(cells: &[&dyn Display]) -> Vec<String> {
+    cells.iter().map(|cell| cell.to_string()).collect()
 }
 
-/// In the largest unit that keeps it whole, or in MiB.
-fn size(bytes: u64) -> String {
-    match bytes {
-        bytes if bytes > 0 && bytes.is_multiple_of(1 << 30) => format!("{} GiB", bytes >> 30),
-        bytes if bytes >= 10 << 20 => format!("{} MiB", bytes >> 20),
-        bytes => format!("{} KiB", bytes >> 10),
+/// What there may be.
+struct OrDash<T>(Option<T>);
+
+impl<T: Display> Display for OrDash<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Some(value) => value.fmt(f),
+            None => f.write_str("-"),
+        }
     }
 }
 
-fn seconds(micros: u64) -> String {
-    format!("{}.{:03} s", micros / 1_000_000, micros / 1000 % 1000)
+/// Bytes, in the largest unit that keeps them whole, or in MiB.
+struct Size(u64);
+
+impl Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            bytes if bytes > 0 && bytes.is_multiple_of(1 << 30) => write!(f, "{} GiB", bytes >> 30),
+            bytes if bytes >= 10 << 20 => write!(f, "{} MiB", bytes >> 20),
+            bytes => write!(f, "{} KiB", bytes >> 10),
+        }
+    }
+}
+
+/// Microseconds, as seconds.
+struct Seconds(u64);
+
+impl Display for Seconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{:03} s", self.0 / 1_000_000, self.0 / 1000 % 1000)
+    }
 }
 
 /// `0-1,3`.
-fn ranges(numbers: &[u8]) -> String {
-    let mut text = String::new();
-    let mut rest = numbers;
-    while let Some((first, _)) = rest.split_first() {
-        let run = rest.iter().zip(*first..=u8::MAX).take_while(|(a, b)| **a == *b).count().max(1);
-        let (now, later) = rest.split_at(run.min(rest.len()));
-        if !text.is_empty() {
-            text.push(',');
+struct Ranges<'a>(&'a [u8]);
+
+impl Display for Ranges<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut rest = self.0;
+        while let Some((first, _)) = rest.split_first() {
+            let run =
+                rest.iter().zip(*first..=u8::MAX).take_while(|(a, b)| **a == *b).count().max(1);
+            let (now, later) = rest.split_at(run.min(rest.len()));
+            let last = now.last().unwrap_or(first);
+            write!(f, "{first}")?;
+            if last != first {
+                write!(f, "-{last}")?;
+            }
+            if !later.is_empty() {
+                f.write_str(",")?;
+            }
+            rest = later;
         }
-        let last = now.last().unwrap_or(first);
-        let _ =
-            if last == first { write!(text, "{first}") } else { write!(text, "{first}-{last}") };
-        rest = later;
+        Ok(())
     }
-    text
 }
 
 #[cfg(test)]
@@ -335,12 +343,10 @@ mod tests {
 
     #[test]
     fn numbers_are_written_as_people_read_them() {
-        assert_eq!(
-            (size(0), size(512 << 20), size(1 << 30)),
-            ("0 KiB".into(), "512 MiB".into(), "1 GiB".into())
-        );
-        assert_eq!(seconds(12_345_678), "12.345 s");
-        assert_eq!(ranges(&[0, 1, 2, 5, 7, 8, 255]), "0-2,5,7-8,255");
-        assert_eq!(ranges(&[]), "");
+        let sizes = [0, 512 << 20, 1 << 30].map(|bytes| Size(bytes).to_string());
+        assert_eq!(sizes, ["0 KiB", "512 MiB", "1 GiB"]);
+        assert_eq!(Seconds(12_345_678).to_string(), "12.345 s");
+        assert_eq!(Ranges(&[0, 1, 2, 5, 7, 8, 255]).to_string(), "0-2,5,7-8,255");
+        assert_eq!(Ranges(&[]).to_string(), "");
     }
 }
