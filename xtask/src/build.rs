@@ -47,8 +47,22 @@ pub fn cargo_bare(task: &str) -> Result<Command> {
     cargo.args([task, "--target", TARGET, "--package", "plinth"]);
     // The encoded variable outranks RUSTFLAGS and every configuration file, so that the image is
     // the same whatever the user's are.
-    cargo.env("CARGO_ENCODED_RUSTFLAGS", RUSTFLAGS.join("\x1f")).env_remove("RUSTFLAGS");
+    let flags: Vec<String> = RUSTFLAGS.map(String::from).into_iter().chain(short_names()).collect();
+    cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f")).env_remove("RUSTFLAGS");
     Ok(cargo)
+}
+
+/// Panics name files of other crates from the crate on, whoever builds the image: shorter, and the same
+/// everywhere.
+fn short_names() -> Vec<String> {
+    let own = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = own.or_else(|| std::env::home_dir().map(|home| home.join(".cargo")));
+    let sources = home.and_then(|home| std::fs::read_dir(home.join("registry/src")).ok());
+    let registries = sources.into_iter().flatten().filter_map(Result::ok);
+    let mut flags: Vec<String> =
+        registries.map(|one| format!("--remap-path-prefix={}=", one.path().display())).collect();
+    flags.sort();
+    flags
 }
 
 /// Builds the hypervisor; cargo shows its progress.
