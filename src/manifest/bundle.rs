@@ -45,38 +45,38 @@ impl<'a> Manifest<'a> {
 pub fn read(bundle: &[u8]) -> Result<Manifest<'_>, ManifestError> {
     let have = bundle.len() as u64;
     let cut_short = |want| ManifestError::Truncated { have, want };
-    let header_cut_short = cut_short(HEADER_SIZE as u64);
-    let magic = field::<8>(bundle, 0).ok_or(header_cut_short.clone())?;
+    let header_cut_short = || cut_short(HEADER_SIZE as u64);
+    let magic = field::<8>(bundle, 0).ok_or_else(header_cut_short)?;
     if magic != MAGIC {
         return Err(ManifestError::Magic { found: magic });
     }
-    let version = field(bundle, 8).map(u32::from_le_bytes).ok_or(header_cut_short.clone())?;
+    let version = field(bundle, 8).map(u32::from_le_bytes).ok_or_else(header_cut_short)?;
     if version != FORMAT_VERSION {
         return Err(ManifestError::Version { found: version });
     }
-    let stored = field(bundle, 12).map(u32::from_le_bytes).ok_or(header_cut_short.clone())?;
-    let total = field(bundle, 16).map(u64::from_le_bytes).ok_or(header_cut_short.clone())?;
-    let table = field(bundle, 24).map(u64::from_le_bytes).ok_or(header_cut_short)?;
+    let stored = field(bundle, 12).map(u32::from_le_bytes).ok_or_else(header_cut_short)?;
+    let total = field(bundle, 16).map(u64::from_le_bytes).ok_or_else(header_cut_short)?;
+    let table = field(bundle, 24).map(u64::from_le_bytes).ok_or_else(header_cut_short)?;
 
     let bundle = usize::try_from(total).ok().and_then(|total| bundle.get(..total));
-    let bundle = bundle.ok_or(cut_short(total))?;
-    let wrong_table = ManifestError::TableSize { table, total };
-    let checked = bundle.get(CHECKED_FROM..).ok_or(wrong_table.clone())?;
+    let bundle = bundle.ok_or_else(|| cut_short(total))?;
+    let wrong_table = || ManifestError::TableSize { table, total };
+    let checked = bundle.get(CHECKED_FROM..).ok_or_else(wrong_table)?;
     let computed = crc32fast::hash(checked);
     if computed != stored {
         return Err(ManifestError::Checksum { stored, computed });
     }
 
     if table > MAX_TABLE {
-        return Err(wrong_table);
+        return Err(wrong_table());
     }
-    let table = Payload { offset: HEADER_SIZE as u64, size: table };
-    let bytes = bytes_of(bundle, table).ok_or(wrong_table)?;
+    let table_at = Payload { offset: HEADER_SIZE as u64, size: table };
+    let bytes = bytes_of(bundle, table_at).ok_or_else(wrong_table)?;
     let (machine, vms) = match postcard::take_from_bytes::<(MachineConfig, Vec<VmConfig>)>(bytes) {
         Ok((contents, [])) => contents,
         _ => return Err(ManifestError::Table),
     };
-    check::whole(&machine, &vms, HEADER_SIZE as u64 + table.size, total)?;
+    check::whole(&machine, &vms, HEADER_SIZE as u64 + table, total)?;
     Ok(Manifest { bundle, machine, vms })
 }
 
