@@ -221,6 +221,8 @@ fn no_guest(session: &mut Session) -> Result<()> {
     for guest in GUESTS {
         session.send(&format!("vm destroy {guest}\r"))?;
         session.expect(&format!("plinth> vm destroy {guest}"), ANSWER_SECONDS)?;
+        // The answer says that it has begun.
+        session.expect(&format!("{guest}: destroyed"), ANSWER_SECONDS)?;
     }
     session.send("quit\r")?;
     session.expect("there is no guest to go to", ANSWER_SECONDS)?;
