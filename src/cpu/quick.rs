@@ -61,6 +61,10 @@ impl<M: Machine> Cpu<'_, M> {
                     return Err(Some(interrupt));
                 }
                 self.clock.count(Interrupt::Kick);
+                if vm.sync_at_once(&mut self.machine, me) {
+                    loaded.tally.count(Reason::Interrupt);
+                    return Ok(());
+                }
                 vm.sync(&mut self.machine, me)
             }
             Interrupt::Maintenance => {

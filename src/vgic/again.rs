@@ -7,7 +7,7 @@
 //! makes the vCPU's registers *dirty* when it changes, and then this way is closed.
 
 use super::list::{Link, ListRegister, ListRegisters, LrState};
-use super::{GicVersion, IntId, Place, Vgic, bits};
+use super::{GicVersion, IntId, Notify, Place, Vgic, bits};
 use crate::vcpu::VcpuId;
 
 /// How many interrupts this is about: those of the private bank.
@@ -36,14 +36,30 @@ impl Vgic {
         true
     }
 
+    /// Does what [`sync`](Self::sync) does for the loaded `vcpu`, if nothing has happened but that some of its
+    /// interrupts fired again. Otherwise false, and a [`sync`](Self::sync) has to follow.
+    #[inline(always)]
+    pub fn sync_at_once(&mut self, vcpu: VcpuId, lrs: &mut impl ListRegisters) -> bool {
+        let v = usize::from(vcpu.0);
+        let attention = self.private.get(v).is_none_or(|private| private.interface.attention);
+        if attention || self.dirty.has(v) {
+            return false;
+        }
+        let given = self.give_again(v, lrs);
+        if !given {
+            // What was given already is folded with the rest.
+            self.dirty = self.dirty | Notify::bit(v);
+        }
+        given
+    }
+
     /// Interrupts of `v`'s own bank have become pending, and nothing else has happened.
     #[inline(always)]
     pub(super) fn fire(&mut self, v: usize, which: u32) {
         self.private[v].interface.fired |= which;
     }
 
-    /// Give `v` what has fired, if no more is to be done than that. Otherwise nobody has lost anything: a fold and a
-    /// refill have to follow.
+    /// Give `v` what has fired, if no more is to be done than that. Otherwise a fold and a refill have to follow.
     #[inline(always)]
     pub(super) fn give_again(&mut self, v: usize, lrs: &mut impl ListRegisters) -> bool {
         let fired = core::mem::take(&mut self.private[v].interface.fired);

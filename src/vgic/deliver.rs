@@ -10,18 +10,11 @@ impl Vgic {
     /// once when nobody changed anything. To be called on the CPU that runs `vcpu`, before each entry.
     ///
     /// Returned are other vCPUs that have something to take because of it.
-    #[inline]
     pub fn sync(&mut self, vcpu: VcpuId, lrs: &mut impl ListRegisters) -> Notify {
         let Some(v) = self.index(vcpu) else { return Notify::NONE };
-        if !self.dirty.has(v) && !self.private[v].interface.attention && self.give_again(v, lrs) {
+        if self.sync_at_once(vcpu, lrs) {
             return Notify::NONE;
         }
-        self.sync_all(vcpu, v, lrs)
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn sync_all(&mut self, vcpu: VcpuId, v: usize, lrs: &mut impl ListRegisters) -> Notify {
         let notify = self.fold(vcpu, lrs);
         self.refill(v, lrs);
         self.dirty = self.dirty.but(v);

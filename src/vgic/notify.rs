@@ -36,8 +36,9 @@ impl Notify {
     }
 
     /// Each of them, from the lowest.
+    #[inline(always)]
     pub fn iter(self) -> impl Iterator<Item = VcpuId> {
-        (0..8).map(VcpuId).filter(move |&vcpu| self.contains(vcpu))
+        super::bits(self.0.into()).filter_map(|index| u8::try_from(index).ok().map(VcpuId))
     }
 
     /// The vCPU with the index `v`.

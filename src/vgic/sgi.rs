@@ -32,6 +32,7 @@ pub enum SgiRegister {
 impl Vgic {
     /// `caller` writes `value` to one of the `ICC_SGI*R_EL1` registers. Targets that do not exist are
     /// ignored, and so is everything on GICv2, where the registers do not exist.
+    #[inline(always)]
     pub fn send_sgi(&mut self, caller: VcpuId, register: SgiRegister, value: u64) -> Notify {
         let Some(v) = self.index(caller) else { return Notify::NONE };
         if self.version == GicVersion::V2 {
@@ -60,6 +61,7 @@ impl Vgic {
     }
 
     /// `caller` writes `value` to `GICD_SGIR`. Ignored on GICv3, where affinity routing has replaced it.
+    #[inline(always)]
     pub fn send_sgir(&mut self, caller: VcpuId, value: u64) -> Notify {
         let Some(v) = self.index(caller).filter(|_| self.version == GicVersion::V2) else {
             return Notify::NONE;
@@ -80,6 +82,7 @@ impl Vgic {
     }
 
     /// `GICD_SPENDSGIR`: SGI `sgi` of `w` is pending from `sources` too.
+    #[inline(always)]
     pub(super) fn add_sources(&mut self, w: usize, sgi: usize, sources: u8) -> Notify {
         let private = &mut self.private[w];
         let sources = sources & mask_of(self.vcpus);

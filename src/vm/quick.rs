@@ -106,6 +106,9 @@ impl Vm {
         if !notify.contains(me) {
             return notify;
         }
+        if vgic.sync_at_once(me, machine.list_registers()) {
+            return notify.without(me);
+        }
         let more = vgic.sync(me, machine.list_registers());
         (notify | more).without(me)
     }
@@ -121,8 +124,14 @@ impl Vm {
         Self::tell_me_first(&mut vgic, machine, me, notify)
     }
 
-    /// Bring the list registers of the loaded vCPU `me` up to date. Others that have to look at their interrupts.
+    /// Bring the list registers of the loaded vCPU `me` up to date, if some of its interrupts have fired again and
+    /// no more has happened. Returns whether that was so.
     #[inline(always)]
+    pub fn sync_at_once<M: Machine>(&self, machine: &mut M, me: VcpuId) -> bool {
+        self.vgic.lock().sync_at_once(me, machine.list_registers())
+    }
+
+    /// Bring the list registers of the loaded vCPU `me` up to date. Others that have to look at their interrupts.
     pub fn sync<M: Machine>(&self, machine: &mut M, me: VcpuId) -> Notify {
         self.vgic.lock().sync(me, machine.list_registers()).without(me)
     }
