@@ -12,6 +12,7 @@
 //! | [`gic`] | the physical GIC and the list registers |
 //! | [`timer`] | the generic timer |
 //! | [`maintenance`] | caches and TLBs |
+//! | [`checksum`] | CRC-32 |
 //! | [`this_cpu`] | all of it as a `Machine` |
 //! | [`heap`] | the heap |
 //! | [`id_registers`] | what the CPU says of itself |
@@ -22,6 +23,7 @@
 #![allow(unsafe_code)]
 
 pub mod boot;
+pub mod checksum;
 pub mod crash;
 pub mod el1;
 pub mod errata;

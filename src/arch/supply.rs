@@ -8,7 +8,7 @@ use aarch64_cpu::registers::ID_AA64MMFR0_EL1;
 use tock_registers::interfaces::Readable;
 
 use super::start::{fail, keep, tree_blob};
-use super::{gic, heap, id_registers, timer};
+use super::{checksum, gic, heap, id_registers, timer};
 use crate::addr::{PhysAddr, Region};
 use crate::console::{self, GuestLine, Settings};
 use crate::device::serial::SerialLine;
@@ -69,7 +69,7 @@ pub fn stock(
             usize::try_from(region.size()).unwrap_or(0),
         )
     };
-    let manifest = match manifest::read(bundle) {
+    let manifest = match manifest::read_with(bundle, checksum::of) {
         Ok(manifest) => manifest,
         Err(error) => {
             log::error!("the bundle: {error}");

@@ -26,7 +26,7 @@ mod check;
 mod config;
 mod error;
 
-pub use bundle::{Manifest, read, write};
+pub use bundle::{Manifest, checksum, read, read_with, write};
 pub use check::is_node;
 pub use config::{
     Devices, MachineConfig, OnBadAccess, OnCrash, OnReboot, Payload, Shutdown, View, VmConfig,

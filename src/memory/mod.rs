@@ -28,7 +28,7 @@ pub mod stage2;
 pub use frames::{Block, Clean, Dirty, FramePool, Frames, OutOfFrames, Scrubbed};
 pub use guest::{GuestMemory, OutsideRam, RamOverlap};
 pub use maintenance::{Maintenance, Operation, Recorder, Vttbr};
-pub use phys::{Ram, Word};
+pub use phys::{Erasable, Ram, Word};
 pub use stage2::{
     Geometry, Leaf, MapError, Mapping, MemoryType, PaRange, Perms, Stage2, Stage2Error,
     TableFrames, Vmid, Vmids,

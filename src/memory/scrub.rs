@@ -5,8 +5,8 @@ use super::maintenance::Maintenance;
 use super::phys;
 use crate::addr::{PhysAddr, Region};
 
-/// How much one step zeroes at most, in bytes: some thousand instructions.
-const STEP: u64 = 16 << 10;
+/// How much one step zeroes at most, in bytes: some thousand instructions, 3 for each line of a cache.
+const STEP: u64 = 64 << 10;
 
 /// Frames on their way from [`Dirty`] to [`Clean`]. It owns them.
 #[must_use = "dropped frames are lost to the pool"]
@@ -30,8 +30,7 @@ impl Scrubbing {
         let block = || self.frames.regions().nth(self.block);
         let Some(region) = self.rest.take().or_else(block) else { return true };
         let (now, rest) = region.split_front(STEP);
-        phys::zero(now);
-        cpu.clean_invalidate_to_poc(now);
+        phys::erase(now, cpu);
         self.rest = rest;
         self.block += usize::from(rest.is_none());
         self.is_done()

@@ -19,8 +19,8 @@ use crate::memory::{
     Clean, FramePool, Frames, GuestMemory, Maintenance, MapError, OutsideRam, Perms,
 };
 
-/// How much one step zeroes or cleans at most, in bytes.
-const STEP: u64 = 16 << 10;
+/// How much one step zeroes or cleans at most, in bytes: some thousand instructions.
+const STEP: u64 = 64 << 10;
 
 /// Why an image cannot be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -122,9 +122,14 @@ impl Vm {
     /// One step of what has to be done before the boot vCPU can start. No vCPU is on.
     pub(crate) fn load_step(&self, cpu: &impl Maintenance) -> Result<LoadStep, BootError> {
         let mut loading = self.loading.lock();
+        // Most steps are of this kind: all stays where it is.
+        if let Loading::Scrub(scrubbing) = &mut *loading
+            && !scrubbing.step(cpu)
+        {
+            return Ok(LoadStep::More);
+        }
         match core::mem::replace(&mut *loading, Loading::Begin) {
-            Loading::Scrub(mut scrubbing) => {
-                scrubbing.step(cpu);
+            Loading::Scrub(scrubbing) => {
                 *loading = match scrubbing.finish() {
                     Ok(clean) => Loading::Give(clean),
                     Err(scrubbing) => Loading::Scrub(scrubbing),

@@ -182,6 +182,7 @@ fn examine(guest: &Guest, store: Option<&Store>) -> (Payload, Vec<Problem>) {
         let fits = kernel_fits(&kernel, guest.memory);
         check(Field::Kernel, fits.map_err(|why| format!("{}: {why}", guest.kernel)));
     }
+    let kernel = image::without_sections(kernel);
     let initrd = guest.initrd.as_ref().filter(|source| ready(source)).map(|source| {
         let bytes = read(source).unwrap_or_else(|why| {
             check(Field::Initrd, Err(why));

@@ -7,6 +7,9 @@
 use std::io::Read;
 
 use flate2::read::GzDecoder;
+use object::Endianness;
+use object::elf::FileHeader64;
+use object::read::elf::{FileHeader, ProgramHeader};
 
 /// A kernel that can be tried.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -21,6 +24,32 @@ pub enum Kernel {
     Elf,
     /// Loaded as it is and entered at its first byte.
     Flat,
+}
+
+/// An ELF file without what follows the segments, which nobody loads: sections, symbols, debug information.
+/// Anything else as it is, also a file that is damaged: to say so is the hypervisor's business.
+pub fn without_sections(mut file: Vec<u8>) -> Vec<u8> {
+    if let Some(end) = end_of_segments(&file)
+        && end < file.len()
+    {
+        file.truncate(end);
+        // e_shoff, then e_shentsize, e_shnum and e_shstrndx (System V ABI, "ELF Header").
+        for field in [0x28..0x30, 0x3a..0x40] {
+            file[field].fill(0);
+        }
+    }
+    file
+}
+
+/// Where the last of an ELF file's headers and segments ends.
+fn end_of_segments(file: &[u8]) -> Option<usize> {
+    let header = FileHeader64::<Endianness>::parse(file).ok()?;
+    let endian = header.endian().ok()?;
+    let segments = header.program_headers(endian, file).ok()?;
+    let table = header.e_phoff(endian).checked_add(size_of_val(segments) as u64)?;
+    let ends = segments.iter().map(|one| one.p_offset(endian).checked_add(one.p_filesz(endian)));
+    let end = ends.chain([Some(table), Some(64)]).try_fold(0, |most, end| Some(most.max(end?)))?;
+    usize::try_from(end).ok()
 }
 
 /// Says what `bytes` are, or why they cannot be a guest's kernel.
