@@ -14,7 +14,6 @@ use super::power::{self, Verdict};
 use super::this_cpu::ThisCpu;
 use super::{boot, errata, heap, monitor, percpu, provoke, smp, supply, timer, traps, world};
 use crate::addr::{PAGE_SIZE, PhysAddr, Region};
-use crate::console::settings::HEAP_SHARE;
 use crate::console::{self, Settings};
 use crate::cpu::{Cpu, Step};
 use crate::hypervisor::Hypervisor;
@@ -28,8 +27,6 @@ use crate::platform::driver::uart::Uart;
 
 /// The heap before the memory map is known: the board's facts and EL2's own tables fit.
 const FIRST_HEAP: usize = 512 * 1024;
-/// What the heap gets once memory is known: as much again as the guests' usual scrollback.
-const SECOND_HEAP: u64 = 2 * HEAP_SHARE as u64;
 /// As large as the largest concatenated root tables: it may stand in for any VM's.
 const EMPTY_ROOT: usize = 64 * 1024;
 
@@ -72,18 +69,21 @@ extern "C" fn plinth_main(tree: u64) -> ! {
     console::set_clock(timer::now, frequency);
     let mut machine = ThisCpu::new(CpuId(0), board);
     let cpus = smp::start_others(board, this_mpidr(), stacks, frequency);
-    log::info!("{cpus} CPUs at EL2, {} MiB free", frames.free_bytes() >> 20);
+    log::info!("{cpus} CPUs at EL2");
 
     let stock = supply::stock(board, tree, frames, cpus, frequency);
     let machine_config = stock.machine();
     let view = machine_config.view;
     let hypervisor = HYPERVISOR.call_once(|| Hypervisor::new(stock));
+    heap::grow_from(|bytes| HYPERVISOR.get()?.keep(bytes));
     console::set_names(hypervisor.configs().map(|(_, config)| config.name.clone()).collect());
     match (hypervisor.create_all(&mut machine), hypervisor.alive()) {
         (0, _) => log::info!("no guest starts by itself: the monitor can start them"),
         (_, 0) => fail("no guest could be started"),
         _ => {}
     }
+    let memory = hypervisor.memory();
+    log::info!("{} KiB of memory kept, {} MiB free", memory.kept >> 10, memory.free >> 20);
     if let Some(uart) = board.uart.interrupt {
         machine.listen_to(uart.intid);
         console::listen();
@@ -289,27 +289,16 @@ fn map_everything(
     }
     let mut stacks = Vec::new();
     for _ in 1..board.cpus.len() {
-        let Some(stack) = keep(frames, smp::STACK) else { fail("no memory for stacks") };
+        let Some(stack) = heap::keep(frames, smp::STACK) else { fail("no memory for stacks") };
         space.unmap_page(stack.start());
         stacks.push(stack);
     }
-    let more = keep(frames, SECOND_HEAP);
-    let empty = keep(frames, EMPTY_ROOT as u64);
+    let empty = heap::keep(frames, EMPTY_ROOT as u64);
     // SAFETY: image, stacks, memory and the devices in use are mapped above.
     unsafe { space.activate() };
-    if let Some(more) = more {
-        // SAFETY: the frames were allocated for this and are mapped.
-        unsafe { heap::add(more) };
-    }
     let Some(root) = empty else { fail("no memory for the empty stage 2") };
     // SAFETY: the frames were allocated for this and are mapped.
     unsafe { core::ptr::write_bytes(root.start().raw() as *mut [u8; EMPTY_ROOT], 0, 1) };
     EMPTY_STAGE2.store(root.start().raw(), Ordering::Relaxed);
     stacks
-}
-
-/// Frames that are never given back: one aligned block of at least `bytes`.
-pub fn keep(frames: &mut FramePool, bytes: u64) -> Option<Region<PhysAddr>> {
-    let order = u8::try_from(bytes.div_ceil(PAGE_SIZE).next_power_of_two().ilog2()).ok()?;
-    frames.allocate_block(order).map(|block| block.region())
 }

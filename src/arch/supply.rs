@@ -7,13 +7,13 @@ use alloc::vec::Vec;
 use aarch64_cpu::registers::ID_AA64MMFR0_EL1;
 use tock_registers::interfaces::Readable;
 
-use super::start::{fail, keep, tree_blob};
+use super::start::{fail, tree_blob};
 use super::{checksum, gic, heap, id_registers, timer};
 use crate::addr::{PhysAddr, Region};
 use crate::console::{self, GuestLine, Settings};
 use crate::device::serial::SerialLine;
 use crate::firmware::entropy::Entropy;
-use crate::hypervisor::{INTERRUPT_KINDS, Stock};
+use crate::hypervisor::{HeapAccess, INTERRUPT_KINDS, Stock};
 use crate::manifest::{self, Manifest};
 use crate::memory::{FramePool, Geometry, PaRange};
 use crate::platform::board::{Assigned, Board, Gic};
@@ -33,15 +33,9 @@ fn geometry() -> Geometry {
     Geometry::for_machine(PaRange::from_field(range))
 }
 
-/// Make room on the heap for the scrollback of so many guests. Where there is not enough, they have less.
-fn with_scrollback(settings: Settings, guests: usize, frames: &mut FramePool) -> Settings {
-    let mut added = 0;
-    for _ in 0..settings.more_blocks(guests, frames.free_bytes()) {
-        let Some(block) = keep(frames, settings.block() as u64) else { break };
-        // SAFETY: the frames were allocated for this; all memory is mapped.
-        unsafe { heap::add(block) };
-        added += 1;
-    }
+/// Scrollback for so many guests, which grows as they speak. Where there is not enough memory, they have less.
+fn with_scrollback(settings: Settings, guests: usize, frames: &FramePool) -> Settings {
+    let added = settings.more_blocks(guests, frames.free_bytes());
     let Some(less) = settings.shared(guests, added) else { return settings };
     log::warn!(
         "console: {guests} guests have {} KiB of scrollback each, not {}: memory is short",
@@ -55,7 +49,7 @@ fn with_scrollback(settings: Settings, guests: usize, frames: &mut FramePool) ->
 pub fn stock(
     board: &Board,
     tree: Region<PhysAddr>,
-    mut frames: FramePool,
+    frames: FramePool,
     cpus: u8,
     frequency: Frequency,
 ) -> Stock {
@@ -77,7 +71,7 @@ pub fn stock(
         }
     };
     let settings = Settings::for_machine(manifest.machine(), &board.chosen.bootargs);
-    console::set_settings(with_scrollback(settings, manifest.vms().len(), &mut frames));
+    console::set_settings(with_scrollback(settings, manifest.vms().len(), &frames));
     let (gic_version, gicv) = match &board.gic {
         Gic::V2 { gicv, .. } => (GicVersion::V2, Some(gicv.start())),
         Gic::V3 { .. } => (GicVersion::V3, None),
@@ -99,7 +93,9 @@ pub fn stock(
         }),
     };
     let line = |id, name: &str| -> Arc<dyn SerialLine> { Arc::new(GuestLine::new(id, name)) };
+    let ram = board.memory.iter().map(Region::size).fold(0, u64::saturating_add);
     Stock::new(host, manifest, frames, seed(board), Box::new(line))
+        .on_machine(ram, HeapAccess { reserve: heap::reserve, report: heap::report })
 }
 
 /// The devices of the board that each guest has for its own.

@@ -12,8 +12,8 @@ use super::terminal::Queries;
 use super::text::{Cleaner, Restart};
 use crate::sched::VmId;
 
-/// How much memory scrollback leaves to all that has to be there, in bytes.
-const RESERVE: usize = 1 << 20;
+/// How much memory scrollback leaves to all that has to be there, in bytes, when it grows.
+const RESERVE: usize = 64 << 10;
 /// How far a guest that is shown may be ahead of the line, in bytes.
 const AHEAD: u64 = 4096;
 /// The longest piece of a guest's line that is kept together, in bytes.

@@ -3,38 +3,49 @@
 //! Every byte ever written has a position, counted from the first; readers keep positions and find out
 //! what was overwritten by comparing.
 
-use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::hint::black_box;
 
 /// The least a ring has, in bytes: more than a line that is kept together.
 const LEAST: usize = 1024;
+/// What a ring has from the start, if it may: what a guest may be ahead of the line.
+const FIRST: usize = 4096;
 
 /// The newest bytes written.
 pub struct Ring {
-    bytes: Box<[u8]>,
+    bytes: Vec<u8>,
     end: u64,
+    /// What it grows to when there is more to keep, in bytes.
+    limit: usize,
+    /// What of memory it leaves to others when it grows, in bytes.
+    reserve: usize,
 }
 
 impl Ring {
-    /// A ring of `capacity` bytes, at least 1 KiB; of less when there is not so much memory and a block of
-    /// `reserve` bytes for others.
+    /// A ring of up to `capacity` bytes, at least 1 KiB. It takes them when it is full, and as long as there is
+    /// that much memory and a block of `reserve` bytes for others.
     pub fn new(capacity: usize, reserve: usize) -> Self {
-        let mut others = Vec::<u8>::new();
-        // An allocation of which nothing is seen could be left out.
-        let enough = black_box(&mut others).try_reserve_exact(reserve).is_ok();
-        let mut capacity = if enough { capacity.max(LEAST) } else { LEAST };
-        let mut bytes = Vec::new();
-        while capacity > LEAST && bytes.try_reserve_exact(capacity).is_err() {
-            capacity /= 2;
-        }
-        drop(black_box(others));
-        let capacity = capacity.max(LEAST);
-        bytes.resize(capacity, 0);
-        Self { bytes: bytes.into_boxed_slice(), end: 0 }
+        let limit = capacity.max(LEAST);
+        Self { bytes: alloc::vec![0; limit.min(FIRST)], end: 0, limit, reserve }
     }
 
-    /// How many bytes it keeps.
+    /// Twice as much. Nothing was overwritten so far: every byte stays where it is.
+    #[cold]
+    fn grow(&mut self) {
+        let larger = self.bytes.len().saturating_mul(2).min(self.limit);
+        let mut others = Vec::<u8>::new();
+        // An allocation of which nothing is seen could be left out.
+        let enough = black_box(&mut others).try_reserve_exact(self.reserve).is_ok();
+        let more = larger - self.bytes.len();
+        if enough && self.bytes.try_reserve_exact(more).is_ok() {
+            self.bytes.resize(larger, 0);
+        } else {
+            self.limit = self.bytes.len();
+        }
+        drop(black_box(others));
+    }
+
+    /// How many bytes it keeps at the moment.
     pub const fn capacity(&self) -> usize {
         self.bytes.len()
     }
@@ -51,6 +62,9 @@ impl Ring {
 
     /// Appends `byte`, over the oldest when it is full.
     pub fn push(&mut self, byte: u8) {
+        if self.bytes.len() < self.limit && self.end == self.bytes.len() as u64 {
+            self.grow();
+        }
         let at = self.index(self.end);
         if let Some(slot) = self.bytes.get_mut(at) {
             *slot = byte;
@@ -85,5 +99,22 @@ mod tests {
         assert_eq!(kept, newest);
         assert_eq!(ring.iter_from(2999).collect::<Vec<_>>(), [183]);
         assert_eq!(ring.iter_from(3000).count(), 0);
+    }
+
+    #[test]
+    fn it_grows_when_it_is_full_and_no_further_than_it_may() {
+        for limit in [100, 5000, 16384, 20000] {
+            let mut ring = Ring::new(limit, 0);
+            let byte = |position: u64| position.to_le_bytes()[0] ^ position.to_le_bytes()[1];
+            for position in 0..50_000u64 {
+                ring.push(byte(position));
+                let most = limit.max(1024) as u64;
+                assert_eq!(ring.start(), (position + 1).saturating_sub(most));
+                assert!(ring.capacity() as u64 <= most && ring.capacity() <= 4096 * 8);
+            }
+            let newest: Vec<u8> = (ring.start()..50_000).map(byte).collect();
+            assert!(ring.iter_from(0).eq(newest));
+        }
+        assert_eq!(Ring::new(1 << 20, 0).capacity(), 4096);
     }
 }

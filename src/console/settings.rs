@@ -5,9 +5,9 @@ use crate::manifest::{MAX_VMS, MachineConfig};
 
 /// How much scrollback a guest has unless told otherwise, in bytes.
 const SCROLLBACK: usize = 64 << 10;
-/// How much of the hypervisor's heap is there for scrollback, in bytes: what as many guests as there can
-/// be have unless told otherwise.
-pub const HEAP_SHARE: usize = MAX_VMS * SCROLLBACK;
+/// How much memory is there for scrollback in any case, in bytes: what as many guests as there can be have
+/// unless told otherwise. It is taken as guests speak.
+const HEAP_SHARE: usize = MAX_VMS * SCROLLBACK;
 /// Beyond that, scrollback gets at most this part of the memory for guests.
 const MEMORY_PART: u64 = 16;
 
@@ -51,7 +51,7 @@ impl Settings {
         self.scrollback.next_power_of_two()
     }
 
-    /// How many [blocks](Self::block) have to be added to the heap for the scrollback of so many guests,
+    /// How many [blocks](Self::block) more the scrollback of so many guests can take of memory
     /// when `free` bytes of memory are there for guests. Scrollback shrinks
     /// ([`shared`](Self::shared)) where that is more than a part of it.
     pub fn more_blocks(&self, guests: usize, free: u64) -> usize {
@@ -61,7 +61,7 @@ impl Settings {
     }
 
     /// The same with as much scrollback as so many guests can have when so many
-    /// [blocks](Self::block) were added to the heap. `None` when it is what was wanted.
+    /// [blocks](Self::block) more can be taken. `None` when it is what was wanted.
     pub fn shared(&self, guests: usize, added: usize) -> Option<Self> {
         let there = HEAP_SHARE.saturating_add(added.saturating_mul(self.block()));
         let each = there / guests.max(1);

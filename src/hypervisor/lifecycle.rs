@@ -5,6 +5,7 @@ use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use super::{Hypervisor, MemoryReport};
+use crate::addr::{PhysAddr, Region};
 use crate::machine::{CpuId, Machine};
 use crate::manifest::WhenIdle;
 use crate::sched::{AdmissionError, Entity, Retired, RunQueue, VmId};
@@ -435,6 +436,12 @@ impl Hypervisor {
     /// The memory for VMs.
     pub fn memory(&self) -> MemoryReport {
         self.stock.lock().memory()
+    }
+
+    /// Memory that is never given back, for the heap: one aligned block of at least `bytes`. `None` when there
+    /// is none, and while somebody has the stock: whoever asks may be that somebody.
+    pub fn keep(&self, bytes: u64) -> Option<Region<PhysAddr>> {
+        self.stock.try_lock()?.keep(bytes)
     }
 
     /// Make every other CPU look at what it has loaded. This one does so before it runs a guest again.

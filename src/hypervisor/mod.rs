@@ -30,7 +30,7 @@ pub use clock::{Clock, INTERRUPT_KINDS, Phase};
 use lifecycle::Population;
 pub use lifecycle::{NotLoaded, Refusal};
 use schedule::Schedule;
-pub use stock::{HeapReport, MakeLine, MemoryReport, Stock};
+pub use stock::{HeapAccess, HeapReport, MakeLine, MemoryReport, Stock};
 
 /// A time slice, in microseconds: short enough to type against a spinning neighbour.
 const SLICE_MICROS: u64 = 5_000;

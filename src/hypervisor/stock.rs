@@ -4,6 +4,7 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 
+use crate::addr::{PAGE_SIZE, PhysAddr, Region};
 use crate::device::serial::SerialLine;
 use crate::firmware::entropy::Entropy;
 use crate::manifest::{MachineConfig, Manifest, VmConfig};
@@ -26,6 +27,19 @@ pub struct HeapReport {
     pub free: u64,
 }
 
+/// The hypervisor's heap, for who gives it memory.
+#[derive(Clone, Copy)]
+pub struct HeapAccess {
+    /// Lets so many bytes be free, with frames of the pool where they are not; or says that it cannot.
+    pub reserve: fn(&mut FramePool, u64) -> bool,
+    /// How much there is.
+    pub report: fn() -> HeapReport,
+}
+
+/// What making a VM takes of the heap at most, and so much more for each of its vCPUs, in bytes.
+const HEAP_OF_VM: u64 = 64 << 10;
+const HEAP_OF_VCPU: u64 = 16 << 10;
+
 /// The memory for VMs, in bytes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct MemoryReport {
@@ -35,6 +49,8 @@ pub struct MemoryReport {
     pub free: u64,
     /// The largest block of that.
     pub largest_free: u64,
+    /// What of the machine's memory neither is free nor is a VM's: image, heap, tables, bundle.
+    pub kept: u64,
 }
 
 /// What VMs are made from.
@@ -45,6 +61,11 @@ pub struct Stock {
     vmids: Vmids,
     entropy: Option<Entropy>,
     line: Box<MakeLine>,
+    /// All of the machine's memory, in bytes.
+    ram: u64,
+    heap: HeapAccess,
+    /// What VMs have of the pool, in bytes.
+    lent: u64,
 }
 
 impl Stock {
@@ -57,7 +78,22 @@ impl Stock {
         entropy: Option<Entropy>,
         line: Box<MakeLine>,
     ) -> Self {
-        Self { host, manifest, frames, vmids: Vmids::new(), entropy, line }
+        let heap = HeapAccess { reserve: |_, _| true, report: HeapReport::default };
+        let ram = frames.total_bytes();
+        Self { host, manifest, frames, vmids: Vmids::new(), entropy, line, ram, heap, lent: 0 }
+    }
+
+    /// The same on a machine that has `ram` bytes of memory in all, and this heap.
+    #[must_use]
+    pub fn on_machine(self, ram: u64, heap: HeapAccess) -> Self {
+        Self { ram, heap, ..self }
+    }
+
+    /// Memory that is never given back: one aligned block of at least `bytes`.
+    pub(super) fn keep(&mut self, bytes: u64) -> Option<Region<PhysAddr>> {
+        let frames = bytes.div_ceil(PAGE_SIZE).checked_next_power_of_two()?;
+        let order = u8::try_from(frames.ilog2()).ok()?;
+        self.frames.allocate_block(order).map(|block| block.region())
     }
 
     /// The machine.
@@ -81,6 +117,7 @@ impl Stock {
             total: self.frames.total_bytes(),
             free: self.frames.free_bytes(),
             largest_free: self.frames.largest_block(),
+            kept: self.ram.saturating_sub(self.frames.free_bytes()).saturating_sub(self.lent),
         }
     }
 
@@ -92,6 +129,15 @@ impl Stock {
         cpu: &impl Maintenance,
     ) -> Option<Result<Vm, CreateError>> {
         let config = self.manifest.vms().get(id.index())?;
+        let vcpus = u64::from(config.vcpus);
+        if !(self.heap.reserve)(&mut self.frames, HEAP_OF_VM + vcpus * HEAP_OF_VCPU) {
+            return Some(Err(BootError::Heap.into()));
+        }
+        let heap_used = || {
+            let heap = (self.heap.report)();
+            heap.total - heap.free
+        };
+        let heap_before = heap_used();
         let creation = Creation {
             id,
             config,
@@ -105,7 +151,9 @@ impl Stock {
         let created = Vm::create(creation, line, &mut self.frames, &mut self.vmids, cpu);
         if let Ok(vm) = &created {
             let taken = before.saturating_sub(self.frames.free_bytes());
+            self.lent += taken;
             vm.add_tables(taken.saturating_sub(vm.memory_size()));
+            vm.add_heap(heap_used().saturating_sub(heap_before));
         }
         Some(created)
     }
@@ -114,12 +162,16 @@ impl Stock {
     pub(super) fn map_ram(&mut self, vm: &Vm, cpu: &impl Maintenance) -> Result<(), BootError> {
         let before = self.frames.free_bytes();
         vm.map_ram(&mut self.frames, cpu)?;
-        vm.add_tables(before.saturating_sub(self.frames.free_bytes()));
+        let taken = before.saturating_sub(self.frames.free_bytes());
+        self.lent += taken;
+        vm.add_tables(taken);
         Ok(())
     }
 
     /// Take a VM apart that nobody uses any more.
     pub(super) fn destroy(&mut self, vm: Vm, cpu: &impl Maintenance) {
+        let before = self.frames.free_bytes();
         vm.destroy(&mut self.frames, &mut self.vmids, cpu);
+        self.lent = self.lent.saturating_sub(self.frames.free_bytes().saturating_sub(before));
     }
 }

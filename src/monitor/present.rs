@@ -263,11 +263,13 @@ impl<M: Machine> Control for Present<'_, M> {
             name: vm.name().into(),
             ram: vm.memory_size(),
             tables: vm.table_size(),
+            heap: vm.heap_size(),
         };
         Ok(MemoryReport {
             total: memory.total,
             free: memory.free,
             largest_free: memory.largest_free,
+            kept: memory.kept,
             heap_total: heap.total,
             heap_free: heap.free,
             vms: self.hypervisor.vms().map(of_vm).collect(),

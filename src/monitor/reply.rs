@@ -177,6 +177,8 @@ pub struct VmMemory {
     pub ram: u64,
     /// Its stage-2 tables, in bytes.
     pub tables: u64,
+    /// What making it took of the hypervisor's heap, in bytes.
+    pub heap: u64,
 }
 
 /// `memory`.
@@ -188,6 +190,8 @@ pub struct MemoryReport {
     pub free: u64,
     /// The largest block that is free.
     pub largest_free: u64,
+    /// What of the machine's memory neither is free nor is a VM's: the hypervisor's image, its heap, the bundle.
+    pub kept: u64,
     /// The hypervisor's heap.
     pub heap_total: u64,
     /// What of it is free.

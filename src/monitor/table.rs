@@ -139,16 +139,17 @@ fn cpus(cpus: &[CpuSummary]) -> String {
 
 fn memory(report: &MemoryReport) -> String {
     let mut text = format!(
-        "guests: {} of {} free, {} in one piece\nheap: {} of {} free\n",
+        "guests: {} of {} free, {} in one piece\nhypervisor: {} kept, heap: {} of {} free\n",
         Size(report.free),
         Size(report.total),
         Size(report.largest_free),
+        Size(report.kept),
         Size(report.heap_free),
         Size(report.heap_total)
     );
-    let vm = |vm: &VmMemory| row(&[&vm.name, &Size(vm.ram), &Size(vm.tables)]);
+    let vm = |vm: &VmMemory| row(&[&vm.name, &Size(vm.ram), &Size(vm.tables), &Size(vm.heap)]);
     let rows: Vec<_> = report.vms.iter().map(vm).collect();
-    text += &table(&["vm<", "ram", "tables"], &rows);
+    text += &table(&["vm<", "ram", "tables", "heap"], &rows);
     text
 }
 

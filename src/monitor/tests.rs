@@ -88,6 +88,7 @@ impl Control for Fake {
             total: 1 << 30,
             free: 1 << 29,
             largest_free: 1 << 28,
+            kept: 2 << 20,
             heap_total: 4 << 20,
             heap_free: 1 << 20,
             vms: Vec::new(),

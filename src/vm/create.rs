@@ -199,6 +199,7 @@ impl Vm {
             on_reboot: config.on_reboot,
             on_bad_access: config.on_bad_access,
             tables: AtomicU64::new(0),
+            heap: AtomicU64::new(0),
             resets: AtomicU32::new(0),
             incarnation: AtomicU32::new(0),
             stopped: AtomicBool::new(false),

@@ -147,10 +147,15 @@ impl IdRegs {
     /// [`wants_raw`].
     pub fn new(facts: &IdFacts, mut raw: impl FnMut(SysReg) -> u64) -> Self {
         let mut values = [0; SLOTS];
-        for (slot, value) in (0u8..).zip(values.iter_mut()) {
-            let reg = SysReg::new(3, 0, 0, 1 + slot / 8, slot % 8);
-            if wants_raw(reg) {
-                *value = read(reg, raw(reg), facts);
+        let mut last = None;
+        for &(reg, low, rule) in FIELDS {
+            let read = match last {
+                Some((of, read)) if of == reg => read,
+                _ => raw(reg),
+            };
+            last = Some((reg, read));
+            if let Some(value) = slot(reg).and_then(|slot| values.get_mut(slot)) {
+                *value |= rule.apply(read >> low & 0xf, facts) << low;
             }
         }
         Self(values)

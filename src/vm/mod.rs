@@ -112,6 +112,7 @@ pub struct Vm {
     on_bad_access: OnBadAccess,
     /// How much memory was taken for what is not its RAM, in bytes.
     tables: AtomicU64,
+    heap: AtomicU64,
     /// How often it was reset.
     resets: AtomicU32,
     /// Counts the resets; see [`Vm::incarnation`].
@@ -201,6 +202,17 @@ impl Vm {
     /// How much memory was taken for what is not its RAM, in bytes: its translation tables.
     pub fn table_size(&self) -> u64 {
         self.tables.load(Ordering::Relaxed)
+    }
+
+    /// So much of the hypervisor's heap was taken for it, in bytes.
+    pub(crate) fn add_heap(&self, bytes: u64) {
+        self.heap.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// How much of the hypervisor's heap was taken when it was made, in bytes: vCPUs, interrupt controller,
+    /// devices. What others took at that moment may be among it.
+    pub fn heap_size(&self) -> u64 {
+        self.heap.load(Ordering::Relaxed)
     }
 
     /// How often it was reset.

@@ -10,8 +10,19 @@ pub fn render(result: &Value) -> String {
 }
 
 /// Members whose numbers are sizes in bytes.
-const SIZES: [&str; 9] =
-    ["memory", "total", "free", "largest_free", "heap_total", "heap_free", "ram", "tables", "size"];
+const SIZES: [&str; 11] = [
+    "memory",
+    "total",
+    "free",
+    "largest_free",
+    "heap_total",
+    "heap_free",
+    "kept",
+    "heap",
+    "ram",
+    "tables",
+    "size",
+];
 
 /// `text` without control characters, which could change how the terminal shows other text.
 pub fn printable(text: &str) -> String {

@@ -72,6 +72,7 @@ fn nothing_that_the_hypervisor_tells_is_unknown_to_the_view() {
             total: 4,
             free: 3,
             largest_free: 2,
+            kept: 1,
             heap_total: 2,
             heap_free: 1,
             vms: Vec::new(),
