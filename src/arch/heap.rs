@@ -98,9 +98,7 @@ unsafe impl GlobalAlloc for TheHeap {
                 grow(GRAIN);
                 Ok(block)
             }
-            Err(()) if grow(layout.size().max(layout.align()) as u64) => {
-                HEAP.lock().alloc(layout)
-            }
+            Err(()) if grow(layout.size().max(layout.align()) as u64) => HEAP.lock().alloc(layout),
             Err(()) => Err(()),
         };
         block.map_or(null_mut(), NonNull::as_ptr)

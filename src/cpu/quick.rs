@@ -25,14 +25,16 @@ impl<M: Machine> Cpu<'_, M> {
                     Err(interrupt) => return Leave::Interrupted(interrupt),
                 }
             }
-            match loaded.vm.answer(&mut self.machine, me, &mut loaded.vcpu.regs, exit) {
-                Some((reason, others)) => {
-                    loaded.tally.count(reason);
-                    if !others.is_empty() && self.tell(loaded, others) {
-                        return Leave::Interrupted(None);
-                    }
-                }
-                None => return Leave::Exit,
+            let Some(answer) = loaded.vm.answer(&mut self.machine, me, &mut loaded.vcpu, exit)
+            else {
+                return Leave::Exit;
+            };
+            loaded.tally.count(answer.reason);
+            if answer.device && self.is_due_earlier() {
+                self.arm_for(loaded);
+            }
+            if !answer.others.is_empty() && self.tell(loaded, answer.others) {
+                return Leave::Interrupted(None);
             }
         }
     }

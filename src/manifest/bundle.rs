@@ -55,10 +55,7 @@ pub fn checksum(bytes: &[u8]) -> u32 {
 ///
 /// # Errors
 /// As [`read`].
-pub fn read_with(
-    bundle: &[u8],
-    checksum: fn(&[u8]) -> u32,
-) -> Result<Manifest<'_>, ManifestError> {
+pub fn read_with(bundle: &[u8], checksum: fn(&[u8]) -> u32) -> Result<Manifest<'_>, ManifestError> {
     let have = bundle.len() as u64;
     let cut_short = |want| ManifestError::Truncated { have, want };
     let header_cut_short = || cut_short(HEADER_SIZE as u64);

@@ -155,10 +155,20 @@ impl Vgic {
             && self.shared.iter().all(|spis| spis.is_sound(self.version, vcpus))
     }
 
+    /// Whether the register at `offset` of `frame` is about what is pending or active, which list registers know
+    /// better than this model until they are folded.
+    pub const fn is_live(frame: Frame, offset: u64) -> bool {
+        let offset = match frame {
+            Frame::Distributor => offset,
+            Frame::Redistributor(_) => offset.wrapping_sub(redistributor::SGI_BASE),
+        };
+        matches!(offset, 0x200..0x400 | 0xf10..0xf30)
+    }
+
     /// What `caller` reads at `offset` of `frame`. Zero where there is no register, and for a width
     /// the register cannot be read by.
     ///
-    /// The caller's list registers have to be folded first. What other vCPUs' hold is as it was when
+    /// The caller's list registers have to be folded first, where that [matters](Self::is_live). What other vCPUs' hold is as it was when
     /// they were last folded; [`take_stale`](Self::take_stale) names them.
     pub fn read(&mut self, caller: VcpuId, frame: Frame, offset: u64, width: Width) -> u64 {
         let Some(v) = self.index(caller) else { return 0 };
@@ -177,7 +187,7 @@ impl Vgic {
 
     /// `caller` writes `value` at `offset` of `frame`. Ignored where there is no such register, and
     /// for a width the register cannot be written by. The caller's list registers have to be folded
-    /// first.
+    /// first, where that [matters](Self::is_live).
     pub fn write(
         &mut self,
         caller: VcpuId,

@@ -6,7 +6,7 @@ use crate::exit::Width;
 use tock_registers::LocalRegisterCopy;
 
 /// Where `SGI_base` starts, counted from `RD_base`.
-const SGI_BASE: u64 = 0x1_0000;
+pub(super) const SGI_BASE: u64 = 0x1_0000;
 const GICR_WAKER_OFFSET: u64 = 0x14;
 
 impl Vgic {

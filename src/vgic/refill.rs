@@ -12,7 +12,8 @@ use super::{BANKS, GicVersion, IntId, Place, Vgic, bits};
 
 /// The best few interrupts offered, by priority and then INTID.
 struct Best {
-    places: [(u8, Place); MAX_LIST_REGISTERS],
+    /// Priority, and INTID.
+    places: [(u8, u16); MAX_LIST_REGISTERS],
     count: usize,
     room: usize,
     /// Not all that were offered found room.
@@ -21,9 +22,8 @@ struct Best {
 
 impl Best {
     fn of(room: usize) -> Self {
-        let none = (u8::MAX, Place { bank: 0, index: 0 });
         let room = room.min(MAX_LIST_REGISTERS);
-        Self { places: [none; MAX_LIST_REGISTERS], count: 0, room, more: false }
+        Self { places: [(0, 0); MAX_LIST_REGISTERS], count: 0, room, more: false }
     }
 
     /// To be offered in the order of INTIDs: of equals the first one stays ahead.
@@ -44,11 +44,11 @@ impl Best {
         }
         self.count = (self.count + 1).min(self.room);
         self.places[at..self.count].rotate_right(1);
-        self.places[at] = (priority, place);
+        self.places[at] = (priority, place.intid().0);
     }
 
     fn iter(&self) -> impl Iterator<Item = Place> {
-        self.places[..self.count].iter().map(|kept| kept.1)
+        self.places[..self.count].iter().filter_map(|kept| Place::of(IntId(kept.1)))
     }
 }
 

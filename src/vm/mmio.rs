@@ -5,7 +5,7 @@ use super::layout::{GICD, GICR, GICR_STRIDE};
 use crate::exit::{Direction, MmioAccess};
 use crate::machine::{El1Register, Machine};
 use crate::vcpu::{GuestRegs, Vcpu, VcpuId, pstate};
-use crate::vgic::{Frame, GicVersion, Notify};
+use crate::vgic::{Frame, GicVersion, Notify, Vgic};
 
 impl Vm {
     /// Let the device at an access's address answer it. `None` when nothing is there.
@@ -65,22 +65,28 @@ impl Vm {
         frame: Frame,
         offset: u64,
     ) -> Notify {
-        let mut vgic = self.sample_timers(machine, me, vcpu);
+        let live = Vgic::is_live(frame, offset);
+        let mut vgic = if live { self.sample_timers(machine, me, vcpu) } else { self.vgic.lock() };
         let regs = &mut vcpu.regs;
-        // What is in the list registers is part of what the guest asks about.
-        let folded = vgic.fold(me, machine.list_registers());
-        let notify = match access.direction {
+        let mut notify = Notify::NONE;
+        if live {
+            // What is in the list registers is part of what the guest asks about.
+            notify = notify | vgic.fold(me, machine.list_registers());
+        }
+        match access.direction {
             Direction::Read { .. } => {
                 let value = vgic.read(me, frame, offset, access.width);
                 regs.write(access.gpr, access.extend(value));
-                folded | vgic.take_stale() | vgic.sync(me, machine.list_registers())
+                notify = notify | vgic.take_stale();
             }
             Direction::Write => {
                 let value = access.stored(regs.read(access.gpr));
-                let written = vgic.write(me, frame, offset, access.width, value);
-                folded | written | vgic.sync(me, machine.list_registers())
+                notify = notify | vgic.write(me, frame, offset, access.width, value);
             }
-        };
+        }
+        if vgic.wants_sync(me) {
+            notify = notify | vgic.sync(me, machine.list_registers());
+        }
         notify.without(me)
     }
 

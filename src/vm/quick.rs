@@ -6,44 +6,70 @@
 //! once is left to [`Vm::handle`], and nothing has changed then.
 
 use super::Vm;
-use super::layout::{GICD, VIRTUAL_TIMER_IRQ};
+use super::layout::{GICD, RTC, VIRTUAL_TIMER_IRQ};
 use super::sysreg::{self, SysReg, names};
 use crate::addr::Ipa;
 use crate::exit::{Direction, Exit, Gpr, MmioAccess, Width};
 use crate::firmware::smccc;
 use crate::machine::Machine;
-use crate::vcpu::{GuestRegs, VcpuId, pstate};
+use crate::vcpu::{GuestRegs, Vcpu, VcpuId, pstate};
 use crate::vgic::{GICD_SGIR_OFFSET, GicVersion, Notify, SgiRegister, Vgic};
 use crate::vm::tally::Reason;
+
+/// What a quick answer comes to.
+#[derive(Clone, Copy, Debug)]
+pub struct Answer {
+    /// What the exit was.
+    pub reason: Reason,
+    /// Other vCPUs that have to look at their interrupts.
+    pub others: Notify,
+    /// A device was accessed: the hypervisor's own work for it may be due earlier than before.
+    pub device: bool,
+}
+
+impl Answer {
+    const fn of(reason: Reason) -> Self {
+        Self { reason, others: Notify::NONE, device: false }
+    }
+}
+
+/// The end of the distributor. Redistributors, which are below the devices, are no devices' either, but to take them for
+/// such costs no more than a look.
+const GICD_END: Ipa = Ipa::new(GICD.base.raw() + GICD.size);
 
 /// Where `GICD_SGIR` is.
 const SGIR: Ipa = Ipa::new(GICD.base.raw() + GICD_SGIR_OFFSET);
 
 impl Vm {
-    /// Answer an exit of the loaded vCPU `me`, if that is quickly done, and say what it was, and who else has to
-    /// look at its interrupts. `None` when it is to be handled.
+    /// Answer an exit of the loaded vCPU `me`, if that is quickly done. `None` when it is to be handled.
     #[inline(always)]
     pub fn answer<M: Machine>(
         &self,
         machine: &mut M,
         me: VcpuId,
-        regs: &mut GuestRegs,
+        vcpu: &mut Vcpu,
         exit: Exit,
-    ) -> Option<(Reason, Notify)> {
+    ) -> Option<Answer> {
+        let regs = &mut vcpu.regs;
         let (answered, reason) = match exit {
             Exit::Hvc(0) => (Self::answer_call(regs, false), Reason::Hvc),
             Exit::Smc(0) => (Self::answer_call(regs, true), Reason::Smc),
             Exit::Sysreg { iss } => match self.answer_sgi(machine, me, regs, iss) {
-                Some(others) => return Some((Reason::Sysreg, others)),
+                Some(others) => return Some(Answer { others, ..Answer::of(Reason::Sysreg) }),
                 None => (self.answer_register(regs, iss), Reason::Sysreg),
             },
-            Exit::Mmio(access) => match self.answer_sgir(machine, me, regs, &access) {
-                Some(others) => return Some((Reason::Mmio, others)),
-                None => (self.answer_access(machine, me, regs, &access), Reason::Mmio),
-            },
+            Exit::Mmio(access) => {
+                if regs.pstate & pstate::AARCH32 != 0 {
+                    return None;
+                }
+                if self.answer_word(machine, me, regs, &access) {
+                    return Some(Answer::of(Reason::Mmio));
+                }
+                return self.answer_access(machine, me, vcpu, &access);
+            }
             _ => return None,
         };
-        answered.then_some((reason, Notify::NONE))
+        answered.then_some(Answer::of(reason))
     }
 
     /// A write to `ICC_SGI1R_EL1` by the guest's kernel. Others that are to get the SGI.
@@ -79,20 +105,52 @@ impl Vm {
         me: VcpuId,
         regs: &mut GuestRegs,
         access: &MmioAccess,
-    ) -> Option<Notify> {
-        let wanted = access.ipa == SGIR
+    ) -> Notify {
+        let mut vgic = self.vgic.lock();
+        let notify = vgic.send_sgir(me, regs.read(access.gpr));
+        Self::tell_me_first(&mut vgic, machine, me, notify)
+    }
+
+    /// An access to the interrupt controller or to a device, apart from the one that keeps time.
+    #[inline(always)]
+    fn answer_access<M: Machine>(
+        &self,
+        machine: &mut M,
+        me: VcpuId,
+        vcpu: &mut Vcpu,
+        access: &MmioAccess,
+    ) -> Option<Answer> {
+        let sgir = access.ipa == SGIR
             && access.direction == Direction::Write
             && access.width == Width::Word
             && self.gic_version == GicVersion::V2
-            && regs.pstate & pstate::AARCH32 == 0
-            && !Self::is_big_endian(machine, regs);
-        if !wanted {
+            && !Self::is_big_endian(machine, &vcpu.regs);
+        let (others, device) = if sgir {
+            (self.answer_sgir(machine, me, &mut vcpu.regs, access), false)
+        } else {
+            // A copy, so that the original need never be in memory.
+            self.answer_other(machine, me, vcpu, *access)?
+        };
+        vcpu.regs.skip_instruction();
+        Some(Answer { others, device, ..Answer::of(Reason::Mmio) })
+    }
+
+    /// The same, where it takes a little longer: others that have to look at their interrupts, and whether it was a
+    /// device.
+    #[inline(never)]
+    fn answer_other<M: Machine>(
+        &self,
+        machine: &mut M,
+        me: VcpuId,
+        vcpu: &mut Vcpu,
+        access: MmioAccess,
+    ) -> Option<(Notify, bool)> {
+        if RTC.region().contains(access.ipa) {
             return None;
         }
-        let mut vgic = self.vgic.lock();
-        let notify = vgic.send_sgir(me, regs.read(access.gpr));
-        regs.skip_instruction();
-        Some(Self::tell_me_first(&mut vgic, machine, me, notify))
+        let notify = self.mmio(machine, me, vcpu, &access)?;
+        let others = Self::tell_me_first(&mut self.vgic.lock(), machine, me, notify);
+        Some((others, access.ipa >= GICD_END))
     }
 
     /// If the loaded vCPU `me` is among those that have to look at their interrupts, it does so now. All others.
@@ -161,7 +219,7 @@ impl Vm {
 
     /// A read of a word that reading does not change.
     #[inline(always)]
-    fn answer_access<M: Machine>(
+    fn answer_word<M: Machine>(
         &self,
         machine: &M,
         me: VcpuId,
@@ -171,7 +229,7 @@ impl Vm {
         let (Direction::Read { .. }, Width::Word) = (access.direction, access.width) else {
             return false;
         };
-        if regs.pstate & pstate::AARCH32 != 0 || Self::is_big_endian(machine, regs) {
+        if Self::is_big_endian(machine, regs) {
             return false;
         }
         let offset = access.ipa.offset_from(GICD.base);
