@@ -412,4 +412,25 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn a_quick_answer_is_the_registers_value_and_for_reads_of_the_id_space_alone() {
+        let id = IdRegs::new(&V3_40, |reg| 0x1111_1111_1111_1111 * u64::from(reg.op2() + 1));
+        let mut answered = 0;
+        for bits in (0..=u16::MAX).step_by(crate::testing::pick(1, 251)) {
+            let reg = SysReg::from_bits(bits);
+            let iss = u32::from(reg.op0()) << 20
+                | u32::from(reg.op2()) << 17
+                | u32::from(reg.op1()) << 14
+                | u32::from(reg.crn()) << 10
+                | 7 << 5
+                | u32::from(reg.crm()) << 1;
+            assert_eq!(id.answer(iss), None, "a write of {reg}");
+            let answer = id.answer(iss | 1);
+            assert_eq!(answer.map(|(value, _)| value), id.get(reg), "{reg}");
+            assert!(answer.is_none_or(|(_, gpr)| gpr == Gpr::new(7)));
+            answered += u32::from(answer.is_some());
+        }
+        assert!(answered > 0);
+    }
 }

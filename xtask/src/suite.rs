@@ -10,10 +10,12 @@
 //! | `waits/…` | guests that wait on CPUs of their own are seen by the hypervisor where their policy says so |
 //! | `consoles/…` | one line shared by several guests and the monitor: escape key, scrollback, frames |
 //! | `debian/…` | Debian boots, takes input, reboots and powers off, beside hostile guests as well |
+//! | `bench/…` | no exit costs more instructions than the baseline says |
 //! | `assign/…` | a guest owns a UART of the board |
 //! | `rpi4/…` | all that on a Raspberry Pi 4, and from the card that is made for it |
 
 mod assigned;
+mod bench;
 mod command;
 mod consoles;
 mod crash;
@@ -166,6 +168,7 @@ pub fn run(filter: Option<&str>, bare: bool) -> Result<ExitCode> {
         steps.extend(manifests::debian_steps());
         steps.extend(hostile::steps());
         steps.extend(many::steps());
+        steps.extend(bench::steps());
         steps.extend(shares::steps());
         steps.extend(waits::steps());
         steps.extend(consoles::steps());

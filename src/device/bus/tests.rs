@@ -240,3 +240,32 @@ proptest! {
         prop_assert_eq!(bus.read(Ipa::new(ipa), width, NOW, unwired), expected);
     }
 }
+
+/// Whatever is done to a UART, what its polled register reads as is known without asking.
+#[test]
+fn a_peek_is_what_a_read_gives() {
+    const FR: u64 = 0x18;
+    let line = Arc::new(ScriptedLine::default());
+    let uart = Peripheral::new(layout::UART.region(), Box::new(Pl011::new(line.clone())));
+    let bus = Bus::new(vec![uart]).unwrap();
+    let at = |offset: u64| Ipa::new(layout::UART.base.raw() + offset);
+    let told = |_: IntId, _: bool| {};
+    let (mut peeked, mut left) = (0, 0);
+    for (offset, value) in
+        [(0x30, 0x301), (0x2c, 0x70), (0, 0x41), (0x30, 0x381), (0, 0x42), (0x2c, 0)]
+    {
+        bus.write(at(offset), Width::Word, value, NOW, told).unwrap();
+        line.type_in(b"x");
+        // The line says by itself that something came.
+        bus.poll(NOW, told);
+        match bus.peek(at(FR)) {
+            Some(flags) => {
+                assert_eq!(Some(u64::from(flags)), bus.read(at(FR), Width::Word, NOW, told));
+                peeked += 1;
+            }
+            None => left += 1,
+        }
+    }
+    assert!(peeked > 0, "{left} were left");
+    assert_eq!((bus.peek(at(0)), bus.peek(at(0x1000))), (None, None));
+}

@@ -156,3 +156,22 @@ proptest! {
         super::call(&registers, VcpuId(caller), &mut power[..vcpus], &facts, &mut |_| has_entropy);
     }
 }
+
+/// Every owner, both conventions and both kinds of call, around all numbers anybody uses.
+#[test]
+fn a_quick_answer_is_the_one_that_a_call_gives() {
+    let numbers = (0..0x120).chain(0xfeff..=0xffff);
+    let mut answered = 0;
+    for number in numbers.step_by(crate::testing::pick(1, 7)) {
+        for top in 0..=u8::MAX {
+            let function = u32::from(top) << 24 | number;
+            let Some(answer) = answer(function) else { continue };
+            let response = ask(function.into(), 0x1234);
+            assert_eq!(response.results(), [answer], "{function:#x}");
+            assert_eq!(response.effect, Effect::None, "{function:#x}");
+            answered += 1;
+        }
+    }
+    assert!(answered > 0);
+    assert_eq!((answer(0x8400_0000), answer(0x8400_0008)), (Some(0x1_0001), None));
+}

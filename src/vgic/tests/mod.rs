@@ -1,5 +1,6 @@
 //! What a guest may rely on, through the offsets of the manuals and a fake CPU interface.
 
+mod again;
 mod delivery;
 mod linked;
 mod property;
@@ -90,7 +91,9 @@ impl Machine {
         width: Width,
         value: Option<u64>,
     ) -> u64 {
-        self.fold(n);
+        if Vgic::is_live(frame, offset) {
+            self.fold(n);
+        }
         let mut read = 0;
         match value {
             Some(value) => {
@@ -113,7 +116,13 @@ impl Machine {
         self.access(n, Frame::Distributor, offset, Width::Word, None)
     }
 
+    /// As the run loop does it: the quick way first, where there is one.
     fn set_level(&mut self, n: u8, intid: IntId, high: bool) {
+        let private = &self.vgic.private[usize::from(n)].bank;
+        let linked = intid.0 < 32 && private.linked & 1 << intid.0 != 0;
+        if high && linked && self.vgic.refire(vcpu(n), intid, &mut self.cpus[usize::from(n)]) {
+            return;
+        }
         let notify = self.vgic.set_level(vcpu(n), intid, high);
         self.settle(notify);
         self.sync(n);

@@ -249,3 +249,22 @@ fn a_snapshot_is_the_same_controller_and_a_spoilt_one_is_noticed() {
     again.vcpus = 9;
     assert!(!again.is_sound());
 }
+
+#[test]
+fn a_peek_is_what_a_read_gives() {
+    for version in [GicVersion::V2, GicVersion::V3] {
+        let mut machine = Machine::new(version, 2, 4);
+        machine.write(0, 0x100, 0x0ff0_0000);
+        machine.write(1, 0x100, 0x00f0_0000);
+        machine.write(0, 0x104, 0x1234_5678);
+        machine.write(0, 0x11c, 0x8000_0001);
+        let mut peeked = 0;
+        for (n, offset) in (0..2).flat_map(|n| (0..0x1000).map(move |offset| (n, offset))) {
+            let peek = Vgic::identity(offset).or_else(|| machine.vgic.peek(vcpu(n), offset));
+            let Some(peek) = peek else { continue };
+            assert_eq!(u64::from(peek), machine.read(n, offset), "{version:?} {n} {offset:#x}");
+            peeked += 1;
+        }
+        assert!(peeked > 0);
+    }
+}

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 
 use super::measure::{Figures, Spread};
+use super::rows::ROWS;
 use crate::paths;
 
 /// How much more than the baseline a figure may be, in percent of it.
@@ -67,7 +68,8 @@ impl Baseline {
 
     /// The figures that are larger than these, or are missing, a line each.
     pub fn grown(&self, gic: u8, measured: &Figures) -> Vec<String> {
-        let kept = self.of(gic).into_iter().flatten();
+        let held = |name: &str| ROWS.iter().any(|row| row.name == name && !row.told);
+        let kept = self.of(gic).into_iter().flatten().filter(|(name, _)| held(name));
         kept.filter_map(|(name, kept)| {
             let machine = key(gic);
             let Some(now) = measured.get(name) else {

@@ -1,17 +1,17 @@
 //! The machines and guests that give the figures.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
 use super::counted::{self, Counter};
-use super::debian::{self, Messages};
+use super::debian;
 use super::xen::{Guest, Xen};
 use crate::board::{Board, Hardware};
-use crate::{build, qemu};
+use crate::{build, paths, qemu};
 
 /// The least, the middle one and the most of what one thing cost, in instructions.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -36,12 +36,15 @@ struct Run {
     rows: &'static str,
     cpus: u32,
     vcpus: u32,
+    /// The guest has a device of the board's.
+    assigned: bool,
 }
 
-const RUNS: [Run; 3] = [
-    Run { rows: "traps,interrupts", cpus: 1, vcpus: 1 },
-    Run { rows: "pair", cpus: 2, vcpus: 2 },
-    Run { rows: "switch", cpus: 1, vcpus: 2 },
+const RUNS: [Run; 4] = [
+    Run { rows: "traps,interrupts", cpus: 1, vcpus: 1, assigned: false },
+    Run { rows: "pair", cpus: 2, vcpus: 2, assigned: false },
+    Run { rows: "switch", cpus: 1, vcpus: 2, assigned: false },
+    Run { rows: "device", cpus: 1, vcpus: 1, assigned: true },
 ];
 
 /// What Plinth costs on a machine with a GIC of this version.
@@ -75,17 +78,11 @@ fn counted(gic: u8) -> Result<Figures> {
     let hello = counter.payload("hello", &machine, 64 << 20, LIMIT)?.counts;
     let first = hello.first_guest.context("the guest never ran")?;
     put("boot", first.all.total());
-    let debian = debian::compare(&counter, gic, Messages::Quiet)?;
-    put("debian-boot", millionths(debian.plinth.total(), debian.bare.total()));
-    put("debian-boot-el2", debian.plinth.el2);
+    let debian = debian::compare(&counter, gic)?;
+    put("debian-boot", debian.millionths_more());
     let stretches = [hello.longest_stretch(), debian.counts.longest_stretch()];
     put("longest-stretch", stretches.into_iter().flatten().map(|it| it.length).max().unwrap_or(0));
     Ok(figures)
-}
-
-/// How many times the other, in millionths.
-fn millionths(one: u64, other: u64) -> u64 {
-    u64::try_from(u128::from(one) * 1_000_000 / u128::from(other.max(1))).unwrap_or(u64::MAX)
 }
 
 /// What Debian's Xen costs on the same machine, with the same guest.
@@ -93,7 +90,7 @@ pub fn xen(gic: u8) -> Result<Figures> {
     let xen = Xen::fetch()?;
     let payload = build::guests()?.join("bench");
     let mut figures = Figures::new();
-    for run in &RUNS {
+    for run in RUNS.iter().filter(|run| !run.assigned) {
         let hardware = Hardware {
             board: Board::QemuVirt,
             gic,
@@ -115,22 +112,35 @@ fn boot(gic: u8, run: &Run, payload: &Path) -> Result<String> {
     qemu::need(Board::QemuVirt)?;
     let limit = LIMIT.as_secs().to_string();
     let (gic, cpus, vcpus) = (gic.to_string(), run.cpus.to_string(), run.vcpus.to_string());
-    let output = Command::new("/proc/self/exe")
-        .args(["run", "--icount", "--cpu", CPU, "--memory", "1G", "--guest-memory", "64M"])
-        .args(["--gic", &gic, "--smp", &cpus, "--vcpus", &vcpus, "--timeout", &limit])
-        .arg("--kernel")
-        .arg(payload)
-        .arg("--cmdline")
-        .arg(format!("rows={}", run.rows))
-        .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
-        .output()
-        .context("cannot start a run")?;
+    let mut command = Command::new("/proc/self/exe");
+    command.args(["run", "--icount", "--cpu", CPU, "--memory", "1G"]);
+    command.args(["--gic", &gic, "--smp", &cpus, "--timeout", &limit]);
+    if run.assigned {
+        command.arg(manifest(run, payload)?).args(["--", "-serial", "null"]);
+    } else {
+        command.args(["--guest-memory", "64M", "--vcpus", &vcpus]).arg("--kernel").arg(payload);
+        command.arg("--cmdline").arg(format!("rows={}", run.rows));
+    }
+    let output = command.stdin(Stdio::null()).output().context("cannot start a run")?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     if !output.status.success() {
-        bail!("the run ended with {}:\n{text}", output.status);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        bail!("the run ended with {}:\n{text}\n{errors}", output.status);
     }
     Ok(text)
+}
+
+/// A guest that has the board's second UART for its own.
+fn manifest(run: &Run, payload: &Path) -> Result<PathBuf> {
+    let text = format!(
+        "[[vm]]\nname = \"bench\"\nkernel = {:?}\nmemory = \"64M\"\n\
+         cmdline = \"rows={} uart=9040000,40\"\nassign = [\"pl011@9040000\"]\n",
+        payload.display(),
+        run.rows
+    );
+    let path = paths::target().join("xtask/bench.toml");
+    paths::write_if_changed(&path, text.as_bytes())?;
+    Ok(path)
 }
 
 /// The figures in what the guest printed: `bench: ROW MIN MEDIAN MAX`.

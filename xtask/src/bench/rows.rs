@@ -9,11 +9,13 @@ pub struct Row {
     pub title: &'static str,
     /// What the median is to be at most, with a GICv2 and a GICv3.
     pub target: Option<[u64; 2]>,
+    /// It depends on what Debian has today: it is told, and not held to the baseline.
+    pub told: bool,
 }
 
 impl Row {
     const fn new(name: &'static str, title: &'static str) -> Self {
-        Self { name, title, target: None }
+        Self { name, title, target: None, told: false }
     }
 
     const fn at_most(self, both: u64) -> Self {
@@ -22,6 +24,10 @@ impl Row {
 
     const fn at_most_each(self, target: [u64; 2]) -> Self {
         Self { target: Some(target), ..self }
+    }
+
+    const fn told(self) -> Self {
+        Self { told: true, ..self }
     }
 
     /// What it is to be at most with a GIC of this version.
@@ -56,8 +62,7 @@ pub const ROWS: &[Row] = &[
     Row::new("vcpu-switch", "SGI and vCPU switch, half of there and back"),
     Row::new("assigned-interrupt", "interrupt of an assigned device"),
     Row::new("boot", "reset to the first guest instruction").at_most(3_000_000),
-    Row::new("debian-boot", "Debian's boot, millionths of bare").at_most(1_000_400),
-    Row::new("debian-boot-el2", "the same, instructions at EL2"),
+    Row::new("debian-boot", "Debian's boot, millionths more than bare").at_most(400).told(),
     Row::new("longest-stretch", "longest stretch at EL2, interrupts masked").at_most(20_000),
     Row::new("image-size", "image, bytes").at_most(200_000),
 ];

@@ -51,7 +51,6 @@ fn sgi(names: [&str; 2], target: u64, mode: u64) {
     for index in 0..=SAMPLES {
         settle();
         let seen = vectors::count_of(cpu);
-        if index == 20 { instruction!("hint #0x73"); }
         let since = vectors::now();
         gic::send(SGI, gic::Target::Affinity(target));
         while vectors::count_of(cpu) == seen {

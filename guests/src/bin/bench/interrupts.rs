@@ -50,7 +50,6 @@ fn own_sgi() {
     for index in 0..=SAMPLES {
         let seen = vectors::count_of(sysreg::cpu());
         sysreg::unmask_interrupts();
-        if index == 20 { guests::instruction!("hint #0x72"); }
         let since = vectors::now();
         gic::send(SGI, target);
         while vectors::count_of(sysreg::cpu()) == seen {}
@@ -67,7 +66,6 @@ fn timer(name: &str, wait: fn()) {
     gic::enable(Timer::Virtual.intid());
     vectors::install_with(Some(stop));
     for index in 0..=SAMPLES {
-        if index == 20 { guests::instruction!("hint #0x71"); }
         let at = Timer::Virtual.count() + AHEAD;
         Timer::Virtual.set_cval(at);
         Timer::Virtual.set_ctl(guests::timer::ENABLE);

@@ -22,7 +22,6 @@ pub fn measure() {
     let distributor = gic::distributor();
     row("gicd-iidr-read", || load(distributor + GICD_IIDR));
     row("gicd-isenabler-read", || load(distributor + gic::ISENABLER + 4));
-    guests::instruction!("hint #0x70");
     row("gicd-isenabler-write", || store(distributor + gic::ISENABLER + 4, 0));
     if let Some(uart) = machine::machine().uart {
         row("uart-fr-read", || load(uart + 0x18));
