@@ -73,6 +73,9 @@ impl<M: Machine> Cpu<'_, M> {
                 self.clock.count(Interrupt::Maintenance);
                 vm.sync(&mut self.machine, me)
             }
+            Interrupt::Assigned(intid) if self.hypervisor.owner(intid) == Some(vm.id()) => {
+                vm.assigned_fired_here(&mut self.machine, me, intid)
+            }
             _ => return Err(Some(interrupt)),
         };
         loaded.tally.count(Reason::Interrupt);

@@ -183,10 +183,14 @@ impl Hypervisor {
         })
     }
 
+    /// Whose device's interrupt this is.
+    pub fn owner(&self, intid: IntId) -> Option<VmId> {
+        self.owners.iter().find(|(owned, _)| *owned == intid).map(|(_, vm)| *vm)
+    }
+
     /// The interrupt of a device that a VM has for its own has fired on this CPU.
     pub fn assigned_fired<M: Machine>(&self, machine: &mut M, intid: IntId) {
-        let owner = self.owners.iter().find(|(owned, _)| *owned == intid);
-        let owner = owner.and_then(|(_, vm)| self.vm(*vm));
+        let owner = self.owner(intid).and_then(|vm| self.vm(vm));
         match owner.filter(|vm| !vm.has_stopped()) {
             Some(vm) => {
                 let notify = vm.assigned_fired(intid);

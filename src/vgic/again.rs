@@ -63,7 +63,12 @@ impl Vgic {
     #[inline(always)]
     pub(super) fn give_again(&mut self, v: usize, lrs: &mut impl ListRegisters) -> bool {
         let fired = core::mem::take(&mut self.private[v].interface.fired);
-        bits(fired).all(|index| self.give_one_again(v, index, lrs))
+        for index in bits(fired) {
+            if !self.give_one_again(v, index, lrs) {
+                return false;
+            }
+        }
+        true
     }
 
     #[inline(always)]

@@ -204,6 +204,7 @@ const fn reset_group(version: GicVersion) -> u32 {
 }
 
 /// The numbers of the bits set in `word`, from the lowest.
+#[inline(always)]
 pub(super) fn bits(mut word: u32) -> impl Iterator<Item = usize> {
     core::iter::from_fn(move || {
         let lowest = (word != 0).then_some(word.trailing_zeros())?;

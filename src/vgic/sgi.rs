@@ -78,7 +78,11 @@ impl Vgic {
             Some(GICD_SGIR::TargetListFilter::Value::Sender) => 1 << v,
             None => 0,
         };
-        bits(targets).fold(Notify::NONE, |all, w| all | self.add_sources(w, sgi, 1 << v))
+        let mut notify = Notify::NONE;
+        for w in bits(targets) {
+            notify = notify | self.add_sources(w, sgi, 1 << v);
+        }
+        notify
     }
 
     /// `GICD_SPENDSGIR`: SGI `sgi` of `w` is pending from `sources` too.
@@ -112,8 +116,9 @@ impl Vgic {
 
 /// A bit for each vCPU.
 #[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "there are at most 8")]
 pub(super) const fn mask_of(vcpus: u8) -> u8 {
-    u8::MAX >> (8 - vcpus)
+    ((1u32 << vcpus) - 1) as u8
 }
 
 /// A field's value, as an index; fields are narrow.

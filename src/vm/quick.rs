@@ -13,7 +13,7 @@ use crate::exit::{Direction, Exit, Gpr, MmioAccess, Width};
 use crate::firmware::smccc;
 use crate::machine::Machine;
 use crate::vcpu::{GuestRegs, Vcpu, VcpuId, pstate};
-use crate::vgic::{GICD_SGIR_OFFSET, GicVersion, Notify, SgiRegister, Vgic};
+use crate::vgic::{GICD_SGIR_OFFSET, GicVersion, IntId, Notify, SgiRegister, Vgic};
 use crate::vm::tally::Reason;
 
 /// What a quick answer comes to.
@@ -128,8 +128,8 @@ impl Vm {
         let (others, device) = if sgir {
             (self.answer_sgir(machine, me, &mut vcpu.regs, access), false)
         } else {
-            // A copy, so that the original need never be in memory.
-            self.answer_other(machine, me, vcpu, *access)?
+            // It decodes the access once more, so that here it need never be in memory.
+            self.answer_other(machine, me, vcpu)?
         };
         vcpu.regs.skip_instruction();
         Some(Answer { others, device, ..Answer::of(Reason::Mmio) })
@@ -143,8 +143,8 @@ impl Vm {
         machine: &mut M,
         me: VcpuId,
         vcpu: &mut Vcpu,
-        access: MmioAccess,
     ) -> Option<(Notify, bool)> {
+        let Exit::Mmio(access) = machine.last_exit() else { return None };
         if RTC.region().contains(access.ipa) {
             return None;
         }
@@ -180,6 +180,18 @@ impl Vm {
         }
         let notify = vgic.set_level(me, VIRTUAL_TIMER_IRQ, true);
         Self::tell_me_first(&mut vgic, machine, me, notify)
+    }
+
+    /// The interrupt of a device of the VM's own has fired on the CPU that has the vCPU `me` loaded. Others that have to
+    /// look at their interrupts.
+    pub fn assigned_fired_here<M: Machine>(
+        &self,
+        machine: &mut M,
+        me: VcpuId,
+        intid: IntId,
+    ) -> Notify {
+        let notify = self.assigned_fired(intid);
+        Self::tell_me_first(&mut self.vgic.lock(), machine, me, notify)
     }
 
     /// Bring the list registers of the loaded vCPU `me` up to date, if some of its interrupts have fired again and
