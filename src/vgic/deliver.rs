@@ -1,6 +1,6 @@
 //! Reading the list registers back, and when to fill them again.
 
-use super::list::{Link, ListRegister, ListRegisters};
+use super::list::{Link, ListRegister, ListRegisters, MAX_LIST_REGISTERS};
 use super::{GicVersion, Notify, Place, Vgic, bank::Interface, bits};
 use crate::vcpu::VcpuId;
 
@@ -35,10 +35,9 @@ impl Vgic {
         self.dirty = self.dirty | Notify::bit(v);
         // Before the held ones return to the model: those have a list register.
         let mut notify = self.end_evicted(v, lrs.take_eoi_count());
-        let slots = self.private[v].interface.slots;
         self.private[v].interface.renewed = false;
-        for (index, was) in slots.into_iter().enumerate() {
-            let Some(was) = was else { continue };
+        for index in 0..lrs.count().min(MAX_LIST_REGISTERS) {
+            let Some(was) = self.private[v].interface.slots[index] else { continue };
             let now = lrs.read(index);
             if now.is_none() && matches!(was.link, Link::Software { eoi_maintenance: true, .. }) {
                 lrs.write(index, None); // else its EOI bit keeps asking
@@ -77,6 +76,7 @@ impl Vgic {
 
     /// What `v` could be given of a bank: enabled, pending, routed to it, and neither active nor in a
     /// list register anywhere.
+    #[inline]
     pub(super) fn pending_for(&self, v: usize, bank: usize) -> u32 {
         let words = self.bank(v, bank);
         let free = words.pending() & words.enabled & !words.active & !words.held;
@@ -91,6 +91,7 @@ impl Vgic {
     }
 
     /// What is active on `v` and in no list register.
+    #[inline]
     pub(super) fn evicted_of(&self, v: usize, bank: usize) -> u32 {
         let evicted = self.bank(v, bank).evicted();
         match bank.checked_sub(1) {

@@ -46,7 +46,8 @@ pub enum Link {
     },
 }
 
-/// What a list register holds, whatever the hardware's format.
+/// What a list register holds, whatever the hardware's format. Aligned so that it moves in registers.
+#[repr(align(8))]
 #[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct ListRegister {
     /// `vINTID`.

@@ -257,6 +257,7 @@ impl Vgic {
         (vcpu.0 < self.vcpus).then_some(usize::from(vcpu.0))
     }
 
+    #[inline(always)]
     fn bank(&self, v: usize, bank: usize) -> &Bank {
         match bank.checked_sub(1) {
             None => &self.private[v].bank,
@@ -272,6 +273,7 @@ impl Vgic {
     }
 
     /// The interrupts of a bank whose group is enabled.
+    #[inline(always)]
     fn group_enabled(&self, bank: &Bank) -> u32 {
         let group0 = if self.group0 { !bank.group } else { 0 };
         let group1 = if self.group1 { bank.group } else { 0 };

@@ -108,18 +108,23 @@ impl Vgic {
         count: usize,
         lrs: &mut impl ListRegisters,
     ) {
-        let slots = &mut self.private[v].interface.slots;
-        let mut next = *slots;
-        for slot in &mut next {
-            let same = |want: &&mut Option<ListRegister>| {
-                want.map(|lr| lr.intid) == slot.map(|lr| lr.intid)
-            };
-            // `None` when nothing of the kind is wanted: the register becomes free.
-            *slot = slot.and_then(|_| wanted.iter_mut().find(same)).and_then(Option::take);
+        let interface = &mut self.private[v].interface;
+        let (Some(slots), Some(wanted)) =
+            (interface.slots.get_mut(..count), wanted.get_mut(..count))
+        else {
+            return;
+        };
+        let mut next = [None; MAX_LIST_REGISTERS];
+        for want in wanted.iter_mut() {
+            let Some(lr) = *want else { continue };
+            let holds = |slot: &Option<ListRegister>| slot.is_some_and(|it| it.intid == lr.intid);
+            if let Some(own) = slots.iter().position(holds).and_then(|own| next.get_mut(own)) {
+                (*own, *want) = (Some(lr), None);
+            }
         }
-        let mut rest = wanted.into_iter().flatten();
+        let mut rest = wanted.iter().flatten();
         for slot in next.iter_mut().take(count).filter(|slot| slot.is_none()) {
-            *slot = rest.next();
+            *slot = rest.next().copied();
         }
         // First out, then in: an interrupt is in two registers at no time.
         for (index, (slot, next)) in slots.iter().zip(&next).enumerate() {
@@ -127,13 +132,13 @@ impl Vgic {
                 lrs.write(index, None);
             }
         }
-        for (index, (slot, next)) in slots.iter().zip(&next).enumerate() {
-            if next.is_some() && slot != next {
+        for (index, (slot, next)) in slots.iter_mut().zip(&next).enumerate() {
+            if next.is_some() && *slot != *next {
                 lrs.write(index, *next);
             }
+            *slot = *next;
         }
-        *slots = next;
-        self.private[v].interface.slot_of = slots_of(&next);
+        interface.slot_of = slots_of(slots);
     }
 
     /// Takes an interrupt out of the model, into the form of a list register.
