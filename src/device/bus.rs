@@ -29,7 +29,7 @@ pub struct Peripheral {
 const NOT_POLLED: u64 = u64::MAX;
 
 fn polled(device: &dyn Device) -> u64 {
-    device.polled().map_or(NOT_POLLED, |(offset, value)| u64::from(offset) << 32 | u64::from(value))
+    device.polled().map_or(NOT_POLLED, |(offset, value)| offset << 32 | u64::from(value))
 }
 
 impl Peripheral {

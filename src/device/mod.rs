@@ -35,9 +35,9 @@ pub trait Device: Send {
     /// aligned and lies inside the device's window.
     fn read(&mut self, offset: u64, width: Width, now: Ticks) -> u64;
 
-    /// A register that drivers poll, by its offset, a multiple of 4, and what reading that word gives now: nothing
+    /// A register that drivers poll, by its offset, a multiple of 4 below 2^32, and what reading that word gives now: nothing
     /// is changed by reading it, and who changes it otherwise does so by a call of this trait.
-    fn polled(&self) -> Option<(u32, u32)> {
+    fn polled(&self) -> Option<(u64, u32)> {
         None
     }
 

@@ -341,8 +341,8 @@ impl<L: SerialLine> Device for Pl011<L> {
 
     /// UARTFR, while nothing waits to be sent: with what waits a read tries again. Of what came, the line says so by
     /// itself.
-    fn polled(&self) -> Option<(u32, u32)> {
-        let flags = || (registers::FR as u32, self.state.flags().into());
+    fn polled(&self) -> Option<(u64, u32)> {
+        let flags = || (registers::FR, self.state.flags().into());
         self.state.transmit.is_empty().then(flags)
     }
 

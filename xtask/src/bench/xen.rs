@@ -89,8 +89,7 @@ impl Xen {
 
         let mut console = Console::new(until);
         let errors = files.path("errors");
-        let mut command = qemu::command(&qemu, &machine);
-        command.stdout(Stdio::piped());
+        let command = qemu::command(&qemu, &machine);
         let end = listen(command, &errors, limit, |bytes| console.feed(bytes).is_some())?;
         let why = match (end, console.stop()) {
             (End::Found, Some(Stop::Until)) => return Ok(console.into_guest()),
@@ -157,7 +156,8 @@ fn listen(
 ) -> Result<End> {
     let deadline = Instant::now() + limit;
     let errors = File::create(errors).context("no file for QEMU's messages")?;
-    let child = command.stderr(errors).spawn().context("cannot start QEMU")?;
+    let child =
+        command.stdout(Stdio::piped()).stderr(errors).spawn().context("cannot start QEMU")?;
     let mut child = Killed(child);
     let output = child.0.stdout.take().context("QEMU has no output")?;
     // Bounded: QEMU has to wait for us, not our memory to grow.
