@@ -117,7 +117,8 @@ impl Maintenance for Upkeep {
 
     fn erase(&self, memory: &Erasable) {
         let region = memory.region();
-        let fits = region.start().is_aligned(GROUP * LINE) && region.size() % (GROUP * LINE) == 0;
+        let fits =
+            region.start().is_aligned(GROUP * LINE) && region.size().is_multiple_of(GROUP * LINE);
         if !fits || zeroing_size() != Some(LINE) || line_size() != LINE {
             memory.zero();
             return self.clean_invalidate_to_poc(region);

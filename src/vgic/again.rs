@@ -53,10 +53,13 @@ impl Vgic {
         given
     }
 
-    /// Interrupts of `v`'s own bank have become pending, and nothing else has happened.
+    /// Interrupts of `v`'s own bank have become pending. Where all is looked at anyway, as for a vCPU that is not loaded,
+    /// that need not be remembered.
     #[inline(always)]
     pub(super) fn fire(&mut self, v: usize, which: u32) {
-        self.private[v].interface.fired |= which;
+        if !self.dirty.has(v) {
+            self.private[v].interface.fired |= which;
+        }
     }
 
     /// Give `v` what has fired, if no more is to be done than that. Otherwise a fold and a refill have to follow.

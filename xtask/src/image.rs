@@ -211,7 +211,7 @@ fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
 mod tests {
     use std::io::Write;
 
-    use super::{Kernel, recognise};
+    use super::{Kernel, recognise, without_sections};
 
     fn image() -> Vec<u8> {
         let mut bytes = vec![0; 128];
@@ -234,6 +234,28 @@ mod tests {
         bytes.extend(machine.to_le_bytes());
         bytes.resize(64, 0);
         bytes
+    }
+
+    #[test]
+    fn an_elf_file_loses_what_follows_its_segments_and_nothing_else_is_touched() {
+        let mut file = elf(2, 2, 183);
+        file[0x20] = 64; // e_phoff
+        file[0x36] = 56; // e_phentsize
+        file[0x38] = 1; // e_phnum
+        file.resize(120, 0);
+        file[64] = 1; // PT_LOAD
+        file[64 + 8..64 + 16].copy_from_slice(&120u64.to_le_bytes()); // p_offset
+        file[64 + 32..64 + 40].copy_from_slice(&8u64.to_le_bytes()); // p_filesz
+        file.extend([7; 8]);
+        let wanted = file.clone();
+        file.extend([9; 100]);
+        file[0x28] = 128; // e_shoff
+        file[0x3c] = 1; // e_shnum
+        assert_eq!(without_sections(file.clone()), wanted);
+        // Cut off in its segment, or no ELF file: as it was.
+        for other in [file[..125].to_vec(), image(), b"\x7fELF".to_vec(), Vec::new()] {
+            assert_eq!(without_sections(other.clone()), other);
+        }
     }
 
     #[test]

@@ -63,6 +63,16 @@ fn the_quick_way_leaves_what_the_long_way_leaves() {
 }
 
 #[test]
+fn what_fires_while_a_vcpu_is_away_is_in_the_saved_state_alone() {
+    let mut machine = timer(GicVersion::V3);
+    machine.unload(0);
+    let notify = machine.vgic.send_sgi(vcpu(0), SgiRegister::Sgi1r, ITSELF);
+    assert!(notify.contains(vcpu(0)) && machine.vgic.is_sound());
+    machine.sync(0);
+    assert_eq!(machine.ack(0), Some(IntId(3)));
+}
+
+#[test]
 fn a_timer_that_was_disabled_is_not_given_again() {
     let mut machine = timer(GicVersion::V2);
     machine.write(0, 0x180, 1 << 27); // GICD_ICENABLER0
