@@ -78,7 +78,12 @@ fn counted(gic: u8) -> Result<Figures> {
     let image = build::hypervisor()?.raw;
     put("image-size", std::fs::metadata(&image)?.len());
     let machine = counted::hardware(gic, 1, 1 << 30);
-    let hello = counter.payload("hello", &machine, 64 << 20, LIMIT)?.counts;
+    let run = counter.payload("hello", &machine, 64 << 20, LIMIT)?;
+    put(
+        "memory-kept",
+        kept(&run.console).context("it has not said how much memory it keeps")? << 10,
+    );
+    let hello = run.counts;
     let first = hello.first_guest.context("the guest never ran")?;
     put("boot", first.all.total());
     let debian = debian::compare(&counter, gic)?;
@@ -86,6 +91,12 @@ fn counted(gic: u8) -> Result<Figures> {
     let stretches = [hello.longest_stretch(), debian.counts.longest_stretch()];
     put("longest-stretch", stretches.into_iter().flatten().map(|it| it.length).max().unwrap_or(0));
     Ok(figures)
+}
+
+/// What the log says is kept of the machine's memory, in KiB.
+fn kept(log: &str) -> Option<u64> {
+    let (before, _) = log.split_once(" KiB of memory kept")?;
+    before.rsplit(' ').next()?.parse().ok()
 }
 
 /// What Debian's Xen costs on the same machine, with the same guest.
@@ -166,7 +177,13 @@ fn figure(line: &str) -> Option<(String, Spread)> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Spread, read};
+    use super::{Spread, kept, read};
+
+    #[test]
+    fn the_memory_that_is_kept_is_read_out_of_the_log() {
+        let log = "plinth [  0.000164] INFO  2320 KiB of memory kept, 957 MiB free\r\n";
+        assert_eq!((kept(log), kept("957 MiB free")), (Some(2320), None));
+    }
 
     #[test]
     fn a_guests_lines_become_figures_and_all_else_is_left() {

@@ -64,5 +64,6 @@ pub const ROWS: &[Row] = &[
     Row::new("boot", "reset to the first guest instruction").at_most(3_000_000),
     Row::new("debian-boot", "Debian's boot, millionths more than bare").at_most(400).told(),
     Row::new("longest-stretch", "longest stretch at EL2, interrupts masked").at_most(20_000),
+    Row::new("memory-kept", "memory kept of 1 GiB, one guest, bytes").at_most(4_000_000),
     Row::new("image-size", "image, bytes").at_most(200_000),
 ];
