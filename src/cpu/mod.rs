@@ -162,8 +162,8 @@ impl<'h, M: Machine> Cpu<'h, M> {
 
     /// Run the vCPU until something other than its own affairs comes up.
     fn run(&mut self, mut loaded: Loaded) {
-        let (vm, me) = (loaded.vm.clone(), loaded.entity.vcpu);
-        vm.set_running(me, Some(self.machine.id()));
+        let me = loaded.entity.vcpu;
+        loaded.vm.set_running(me, Some(self.machine.id()));
         let leave = loop {
             let entered = self.settle_exit(&loaded);
             self.clock.enter(Phase::Guest, entered);
@@ -185,7 +185,7 @@ impl<'h, M: Machine> Cpu<'h, M> {
                 }
             }
         };
-        vm.set_running(me, None);
+        loaded.vm.set_running(me, None);
         self.loaded = Some(loaded);
         match leave {
             Ok(next) => self.apply(next),

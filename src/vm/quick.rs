@@ -81,16 +81,14 @@ impl Vm {
         regs: &mut GuestRegs,
         iss: u32,
     ) -> Option<Notify> {
-        const RT: u32 = 0x1f << 5;
-        let (reg, direction, rt) = SysReg::from_iss(iss & !RT);
-        debug_assert_eq!(rt, 0);
+        let (reg, direction, rt) = SysReg::from_iss(iss);
         let wanted = (reg, direction) == (names::ICC_SGI1R_EL1, sysreg::Direction::Write)
             && self.gic_version == GicVersion::V3
             && !pstate::is_el0(regs.pstate);
         if !wanted {
             return None;
         }
-        let value = regs.read(Gpr::new(iss >> 5));
+        let value = regs.read(Gpr::new(rt.into()));
         let mut vgic = self.vgic.lock();
         let notify = vgic.send_sgi(me, SgiRegister::Sgi1r, value);
         regs.skip_instruction();
@@ -148,9 +146,11 @@ impl Vm {
         if RTC.region().contains(access.ipa) {
             return None;
         }
-        let notify = self.mmio(machine, me, vcpu, &access)?;
-        let others = Self::tell_me_first(&mut self.vgic.lock(), machine, me, notify);
-        Some((others, access.ipa >= GICD_END))
+        let mut notify = self.mmio(machine, me, vcpu, &access)?;
+        if notify.contains(me) {
+            notify = Self::tell_me_first(&mut self.vgic.lock(), machine, me, notify);
+        }
+        Some((notify, access.ipa >= GICD_END))
     }
 
     /// If the loaded vCPU `me` is among those that have to look at their interrupts, it does so now. All others.

@@ -78,11 +78,9 @@ impl Baseline {
                     kept.median
                 ));
             };
-            let figures = [
-                ("least", kept.min, now.min),
-                ("median", kept.median, now.median),
-                ("most", kept.max, now.max),
-            ];
+            // Not the most: once in many runs the serial line's interrupt, which comes when the PC has taken what
+            // was sent, falls among the samples.
+            let figures = [("least", kept.min, now.min), ("median", kept.median, now.median)];
             let worse = figures.into_iter().find(|(_, kept, now)| is_more(*kept, *now))?;
             let (which, kept, now) = worse;
             Some(format!("{machine}, {name}: the {which} was {kept} instructions, is {now}"))
@@ -118,8 +116,7 @@ mod tests {
         assert!(kept.grown(3, &figures(999, 999)).is_empty());
         let told = kept.grown(2, &figures(110, 300));
         assert_eq!(told, ["gicv2, eoi: the median was 100 instructions, is 110"]);
-        let told = kept.grown(2, &figures(100, 300));
-        assert_eq!(told, ["gicv2, eoi: the most was 200 instructions, is 300"]);
+        assert!(kept.grown(2, &figures(100, 300)).is_empty());
     }
 
     #[test]

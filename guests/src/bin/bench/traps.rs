@@ -36,22 +36,21 @@ fn store(address: u64, value: u32) -> u64 {
     timed!("str {x:w}, [{a}]", x = in(reg) value, a = in(reg) address)
 }
 
+/// A call to the firmware, by `hvc` or `smc`.
+macro_rules! call {
+    ($conduit:literal, $function:expr) => {
+        timed!($conduit, inout("x0") $function => _, out("x1") _, out("x2") _, out("x3") _,
+            out("x4") _, out("x5") _, out("x6") _, out("x7") _, out("x8") _, out("x9") _,
+            out("x10") _, out("x11") _, out("x12") _, out("x13") _, out("x14") _, out("x15") _,
+            out("x16") _, out("x17") _)
+    };
+}
+
 fn calls() {
-    let call = |function: u64| {
-        timed!("hvc #0", inout("x0") function => _, out("x1") _, out("x2") _, out("x3") _,
-            out("x4") _, out("x5") _, out("x6") _, out("x7") _, out("x8") _, out("x9") _,
-            out("x10") _, out("x11") _, out("x12") _, out("x13") _, out("x14") _, out("x15") _,
-            out("x16") _, out("x17") _)
-    };
-    row("hvc-psci-version", || call(psci::VERSION.into()));
-    row("hvc-unknown", || call(UNKNOWN_CALL));
-    let call = |function: u64| {
-        timed!("smc #0", inout("x0") function => _, out("x1") _, out("x2") _, out("x3") _,
-            out("x4") _, out("x5") _, out("x6") _, out("x7") _, out("x8") _, out("x9") _,
-            out("x10") _, out("x11") _, out("x12") _, out("x13") _, out("x14") _, out("x15") _,
-            out("x16") _, out("x17") _)
-    };
-    row("smc-psci-version", || call(psci::VERSION.into()));
+    let version = u64::from(psci::VERSION);
+    row("hvc-psci-version", || call!("hvc #0", version));
+    row("hvc-unknown", || call!("hvc #0", UNKNOWN_CALL));
+    row("smc-psci-version", || call!("smc #0", version));
 }
 
 /// From a load where there is nothing to the first instruction of the guest's vector.
