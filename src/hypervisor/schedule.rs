@@ -154,13 +154,14 @@ impl Hypervisor {
             Some(picked)
         };
         let mut queue = self.queue(cpu).lock();
-        let source = queue.source();
-        if source.is_none()
-            && let Some(picked) = choose(&mut queue)
-        {
-            return Some(picked);
+        let mut source = queue.source();
+        if source.is_none() {
+            let picked = choose(&mut queue);
+            source = if picked.is_none() { queue.source() } else { None };
+            if source.is_none() {
+                return picked;
+            }
         }
-        let source = source.or_else(|| queue.source());
         drop(queue);
         self.fetch(machine, source, cpu, now);
         // Each fetch is followed by a choice.

@@ -80,6 +80,8 @@ pub(super) struct Load {
 #[derive(Debug)]
 pub struct Balance {
     pub(super) loads: Box<[Load]>,
+    /// All CPUs that there are.
+    pub(super) all: CpuSet,
     /// The vCPUs that are on and may run everywhere.
     unrestricted: AtomicU32,
     closing_gaps: AtomicBool,
@@ -91,6 +93,7 @@ impl Balance {
     pub fn new(cpus: usize, timing: Timing) -> Self {
         Self {
             loads: (0..cpus).map(|_| Load::default()).collect(),
+            all: CpuSet::first(cpus),
             unrestricted: AtomicU32::new(0),
             closing_gaps: AtomicBool::new(false),
             timing,
@@ -133,8 +136,7 @@ impl Balance {
     }
 
     fn is_everywhere(&self, affinity: CpuSet) -> bool {
-        let all = CpuSet::first(self.loads.len());
-        affinity.and(all) == all
+        affinity.and(self.all) == self.all
     }
 
     /// The first fair vCPU comes to a CPU whose clock stood at `floor`: it begins where the CPU that is
@@ -154,6 +156,11 @@ impl Balance {
         }
     }
 
+    /// Whether there is one CPU, which has nobody to share with.
+    pub(super) fn is_lone(&self) -> bool {
+        self.loads.len() <= 1
+    }
+
     /// Whether one of `cpus` is idle.
     pub(super) fn has_idle(&self, cpus: u64) -> bool {
         let idle = |load: &Load| load.state.load(Ordering::Relaxed) == IDLE;
@@ -170,6 +177,7 @@ impl Balance {
         step: u64,
         now: Ticks,
     ) -> Option<i64> {
+        seen |= !self.all.first_64();
         let (mut layer, mut best, mut toll) = (cpus & !seen, None, 0u64);
         while layer != 0 {
             let mut next = 0;

@@ -10,6 +10,7 @@
 //! | `account`, `cap` | a VM's weight, cap, and used time |
 //! | `reservation` | constant bandwidth servers, admission |
 //! | `record` | one vCPU in a queue |
+//! | `lists`, `order` | who is where in a queue |
 //! | `queue` | states and events: wake, block, pause, … |
 //! | `pick` | the choice: servers by deadline, then fair vCPUs by virtual runtime |
 //! | `balance` | what queues know of each other |
@@ -20,6 +21,8 @@
 mod account;
 mod balance;
 mod cap;
+mod lists;
+mod order;
 mod pick;
 pub mod policy;
 mod queue;

@@ -6,6 +6,7 @@
 //! (see `transfer`). A lone vCPU has no slice.
 
 use super::Entity;
+use super::lists::turn;
 use super::queue::{RunQueue, Switch};
 use super::record::{Record, State};
 use crate::time::Ticks;
@@ -18,7 +19,7 @@ impl RunQueue {
         if self.is_called() {
             self.look();
         }
-        let current = self.records.iter().position(Record::is_running);
+        let current = self.running();
         let next = self.choose(current, now);
         let is_reserved = |index: usize| self.records[index].server.is_some();
         self.freed |= current.is_some_and(is_reserved) && !next.is_some_and(is_reserved);
@@ -49,14 +50,17 @@ impl RunQueue {
     /// Book the time, begin periods that are due, follow the caps.
     pub(super) fn refresh(&mut self, now: Ticks) {
         // First what was used: it empties the bucket for all the VM's vCPUs at once.
-        for record in self.records.iter_mut().filter(|record| record.is_running()) {
-            record.settle(now);
+        if let Some(running) = self.running() {
+            self.records[running].settle(now);
         }
+        self.watch_capped();
         // Who comes back is measured by those who are there, who may be behind the floor.
-        let is_held = |record: &Record| record.throttled.is_some();
-        let least = self.records.iter().any(is_held).then(|| self.least(now)).flatten();
+        let is_held = |index: usize| self.records[index].throttled.is_some();
+        let any_held = self.running().into_iter().chain(self.watched()).any(is_held);
+        let least = any_held.then(|| self.least(now)).flatten();
         let level = least.map_or(self.floor, |least| least.min(self.floor));
-        for record in self.records.iter_mut().filter(|record| record.wants_cpu()) {
+        let (slice, mut came_back) = (self.balance.timing.slice, false);
+        let mut refresh = |record: &mut Record| {
             if let Some(server) = &mut record.server {
                 server.replenish(now);
             }
@@ -65,13 +69,26 @@ impl RunQueue {
             if was_held && record.throttled.is_none() {
                 // What it could not use does not count against the others, but for some slices: it may have
                 // been held back only because its VM ran in a burst.
-                let price = record.account.price(self.balance.timing.slice).saturating_mul(4);
-                let lowest = level.saturating_sub(price);
+                let lowest = level.saturating_sub(record.account.price(slice).saturating_mul(4));
                 record.vruntime = record.vruntime.max(lowest);
-                if self.switch == Switch::Keep {
-                    self.switch = Switch::Look;
-                }
+                came_back = true;
             }
+        };
+        if let Some(running) = self.running() {
+            refresh(&mut self.records[running]);
+        }
+        self.review(refresh);
+        if came_back && self.switch == Switch::Keep {
+            self.switch = Switch::Look;
+        }
+    }
+
+    /// A VM may have got a cap since its vCPU began to wait: that one is looked at from now on.
+    fn watch_capped(&mut self) {
+        while let Some(first) = self.lists.ready.first()
+            && !self.records[first].is_plain()
+        {
+            self.edit(first, |_| ());
         }
     }
 
@@ -111,24 +128,27 @@ impl RunQueue {
 
     /// The server with the earliest deadline among those that can run, if there is one.
     pub(super) fn first_server(&self, current: Option<usize>) -> Option<usize> {
-        let servers = self.records.iter().enumerate().filter_map(|(index, record)| {
-            record.server.filter(|_| self.can_run(index)).map(|server| (index, server.deadline()))
+        let servers = self.running().into_iter().chain(self.watched()).filter_map(|index| {
+            let server = self.records[index].server.filter(|_| self.can_run(index))?;
+            Some((index, server.deadline()))
         });
         servers.min_by_key(|(index, at)| (*at, Some(*index) != current)).map(|(index, _)| index)
     }
 
-    /// The fair vCPU that waits here and is most behind; of those that are alike, as vCPUs are that a cap held
-    /// back, the one that has waited longest.
+    /// The fair vCPU that waits here and whose [`turn`] it is.
     pub(super) fn first_waiting(&self) -> Option<usize> {
-        let waiting = (0..self.records.len())
-            .filter(|index| self.is_fair(*index) && self.records[*index].is_waiting());
-        waiting.min_by_key(|index| (self.records[*index].vruntime, self.records[*index].since))
+        let watched = self.watched().filter(|index| self.is_fair(*index));
+        self.lists
+            .ready
+            .first()
+            .into_iter()
+            .chain(watched)
+            .min_by_key(|at| turn(&self.records[*at]))
     }
 
     /// Who will be picked next if nothing else happens and the running one does not stay.
     pub(super) fn heir(&self) -> Option<usize> {
-        let stays = self.records.iter().position(Record::is_running);
-        if self.switch == Switch::Keep && stays.is_some() {
+        if self.switch == Switch::Keep && self.running().is_some() {
             return None;
         }
         self.first_server(None).or_else(|| self.first_waiting())
@@ -136,10 +156,28 @@ impl RunQueue {
 
     /// Whether somebody waits whom only time, or another CPU, can help.
     fn somebody_waits(&self) -> bool {
-        self.records.iter().any(|record| {
+        let concerned = |index: usize| {
+            let record = &self.records[index];
             let fair = record.server.is_none() && record.throttled.is_none();
-            record.is_waiting() && (fair || !record.affinity.contains(self.cpu))
-        })
+            fair || self.is_misplaced(index)
+        };
+        !self.lists.ready.is_empty() || self.watched().any(concerned)
+    }
+
+    /// Those who wait and have to be looked at one by one.
+    pub(super) fn watched(&self) -> impl Iterator<Item = usize> + '_ {
+        self.lists.watched.iter().copied()
+    }
+
+    /// The fair vCPUs that want this CPU, but for those that wait and are not first among them.
+    fn foremost(&self) -> impl Iterator<Item = usize> + '_ {
+        self.aside().chain(self.lists.ready.first())
+    }
+
+    /// The fair vCPUs that want this CPU and are not in the order of those that wait.
+    pub(super) fn aside(&self) -> impl Iterator<Item = usize> + '_ {
+        let aside = self.running().into_iter().chain(self.watched());
+        aside.filter(|index| self.is_fair(*index))
     }
 
     /// Whether it wants this CPU and may use it now.
@@ -159,13 +197,12 @@ impl RunQueue {
 
     /// Whether a fair vCPU other than `except` wants this CPU.
     pub(super) fn has_fair(&self, except: Option<usize>) -> bool {
-        (0..self.records.len()).any(|index| Some(index) != except && self.is_fair(index))
+        self.aside().chain(self.lists.ready.iter()).any(|index| Some(index) != except)
     }
 
     /// The least virtual runtime of the fair vCPUs that want this CPU.
     pub(super) fn least(&self, now: Ticks) -> Option<i128> {
-        let fair = (0..self.records.len()).filter(|index| self.is_fair(*index));
-        fair.map(|index| self.vruntime_at(index, now)).min()
+        self.foremost().map(|index| self.vruntime_at(index, now)).min()
     }
 
     pub(super) fn vruntime_at(&self, index: usize, now: Ticks) -> i128 {

@@ -1,6 +1,6 @@
 //! One CPU's run queue: what becomes of its vCPUs when something happens.
 //!
-//! All operations look at each vCPU of the CPU at most a few times, and none but [`RunQueue::add`]
+//! Operations look only at those vCPUs that they concern (see `lists`), and none but [`RunQueue::add`]
 //! allocates.
 
 use alloc::sync::Arc;
@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 
 use super::account::{Account, Usage};
 use super::balance::Balance;
+use super::lists::Lists;
 use super::record::{Record, State, Terms};
 use super::reservation::Server;
 use super::{Entity, Retired, Woken};
@@ -33,6 +34,7 @@ pub struct RunQueue {
     pub(super) cpu: CpuId,
     pub(super) balance: Arc<Balance>,
     pub(super) records: Vec<Record>,
+    pub(super) lists: Lists,
     /// Whose registers are in the CPU: it cannot go elsewhere.
     pub(super) resident: Option<Entity>,
     /// The latest time anybody brought.
@@ -47,15 +49,18 @@ pub struct RunQueue {
     pub(super) freed: bool,
     /// When the virtual clocks were last compared.
     pub(super) compared: Ticks,
+    /// The most that a slice costs a fair vCPU that wants the CPU, or wanted it since then.
+    pub(super) step: i128,
 }
 
 impl RunQueue {
     /// The empty queue of `cpu`.
     pub fn new(cpu: CpuId, balance: Arc<Balance>) -> Self {
-        Self {
+        let mut queue = Self {
             cpu,
             balance,
-            records: Vec::with_capacity(ROOM),
+            records: Vec::new(),
+            lists: Lists::default(),
             resident: None,
             clock: Ticks(0),
             floor: 0,
@@ -64,12 +69,18 @@ impl RunQueue {
             news: false,
             freed: false,
             compared: Ticks(0),
-        }
+            step: 0,
+        };
+        queue.make_room(ROOM);
+        queue
     }
 
     /// Make `entity` belong to this CPU. It is off.
     pub fn add(&mut self, entity: Entity, account: Arc<Account>, terms: Terms) {
-        self.records.push(Record::new(entity, account, terms));
+        if self.records.len() == self.records.capacity() {
+            self.make_room(2 * self.records.len());
+        }
+        self.push(Record::new(entity, account, terms));
     }
 
     /// Forget `entity`, which is not on the CPU. Returns whether it is gone.
@@ -78,7 +89,7 @@ impl RunQueue {
         if self.retire(entity, now) == Retired::Running {
             return false;
         }
-        self.records.swap_remove(index);
+        self.take(index);
         self.resident = self.resident.filter(|resident| *resident != entity);
         true
     }
@@ -107,7 +118,7 @@ impl RunQueue {
 
     /// How many wait for this CPU.
     pub fn waiting(&self) -> usize {
-        self.records.iter().filter(|record| record.is_waiting()).count()
+        self.lists.ready.len() + self.lists.watched.len()
     }
 
     /// How many entities belong to this CPU.
@@ -125,19 +136,25 @@ impl RunQueue {
     pub fn set_terms(&mut self, entity: Entity, terms: Terms, now: Ticks) -> bool {
         let now = self.advance(now);
         let Some(index) = self.position(entity) else { return false };
-        let record = &mut self.records[index];
-        record.settle(now);
-        if record.is_online() {
-            self.balance.count(record.affinity, false);
+        let before = self.edit(index, |record| {
+            record.settle(now);
+            (core::mem::replace(&mut record.affinity, terms.affinity), record.server)
+        });
+        if self.records[index].is_online() {
+            self.balance.count(before.0, false);
             self.balance.count(terms.affinity, true);
         }
-        record.affinity = terms.affinity;
-        if record.server.map(|server| server.terms()) != terms.reservation {
-            record.server = terms.reservation.map(Server::new);
-            match &mut record.server {
-                Some(server) if record.state != State::Off => server.wake(now),
-                Some(_) => {}
-                None => self.place(index, Ticks(0), now),
+        if before.1.map(|server| server.terms()) != terms.reservation {
+            self.edit(index, |record| {
+                record.server = terms.reservation.map(Server::new);
+                if let Some(server) = &mut record.server
+                    && record.state != State::Off
+                {
+                    server.wake(now);
+                }
+            });
+            if terms.reservation.is_none() {
+                self.place(index, Ticks(0), now);
             }
         }
         self.look();
@@ -226,9 +243,10 @@ impl RunQueue {
     /// `deadline`.
     pub fn set_deadline(&mut self, entity: Entity, deadline: Option<Ticks>) {
         if let Some(index) = self.position(entity)
-            && let State::Blocked { deadline: at } = &mut self.records[index].state
+            && let State::Blocked { deadline: before } = self.records[index].state
+            && before != deadline
         {
-            *at = deadline;
+            self.edit(index, |record| record.state = State::Blocked { deadline });
         }
     }
 
@@ -276,7 +294,7 @@ impl RunQueue {
             return Retired::Running;
         }
         let was = record.paused;
-        record.change(record.state, true, now);
+        self.edit(index, |record| record.change(record.state, true, now));
         if was { Retired::WasOff } else { Retired::Off }
     }
 
@@ -285,15 +303,20 @@ impl RunQueue {
     pub fn resume(&mut self, entity: Entity, now: Ticks) -> bool {
         let now = self.advance(now);
         let Some(index) = self.position(entity) else { return false };
-        let record = &mut self.records[index];
-        if !record.paused {
+        if !self.records[index].paused {
             return false;
         }
-        record.paused = false;
-        if matches!(record.state, State::Blocked { .. } | State::Runnable) {
-            // As a pause left it: it does not want the CPU yet.
-            record.state = State::Blocked { deadline: None };
-            record.since = now;
+        let waits = self.edit(index, |record| {
+            record.paused = false;
+            let waits = matches!(record.state, State::Blocked { .. } | State::Runnable);
+            if waits {
+                // As a pause left it: it does not want the CPU yet.
+                record.state = State::Blocked { deadline: None };
+                record.since = now;
+            }
+            waits
+        });
+        if waits {
             self.enqueue(index, Ticks(0), now);
         }
         true
@@ -313,28 +336,27 @@ impl RunQueue {
 
     /// The next moment at which this queue has something to do by itself.
     pub fn next_event(&self) -> Option<Ticks> {
-        let own = self.records.iter().filter_map(|record| self.next_of(record));
-        own.chain(self.slice_end).min()
+        let lone = self.lists.running.iter().chain(&self.lists.watched);
+        let own = lone.filter_map(|index| self.next_of(&self.records[*index]));
+        let blocked = self.first_deadline().map(|(_, at)| at);
+        own.chain(blocked).chain(self.slice_end).min()
     }
 
     /// Wake one entity whose deadline has passed.
     pub fn expire(&mut self, now: Ticks) -> Option<Entity> {
-        let due = |record: &&Record| match record.state {
-            State::Blocked { deadline: Some(at) } => at <= now && !record.paused,
-            _ => false,
-        };
-        let entity = self.records.iter().find(due)?.entity;
+        let (index, _) = self.first_deadline().filter(|(_, at)| *at <= now)?;
+        let entity = self.records[index].entity;
         self.wake(entity, now);
         Some(entity)
     }
 
+    /// When the queue has to look at one that wants the CPU.
     fn next_of(&self, record: &Record) -> Option<Ticks> {
         if record.paused {
             return None;
         }
         match (record.state, &record.server) {
-            (State::Off, _) => None,
-            (State::Blocked { deadline }, _) => deadline,
+            (State::Off | State::Blocked { .. }, _) => None,
             (State::Running { .. }, Some(server)) => Some(server.exhausted_at(record.since)),
             (State::Running { .. }, None) => {
                 record.account.bucket.look_at(self.clock, record.account.running())
@@ -346,8 +368,8 @@ impl RunQueue {
 
     /// An entity wants the CPU from now on.
     fn enqueue(&mut self, index: usize, credit: Ticks, now: Ticks) {
-        if let Some(server) = &mut self.records[index].server {
-            server.wake(now);
+        if self.records[index].server.is_some() {
+            self.edit(index, |record| record.server.iter_mut().for_each(|it| it.wake(now)));
         }
         self.place(index, credit, now);
         self.change(index, State::Runnable, now);
@@ -364,19 +386,19 @@ impl RunQueue {
         }
         // Somebody who came from another CPU may be behind the floor.
         let from = least.unwrap_or(self.floor);
-        let record = &mut self.records[index];
-        let slice = record.account.price(self.balance.timing.slice);
-        let lowest = from.saturating_sub(record.account.price(credit));
+        let account = &self.records[index].account;
+        let slice = account.price(self.balance.timing.slice);
+        let lowest = from.saturating_sub(account.price(credit));
         let highest = self.floor.saturating_add(slice.saturating_mul(2));
-        record.vruntime = record.vruntime.clamp(lowest, highest);
+        self.step = self.step.max(slice);
+        self.edit(index, |record| record.vruntime = record.vruntime.clamp(lowest, highest));
     }
 
     pub(super) fn change(&mut self, index: usize, state: State, now: Ticks) {
-        let record = &mut self.records[index];
-        let was = record.is_online();
-        record.change(state, record.paused, now);
-        if was != record.is_online() {
-            self.balance.count(record.affinity, !was);
+        let (was, affinity) = (self.records[index].is_online(), self.records[index].affinity);
+        self.edit(index, |record| record.change(state, record.paused, now));
+        if was != self.records[index].is_online() {
+            self.balance.count(affinity, !was);
         }
     }
 
@@ -392,9 +414,5 @@ impl RunQueue {
     pub(super) fn advance(&mut self, now: Ticks) -> Ticks {
         self.clock = self.clock.max(now);
         self.clock
-    }
-
-    pub(super) fn position(&self, entity: Entity) -> Option<usize> {
-        self.records.iter().position(|record| record.entity == entity)
     }
 }

@@ -4,6 +4,7 @@ use alloc::sync::Arc;
 
 use super::Entity;
 use super::account::{Account, Usage};
+use super::lists::Listed;
 use super::policy::CpuSet;
 use super::reservation::{Reservation, Server};
 use crate::time::Ticks;
@@ -51,6 +52,8 @@ pub(super) struct Record {
     pub mark: u64,
     /// When it came from another CPU.
     pub came: Ticks,
+    /// The list of its queue that it is in.
+    pub listed: Listed,
 }
 
 impl Record {
@@ -69,6 +72,7 @@ impl Record {
             since: Ticks(0),
             mark: 0,
             came: Ticks(0),
+            listed: Listed::Nowhere,
         }
     }
 
@@ -95,6 +99,11 @@ impl Record {
     /// Whether cap and budget let it run.
     pub fn has_allowance(&self) -> bool {
         self.throttled.is_none() && self.server.as_ref().is_none_or(Server::has_budget)
+    }
+
+    /// Whether nothing but its virtual runtime decides when it runs: no reservation, no cap.
+    pub fn is_plain(&self) -> bool {
+        self.server.is_none() && self.throttled.is_none() && !self.account.bucket.is_capped()
     }
 
     /// Book the time since the last booking.

@@ -26,9 +26,11 @@ use core::sync::atomic::Ordering;
 use super::Entity;
 use super::balance::{BOTH, FAIR, IDLE, Load, RESERVED, ahead, bit, low, saturated};
 use super::queue::RunQueue;
-use super::record::Record;
 use crate::machine::CpuId;
 use crate::time::Ticks;
+
+/// So many vCPUs are looked at one by one.
+const FEW: usize = 4;
 
 impl RunQueue {
     /// Whether `entity` has to give up this CPU when it waits: see [`super::Balance::is_contended`].
@@ -40,11 +42,14 @@ impl RunQueue {
     /// Where this CPU should look for somebody to take over with [`Self::pull`], if it should.
     pub fn source(&mut self) -> Option<CpuId> {
         let (balance, me) = (&self.balance, self.cpu);
+        if balance.is_lone() {
+            return None;
+        }
         let invited_by = balance.loads.get(me.index())?.invited_by.swap(0, Ordering::AcqRel);
         if let Some(host) = invited_by.checked_sub(1) {
             return u8::try_from(host).ok().map(CpuId);
         }
-        if (0..self.records.len()).any(|index| self.can_run(index)) {
+        if self.wanting().any(|index| self.can_run(index)) {
             return None;
         }
         let all = || (0..=u8::MAX).map(CpuId).zip(&balance.loads);
@@ -57,7 +62,7 @@ impl RunQueue {
     /// Whether another CPU should come here: the one to kick. To be asked after every wake-up, and once
     /// the CPU has loaded what it picked.
     pub fn invite(&mut self, now: Ticks) -> Option<CpuId> {
-        if !core::mem::take(&mut self.news) {
+        if !core::mem::take(&mut self.news) || self.balance.is_lone() {
             return None;
         }
         let now = self.advance(now);
@@ -133,11 +138,11 @@ impl RunQueue {
         let now = from.advance(self.advance(now));
         self.refresh(now);
         // Only who has to stop: who may go on again is the business of that CPU's next pick.
-        for record in from.records.iter_mut().filter(|record| record.is_waiting()) {
+        from.review(|record| {
             if record.throttled.is_none() {
                 record.follow_cap(now);
             }
-        }
+        });
         let pulled = self.take_from(from, now);
         self.publish(now);
         from.publish(now);
@@ -155,9 +160,9 @@ impl RunQueue {
         self.publish(now);
         from.worth(self.cpu, self.balance.loads.get(self.cpu.index())?, heir, now)?;
         let forced = from.is_misplaced(index);
-        from.records[index].settle(now);
-        let arriving = low(from.records[index].vruntime).wrapping_add(from.shift());
-        let mut record = from.records.swap_remove(index);
+        let mut record = from.take(index);
+        record.settle(now);
+        let arriving = low(record.vruntime).wrapping_add(from.shift());
         if least.is_none()
             && let Some(load) = self.balance.loads.get(self.cpu.index())
         {
@@ -169,7 +174,9 @@ impl RunQueue {
             load.map_or(0, |load| load.step.load(Ordering::Relaxed))
         };
         let step = i128::from(step(self).max(step(from)));
-        let step = step.max(record.account.price(self.balance.timing.slice));
+        let price = record.account.price(self.balance.timing.slice);
+        self.step = self.step.max(price);
+        let step = step.max(price);
         // Who comes by itself may be far ahead of one that makes room for it.
         let highest = if forced { step.saturating_mul(4) } else { i128::MAX };
         let arriving = self.floor.saturating_add(i128::from(distance).min(highest));
@@ -177,7 +184,7 @@ impl RunQueue {
         record.vruntime = arriving.max(lowest.saturating_sub(step.saturating_mul(4)));
         record.came = now;
         let entity = record.entity;
-        self.records.push(record);
+        self.push(record);
         self.look();
         Some(entity)
     }
@@ -185,18 +192,25 @@ impl RunQueue {
     /// Tell the others how things stand here.
     pub(super) fn publish(&mut self, now: Ticks) {
         let Some(load) = self.balance.loads.get(self.cpu.index()) else { return };
-        let fair = |index: &usize| self.is_fair(*index);
-        let count = (0..self.records.len()).filter(fair).count();
-        let running = self.records.iter().position(Record::is_running);
+        if self.balance.is_lone() {
+            return;
+        }
+        let running = self.running();
+        let count = self.lists.ready.len() + self.aside().count();
         let lone = running.filter(|index| count == 1 && self.is_fair(*index));
         let rate = lone.map_or(0, |index| saturated(self.records[index].account.price(Ticks(1))));
-        let price = |index: usize| self.records[index].account.price(self.balance.timing.slice);
-        let step = (0..self.records.len()).filter(fair).map(price).max();
-        if let Some(least) = self.level(now, step.unwrap_or(0)) {
+        let compares = self.compared.saturating_add(self.balance.timing.slice) <= now;
+        // With many it is enough that it is right again within a slice, as somebody has one then.
+        if count <= FEW || compares {
+            let price = |index: usize| self.records[index].account.price(self.balance.timing.slice);
+            let all = self.aside().chain(self.lists.ready.iter());
+            self.step = all.map(price).max().unwrap_or(0);
+        }
+        if let Some(least) = self.level(now, self.step) {
             load.clock.store(low(least), Ordering::Relaxed);
             load.at.store(now.0, Ordering::Relaxed);
             load.rate.store(rate, Ordering::Relaxed);
-            load.step.store(step.map_or(0, saturated), Ordering::Relaxed);
+            load.step.store(saturated(self.step), Ordering::Relaxed);
         }
         let state = match (self.first_server(None).is_some(), count > 0) {
             (false, false) => IDLE,
@@ -212,7 +226,7 @@ impl RunQueue {
         let waiting = running.filter(|index| self.is_fair(*index)).zip(self.first_waiting());
         let detours = waiting.map_or(0, |(running, waiting)| self.detours(running, waiting));
         load.detours.store(detours, Ordering::Relaxed);
-        if self.compared.saturating_add(self.balance.timing.slice) <= now {
+        if compares {
             self.compared = now;
             self.balance.close_gaps(self.cpu, now);
         }
@@ -221,15 +235,20 @@ impl RunQueue {
     /// The virtual clock that others are to compare theirs with: the least virtual runtime, but for those
     /// who are behind by more than two slices, as only those are whose weight is worth more than a CPU.
     fn level(&self, now: Ticks, step: i128) -> Option<i128> {
-        let fair = || {
-            let fair = (0..self.records.len()).filter(|index| self.is_fair(*index));
-            fair.map(|index| self.vruntime_at(index, now))
-        };
-        let mut at = fair().min()?;
+        let runtime = |index: usize| self.vruntime_at(index, now);
+        let aside = || self.aside().map(runtime);
+        let ready = &self.lists.ready;
+        let mut at = aside().chain(ready.first().map(runtime)).min()?;
+        let largest = aside().chain(ready.last().map(runtime)).max()?;
         let mut level = at;
         // There is rarely more than one of these.
         for _ in 0..8 {
-            let Some(next) = fair().filter(|other| *other > at).min() else { break };
+            if largest <= at.saturating_add(step.saturating_mul(2)) {
+                break;
+            }
+            let behind = ready.first_from(|index| runtime(index) > at).map(runtime);
+            let others = aside().filter(|other| *other > at);
+            let Some(next) = others.chain(behind).min() else { break };
             if at.saturating_add(step.saturating_mul(2)) < next {
                 level = next;
             }
@@ -240,18 +259,27 @@ impl RunQueue {
 
     /// The CPUs that those who wait here may go to, modulo 64.
     fn offers(&self) -> u64 {
-        let heir = self.heir();
-        let movable = (0..self.records.len()).filter(|index| self.can_move(*index, heir));
-        let others = movable.map(|index| self.records[index].affinity.folded());
-        others.fold(0, |all, cpus| all | cpus)
+        let (heir, all) = (self.heir(), self.balance.all.folded());
+        let waiting = self.watched().chain(self.lists.ready.iter());
+        let mut offers = 0;
+        for index in waiting.filter(|index| self.can_move(*index, heir)) {
+            offers |= self.records[index].affinity.folded();
+            if offers & all == all {
+                break;
+            }
+        }
+        offers
     }
 
     /// Who waits here, may run on `cpu`, and deserves it most.
     fn candidate(&self, cpu: CpuId, heir: Option<usize>) -> Option<usize> {
-        let movable = (0..self.records.len()).filter(|index| {
+        let can_go = |index: &usize| {
             self.can_move(*index, heir) && self.records[*index].affinity.contains(cpu)
-        });
-        movable.min_by_key(|index| (!self.is_misplaced(*index), self.records[*index].vruntime))
+        };
+        let ready = self.lists.ready.iter().find(can_go);
+        let watched = self.watched().filter(can_go);
+        let worst_off = |at: &usize| (!self.is_misplaced(*at), self.records[*at].vruntime);
+        watched.chain(ready).min_by_key(worst_off)
     }
 
     /// How good it would be if `cpu` came for somebody, if at all.
@@ -298,6 +326,9 @@ impl RunQueue {
             let lead = self.balance.lead(cpus, bit(self.cpu), mine, step, now);
             lead.and_then(|lead| lead.checked_sub_unsigned(step)).is_some_and(|gain| gain > 0)
         };
+        if self.balance.is_lone() {
+            return false;
+        }
         if self.is_fair(running) && self.balance.has_idle(self.detours(running, waiting)) {
             return true;
         }
@@ -334,7 +365,7 @@ impl RunQueue {
             && (self.is_misplaced(index) || self.is_fair(index))
     }
 
-    fn is_misplaced(&self, index: usize) -> bool {
+    pub(super) fn is_misplaced(&self, index: usize) -> bool {
         !self.records[index].affinity.contains(self.cpu)
     }
 

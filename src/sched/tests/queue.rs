@@ -356,6 +356,7 @@ proptest! {
                 8 => { queue.set_terms(entity, terms[usize::try_from(span % 4).unwrap()], at); }
                 _ => now += span,
             }
+            prop_assert!(queue.lists_are_true());
             let at = Ticks(now);
             let before: Vec<State> = queue.records.iter().map(|record| record.state).collect();
             let picked = queue.pick(at);

@@ -329,6 +329,7 @@ impl Sim {
             assert!(task.affinity.contains(id(cpu)), "{task:?} on {cpu}");
             assert_eq!(task.home, cpu);
         }
+        assert!(self.queues.iter().all(RunQueue::lists_are_true));
         let mut idle = (0..self.cores.len()).filter(|cpu| self.cores[*cpu].running.is_none());
         let wasted = idle.any(|cpu| self.queues.iter().any(|queue| queue.could_run_on(id(cpu))));
         self.idle_since = wasted.then_some(self.idle_since.unwrap_or(self.now));
