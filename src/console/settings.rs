@@ -126,10 +126,11 @@ mod tests {
     #[test]
     fn more_scrollback_takes_memory_of_the_guests() {
         let settings = Settings::from_bootargs("scrollback=1M");
-        assert_eq!(settings.more_blocks(64, 1 << 30), 60);
-        assert_eq!(settings.shared(64, 60), None);
-        assert_eq!(settings.more_blocks(64, 256 << 20), 16);
-        assert_eq!(settings.shared(64, 16).map(|settings| settings.scrollback), Some(256 << 10));
+        let there = HEAP_SHARE >> 20;
+        assert_eq!(settings.more_blocks(64, 1 << 30), 64 - there);
+        assert_eq!(settings.shared(64, 64 - there), None);
+        assert_eq!(settings.more_blocks(64, 128 << 20), 8);
+        assert_eq!(settings.shared(64, 8).map(|settings| settings.scrollback), Some(256 << 10));
     }
 
     proptest! {

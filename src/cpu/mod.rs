@@ -266,8 +266,12 @@ impl<'h, M: Machine> Cpu<'h, M> {
         if requests.start || !is_loaded {
             self.unload();
             self.load(entity, &vm, requests)?;
-        } else if requests.sync {
-            self.sync();
+        } else {
+            // The same goes on: somebody who waits for it may go elsewhere.
+            self.hypervisor.invite(&mut self.machine);
+            if requests.sync {
+                self.sync();
+            }
         }
         if self.goes_on_waiting() {
             // Refused when something has come meanwhile: the next round looks at that. It does not run

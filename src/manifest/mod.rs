@@ -43,7 +43,7 @@ pub const FORMAT_VERSION: u32 = 6;
 /// What a payload's offset is a multiple of.
 pub const PAYLOAD_ALIGN: u64 = 4096;
 /// The most VMs one manifest may name.
-pub const MAX_VMS: usize = 64;
+pub const MAX_VMS: usize = 128;
 /// The longest name, in bytes.
 pub const MAX_NAME: usize = 32;
 /// The longest command line, in bytes: arm64 Linux's `COMMAND_LINE_SIZE` without the final NUL.

@@ -11,6 +11,7 @@
 //! | `timed` | who is blocked with a deadline | deadline |
 
 use alloc::vec::Vec;
+use core::cell::Cell;
 
 use super::Entity;
 use super::order::Order;
@@ -39,6 +40,8 @@ pub(super) struct Lists {
     pub ready: Order,
     pub watched: Vec<usize>,
     timed: Order,
+    /// Whom [`RunQueue::position`] has found last.
+    last: Cell<usize>,
 }
 
 impl Lists {
@@ -122,7 +125,7 @@ impl RunQueue {
         let last = self.records.len();
         // Who was last is in its place.
         if index < last {
-            let Lists { names, running, ready, watched, timed } = &mut self.lists;
+            let Lists { names, running, ready, watched, timed, .. } = &mut self.lists;
             for order in [names, ready, timed] {
                 order.rename(last, index);
             }
@@ -158,13 +161,14 @@ impl RunQueue {
 
     /// Where the record of `entity` is.
     pub(super) fn position(&self, entity: Entity) -> Option<usize> {
-        // Mostly it is the one that runs.
-        let running = self.running().filter(|at| self.records[*at].entity == entity);
-        running.or_else(|| self.find(entity))
-    }
-
-    fn find(&self, entity: Entity) -> Option<usize> {
-        self.lists.names.find(&entity, |at| self.records[at].entity)
+        // Mostly it is the one that was asked for last.
+        let last = self.lists.last.get();
+        if self.records.get(last).is_some_and(|record| record.entity == entity) {
+            return Some(last);
+        }
+        let found = self.lists.names.find(&entity, |at| self.records[at].entity)?;
+        self.lists.last.set(found);
+        Some(found)
     }
 
     /// Who is on the CPU.

@@ -5,8 +5,8 @@ use alloc::vec::Vec;
 /// Places in a list of records, in the order of their keys; of equal keys, who came first is first.
 ///
 /// The caller brings the keys, always those that were there when a place was put in. Finding is a binary search;
-/// putting in and taking out moves the places behind, a word each: for the hundreds that a CPU has at most, that is
-/// less than a tree costs, and there is nothing to allocate.
+/// putting in and taking out moves the places before, a word each: for the hundreds that a CPU has at most, that is
+/// less than a tree costs, and there is nothing to allocate. The first, which comes and goes most, is at the end.
 #[derive(Debug, Default)]
 pub(super) struct Order(Vec<usize>);
 
@@ -18,17 +18,17 @@ impl Order {
 
     /// The places in their order.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = usize> + '_ {
-        self.0.iter().copied()
+        self.0.iter().rev().copied()
     }
 
     /// The place with the least key.
     pub fn first(&self) -> Option<usize> {
-        self.0.first().copied()
+        self.0.last().copied()
     }
 
     /// The place with the largest key.
     pub fn last(&self) -> Option<usize> {
-        self.0.last().copied()
+        self.0.first().copied()
     }
 
     /// How many there are.
@@ -44,14 +44,22 @@ impl Order {
     /// Puts `place` in.
     pub fn insert<K: Ord>(&mut self, place: usize, key: impl Fn(usize) -> K) {
         let mine = key(place);
-        let at = self.0.partition_point(|other| key(*other) <= mine);
+        if self.first().is_none_or(|first| mine < key(first)) {
+            self.0.push(place);
+            return;
+        }
+        let at = self.0.partition_point(|other| key(*other) > mine);
         self.0.insert(at, place);
     }
 
     /// Takes `place` out, if it is in.
     pub fn remove<K: Ord>(&mut self, place: usize, key: impl Fn(usize) -> K) {
+        if self.first() == Some(place) {
+            self.0.pop();
+            return;
+        }
         let mine = key(place);
-        let from = self.0.partition_point(|other| key(*other) < mine);
+        let from = self.0.partition_point(|other| key(*other) > mine);
         let found = self.0.iter().skip(from).position(|other| *other == place);
         if let Some(distance) = found {
             self.0.remove(from + distance);
@@ -65,7 +73,8 @@ impl Order {
 
     /// The first place of those at the end for which `is_behind` holds, as it does for none before them.
     pub fn first_from(&self, is_behind: impl Fn(usize) -> bool) -> Option<usize> {
-        self.0.get(self.0.partition_point(|other| !is_behind(*other))).copied()
+        let behind = self.0.partition_point(|other| is_behind(*other));
+        self.0.get(behind.checked_sub(1)?).copied()
     }
 
     /// The record at the place `from` is at `to` now.

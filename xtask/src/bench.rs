@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`rows`] | what is measured, and what each figure is to be at most |
 //! | [`measure`] | the machines and guests that give the figures |
+//! | [`scale`] | many guests: time among them, memory for each, their coming and going |
 //! | [`baseline`] | the figures that the project holds itself to |
 //! | [`table`] | how they are shown |
 //! | [`xen`] | the same guest under Debian's Xen |
@@ -22,6 +23,7 @@ pub mod debian;
 mod elf;
 pub mod measure;
 pub mod rows;
+pub mod scale;
 pub mod table;
 pub mod xen;
 

@@ -19,13 +19,13 @@ fn each_mistake_about_the_machine_has_its_own_error() {
 }
 
 #[test]
-fn a_manifest_has_one_to_64_vms() {
+fn a_manifest_has_one_to_128_vms() {
     assert_eq!(pack(&[]).unwrap_err(), ManifestError::NoVm);
     assert_eq!(refusal(&forge_table(MachineConfig::default(), &[])), ManifestError::NoVm);
-    let names: Vec<String> = (0..65).map(|index| format!("vm{index}")).collect();
+    let names: Vec<String> = (0..129).map(|index| format!("vm{index}")).collect();
     let vms: Vec<VmSource<'_>> = names.iter().map(|name| source(name)).collect();
-    assert_eq!(pack(&vms).unwrap_err(), ManifestError::TooManyVms { count: 65 });
-    assert_eq!(read(&pack(&vms[..64]).unwrap()).unwrap().vms().len(), 64);
+    assert_eq!(pack(&vms).unwrap_err(), ManifestError::TooManyVms { count: 129 });
+    assert_eq!(read(&pack(&vms[..128]).unwrap()).unwrap().vms().len(), 128);
 }
 
 fn fair(weight: u16, cap: Option<u16>) -> Class {

@@ -1,7 +1,7 @@
 //! The machines and guests that give the figures.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 
 use super::counted::{self, Counter};
 use super::debian;
+use super::scale;
 use super::xen::{Guest, Xen};
 use crate::board::{Board, Hardware};
 use crate::{build, paths, qemu};
@@ -28,7 +29,7 @@ pub type Figures = BTreeMap<String, Spread>;
 const CPU: &str = "cortex-a72,cntfrq=1000000000";
 
 /// How long one run may take on a PC that does other things.
-const LIMIT: Duration = Duration::from_secs(300);
+pub const LIMIT: Duration = Duration::from_secs(300);
 
 /// The same for Xen, whose runs take a few seconds.
 const XEN_LIMIT: Duration = Duration::from_secs(120);
@@ -61,13 +62,14 @@ pub fn plinth(gic: u8) -> Result<Figures> {
         let text = boot(gic, run, &payload)?;
         figures.extend(read(&text).with_context(|| format!("rows={} on Plinth", run.rows))?);
     }
+    figures.extend(scale::figures(gic)?);
     figures.extend(counted(gic)?);
     Ok(figures)
 }
 
 impl Spread {
     /// What is measured once, as it is always the same.
-    const fn of(value: u64) -> Self {
+    pub const fn of(value: u64) -> Self {
         Self { min: value, median: value, max: value }
     }
 }
@@ -126,17 +128,35 @@ pub fn xen(gic: u8) -> Result<Figures> {
 
 /// What the guest prints in one run on Plinth.
 fn boot(gic: u8, run: &Run, payload: &Path) -> Result<String> {
-    let limit = LIMIT.as_secs().to_string();
-    let (gic, cpus, vcpus) = (gic.to_string(), run.cpus.to_string(), run.vcpus.to_string());
-    let mut command = Command::new("/proc/self/exe");
-    command.args(["run", "--icount", "--cpu", CPU, "--memory", "1G"]);
-    command.args(["--gic", &gic, "--smp", &cpus, "--timeout", &limit]);
+    let on = Machine { gic, cpus: run.cpus };
+    let payload = payload.to_string_lossy();
     if run.assigned {
-        command.arg(manifest(run, payload)?).args(["--", "-serial", "null"]);
-    } else {
-        command.args(["--guest-memory", "64M", "--vcpus", &vcpus]).arg("--kernel").arg(payload);
-        command.arg("--cmdline").arg(format!("rows={}", run.rows));
+        return self::run(&on, &[&manifest(run, &payload)?, "--", "-serial", "null"]);
     }
+    let (vcpus, cmdline) = (run.vcpus.to_string(), format!("rows={}", run.rows));
+    let guest = ["--guest-memory", "64M", "--vcpus", &vcpus, "--cmdline", &cmdline];
+    self::run(&on, &[&guest[..], &["--kernel", &payload]].concat())
+}
+
+/// What is emulated.
+pub struct Machine {
+    pub gic: u8,
+    pub cpus: u32,
+}
+
+/// `cargo xtask run` on that machine.
+pub fn command(on: &Machine) -> Command {
+    let limit = LIMIT.as_secs().to_string();
+    let mut command = Command::new("/proc/self/exe");
+    command.args(["run", "--icount", "--cpu", CPU, "--memory", "1G", "--timeout", &limit]);
+    command.args(["--gic", &on.gic.to_string(), "--smp", &on.cpus.to_string()]);
+    command
+}
+
+/// What is printed in a run to its end.
+pub fn run(on: &Machine, arguments: &[&str]) -> Result<String> {
+    let mut command = command(on);
+    command.args(arguments);
     let output = command.stdin(Stdio::null()).output().context("cannot start a run")?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     if !output.status.success() {
@@ -147,20 +167,19 @@ fn boot(gic: u8, run: &Run, payload: &Path) -> Result<String> {
 }
 
 /// A guest that has the board's second UART for its own.
-fn manifest(run: &Run, payload: &Path) -> Result<PathBuf> {
+fn manifest(run: &Run, payload: &str) -> Result<String> {
     let text = format!(
-        "[[vm]]\nname = \"bench\"\nkernel = {:?}\nmemory = \"64M\"\n\
+        "[[vm]]\nname = \"bench\"\nkernel = {payload:?}\nmemory = \"64M\"\n\
          cmdline = \"rows={} uart=9040000,40\"\nassign = [\"pl011@9040000\"]\n",
-        payload.display(),
         run.rows
     );
     let path = paths::target().join("xtask/bench.toml");
     paths::write_if_changed(&path, text.as_bytes())?;
-    Ok(path)
+    Ok(path.to_string_lossy().into_owned())
 }
 
 /// The figures in what the guest printed: `bench: ROW MIN MEDIAN MAX`.
-fn read(text: &str) -> Result<Figures> {
+pub fn read(text: &str) -> Result<Figures> {
     let figures: Figures = text.lines().filter_map(figure).collect();
     if figures.is_empty() {
         bail!("the guest has measured nothing:\n{text}");

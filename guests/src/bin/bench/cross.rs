@@ -32,14 +32,26 @@ fn other() -> Option<u64> {
 
 /// Each CPU is on its own. Both give way after a few instructions, for QEMU runs one after the other.
 pub fn measure_pair() {
-    let Some(target) = other() else { return };
+    let Some(target) = start() else { return };
+    sgi(["sgi-to-running-handler", "sgi-to-running-acknowledge"], target, SPIN);
+    sgi(["sgi-to-idle-handler", "sgi-to-idle-acknowledge"], target, SLEEP);
+}
+
+/// The other shares its CPU with a guest that is busy, which goes on while the other sleeps.
+pub fn measure_descheduled() {
+    let Some(target) = start() else { return };
+    let names = ["sgi-to-descheduled-handler", "sgi-to-descheduled-acknowledge"];
+    sgi(names, target, SLEEP);
+}
+
+fn start() -> Option<u64> {
+    let target = other()?;
     gic::init();
     smp::start(target, serve, 0);
     while READY.load(Ordering::Acquire) == 0 {
         instruction!("yield");
     }
-    sgi(["sgi-to-running-handler", "sgi-to-running-acknowledge"], target, SPIN);
-    sgi(["sgi-to-idle-handler", "sgi-to-idle-acknowledge"], target, SLEEP);
+    Some(target)
 }
 
 fn sgi(names: [&str; 2], target: u64, mode: u64) {

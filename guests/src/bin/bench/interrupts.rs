@@ -1,5 +1,7 @@
 //! Interrupts to itself: SGIs, and the virtual timer.
 
+use core::fmt::Display;
+
 use guests::timer::Timer;
 use guests::{gic, sysreg};
 
@@ -9,15 +11,15 @@ use crate::vectors;
 /// The SGI that is sent.
 pub const SGI: u32 = 3;
 
-/// How far ahead the timer is set: longer than anything takes.
+/// How far ahead the timer is set, in ticks: longer than anything takes.
 const AHEAD: u64 = 20_000;
 
 pub fn measure() {
     gic::init();
     vectors::install();
     own_sgi();
-    timer("virtual-timer-spinning", vectors::spin_for_one);
-    timer("virtual-timer-in-wfi", vectors::sleep_for_one);
+    timer("virtual-timer-spinning", AHEAD, vectors::spin_for_one);
+    timer("virtual-timer-in-wfi", AHEAD, vectors::sleep_for_one);
     vectors::remove();
 }
 
@@ -61,12 +63,13 @@ fn own_sgi() {
     rows.end.tell("eoi");
 }
 
-fn timer(name: &str, wait: fn()) {
+/// The virtual timer's interrupt, for which it waits in this way from `ahead` ticks before it comes.
+pub fn timer(name: impl Display, ahead: u64, wait: fn()) {
     let mut rows = Rows::new();
     gic::enable(Timer::Virtual.intid());
     vectors::install_with(Some(stop));
     for index in 0..=SAMPLES {
-        let at = Timer::Virtual.count() + AHEAD;
+        let at = Timer::Virtual.count() + ahead;
         Timer::Virtual.set_cval(at);
         Timer::Virtual.set_ctl(guests::timer::ENABLE);
         wait();
@@ -77,6 +80,7 @@ fn timer(name: &str, wait: fn()) {
     vectors::install();
 }
 
-extern "C" fn stop() {
+/// The interrupt is over when the timer is off.
+pub extern "C" fn stop() {
     Timer::Virtual.stop();
 }

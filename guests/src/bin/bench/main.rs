@@ -10,7 +10,11 @@
 //! | `interrupts` | SGIs to itself, the virtual timer |
 //! | `pair` | SGIs to the other CPU |
 //! | `switch` | the other CPU's turn, where both share one |
+//! | `descheduled` | SGIs to the other CPU, where a third is busy meanwhile |
 //! | `device` | the interrupt of a PL011 that is the guest's own, `uart=BASE,INTID` |
+//! | `scale` | an exit and a wake-up among many guests, named by `as=NAME` |
+//! | `idle`, `spin`, `yield` | none: it sleeps, or is busy, for ever, as one of the many |
+//! | `reset` | none: it asks for a reset |
 //!
 //! With `loop` a group goes on for ever, for who wants to watch.
 
@@ -25,6 +29,7 @@ mod cross;
 mod device;
 mod interrupts;
 mod sample;
+mod scale;
 mod traps;
 mod vectors;
 
@@ -36,8 +41,8 @@ guests::payload!(main);
 fn main(report: &mut Report) {
     let tree = machine::tree();
     let words = tree.chosen().bootargs().unwrap_or_default();
-    let groups = words.split_whitespace().find_map(|word| word.strip_prefix("rows="));
-    let groups = groups.unwrap_or("traps,interrupts");
+    let option = |name| words.split_whitespace().find_map(|word| word.strip_prefix(name));
+    let groups = option("rows=").unwrap_or("traps,interrupts");
     println!("bench: counter {} Hz", guests::timer::frequency());
     loop {
         for group in groups.split(',') {
@@ -46,7 +51,13 @@ fn main(report: &mut Report) {
                 "interrupts" => interrupts::measure(),
                 "pair" => cross::measure_pair(),
                 "switch" => cross::measure_switch(),
+                "descheduled" => cross::measure_descheduled(),
                 "device" => device::measure(words),
+                "scale" => scale::measure(option("as=").unwrap_or("scale")),
+                "idle" => scale::idle(),
+                "spin" => scale::spin(),
+                "yield" => scale::give_way(),
+                "reset" => scale::reset(),
                 _ => println!("bench: unknown group {group}"),
             }
         }

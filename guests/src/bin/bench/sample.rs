@@ -1,5 +1,7 @@
 //! Samples of a cost, and what they come to.
 
+use core::fmt::Display;
+
 use guests::println;
 
 /// How often each thing is done.
@@ -26,7 +28,7 @@ impl Samples {
     }
 
     /// Says what they come to: the least, the middle one, the most.
-    pub fn tell(&mut self, row: &str) {
+    pub fn tell(&mut self, row: impl Display) {
         let ticks = &mut self.ticks[..self.count];
         ticks.sort_unstable();
         if let (Some(min), Some(max)) = (ticks.first(), ticks.last()) {
@@ -68,7 +70,7 @@ pub fn reading() -> u64 {
 }
 
 /// Does something [`SAMPLES`] times, the first time for nothing, and tells what it cost.
-pub fn row(name: &str, mut cost: impl FnMut() -> u64) {
+pub fn row(name: impl Display, mut cost: impl FnMut() -> u64) {
     let mut samples = Samples::new();
     cost();
     for _ in 0..SAMPLES {

@@ -1,0 +1,68 @@
+//! An exit and a wake-up among many guests, and what the many do.
+
+use guests::timer::{self, Timer};
+use guests::{gic, instruction, psci, sysreg};
+
+use crate::interrupts;
+use crate::sample::row;
+use crate::timed;
+use crate::vectors;
+
+/// How long it sleeps before it measures, in microseconds: each of the others has had its turn by then, and nobody is
+/// ahead of it any more.
+const SETTLING: u64 = 200_000;
+
+/// How far ahead the timer is set that wakes it, in ticks: longer than anything takes.
+const AHEAD: u64 = 100_000;
+
+/// Rows `exit-NAME` and `wake-NAME`.
+pub fn measure(name: &str) {
+    settle();
+    let version = u64::from(psci::VERSION);
+    let call = || timed!("hvc #0", inout("x0") version => _, out("x1") _, out("x2") _, out("x3") _);
+    row(format_args!("exit-{name}"), call);
+    gic::init();
+    vectors::install();
+    interrupts::timer(format_args!("wake-{name}"), AHEAD, vectors::sleep_for_one);
+    vectors::remove();
+}
+
+fn settle() {
+    gic::init();
+    vectors::install_with(Some(interrupts::stop));
+    gic::enable(Timer::Virtual.intid());
+    let ticks = timer::frequency() / 1_000_000 * SETTLING;
+    Timer::Virtual.set_cval(Timer::Virtual.count() + ticks);
+    Timer::Virtual.set_ctl(timer::ENABLE);
+    vectors::sleep_for_one();
+    gic::disable(Timer::Virtual.intid());
+    vectors::remove();
+}
+
+/// Sleeps for ever.
+pub fn idle() -> ! {
+    sysreg::mask_interrupts();
+    loop {
+        instruction!("wfi");
+    }
+}
+
+/// Is busy for ever.
+pub fn spin() -> ! {
+    loop {
+        core::hint::black_box(());
+    }
+}
+
+/// The same, and gives way after a few instructions, where QEMU runs one CPU after the other.
+pub fn give_way() -> ! {
+    loop {
+        instruction!("yield");
+    }
+}
+
+/// Asks for a reset.
+pub fn reset() -> ! {
+    psci::call(psci::SYSTEM_RESET, [0; 3]);
+    idle()
+}
