@@ -112,6 +112,8 @@ registers! {
     ICH_HCR_EL2 = "S3_4_C12_C11_0";
     /// Interrupt Controller VGIC Type Register.
     ICH_VTR_EL2 = "S3_4_C12_C11_1";
+    /// Interrupt Controller End of Interrupt Status Register.
+    ICH_EISR_EL2 = "S3_4_C12_C11_3";
     /// Interrupt Controller Empty List Register Status Register.
     ICH_ELRSR_EL2 = "S3_4_C12_C11_5";
     /// Interrupt Controller Virtual Machine Control Register.

@@ -194,10 +194,6 @@ impl Machine for ThisCpu {
         self.gic.set_active(self.timers.virt, active);
     }
 
-    fn forgets_levels(&self) -> bool {
-        self.gic.forgets_levels()
-    }
-
     fn interrupt_pending(&mut self) -> bool {
         // Also with PSTATE.I set (Arm ARM, "ISR_EL1, Interrupt Status Register").
         ISR_EL1.get() != 0

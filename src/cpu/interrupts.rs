@@ -3,7 +3,6 @@
 use super::{Cpu, Loaded};
 use crate::machine::{Interrupt, Machine};
 use crate::time::Ticks;
-use crate::vgic::{Link, ListRegister, ListRegisters};
 use crate::vm::layout::{PHYSICAL_TIMER_IRQ, VIRTUAL_TIMER_IRQ};
 
 impl<M: Machine> Cpu<'_, M> {
@@ -33,6 +32,10 @@ impl<M: Machine> Cpu<'_, M> {
     /// The list registers want attention: see to it at once, as the vCPU may not run soon.
     pub(super) fn maintain(&mut self) {
         self.let_go();
+        if let Some(loaded) = &self.loaded {
+            let (me, lrs) = (loaded.entity.vcpu, self.machine.list_registers());
+            loaded.vm.vgic().lock().end_at_once(me, lrs);
+        }
         self.sync();
         if let Some(loaded) = &self.loaded {
             // If it sleeps: something may have become deliverable.
@@ -55,11 +58,6 @@ impl<M: Machine> Cpu<'_, M> {
     pub(super) fn deadline_passed(&mut self) {
         self.deadline = None;
         let now = self.machine.now();
-        if self.nudge.is_some_and(|at| at <= now) {
-            // That this interrupt came was the nudge. It may have come before the guest's deactivation.
-            self.nudge = None;
-            self.watch_levels();
-        }
         let cpu = self.machine.id();
         // One at a time: the lock is not held across the list.
         while self.hypervisor.queue(cpu).lock().expire(now).is_some() {}
@@ -73,19 +71,6 @@ impl<M: Machine> Cpu<'_, M> {
             (self.background.work)(self.hypervisor, &mut self.machine);
         }
         self.hypervisor.advance_devices(&mut self.machine);
-    }
-
-    /// Where the interrupt controller forgets levels, make it look again for as long as the guest has
-    /// something in hand whose line may be high again when it ends it.
-    pub(super) fn watch_levels(&mut self) {
-        if !self.machine.forgets_levels() || self.nudge.is_some() {
-            return;
-        }
-        let lrs = self.machine.list_registers();
-        let is_linked = |lr: ListRegister| matches!(lr.link, Link::Hardware { .. });
-        if (0..lrs.count()).any(|index| lrs.read(index).is_some_and(is_linked)) {
-            self.nudge = Some(self.machine.now().saturating_add(self.hypervisor.nudge_after()));
-        }
     }
 
     /// Whether background work is due before anything the deadline timer is set for: the last exit may
@@ -117,7 +102,7 @@ impl<M: Machine> Cpu<'_, M> {
 
     pub(super) fn arm(&mut self, timer: Option<Ticks>) {
         let cpu = self.machine.id();
-        let own = self.nudge.into_iter().chain((self.background.due)());
+        let own = (self.background.due)();
         let next = self.hypervisor.next_event(cpu).into_iter().chain(timer).chain(own).min();
         if next != self.deadline {
             self.machine.set_deadline(next);

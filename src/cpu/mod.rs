@@ -31,8 +31,6 @@ pub struct Cpu<'h, M> {
     exit: Option<(Reason, Ticks)>,
     /// What the deadline timer is set to.
     deadline: Option<Ticks>,
-    /// Where the interrupt controller forgets levels: when to make it look again.
-    nudge: Option<Ticks>,
     /// Gets the physical interrupts of the hypervisor's devices.
     on_device: fn(&Hypervisor, &mut M, crate::vgic::IntId),
     /// What the hypervisor has to do besides running guests.
@@ -95,7 +93,6 @@ impl<'h, M: Machine> Cpu<'h, M> {
             loaded: None,
             exit: None,
             deadline: None,
-            nudge: None,
             on_device,
             background,
         }

@@ -71,7 +71,7 @@ impl<M: Machine> Cpu<'_, M> {
             }
             Interrupt::Maintenance => {
                 self.clock.count(Interrupt::Maintenance);
-                vm.sync(&mut self.machine, me)
+                vm.maintain(&mut self.machine, me)
             }
             Interrupt::Assigned(intid) if self.hypervisor.owner(intid) == Some(vm.id()) => {
                 vm.assigned_fired_here(&mut self.machine, me, intid)
@@ -79,10 +79,6 @@ impl<M: Machine> Cpu<'_, M> {
             _ => return Err(Some(interrupt)),
         };
         loaded.tally.count(Reason::Interrupt);
-        if self.machine.forgets_levels() && self.nudge.is_none() {
-            self.watch_levels();
-            self.arm_nudge();
-        }
         if !others.is_empty() && self.tell(loaded, others) {
             return Err(None);
         }
@@ -93,13 +89,5 @@ impl<M: Machine> Cpu<'_, M> {
     #[inline(never)]
     fn tell(&mut self, loaded: &Loaded, others: Notify) -> bool {
         self.hypervisor.notify(&mut self.machine, &loaded.vm, others)
-    }
-
-    /// The deadline timer is to go off no later than for the nudge.
-    fn arm_nudge(&mut self) {
-        if let Some(at) = self.nudge.filter(|at| self.deadline.is_none_or(|set| *at < set)) {
-            self.machine.set_deadline(Some(at));
-            self.deadline = Some(at);
-        }
     }
 }

@@ -74,7 +74,6 @@ impl<M: Machine> Cpu<'_, M> {
         let notify = vgic.sync(me, self.machine.list_registers());
         drop(vgic);
         self.hypervisor.notify(&mut self.machine, &loaded.vm, notify);
-        self.watch_levels();
     }
 
     /// Take the loaded vCPU's registers out of the CPU, unless its VM has been reset meanwhile.

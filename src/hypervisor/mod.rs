@@ -35,10 +35,6 @@ pub use stock::{HeapAccess, HeapReport, MakeLine, MemoryReport, Stock};
 /// A time slice, in microseconds: short enough to type against a spinning neighbour.
 const SLICE_MICROS: u64 = 5_000;
 
-/// How long a guest's timer handler may take before an interrupt controller that forgets levels is made
-/// to look again, in microseconds.
-const NUDGE_MICROS: u64 = 500;
-
 /// In [`Hypervisor::device_deadlines`]: there is none.
 const NEVER: u64 = u64::MAX;
 
@@ -61,7 +57,6 @@ pub struct Hypervisor {
     doomed_count: AtomicUsize,
     /// For each CPU, whether it has to look at more than the requests of the vCPU it runs.
     called: Box<[AtomicBool]>,
-    nudge_after: Ticks,
     configs: Box<[VmConfig]>,
     schedules: Box<[TicketMutex<Schedule>]>,
     admission: TicketMutex<Admission>,
@@ -95,7 +90,6 @@ impl Hypervisor {
             doomed: TicketMutex::default(),
             doomed_count: AtomicUsize::new(0),
             called: (0..cpus).map(|_| AtomicBool::new(false)).collect(),
-            nudge_after: frequency.micros(NUDGE_MICROS),
             configs,
             schedules,
             admission: TicketMutex::new(Admission::new(cpus)),
@@ -104,11 +98,6 @@ impl Hypervisor {
             interrupts,
             owners,
         }
-    }
-
-    /// See [`Machine::forgets_levels`].
-    pub const fn nudge_after(&self) -> Ticks {
-        self.nudge_after
     }
 
     /// The VM with this number, if it exists.

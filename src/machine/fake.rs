@@ -236,6 +236,7 @@ impl Machine for Scripted {
             abort: false,
         };
         self.interface = CpuInterface::new(self.interface.count());
+        self.interface.forgets_levels = self.world.forgets_levels.load(Ordering::Relaxed);
         self.put_priorities(vcpu.gic.ap0);
         self.record(Seen::Loaded(vcpu.regs.pc));
         self.pause();
@@ -356,10 +357,6 @@ impl Machine for Scripted {
         self.asleep = false;
         self.sleep();
         true
-    }
-
-    fn forgets_levels(&self) -> bool {
-        self.world.forgets_levels.load(Ordering::Relaxed)
     }
 
     fn kick(&mut self, cpu: CpuId) {

@@ -136,11 +136,6 @@ pub trait Machine {
     /// from firing again while the loaded vCPU has it in hand.
     fn set_virtual_timer_active(&mut self, active: bool);
 
-    /// Whether a guest's deactivation of a linked interrupt whose input is still high goes unnoticed
-    /// until something else happens at the interrupt controller. No hardware is like that; QEMU's GICv2
-    /// is, and a guest that re-arms its timer in the past would wait for ever.
-    fn forgets_levels(&self) -> bool;
-
     /// Whether a physical interrupt or an asynchronous abort is pending.
     fn interrupt_pending(&mut self) -> bool;
     /// Take the most urgent pending physical interrupt and finish it, apart from what

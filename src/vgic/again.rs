@@ -32,8 +32,38 @@ impl Vgic {
             return false;
         }
         // Pending, and in a list register that deactivates the physical one: as it is held already.
+        if lrs.forgets_levels() {
+            let bank = &mut self.private[v].bank;
+            bank.forwarded |= bank.linked & 1 << (intid.0 & 31);
+        }
         lrs.repeat(index);
         true
+    }
+
+    /// Where the hardware does not do it ([`ListRegisters::forgets_levels`]): the guest of the loaded `vcpu` has ended
+    /// linked interrupts, and the physical ones are deactivated. False when no more is known than that there is a
+    /// maintenance interrupt, and a [`sync`](Self::sync) has to follow.
+    #[inline(always)]
+    pub fn end_at_once(&mut self, vcpu: VcpuId, lrs: &mut impl ListRegisters) -> bool {
+        let v = usize::from(vcpu.0);
+        let attention = self.private.get(v).is_none_or(|private| private.interface.attention);
+        // Where nothing else wants attention, linked interrupts alone have asked for it.
+        let ended = if attention || self.dirty.has(v) { 0 } else { lrs.ended() };
+        for index in bits(ended) {
+            let slot = self.private[v].interface.slots.get(index).copied().flatten();
+            let Some(place) = slot.and_then(|lr| Place::of(lr.intid)) else { return self.look(v) };
+            lrs.clear(index);
+            let bank = self.bank_mut(v, place.bank);
+            bank.forwarded &= !place.bit();
+            lrs.deactivate(IntId(bank.physical[place.index]));
+        }
+        ended != 0 || self.look(v)
+    }
+
+    /// All of `v`'s list registers have to be folded. Always false.
+    fn look(&mut self, v: usize) -> bool {
+        self.dirty = self.dirty | Notify::bit(v);
+        false
     }
 
     /// Does what [`sync`](Self::sync) does for the loaded `vcpu`, if nothing has happened but that some of its
@@ -45,12 +75,8 @@ impl Vgic {
         if attention || self.dirty.has(v) {
             return false;
         }
-        let given = self.give_again(v, lrs);
-        if !given {
-            // What was given already is folded with the rest.
-            self.dirty = self.dirty | Notify::bit(v);
-        }
-        given
+        // What was given already is folded with the rest.
+        self.give_again(v, lrs) || self.look(v)
     }
 
     /// Interrupts of `v`'s own bank have become pending. Where all is looked at anyway, as for a vCPU that is not loaded,
@@ -98,7 +124,9 @@ impl Vgic {
             return false;
         }
         private.bank.latch &= !bit;
-        private.bank.forwarded &= !bit;
+        if !lrs.forgets_levels() {
+            private.bank.forwarded &= !bit;
+        }
         lrs.repeat(slot);
         true
     }
@@ -111,7 +139,8 @@ pub(super) fn slots_of(slots: &[Option<ListRegister>]) -> [Slot; PRIVATE] {
         let Some(lr) = lr else { continue };
         let plain = match lr.link {
             Link::Hardware { .. } => true,
-            Link::Software { eoi_maintenance, .. } => !eoi_maintenance && lr.intid.is_sgi(),
+            // A PPI's asks for nothing but the deactivation of the physical one, if nothing asks for attention.
+            Link::Software { eoi_maintenance, .. } => eoi_maintenance != lr.intid.is_sgi(),
         };
         if let Some(own) = slot_of.get_mut(usize::from(lr.intid.0))
             && plain

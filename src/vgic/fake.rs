@@ -24,6 +24,8 @@ pub struct CpuInterface {
     eoi_count: u32,
     no_pending: bool,
     entry_not_present: bool,
+    /// See [`ListRegisters::forgets_levels`].
+    pub forgets_levels: bool,
     /// `EOImode`: an EOI only drops the priority.
     pub eoi_mode: bool,
     /// Active priorities (`APR`), the running one last.
@@ -45,6 +47,7 @@ impl CpuInterface {
             eoi_count: 0,
             no_pending: false,
             entry_not_present: false,
+            forgets_levels: false,
             eoi_mode: false,
             active: Vec::new(),
             deactivated: Vec::new(),
@@ -141,6 +144,9 @@ impl CpuInterface {
     ///
     /// When it does not go away: on hardware the guest would never run again.
     pub fn settle(&mut self, vgic: &mut Vgic, vcpu: VcpuId) -> Notify {
+        if self.maintenance() {
+            vgic.end_at_once(vcpu, self);
+        }
         let notify = vgic.sync(vcpu, self);
         assert!(!self.maintenance(), "a maintenance interrupt has to be over after a sync");
         notify
@@ -172,6 +178,7 @@ impl ListRegisters for CpuInterface {
             if let Link::Hardware { .. } = lr.link {
                 assert!(lr.state != LrState::PendingActive, "HW with pending and active");
                 assert!(!lr.intid.is_sgi(), "HW for an SGI");
+                assert!(!self.forgets_levels, "HW where it is not to be used");
             }
         }
         self.ended &= !(1 << index);
@@ -182,6 +189,20 @@ impl ListRegisters for CpuInterface {
 
     fn repeat(&mut self, index: usize) {
         self.write(index, self.written[index]);
+    }
+
+    fn clear(&mut self, index: usize) {
+        let written = self.written[index];
+        self.write(index, None);
+        self.written[index] = written;
+    }
+
+    fn ended(&self) -> u32 {
+        self.ended.into()
+    }
+
+    fn forgets_levels(&self) -> bool {
+        self.forgets_levels
     }
 
     fn take_eoi_count(&mut self) -> u32 {

@@ -81,6 +81,17 @@ pub trait ListRegisters {
     /// Sets the register `index` to what was last written to it.
     fn repeat(&mut self, index: usize);
 
+    /// Empties the register `index`, its `EOI` bit too; what was written to it can still be [repeated](Self::repeat).
+    fn clear(&mut self, index: usize);
+
+    /// `EISR`: the registers whose interrupt has ended and whose `EOI` bit asks for maintenance, a bit for each.
+    fn ended(&self) -> u32;
+
+    /// Whether a deactivation by `HW` of an interrupt whose input is still high goes unnoticed until something else
+    /// happens at the interrupt controller, so that [`Link::Hardware`] is not to be written. No hardware is like
+    /// that; QEMU's GICv2 is, and a guest that re-arms its timer in the past would wait for ever.
+    fn forgets_levels(&self) -> bool;
+
     /// `HCR.EOICount`: how many interrupts without a list register the guest deactivated since the
     /// last call. It is zero afterwards.
     fn take_eoi_count(&mut self) -> u32;

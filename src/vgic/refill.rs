@@ -83,9 +83,10 @@ impl Vgic {
         }
         let mut wanted = [None; MAX_LIST_REGISTERS];
         let mut attention = active.more || pending.more;
+        let forgets_levels = lrs.forgets_levels();
         for (want, place) in wanted.iter_mut().zip(active.iter().chain(pending.iter())) {
-            let lr = self.take(v, place);
-            attention |= matches!(lr.link, Link::Software { eoi_maintenance: true, .. });
+            let (lr, heeded) = self.take(v, place, forgets_levels);
+            attention |= heeded;
             *want = Some(lr);
         }
         self.place(v, wanted, count, lrs);
@@ -141,8 +142,8 @@ impl Vgic {
         interface.slot_of = slots_of(slots);
     }
 
-    /// Takes an interrupt out of the model, into the form of a list register.
-    fn take(&mut self, v: usize, place: Place) -> ListRegister {
+    /// Takes an interrupt out of the model, into the form of a list register. And whether a fold has to follow its end.
+    fn take(&mut self, v: usize, place: Place, forgets_levels: bool) -> (ListRegister, bool) {
         let bit = place.bit();
         let bank = self.bank(v, place.bank);
         let routed = place.bank.checked_sub(1).is_none_or(|s| self.shared[s].routed[v] & bit != 0);
@@ -154,7 +155,11 @@ impl Vgic {
         let physical = IntId(bank.physical[place.index]);
         let mut pending = wanted && routed;
 
-        let link = if linked && forwarded && !(active && pending) {
+        let ends_physically = linked && forwarded && !(active && pending);
+        let link = if ends_physically && forgets_levels {
+            // `Vgic::end_at_once` does what the hardware does elsewhere.
+            Link::Software { eoi_maintenance: true, source: 0 }
+        } else if ends_physically {
             Link::Hardware { physical }
         } else if self.version == GicVersion::V2 && place.is_sgi() {
             let (source, more) = self.take_source(v, place.index, active, &mut pending);
@@ -188,7 +193,9 @@ impl Vgic {
             (false, true) => LrState::Active,
             (_, false) => LrState::Pending,
         };
-        ListRegister { intid: place.intid(), state, priority, group1, link }
+        let asks = matches!(link, Link::Software { eoi_maintenance: true, .. });
+        let lr = ListRegister { intid: place.intid(), state, priority, group1, link };
+        (lr, asks && !ends_physically)
     }
 
     /// The source a GICv2 SGI goes into its list register with, and whether others wait. The register

@@ -201,6 +201,16 @@ impl Vm {
         self.vgic.lock().sync_at_once(me, machine.list_registers())
     }
 
+    /// The list registers of the loaded vCPU `me` want attention. Others that have to look at their interrupts.
+    #[inline(always)]
+    pub fn maintain<M: Machine>(&self, machine: &mut M, me: VcpuId) -> Notify {
+        let mut vgic = self.vgic.lock();
+        if vgic.end_at_once(me, machine.list_registers()) {
+            return Notify::NONE;
+        }
+        vgic.sync(me, machine.list_registers()).without(me)
+    }
+
     /// Bring the list registers of the loaded vCPU `me` up to date. Others that have to look at their interrupts.
     pub fn sync<M: Machine>(&self, machine: &mut M, me: VcpuId) -> Notify {
         self.vgic.lock().sync(me, machine.list_registers()).without(me)

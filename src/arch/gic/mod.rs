@@ -15,8 +15,9 @@ use tock_registers::interfaces::Readable;
 
 use self::v3::ICH_HCR;
 use super::regs::{
-    ICC_DIR_EL1, ICC_EOIR1_EL1, ICC_IAR1_EL1, ICC_SGI1R_EL1, ICH_HCR_EL2, ICH_VMCR_EL2,
-    read_ich_ap0r, read_ich_ap1r, read_ich_lr, write_ich_ap0r, write_ich_ap1r, write_ich_lr,
+    ICC_DIR_EL1, ICC_EOIR1_EL1, ICC_IAR1_EL1, ICC_SGI1R_EL1, ICH_EISR_EL2, ICH_HCR_EL2,
+    ICH_VMCR_EL2, read_ich_ap0r, read_ich_ap1r, read_ich_lr, write_ich_ap0r, write_ich_ap1r,
+    write_ich_lr,
 };
 use crate::addr::{PhysAddr, Region};
 use crate::machine::CpuId;
@@ -91,7 +92,7 @@ enum Hardware {
 pub struct Gic {
     hardware: Hardware,
     maintenance: IntId,
-    /// See [`crate::machine::Machine::forgets_levels`].
+    /// See [`ListRegisters::forgets_levels`].
     forgets_levels: bool,
     /// What [`ListRegisters::set_maintenance`] asked for last.
     asked: (bool, bool),
@@ -161,11 +162,6 @@ impl Gic {
         gic.enable_urgent(KICK);
         gic.enable(maintenance.intid);
         Ok(gic)
-    }
-
-    /// See [`crate::machine::Machine::forgets_levels`].
-    pub const fn forgets_levels(&self) -> bool {
-        self.forgets_levels
     }
 
     fn lines(&self, intid: IntId) -> &Lines {
@@ -427,6 +423,30 @@ impl ListRegisters for Gic {
             }
             Hardware::V3 { .. } => write_ich_lr(index, *written),
         }
+    }
+
+    #[inline(always)]
+    fn clear(&mut self, index: usize) {
+        match &self.hardware {
+            Hardware::V2 { virt, .. } => {
+                virt.set_lr(index, 0);
+                barrier::dsb(barrier::SY); // it asks for nothing any more before interrupts are let through
+            }
+            Hardware::V3 { .. } => write_ich_lr(index, 0),
+        }
+    }
+
+    #[inline(always)]
+    fn ended(&self) -> u32 {
+        match &self.hardware {
+            Hardware::V2 { virt, .. } => low_word(virt.eisr()),
+            Hardware::V3 { .. } => low_word(ICH_EISR_EL2.get()),
+        }
+    }
+
+    #[inline(always)]
+    fn forgets_levels(&self) -> bool {
+        self.forgets_levels
     }
 
     fn take_eoi_count(&mut self) -> u32 {

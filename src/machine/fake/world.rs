@@ -103,7 +103,7 @@ impl World {
     }
 
     /// The interrupt controller forgets levels from now on: see
-    /// [`Machine::forgets_levels`](crate::machine::Machine::forgets_levels).
+    /// [`ListRegisters::forgets_levels`](crate::vgic::ListRegisters::forgets_levels).
     pub fn forget_levels(&self) {
         self.forgets_levels.store(true, Ordering::Relaxed);
     }

@@ -10,7 +10,15 @@ impl ListRegisters for Untouched {
     fn repeat(&mut self, _: usize) {
         panic!("nothing has fired");
     }
-
+    fn clear(&mut self, _: usize) {
+        panic!("nothing has ended");
+    }
+    fn ended(&self) -> u32 {
+        panic!("nothing has ended");
+    }
+    fn forgets_levels(&self) -> bool {
+        panic!("nothing is given anew");
+    }
     fn count(&self) -> usize {
         panic!("nothing has changed")
     }

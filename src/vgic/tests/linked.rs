@@ -11,6 +11,11 @@ fn timer() -> Machine {
     machine
 }
 
+/// The same where the hardware's deactivation is not to be relied on.
+fn forgetful() -> Machine {
+    timer().forgetful()
+}
+
 fn deactivated(machine: &mut Machine) -> usize {
     machine.cpu(0).deactivated.len()
 }
@@ -189,4 +194,63 @@ fn an_assigned_devices_edge_is_deactivated_where_it_is_taken() {
     assert_eq!(machine.ack(1), Some(DISK));
     machine.end(1, DISK);
     assert_eq!(machine.cpu(1).deactivated, [physical]);
+}
+
+#[test]
+fn where_levels_are_forgotten_the_end_of_a_linked_interrupt_is_told_and_deactivates_it() {
+    let mut machine = forgetful();
+    for n in 1..4 {
+        machine.set_level(0, TIMER, true);
+        assert_eq!(machine.ack(0), Some(TIMER));
+        assert_eq!(deactivated(&mut machine), n - 1);
+        assert!(machine.end(0, TIMER), "its end asks for maintenance");
+        assert_eq!(machine.cpu(0).deactivated, vec![PHYSICAL; n]);
+    }
+    machine.fold(0);
+    assert!(!machine.vgic.holds_physical(vcpu(0), TIMER));
+}
+
+#[test]
+fn the_end_of_a_linked_interrupt_is_two_writes_where_levels_are_forgotten() {
+    let mut machine = forgetful();
+    for n in 0..3 {
+        let before = machine.cpu(0).writes;
+        machine.set_level(0, TIMER, true);
+        machine.ack(0);
+        machine.end(0, TIMER);
+        assert!(n == 0 || machine.cpu(0).writes == before + 2);
+    }
+}
+
+#[test]
+fn the_end_at_once_leaves_what_the_long_way_leaves() {
+    let (mut quick, mut slow) = (forgetful(), forgetful());
+    for _ in 0..4 {
+        for (machine, quickly) in [(&mut quick, true), (&mut slow, false)] {
+            let news = if quickly { Notify::NONE } else { Notify::bit(0) };
+            machine.vgic.dirty = machine.vgic.dirty | news;
+            machine.set_level(0, TIMER, true);
+            assert_eq!(machine.ack(0), Some(TIMER));
+            machine.vgic.dirty = machine.vgic.dirty | news;
+            assert!(machine.end(0, TIMER));
+        }
+        assert_eq!(quick.cpu(0).deactivated, slow.cpu(0).deactivated);
+    }
+    for machine in [&mut quick, &mut slow] {
+        machine.unload(0);
+    }
+    assert!(quick.vgic == slow.vgic);
+}
+
+#[test]
+fn what_else_asks_for_attention_is_seen_where_levels_are_forgotten() {
+    let mut machine = forgetful();
+    machine.set_level(0, TIMER, true);
+    machine.set_level(0, UART, true);
+    for intid in [TIMER, UART] {
+        assert_eq!(machine.ack(0), Some(intid));
+        assert!(machine.end(0, intid));
+    }
+    assert_eq!(machine.ack(0), Some(UART), "its input is still high");
+    assert_eq!(machine.cpu(0).deactivated, [PHYSICAL]);
 }

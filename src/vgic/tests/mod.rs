@@ -56,6 +56,12 @@ impl Machine {
         machine
     }
 
+    /// The same machine, whose interrupt controller [forgets levels](ListRegisters::forgets_levels).
+    fn forgetful(mut self) -> Self {
+        self.cpus.iter_mut().for_each(|cpu| cpu.forgets_levels = true);
+        self
+    }
+
     fn cpu(&mut self, n: u8) -> &mut CpuInterface {
         &mut self.cpus[usize::from(n)]
     }

@@ -373,12 +373,17 @@ proptest! {
     /// way to the guest, and when all is over it is not active.
     #[test]
     fn a_linked_device_is_neither_lost_nor_left_dead(
+        forgets_levels in any::<bool>(),
         list_registers in prop_oneof![Just(1_usize), Just(2), Just(4)],
-        steps in proptest::collection::vec(0..9_u8, 0..80),
+        steps in proptest::collection::vec(0..10_u8, 0..80),
+        looks in proptest::collection::vec(any::<bool>(), 80),
     ) {
         let mut machine = Machine::v2(1, list_registers);
+        machine.cpu(0).forgets_levels = forgets_levels;
         machine.vgic.link(vcpu(0), TIMER, Some(TIMER));
         let (mut asserted, mut active, mut known) = (false, false, 0);
+        // A look folds, and what comes next takes the long way.
+        let mut looks = looks.into_iter();
         let mut handling = Vec::new();
         let drain = [6, 2, 3, 2, 3, 2, 3, 2, 3, 2, 3, 8];
         for step in steps.into_iter().chain(drain) {
@@ -391,6 +396,10 @@ proptest! {
                     machine.end(0, intid);
                 },
                 4 => machine.unload(0),
+                // The line stays high, or rises again, before the end.
+                9 => if let Some(intid) = handling.pop() {
+                    machine.end(0, intid);
+                },
                 5 => machine.raise(0, DISK),
                 6 => machine.write(0, 0x100, 1 << 27),
                 7 => machine.write(0, 0x180, 1 << 27),
@@ -403,6 +412,9 @@ proptest! {
             if asserted && !active {
                 active = true; // acknowledged at EL2, handed over
                 machine.set_level(0, TIMER, true);
+            }
+            if !looks.next().unwrap_or(true) {
+                continue;
             }
             machine.fold(0);
             let enabled = machine.vgic.read(vcpu(0), Frame::Distributor, 0x100, Width::Word) & 1 << 27 != 0;
