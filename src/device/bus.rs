@@ -6,7 +6,7 @@
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use spin::mutex::TicketMutex;
 
@@ -22,8 +22,13 @@ pub struct Peripheral {
     irq: Option<IntId>,
     /// [`Device::polled`] after the last call: the offset above the value. Written while the device is locked.
     polled: AtomicU64,
+    /// The level that was reported last, in the same way.
+    reported: AtomicU8,
     device: TicketMutex<Box<dyn Device>>,
 }
+
+/// In [`Peripheral::reported`]: none yet.
+const NEVER_REPORTED: u8 = 2;
 
 /// In [`Peripheral::polled`]: no register.
 const NOT_POLLED: u64 = u64::MAX;
@@ -36,7 +41,8 @@ impl Peripheral {
     /// `device` at `window`, its interrupt output not connected.
     pub fn new(window: Region<Ipa>, device: Box<dyn Device>) -> Self {
         let polled = AtomicU64::new(polled(&*device));
-        Self { window, irq: None, polled, device: TicketMutex::new(device) }
+        let reported = AtomicU8::new(NEVER_REPORTED);
+        Self { window, irq: None, polled, reported, device: TicketMutex::new(device) }
     }
 
     /// With the interrupt output connected to the level-sensitive interrupt `irq`.
@@ -45,7 +51,7 @@ impl Peripheral {
         Self { irq: Some(irq), ..self }
     }
 
-    /// Lets `access` at the device and reports the level that it leaves.
+    /// Lets `access` at the device and reports the level that it leaves, if that is another than before.
     fn with_device<T>(
         &self,
         access: impl FnOnce(&mut dyn Device) -> T,
@@ -55,7 +61,11 @@ impl Peripheral {
         let answer = access(&mut **device);
         self.polled.store(polled(&**device), Ordering::Release);
         if let Some(irq) = self.irq {
-            line(irq, device.irq_level());
+            let level = device.irq_level();
+            if self.reported.load(Ordering::Relaxed) != u8::from(level) {
+                self.reported.store(level.into(), Ordering::Relaxed);
+                line(irq, level);
+            }
         }
         answer
     }
@@ -74,8 +84,8 @@ pub enum Conflict {
 
 /// The bus of one VM.
 ///
-/// Every call that can change a device's interrupt output takes a `line` to report the level to,
-/// called while that device is locked: if two vCPUs access the device at once, the levels are
+/// Every call that can change a device's interrupt output takes a `line` to report the new level to,
+/// called when it is another than before, while that device is locked: if two vCPUs access the device at once, the levels are
 /// reported in the order of the accesses, and the last one reported is the one that holds.
 ///
 /// Locks, always taken in this order: a device's, then whatever `line` or the device's wiring takes
@@ -186,8 +196,7 @@ impl Bus {
 
     /// Who answers all of an access, and at which offset.
     fn find(&self, ipa: Ipa, width: Width) -> Option<(&Peripheral, u64)> {
-        let above = self.peripherals.partition_point(|p| p.window.start() <= ipa);
-        let peripheral = self.peripherals.get(above.checked_sub(1)?)?;
+        let peripheral = self.peripherals.iter().find(|p| p.window.contains(ipa))?;
         let whole = peripheral.window.contains_bytes(ipa, width.bytes());
         if !whole || !ipa.is_aligned(width.bytes()) {
             return None;

@@ -36,14 +36,14 @@ impl Register {
     /// The register at `offset`, if it has a part of that width and is about one of `banks`.
     fn at(offset: u64, width: Width, banks: Range<usize>) -> Option<Self> {
         let offset = usize::try_from(offset).ok()?;
-        let of = match offset {
-            0x080..0x100 => Some(BitRegister::Group),
-            0x100..0x180 => Some(BitRegister::SetEnable),
-            0x180..0x200 => Some(BitRegister::ClearEnable),
-            0x200..0x280 => Some(BitRegister::SetPending),
-            0x280..0x300 => Some(BitRegister::ClearPending),
-            0x300..0x380 => Some(BitRegister::SetActive),
-            0x380..0x400 => Some(BitRegister::ClearActive),
+        let of = match offset / 0x80 {
+            1 => Some(BitRegister::Group),
+            2 => Some(BitRegister::SetEnable),
+            3 => Some(BitRegister::ClearEnable),
+            4 => Some(BitRegister::SetPending),
+            5 => Some(BitRegister::ClearPending),
+            6 => Some(BitRegister::SetActive),
+            7 => Some(BitRegister::ClearActive),
             _ => None,
         };
         let bytes = match width {
@@ -168,7 +168,8 @@ impl Vgic {
                         let bytes = value.to_le_bytes().into_iter().take(bytes).enumerate();
                         bytes.fold(Notify::NONE, |all, (n, byte)| {
                             all | self.reroute(shared, index + n, |spis, at| {
-                                spis.targets[at] = byte & exist;
+                                core::mem::replace(&mut spis.targets[at], byte & exist)
+                                    != byte & exist
                             })
                         })
                     }
@@ -179,8 +180,7 @@ impl Vgic {
             // SGIs are edge-triggered, and PPIs are wired: all of ours are levels.
             Register::Config { bank: 0, .. } => Notify::NONE,
             Register::Config { bank, index } => {
-                let upper = (0..16).filter(|n| value >> (2 * n) & 0b10 != 0);
-                let edge = upper.fold(0, |edge, n| edge | 1_u32 << n) << index;
+                let edge = upper_bits(value) << index;
                 let words = self.bank_mut(v, bank);
                 let changed = (words.edge ^ edge) & 0xffff << index;
                 let before = words.somewhere();
@@ -263,21 +263,21 @@ impl Vgic {
         notify
     }
 
-    /// Changes the routing of SPI `index` of a shared bank, and tells both ends if it matters.
+    /// Changes the routing of SPI `index` of a shared bank, and tells both ends if it matters. `change` says whether it is
+    /// another than before.
     pub(super) fn reroute(
         &mut self,
         shared: usize,
         index: usize,
-        change: impl FnOnce(&mut super::Shared, usize),
+        change: impl FnOnce(&mut super::Shared, usize) -> bool,
     ) -> Notify {
-        if index >= 32 {
+        if index >= 32 || !change(&mut self.shared[shared], index) {
             return Notify::NONE;
         }
         let which = 1 << index & self.shared[shared].bank.somewhere();
+        // By the summary, which still has the old routing.
         let before = self.concerned(0, shared + 1, which);
-        let spis = &mut self.shared[shared];
-        change(spis, index);
-        spis.route(self.version, self.vcpus.into(), index);
+        self.shared[shared].route(self.version, self.vcpus.into(), index);
         before | self.concerned(0, shared + 1, which)
     }
 }
@@ -287,6 +287,16 @@ impl Bank {
     fn somewhere(&self) -> u32 {
         self.pending() | self.active | self.held
     }
+}
+
+/// The upper bit of each of the sixteen pairs of a word.
+const fn upper_bits(pairs: u64) -> u32 {
+    // Pairs, then fours, eights and sixteens move together.
+    let mut bits = (pairs >> 1 & 0x5555_5555) as u32;
+    bits = (bits | bits >> 1) & 0x3333_3333;
+    bits = (bits | bits >> 2) & 0x0f0f_0f0f;
+    bits = (bits | bits >> 4) & 0x00ff_00ff;
+    (bits | bits >> 8) & 0xffff
 }
 
 /// A register of `bytes` bytes, each from `byte`.

@@ -134,7 +134,10 @@ impl Vgic {
     fn write_router(&mut self, offset: u64, width: Width, low: u32) -> Notify {
         match spi_of_router(offset) {
             Some((shared, index)) if is_lower_half(offset, width) => {
-                self.reroute(shared, index, |spis, at| spis.affinity[at] = low & AFFINITY)
+                let affinity = low & AFFINITY;
+                self.reroute(shared, index, |spis, at| {
+                    core::mem::replace(&mut spis.affinity[at], affinity) != affinity
+                })
             }
             _ => Notify::NONE,
         }

@@ -216,6 +216,7 @@ impl Vgic {
 
     /// Whether `vcpu`'s list registers no longer say what this model wants: it has to sync before it
     /// runs on. A withdrawal is no [`Notify`], so whoever runs `vcpu` asks after each change.
+    #[inline]
     pub fn wants_sync(&self, vcpu: VcpuId) -> bool {
         let fired = |v: usize| self.private[v].interface.fired != 0;
         self.dirty.contains(vcpu) || self.index(vcpu).is_some_and(fired)
@@ -265,6 +266,7 @@ impl Vgic {
         }
     }
 
+    #[inline]
     fn bank_mut(&mut self, v: usize, bank: usize) -> &mut Bank {
         match bank.checked_sub(1) {
             None => &mut self.private[v].bank,

@@ -2,7 +2,8 @@
 
 use super::Vm;
 use super::layout::{GICD, GICR, GICR_STRIDE};
-use crate::exit::{Direction, MmioAccess};
+use crate::addr::Ipa;
+use crate::exit::{Direction, MmioAccess, Width};
 use crate::machine::{El1Register, Machine};
 use crate::vcpu::{GuestRegs, Vcpu, VcpuId, pstate};
 use crate::vgic::{Frame, GicVersion, Notify, Vgic};
@@ -23,7 +24,17 @@ impl Vm {
             Some((frame, offset)) => {
                 Some(self.gic_access(machine, me, vcpu, access, frame, offset))
             }
-            None => self.device_access(machine, me, &mut vcpu.regs, access),
+            None => {
+                let regs = &mut vcpu.regs;
+                let write = access.direction == Direction::Write;
+                let value = write.then(|| access.stored(regs.read(access.gpr)));
+                let (notify, loaded) =
+                    self.device_access(machine, me, access.ipa, access.width, value)?;
+                if !write {
+                    regs.write(access.gpr, access.extend(loaded));
+                }
+                Some(notify)
+            }
         }
     }
 
@@ -37,7 +48,7 @@ impl Vm {
     }
 
     /// Which GIC register frame an access is to, and the offset in it.
-    fn gic_frame(&self, access: &MmioAccess) -> Option<(Frame, u64)> {
+    pub(super) fn gic_frame(&self, access: &MmioAccess) -> Option<(Frame, u64)> {
         let within = |window: super::layout::Window| {
             let offset = access.ipa.offset_from(window.base)?;
             let last = offset.checked_add(access.width.bytes() - 1)?;
@@ -56,7 +67,7 @@ impl Vm {
             .then_some((Frame::Redistributor(VcpuId(vcpu)), offset % GICR_STRIDE))
     }
 
-    fn gic_access<M: Machine>(
+    pub(super) fn gic_access<M: Machine>(
         &self,
         machine: &mut M,
         me: VcpuId,
@@ -90,28 +101,28 @@ impl Vm {
         notify.without(me)
     }
 
-    fn device_access<M: Machine>(
+    /// A load from the device at `ipa`, or a store of `value`: the vCPUs that have to look at their interrupts, and what was
+    /// loaded. `None` when nothing is there.
+    pub(super) fn device_access<M: Machine>(
         &self,
         machine: &M,
         me: VcpuId,
-        regs: &mut GuestRegs,
-        access: &MmioAccess,
-    ) -> Option<Notify> {
+        ipa: Ipa,
+        width: Width,
+        value: Option<u64>,
+    ) -> Option<(Notify, u64)> {
         let now = self.virtual_now(machine.now());
         let mut notify = Notify::NONE;
         let line = |irq, level| {
             notify = self.drive(me, irq, level);
         };
-        match access.direction {
-            Direction::Read { .. } => {
-                let value = self.bus.read(access.ipa, access.width, now, line)?;
-                regs.write(access.gpr, access.extend(value));
+        let loaded = match value {
+            None => self.bus.read(ipa, width, now, line)?,
+            Some(value) => {
+                self.bus.write(ipa, width, value, now, line)?;
+                0
             }
-            Direction::Write => {
-                let value = access.stored(regs.read(access.gpr));
-                self.bus.write(access.ipa, access.width, value, now, line)?;
-            }
-        }
-        Some(notify)
+        };
+        Some((notify, loaded))
     }
 }

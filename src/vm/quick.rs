@@ -6,14 +6,14 @@
 //! once is left to [`Vm::handle`], and nothing has changed then.
 
 use super::Vm;
-use super::layout::{GICD, RTC, VIRTUAL_TIMER_IRQ};
+use super::layout::{GICD, GICR, RTC, VIRTUAL_TIMER_IRQ};
 use super::sysreg::{self, SysReg, names};
 use crate::addr::Ipa;
 use crate::exit::{Direction, Exit, Gpr, MmioAccess, Width};
 use crate::firmware::smccc;
 use crate::machine::Machine;
 use crate::vcpu::{GuestRegs, Vcpu, VcpuId, pstate};
-use crate::vgic::{GICD_SGIR_OFFSET, GicVersion, IntId, Notify, SgiRegister, Vgic};
+use crate::vgic::{Frame, GICD_SGIR_OFFSET, GicVersion, IntId, Notify, SgiRegister, Vgic};
 use crate::vm::tally::Reason;
 
 /// What a quick answer comes to.
@@ -33,12 +33,11 @@ impl Answer {
     }
 }
 
-/// The end of the distributor. Redistributors, which are below the devices, are no devices' either, but to take them for
-/// such costs no more than a look.
-const GICD_END: Ipa = Ipa::new(GICD.base.raw() + GICD.size);
-
 /// Where `GICD_SGIR` is.
 const SGIR: Ipa = Ipa::new(GICD.base.raw() + GICD_SGIR_OFFSET);
+
+/// Where the interrupt controller's frames end and the devices begin.
+const GIC_END: Ipa = Ipa::new(GICR.base.raw() + GICR.size);
 
 impl Vm {
     /// Answer an exit of the loaded vCPU `me`, if that is quickly done. `None` when it is to be handled.
@@ -101,7 +100,7 @@ impl Vm {
         &self,
         machine: &mut M,
         me: VcpuId,
-        regs: &mut GuestRegs,
+        regs: &GuestRegs,
         access: &MmioAccess,
     ) -> Notify {
         let mut vgic = self.vgic.lock();
@@ -109,7 +108,7 @@ impl Vm {
         Self::tell_me_first(&mut vgic, machine, me, notify)
     }
 
-    /// An access to the interrupt controller or to a device, apart from the one that keeps time.
+    /// An access to the interrupt controller or to a device.
     #[inline(always)]
     fn answer_access<M: Machine>(
         &self,
@@ -118,39 +117,107 @@ impl Vm {
         vcpu: &mut Vcpu,
         access: &MmioAccess,
     ) -> Option<Answer> {
+        if Self::is_big_endian(machine, &vcpu.regs) {
+            return None;
+        }
         let sgir = access.ipa == SGIR
             && access.direction == Direction::Write
             && access.width == Width::Word
-            && self.gic_version == GicVersion::V2
-            && !Self::is_big_endian(machine, &vcpu.regs);
+            && self.gic_version == GicVersion::V2;
         let (others, device) = if sgir {
-            (self.answer_sgir(machine, me, &mut vcpu.regs, access), false)
+            (self.answer_sgir(machine, me, &vcpu.regs, access), false)
         } else {
-            // It decodes the access once more, so that here it need never be in memory.
-            self.answer_other(machine, me, vcpu)?
+            self.answer_frame(machine, me, vcpu, access)?
         };
         vcpu.regs.skip_instruction();
         Some(Answer { others, device, ..Answer::of(Reason::Mmio) })
     }
 
-    /// The same, where it takes a little longer: others that have to look at their interrupts, and whether it was a
-    /// device.
+    /// The same, but for SGIs: others that have to look at their interrupts, and whether it was a device.
+    #[inline(always)]
+    fn answer_frame<M: Machine>(
+        &self,
+        machine: &mut M,
+        me: VcpuId,
+        vcpu: &mut Vcpu,
+        access: &MmioAccess,
+    ) -> Option<(Notify, bool)> {
+        let (ipa, width) = (access.ipa, access.width);
+        if !ipa.is_aligned(width.bytes()) {
+            return None;
+        }
+        let write = access.direction == Direction::Write;
+        let value = if write { vcpu.regs.read(access.gpr) & width.mask() } else { 0 };
+        if ipa >= GIC_END {
+            let (others, loaded) =
+                self.answer_device(machine, me, ipa, width, write.then_some(value))?;
+            if !write {
+                vcpu.regs.write(access.gpr, access.extend(loaded));
+            }
+            return Some((others, true));
+        }
+        let offset = ipa.raw().wrapping_sub(GICD.base.raw());
+        let others = if write && offset < GICD.size && !Vgic::is_live(Frame::Distributor, offset) {
+            self.answer_distributor(machine, me, offset, width, value)
+        } else {
+            // It decodes the access once more, so that here it need never be in memory.
+            self.answer_other(machine, me, vcpu)?
+        };
+        Some((others, false))
+    }
+
+    /// A write to a register of the distributor that is about none of what list registers know better. Others that have to
+    /// look at their interrupts.
+    #[inline(never)]
+    fn answer_distributor<M: Machine>(
+        &self,
+        machine: &mut M,
+        me: VcpuId,
+        offset: u64,
+        width: Width,
+        value: u64,
+    ) -> Notify {
+        let mut vgic = self.vgic.lock();
+        let mut notify = vgic.write(me, Frame::Distributor, offset, width, value);
+        if vgic.wants_sync(me) {
+            notify = notify | vgic.sync(me, machine.list_registers());
+        }
+        notify.without(me)
+    }
+
+    /// A load from a device, or a store of `value`, but for one to the device that keeps time. Others that have to look at their
+    /// interrupts, and what was loaded.
+    #[inline(never)]
+    fn answer_device<M: Machine>(
+        &self,
+        machine: &mut M,
+        me: VcpuId,
+        ipa: Ipa,
+        width: Width,
+        value: Option<u64>,
+    ) -> Option<(Notify, u64)> {
+        // It may have set its alarm, which the hypervisor keeps.
+        if value.is_some() && RTC.region().contains(ipa) {
+            return None;
+        }
+        let (mut notify, loaded) = self.device_access(machine, me, ipa, width, value)?;
+        if notify.contains(me) {
+            notify = Self::tell_me_first(&mut self.vgic.lock(), machine, me, notify);
+        }
+        Some((notify, loaded))
+    }
+
+    /// Any other access to the interrupt controller. Others that have to look at their interrupts.
     #[inline(never)]
     fn answer_other<M: Machine>(
         &self,
         machine: &mut M,
         me: VcpuId,
         vcpu: &mut Vcpu,
-    ) -> Option<(Notify, bool)> {
+    ) -> Option<Notify> {
         let Exit::Mmio(access) = machine.last_exit() else { return None };
-        if RTC.region().contains(access.ipa) {
-            return None;
-        }
-        let mut notify = self.mmio(machine, me, vcpu, &access)?;
-        if notify.contains(me) {
-            notify = Self::tell_me_first(&mut self.vgic.lock(), machine, me, notify);
-        }
-        Some((notify, access.ipa >= GICD_END))
+        let (frame, offset) = self.gic_frame(&access)?;
+        Some(self.gic_access(machine, me, vcpu, &access, frame, offset))
     }
 
     /// If the loaded vCPU `me` is among those that have to look at their interrupts, it does so now. All others.
