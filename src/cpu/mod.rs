@@ -223,8 +223,12 @@ impl<'h, M: Machine> Cpu<'h, M> {
         let (entity, vm) = (loaded.entity, loaded.vm.clone());
         let queue = self.hypervisor.queue(self.machine.id());
         match next {
-            // What a waiting vCPU waits for may be there: `prepare` looks before it blocks.
-            Next::Resume | Next::Block => {}
+            Next::Resume => {}
+            Next::Block => {
+                // It looks whether what it waits for is there, and blocks, before anybody else is chosen.
+                queue.lock().attend(entity);
+                self.loaded = self.prepare(entity).or_else(|| self.loaded.take());
+            }
             Next::Yield => queue.lock().yield_now(),
             Next::Start(target) => self.hypervisor.start(&mut self.machine, &vm, target),
             Next::PowerDown => self.retire(entity, &vm),
@@ -260,24 +264,27 @@ impl<'h, M: Machine> Cpu<'h, M> {
         let is_loaded = self
             .current()
             .is_some_and(|it| it.entity == entity && it.traps_wait == vm.traps_wait());
-        if requests.start || !is_loaded {
+        let moves = requests.start || !is_loaded;
+        if moves {
             self.unload();
             self.load(entity, &vm, requests)?;
         } else {
             // The same goes on: somebody who waits for it may go elsewhere.
             self.hypervisor.invite(&mut self.machine);
-            if requests.sync {
-                self.sync();
-            }
         }
-        if self.goes_on_waiting() {
-            // Refused when something has come meanwhile: the next round looks at that. It does not run
-            // either way.
-            let now = self.machine.now();
-            if !self.hypervisor.queue(self.machine.id()).lock().block(entity, now) {
-                self.interrupts(None);
+        // Who waits looks at its interrupts whatever was asked.
+        if self.loaded.as_ref().is_some_and(|loaded| loaded.vcpu.waiting) {
+            if self.goes_on_waiting() {
+                // Refused when something has come meanwhile: the next round looks at that. It does not
+                // run either way.
+                let now = self.machine.now();
+                if !self.hypervisor.queue(self.machine.id()).lock().block(entity, now) {
+                    self.interrupts(None);
+                }
+                return None;
             }
-            return None;
+        } else if moves || requests.sync {
+            self.sync();
         }
         self.loaded.take()
     }
@@ -309,13 +316,10 @@ impl<'h, M: Machine> Cpu<'h, M> {
         }
     }
 
-    /// Whether the loaded vCPU waits for an interrupt and there is none for it, whatever its priority
-    /// and `PSTATE.I` (Arm ARM, "WFI wake-up events").
+    /// Whether the loaded vCPU, which waits for an interrupt, has none yet, whatever its priority and
+    /// `PSTATE.I` (Arm ARM, "WFI wake-up events"). If it has, its list registers are up to date.
     fn goes_on_waiting(&mut self) -> bool {
         let Some(loaded) = &mut self.loaded else { return false };
-        if !loaded.vcpu.waiting {
-            return false;
-        }
         let me = loaded.entity.vcpu;
         let mut vgic = loaded.vm.sample_timers(&self.machine, me, &loaded.vcpu);
         let mut notify = vgic.fold(me, self.machine.list_registers());
@@ -323,8 +327,10 @@ impl<'h, M: Machine> Cpu<'h, M> {
         let coming =
             self.machine.virtual_timer_asserted() && !vgic.holds_physical(me, VIRTUAL_TIMER_IRQ);
         loaded.vcpu.waiting = !coming && !vgic.has_pending(me);
+        let lrs = self.machine.list_registers();
         // Also before it sleeps: what asks for maintenance must not go on asking.
-        notify = notify | vgic.sync(me, self.machine.list_registers());
+        let more = if loaded.vcpu.waiting { vgic.rest(me, lrs) } else { vgic.sync(me, lrs) };
+        notify = notify | more;
         drop(vgic);
         self.hypervisor.notify(&mut self.machine, &loaded.vm, notify.without(me));
         loaded.vcpu.waiting

@@ -17,7 +17,7 @@ impl<M: Machine> Cpu<'_, M> {
         self.loaded.as_ref().filter(|loaded| loaded.incarnation == loaded.vm.incarnation())
     }
 
-    /// Load a vCPU into the empty CPU, out of reset if it was started.
+    /// Load a vCPU into the empty CPU, out of reset if it was started. It has yet to look at its interrupts.
     pub(super) fn load(&mut self, entity: Entity, vm: &Arc<Vm>, requests: Requests) -> Option<()> {
         let me = entity.vcpu;
         if !vm.enter_cpu(self.machine.now()) {
@@ -53,7 +53,6 @@ impl<M: Machine> Cpu<'_, M> {
         self.offer_registers();
         // Whoever was here before can be taken elsewhere from now on.
         self.hypervisor.invite(&mut self.machine);
-        self.sync();
         Some(())
     }
 

@@ -48,20 +48,33 @@ impl Vgic {
         self.mark(notify.but(v))
     }
 
+    /// After the fold of a `vcpu` that has nothing to take and does not run on: sees to it that its list registers ask
+    /// for nothing. What else a [`sync`](Self::sync) would do is done before the guest goes on.
+    pub fn rest(&mut self, vcpu: VcpuId, lrs: &mut impl ListRegisters) -> Notify {
+        let Some(v) = self.index(vcpu) else { return Notify::NONE };
+        let interface = &self.private[v].interface;
+        let asks = interface.no_pending || interface.entry_not_present;
+        if asks || interface.slots.iter().take(lrs.count()).any(Option::is_some) {
+            return self.sync(vcpu, lrs);
+        }
+        self.release_physical(v, lrs);
+        Notify::NONE
+    }
+
     /// Folds, and leaves the list registers empty: `vcpu` leaves this CPU. The next
     /// [`sync`](Self::sync) fills those of whichever CPU it runs on then.
     pub fn unload(&mut self, vcpu: VcpuId, lrs: &mut impl ListRegisters) -> Notify {
         let Some(v) = self.index(vcpu) else { return Notify::NONE };
         let notify = self.fold(vcpu, lrs);
-        let interface = core::mem::take(&mut self.private[v].interface);
-        for (index, slot) in interface.slots.iter().enumerate() {
-            if slot.is_some() {
+        let interface = &mut self.private[v].interface;
+        for (index, slot) in interface.slots.iter_mut().enumerate().take(lrs.count()) {
+            if slot.take().is_some() {
                 lrs.write(index, None);
             }
         }
-        if interface.no_pending || interface.entry_not_present {
-            lrs.set_maintenance(false, false);
-        }
+        interface.set_maintenance(false, false, lrs);
+        interface.slot_of = Default::default();
+        (interface.attention, interface.fired, interface.renewed) = (false, 0, false);
         self.release_physical(v, lrs);
         self.dirty = self.dirty | Notify::bit(v);
         notify

@@ -56,29 +56,21 @@ impl Vgic {
     /// Writes what `v` is to have into the list registers, which have just been folded.
     pub(super) fn refill(&mut self, v: usize, lrs: &mut impl ListRegisters) {
         let count = lrs.count().clamp(1, MAX_LIST_REGISTERS);
-        let any_pending = (0..BANKS).any(|bank| self.pending_for(v, bank) != 0);
-        let mut active = Best::of(count - usize::from(any_pending));
-        for bank in 0..BANKS {
-            let evicted = self.evicted_of(v, bank);
-            let fresh = self.bank(v, bank).fresh;
-            for index in bits(evicted) {
-                let place = Place { bank, index };
-                if fresh & place.bit() == 0 {
-                    active.offer(self.bank(v, bank).priority[index], place);
-                } else {
-                    // Of several taken since, the later ones have the higher INTIDs, unless their
-                    // priorities differ; and then the priority drop tells them apart.
-                    active.offer_first(place);
-                }
-            }
+        let (mut pending_in, mut any_pending, mut any_evicted) = ([0; BANKS], 0, 0);
+        for (bank, pending) in pending_in.iter_mut().enumerate() {
+            *pending = self.pending_for(v, bank);
+            any_pending |= *pending;
+            any_evicted |= self.evicted_of(v, bank);
+        }
+        let mut active = Best::of(count - usize::from(any_pending != 0));
+        if any_evicted != 0 {
+            self.offer_active(v, &mut active);
         }
         let mut pending = Best::of(count - active.count);
-        if any_pending {
-            for bank in 0..BANKS {
-                for index in bits(self.pending_for(v, bank)) {
-                    let priority = self.bank(v, bank).priority[index];
-                    pending.offer(priority, Place { bank, index });
-                }
+        for (bank, pending_here) in pending_in.into_iter().enumerate() {
+            for index in bits(pending_here) {
+                let priority = self.bank(v, bank).priority[index];
+                pending.offer(priority, Place { bank, index });
             }
         }
         let mut wanted = [None; MAX_LIST_REGISTERS];
@@ -89,6 +81,7 @@ impl Vgic {
             attention |= heeded;
             *want = Some(lr);
         }
+        let wanted = wanted.get(..active.count + pending.count).unwrap_or_default();
         self.place(v, wanted, count, lrs);
         let interface = &mut self.private[v].interface;
         if active.more {
@@ -97,47 +90,55 @@ impl Vgic {
         }
         interface.set_maintenance(pending.more, active.more, lrs);
         interface.attention = attention;
-        interface.live = attention || interface.slots.iter().any(Option::is_some);
+        interface.live = attention || !wanted.is_empty();
         self.release_physical(v, lrs);
+    }
+
+    /// Offers what is active on `v`.
+    fn offer_active(&self, v: usize, active: &mut Best) {
+        for bank in 0..BANKS {
+            let fresh = self.bank(v, bank).fresh;
+            for index in bits(self.evicted_of(v, bank)) {
+                let place = Place { bank, index };
+                if fresh & place.bit() == 0 {
+                    active.offer(self.bank(v, bank).priority[index], place);
+                } else {
+                    // Of several taken since, the later ones have the higher INTIDs, unless their
+                    // priorities differ; and then the priority drop tells them apart.
+                    active.offer_first(place);
+                }
+            }
+        }
     }
 
     /// Writes the registers that are not as wanted. An interrupt stays in the register it is in.
     fn place(
         &mut self,
         v: usize,
-        mut wanted: [Option<ListRegister>; MAX_LIST_REGISTERS],
+        wanted: &[Option<ListRegister>],
         count: usize,
         lrs: &mut impl ListRegisters,
     ) {
         let interface = &mut self.private[v].interface;
-        let (Some(slots), Some(wanted)) =
-            (interface.slots.get_mut(..count), wanted.get_mut(..count))
-        else {
-            return;
-        };
-        let mut next = [None; MAX_LIST_REGISTERS];
-        for want in wanted.iter_mut() {
-            let Some(lr) = *want else { continue };
-            let holds = |slot: &Option<ListRegister>| slot.is_some_and(|it| it.intid == lr.intid);
-            if let Some(own) = slots.iter().position(holds).and_then(|own| next.get_mut(own)) {
-                (*own, *want) = (Some(lr), None);
-            }
-        }
-        let mut rest = wanted.iter().flatten();
-        for slot in next.iter_mut().take(count).filter(|slot| slot.is_none()) {
-            *slot = rest.next().copied();
-        }
+        let Some(slots) = interface.slots.get_mut(..count) else { return };
         // First out, then in: an interrupt is in two registers at no time.
-        for (index, (slot, next)) in slots.iter().zip(&next).enumerate() {
-            if slot.is_some() && next.is_none() {
-                lrs.write(index, None);
+        let mut placed = 0_u32;
+        for (index, slot) in slots.iter_mut().enumerate() {
+            let Some(held) = *slot else { continue };
+            let same = |want: &Option<ListRegister>| want.is_some_and(|it| it.intid == held.intid);
+            let at = wanted.iter().position(same);
+            let next = at.and_then(|at| wanted.get(at).copied().flatten());
+            placed |= at.map_or(0, |at| 1 << at);
+            if *slot != next {
+                lrs.write(index, next);
+                *slot = next;
             }
         }
-        for (index, (slot, next)) in slots.iter_mut().zip(&next).enumerate() {
-            if next.is_some() && *slot != *next {
-                lrs.write(index, *next);
-            }
-            *slot = *next;
+        let rest = wanted.iter().enumerate().filter(|(at, _)| placed >> at & 1 == 0);
+        let empty = slots.iter_mut().enumerate().filter(|(_, slot)| slot.is_none());
+        for ((_, want), (index, slot)) in rest.zip(empty) {
+            lrs.write(index, *want);
+            *slot = *want;
         }
         interface.slot_of = slots_of(slots);
     }

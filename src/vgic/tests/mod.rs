@@ -84,6 +84,19 @@ impl Machine {
         self.settle(notify);
     }
 
+    /// vCPU `n` waits, if there is nothing for it.
+    fn rest(&mut self, n: u8) {
+        let cpu = &mut self.cpus[usize::from(n)];
+        let notify = self.vgic.fold(vcpu(n), cpu);
+        let more = if self.vgic.has_pending(vcpu(n)) {
+            self.vgic.sync(vcpu(n), cpu)
+        } else {
+            self.vgic.rest(vcpu(n), cpu)
+        };
+        assert!(!cpu.maintenance(), "it asks for attention while it waits");
+        self.settle(notify | more);
+    }
+
     fn unload(&mut self, n: u8) {
         let notify = self.vgic.unload(vcpu(n), &mut self.cpus[usize::from(n)]);
         self.settle(notify);

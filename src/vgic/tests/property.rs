@@ -25,13 +25,14 @@ enum Step {
     End,
     Deactivate(usize),
     Unload,
+    Rest,
     Compare,
 }
 
 fn step() -> impl Strategy<Value = Step> {
     use Step::{
         Acknowledge, Activate, Compare, Config, Deactivate, Enable, End, Group, Groups, Level,
-        Pend, Priority, Raise, Route, Sgi, Sources, Unload,
+        Pend, Priority, Raise, Rest, Route, Sgi, Sources, Unload,
     };
     prop_oneof![
         3 => any::<bool>().prop_map(Enable),
@@ -50,6 +51,7 @@ fn step() -> impl Strategy<Value = Step> {
         7 => Just(End),
         4 => (0..8_usize).prop_map(Deactivate),
         1 => Just(Unload),
+        1 => Just(Rest),
         1 => Just(Compare),
     ]
 }
@@ -244,6 +246,7 @@ impl Run {
                 assert_eq!(self.machine.cpu(v).held().count(), 0);
                 self.machine.sync(v);
             }
+            Step::Rest => self.machine.rest(v),
             Step::Compare => self.compare(),
         }
         // The hardware's maintenance interrupt.
