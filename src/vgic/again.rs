@@ -17,24 +17,29 @@ pub(super) const PRIVATE: usize = 32;
 pub(super) type Slot = u8;
 
 impl Vgic {
-    /// The physical interrupt behind the linked private interrupt `intid` of the loaded `vcpu` has been acknowledged
-    /// and is active on the guest's behalf. Gives it to the guest at once, if that is all there is to do; false when
-    /// [`set_level`](Self::set_level) is to be told.
+    /// The physical interrupt behind the linked interrupt `intid` has been acknowledged and is active on the guest's
+    /// behalf. Gives it to the loaded `vcpu` at once, if that had it last and that is all there is to do; false when
+    /// [`set_level`](Self::set_level) or [`raise`](Self::raise) is to be told.
     #[inline(always)]
     pub fn refire(&mut self, vcpu: VcpuId, intid: IntId, lrs: &mut impl ListRegisters) -> bool {
         let v = usize::from(vcpu.0);
         let Some(private) = self.private.get(v) else { return false };
         let interface = &private.interface;
-        let slot = interface.slot_of.get(usize::from(intid.0)).copied().unwrap_or(0);
-        let Some(index) = usize::from(slot).checked_sub(1) else { return false };
+        let index = match interface.slot_of.get(usize::from(intid.0)) {
+            Some(slot) => usize::from(*slot).checked_sub(1),
+            None => interface.slots.iter().position(|slot| is_again(slot, intid)),
+        };
+        let Some(index) = index else { return false };
         let quiet = !self.dirty.has(v) && !interface.attention && interface.fired == 0;
         if !quiet || !lrs.is_empty(index) {
             return false;
         }
         // Pending, and in a list register that deactivates the physical one: as it is held already.
-        if lrs.forgets_levels() {
-            let bank = &mut self.private[v].bank;
-            bank.forwarded |= bank.linked & 1 << (intid.0 & 31);
+        if lrs.forgets_levels()
+            && let Some(place) = Place::of(intid)
+        {
+            let bank = self.bank_mut(v, place.bank);
+            bank.forwarded |= bank.linked & place.bit();
         }
         lrs.repeat(index);
         true
@@ -130,6 +135,15 @@ impl Vgic {
         lrs.repeat(slot);
         true
     }
+}
+
+/// Whether this list register has given the linked SPI `intid` and can do so again.
+fn is_again(slot: &Option<ListRegister>, intid: IntId) -> bool {
+    slot.is_some_and(|lr| {
+        let linked =
+            matches!(lr.link, Link::Hardware { .. } | Link::Software { eoi_maintenance: true, .. });
+        lr.intid == intid && lr.state == LrState::Pending && linked
+    })
 }
 
 /// Where each private interrupt is that can be given again as it was: pending, and its end asks for nothing.

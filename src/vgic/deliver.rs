@@ -89,13 +89,15 @@ impl Vgic {
 
     /// What `v` could be given of a bank: enabled, pending, routed to it, and neither active nor in a
     /// list register anywhere.
-    #[inline]
+    #[inline(always)]
     pub(super) fn pending_for(&self, v: usize, bank: usize) -> u32 {
         let words = self.bank(v, bank);
-        let free = words.pending() & words.enabled & !words.active & !words.held;
-        if free == 0 {
+        // Hardly ever anything.
+        let pending = words.pending();
+        if pending == 0 {
             return 0;
         }
+        let free = pending & words.enabled & !words.active & !words.held;
         let here = match bank.checked_sub(1) {
             None => free,
             Some(shared) => free & self.shared[shared].routed[v],
@@ -104,9 +106,12 @@ impl Vgic {
     }
 
     /// What is active on `v` and in no list register.
-    #[inline]
+    #[inline(always)]
     pub(super) fn evicted_of(&self, v: usize, bank: usize) -> u32 {
         let evicted = self.bank(v, bank).evicted();
+        if evicted == 0 {
+            return 0;
+        }
         match bank.checked_sub(1) {
             None => evicted,
             Some(shared) => evicted & self.shared[shared].owned[v],
@@ -204,6 +209,9 @@ impl Vgic {
     pub(super) fn release_physical(&mut self, v: usize, lrs: &mut impl ListRegisters) {
         for bank in 0..super::BANKS {
             let words = self.bank_mut(v, bank);
+            if words.forwarded == 0 {
+                continue;
+            }
             let released = words.released();
             words.forwarded &= !released;
             for index in bits(released) {

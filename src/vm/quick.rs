@@ -257,8 +257,12 @@ impl Vm {
         me: VcpuId,
         intid: IntId,
     ) -> Notify {
-        let notify = self.assigned_fired(intid);
-        Self::tell_me_first(&mut self.vgic.lock(), machine, me, notify)
+        let mut vgic = self.vgic.lock();
+        if vgic.refire(me, intid, machine.list_registers()) {
+            return Notify::NONE;
+        }
+        let notify = vgic.raise(VcpuId(0), intid);
+        Self::tell_me_first(&mut vgic, machine, me, notify)
     }
 
     /// Bring the list registers of the loaded vCPU `me` up to date, if some of its interrupts have fired again and

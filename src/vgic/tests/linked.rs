@@ -254,3 +254,62 @@ fn what_else_asks_for_attention_is_seen_where_levels_are_forgotten() {
     assert_eq!(machine.ack(0), Some(UART), "its input is still high");
     assert_eq!(machine.cpu(0).deactivated, [PHYSICAL]);
 }
+
+/// A disk that is the guest's own: whatever happens to it between two of its interrupts, the quick way gives what the long
+/// way gives.
+#[test]
+fn an_assigned_devices_interrupt_comes_again_by_the_quick_way_as_by_the_long_one() {
+    let physical = IntId(77);
+    for forgets in [false, true] {
+        let disk = || {
+            let mut machine = Machine::v2(2, 4);
+            machine.vgic.link(vcpu(0), DISK, Some(physical));
+            if forgets { machine.forgetful() } else { machine }
+        };
+        let fire = |machine: &mut Machine, quickly: bool| {
+            let cpu = &mut machine.cpus[0];
+            let again = quickly && machine.vgic.refire(vcpu(0), DISK, cpu);
+            if !again {
+                machine.raise(0, DISK);
+            }
+            again
+        };
+        let changes: [(u64, u32); 5] =
+            [(0x84, 1 << 16), (0x84, 0), (0x430, 0x40), (0x104, 1 << 16), (0x830, 1)];
+        let (mut quick, mut slow) = (disk(), disk());
+        let mut quickly = 0;
+        for round in 0..12 {
+            for (machine, quick) in [(&mut quick, true), (&mut slow, false)] {
+                quickly += usize::from(fire(machine, quick));
+                assert_eq!(machine.ack(0), Some(DISK), "round {round}");
+                assert_eq!(machine.ack(0), None);
+                machine.end(0, DISK);
+                if let Some((offset, value)) = changes.get(round / 2).filter(|_| round % 2 == 1) {
+                    machine.write(0, *offset, *value);
+                }
+            }
+            assert_eq!(quick.cpu(0).deactivated, slow.cpu(0).deactivated);
+            assert_eq!(quick.cpu(0).deactivated, vec![physical; round + 1]);
+        }
+        assert!((4..12).contains(&quickly), "{quickly} of 12");
+        for machine in [&mut quick, &mut slow] {
+            machine.unload(0);
+        }
+        assert!(quick.vgic == slow.vgic);
+    }
+}
+
+#[test]
+fn an_assigned_interrupt_that_goes_elsewhere_now_is_not_given_again() {
+    let mut machine = Machine::v2(2, 4);
+    machine.vgic.link(vcpu(0), DISK, Some(IntId(77)));
+    machine.raise(0, DISK);
+    assert_eq!(machine.ack(0), Some(DISK));
+    machine.end(0, DISK);
+    machine.write(0, 0x830, 0b10); // ITARGETSR: vCPU 1
+    for n in 0..2 {
+        assert!(!machine.vgic.refire(vcpu(n), DISK, &mut machine.cpus[usize::from(n)]));
+    }
+    machine.raise(0, DISK);
+    assert_eq!((machine.ack(0), machine.ack(1)), (None, Some(DISK)));
+}
