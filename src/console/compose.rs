@@ -1,7 +1,6 @@
 //! Composing what the multiplexer puts on the line: one unit at a time, by rank and in turn.
 
 use alloc::string::String;
-use alloc::vec::Vec;
 use core::fmt::Write;
 use core::time::Duration;
 
@@ -157,12 +156,14 @@ impl Mux {
         let id = port.id();
         let mut column = self.owner == Owner::Guest(id);
         let sent = port.unshown() > 0;
-        let mut bytes = port.take(RAW, now);
+        let (mut bytes, mut clean) = core::mem::take(&mut self.spare);
+        port.take(RAW, now, &mut bytes);
         // Only the hypervisor begins frames.
         bytes.retain(|byte| *byte != frame::START);
         let restart = Restart { prefix: b"", terminal: true };
         for byte in &bytes {
-            column = !port.cleaner.feed(*byte, restart, &mut Vec::new());
+            column = !port.cleaner.feed(*byte, restart, &mut clean);
+            clean.clear();
         }
         if !bytes.is_empty() {
             let goes_on = self.owner == Owner::Nobody && self.raw.is_none_or(|raw| raw == id);
@@ -175,6 +176,7 @@ impl Mux {
             }
         }
         self.unit.append(&mut bytes);
+        self.spare = (bytes, clean);
         // Nothing of it goes out, and there may be more.
         self.again |= sent && self.unit.is_empty();
         !self.unit.is_empty()

@@ -110,6 +110,9 @@ pub struct Mux {
     /// What is on its way, and how much of it has gone.
     pub(super) unit: Vec<u8>,
     gone: usize,
+    /// Empty: where the next piece of a raw guest's output comes, and what of it would show on a shared line. Kept, as a
+    /// guest sends its bytes one by one.
+    pub(super) spare: (Vec<u8>, Vec<u8>),
     pub(super) owner: Owner,
     /// The guest that was shown as it is on a terminal, which was not [reset](super::terminal::RESET) since.
     pub(super) raw: Option<VmId>,
@@ -160,6 +163,7 @@ impl Mux {
             answer: VecDeque::new(),
             frames: VecDeque::new(),
             unit: Vec::new(),
+            spare: (Vec::new(), Vec::new()),
             gone: 0,
             owner: Owner::Nobody,
             raw: None,

@@ -201,19 +201,17 @@ impl Port {
         self.queries = Queries::default();
     }
 
-    /// Takes the next `length` bytes that are to be shown as they are. There may be less to send.
-    pub fn take(&mut self, length: usize, now: Duration) -> Vec<u8> {
-        let mut bytes = Vec::new();
+    /// Takes the next `length` bytes that are to be shown as they are into `bytes`. There may be less to send.
+    pub fn take(&mut self, length: usize, now: Duration, bytes: &mut Vec<u8>) {
         for byte in self.scrollback.iter_from(self.shown).take(length) {
             if self.shown < self.replay || self.queries.is_within() {
-                self.queries.feed(byte, &mut bytes);
+                self.queries.feed(byte, bytes);
             } else {
                 bytes.push(byte);
             }
             self.shown += 1;
         }
         self.wait_from(now);
-        bytes
     }
 
     /// Takes a piece as it may stand on a shared line. `true` when the line ends with it.

@@ -406,10 +406,9 @@ impl SerialLine for GuestLine {
 
     fn receive(&self) -> Option<u8> {
         // Asked at each of the guest's accesses: in most cases there is nothing, and nothing changes.
-        let now = now();
         let mut host = HOST.lock();
         let byte = host.mux.as_mut()?.receive(self.0)?;
-        host.note_deadline(now, false);
+        host.note_deadline(now(), false);
         Some(byte)
     }
 

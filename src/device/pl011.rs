@@ -114,6 +114,10 @@ impl<L: SerialLine> Pl011<L> {
         if self.state.is_loopback() {
             self.state.receive(byte.into());
         }
+        if self.state.transmit.is_empty() && self.line.send(byte) {
+            // It has gone through the FIFO in no time.
+            return self.state.raise(Interrupts::TX);
+        }
         self.state.transmit.push(byte.into());
         if self.state.transmit.len() > self.state.transmit_trigger() {
             self.state.clear(Interrupts::TX);

@@ -47,7 +47,10 @@ impl Fifo {
     pub fn pop(&mut self) -> Option<u16> {
         self.len = self.len.checked_sub(1)?;
         let [oldest, ..] = self.characters;
-        self.characters.rotate_left(1);
+        self.characters.copy_within(1..=self.len, 0);
+        if let Some(free) = self.characters.get_mut(self.len) {
+            *free = 0;
+        }
         Some(oldest)
     }
 
