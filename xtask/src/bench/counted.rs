@@ -20,6 +20,7 @@ use crate::build::{self, Hypervisor};
 use crate::bundle::Bundle;
 use crate::console::Killed;
 use crate::guest::Payload;
+use crate::image;
 use crate::paths;
 use crate::qemu::{self, Boot, Machine, Qemu};
 
@@ -89,6 +90,8 @@ impl Counter {
         let path = build::guests()?.join(name);
         let kernel =
             std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        // As for any guest: nobody loads an ELF file's debug information.
+        let kernel = image::without_sections(kernel);
         let guest = Payload { memory, ..Payload::new(name.to_owned(), kernel) };
         let bundle = Bundle::pack(&MachineConfig::default(), &[guest])?;
         self.plinth(on, &bundle, limit).with_context(|| format!("payload {name}"))

@@ -88,6 +88,8 @@ pub const ROWS: &[Row] = &[
     Row::new("memory-per-vm", "memory per VM of 1 vCPU beside its RAM, bytes").at_most(65_536),
     Row::new("memory-per-vcpu", "memory per further vCPU, bytes"),
     Row::new("boot", "reset to the first guest instruction").at_most(3_000_000),
+    Row::new("boot-no-zeroing", "reset to the first guest instruction, no zeroing")
+        .at_most(300_000),
     Row::new("debian-boot", "Debian's boot, millionths more than bare").at_most(400).told(),
     Row::new("longest-stretch", "longest stretch at EL2, interrupts masked").at_most(20_000),
     Row::new("memory-kept", "memory kept of 1 GiB, one guest, bytes").at_most(4_000_000),

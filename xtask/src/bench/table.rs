@@ -6,19 +6,19 @@ use super::rows::ROWS;
 /// Prints the figures of one machine: beside the targets, the baseline, and another hypervisor's.
 pub fn print(gic: u8, figures: &Figures, other: Option<&Figures>, kept: Option<&Figures>) {
     println!(
-        "\nGICv{gic}, instructions{:31}min  median     max     target   before{}",
+        "\nGICv{gic}, instructions{:38}min  median     max     target   before{}",
         "",
         heading(other)
     );
     for row in ROWS {
         let Some(Spread { min, median, max }) = figures.get(row.name) else { continue };
-        let target = row.target(gic, figures).map_or_else(String::new, |target| {
+        let target = row.target(gic).map_or_else(String::new, |target| {
             format!("{target}{}", if *median > target { "!" } else { " " })
         });
         let before = kept.and_then(|kept| kept.get(row.name));
         let before = before.map_or_else(String::new, |spread| spread.median.to_string());
         let theirs = other.map_or_else(String::new, |other| compared(other.get(row.name), *median));
-        println!("{:46}{min:>8}{median:>8}{max:>8}{target:>11}{before:>9}{theirs}", row.title);
+        println!("{:53}{min:>8}{median:>8}{max:>8}{target:>11}{before:>9}{theirs}", row.title);
     }
 }
 
