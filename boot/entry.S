@@ -130,19 +130,24 @@ plinth_secondary:
 3:  wfi
     b       3b
 
-// Fill .bss and the boot stack with zeros. Clobbers x1, x2.
+// Fill .bss with zeros, 64 bytes at a time, which both of its ends are a multiple of. Clobbers x1, x2.
 zero_bss:
     adrp    x1, __bss_start
     add     x1, x1, :lo12:__bss_start
     adrp    x2, __bss_end
-4:  stp     xzr, xzr, [x1], #16
+    add     x2, x2, :lo12:__bss_end
+4:  stp     xzr, xzr, [x1]
+    stp     xzr, xzr, [x1, #16]
+    stp     xzr, xzr, [x1, #32]
+    stp     xzr, xzr, [x1, #48]
+    add     x1, x1, #64
     cmp     x1, x2
     b.lo    4b
     ret
 
 // Add where we are to every word that holds an address (ELF gABI, "SHT_RELR"): an even entry is the
 // place of one such word; an odd one says with bits 1 to 63 which of the 63 words behind it are others.
-// Clobbers x1 to x6.
+// Clobbers x1 to x7.
 relocate:
     adrp    x1, __relr_start
     add     x1, x1, :lo12:__relr_start
@@ -159,13 +164,15 @@ relocate:
     b       5b
 6:  mov     x6, x4
     add     x4, x4, #(63 * 8)
-7:  lsr     x3, x3, #1
-    cbz     x3, 5b
-    tbz     x3, #0, 12f
-    ldr     x5, [x6]
+    lsr     x3, x3, #1
+7:  cbz     x3, 5b
+    rbit    x7, x3
+    clz     x7, x7                      // the lowest bit that is set
+    ldr     x5, [x6, x7, lsl #3]
     add     x5, x5, x20
-    str     x5, [x6]
-12: add     x6, x6, #8
+    str     x5, [x6, x7, lsl #3]
+    sub     x5, x3, #1
+    and     x3, x3, x5
     b       7b
 8:  ret
 
@@ -188,8 +195,10 @@ map_early:
     ldr     x1, =EARLY_NORMAL
     bl      plinth_early_map
     // What we wrote with the caches off must not be hidden by lines that somebody left in them.
-    mov     x0, x20
-    adrp    x1, __image_end
+    adrp    x0, __written_start
+    add     x0, x0, :lo12:__written_start
+    adrp    x1, __bss_end
+    add     x1, x1, :lo12:__bss_end
     bl      invalidate
     ret     x22
 

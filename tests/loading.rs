@@ -33,7 +33,7 @@ fn timed(cpus: u8, guests: &[Guest], ticks: u64) -> Room {
     room
 }
 
-/// A guest whose RAM takes a hundred steps.
+/// A guest whose RAM takes some fifty steps.
 fn big(kernel: Vec<u8>) -> Guest {
     Guest { memory: RAM + (6 << 20), kernel, ..guest("big", 1) }
 }
@@ -60,9 +60,9 @@ fn moments(room: &Room, mark: u64) -> Vec<u64> {
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "zeroes 160 MiB")]
+#[cfg_attr(miri, ignore = "zeroes 320 MiB")]
 fn who_loads_shares_the_cpu_like_who_runs() {
-    let larger = Guest { memory: RAM + (160 << 20), ..guest("big", 1) };
+    let larger = Guest { memory: RAM + (320 << 20), ..guest("big", 1) };
     let mut room = timed(1, &[larger, guest("busy", 1)], 2);
     room.program(0, ENTRY, &[Op::Mark(1), psci(SYSTEM_OFF)]);
     room.program(1, ENTRY, &[Op::Work(40), Op::Mark(2), Op::Branch(ENTRY)]);

@@ -67,13 +67,13 @@ fn zeroing_size() -> Option<u64> {
     (id & 1 << 4 == 0).then_some(4 << (id & 0xf))
 }
 
-/// How many lines [`erase_lines`] does at once.
-const GROUP: u64 = 16;
+/// How many lines [`erase_lines`] does at once: a page.
+const GROUP: u64 = 64;
 /// The only size of a line, of `DC ZVA` and of maintenance, that [`erase_lines`] knows.
 const LINE: u64 = 64;
 
-/// Zero `groups` times [`GROUP`] lines from `start` on, and clean and invalidate each: a register for each line
-/// of a group, so that both instructions share one addition.
+/// Zero `groups` times [`GROUP`] lines from `start` on, and clean and invalidate each: sixteen lines have a register
+/// each, so that both instructions share one addition.
 ///
 /// # Safety
 /// All of it may be written to. Both instructions work on [`LINE`] bytes.
@@ -85,12 +85,14 @@ unsafe fn erase_lines(start: u64, groups: u64) {
             "add x\\n, x0, #(\\n * 64)",
             ".endr",
             "2:",
+            ".rept 4",
             ".irp n, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15",
             "dc zva, x\\n",
             ".endr",
             ".irp n, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15",
             "dc civac, x\\n",
             "add x\\n, x\\n, #(16 * 64)",
+            ".endr",
             ".endr",
             "sub {groups}, {groups}, #1",
             "cbnz {groups}, 2b",

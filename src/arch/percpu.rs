@@ -2,6 +2,7 @@
 
 use aarch64_cpu::registers::TPIDR_EL2;
 use alloc::boxed::Box;
+use core::mem::MaybeUninit;
 use tock_registers::interfaces::{Readable, Writeable};
 
 use crate::machine::CpuId;
@@ -24,9 +25,11 @@ pub struct PerCpu {
 pub const EMERGENCY_STACK: usize = 16 * 1024;
 
 #[repr(C, align(16))]
-struct Stack([u8; EMERGENCY_STACK]);
+struct Stack(MaybeUninit<[u8; EMERGENCY_STACK]>);
 
-static mut BOOT_EMERGENCY_STACK: Stack = Stack([0; EMERGENCY_STACK]);
+/// Not a part of `.bss`, which is filled with zeros.
+#[unsafe(link_section = ".uninit")]
+static mut BOOT_EMERGENCY_STACK: Stack = Stack(MaybeUninit::uninit());
 static mut BOOT: PerCpu =
     PerCpu { emergency_stack: 0, serror_window: 0, cpu: CpuId(0), stack: (0, 0) };
 

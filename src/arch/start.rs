@@ -1,6 +1,7 @@
 //! The boot story: from the first line of Rust to the first guest instruction.
 
 use alloc::vec::Vec;
+use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use aarch64_cpu::asm;
@@ -27,12 +28,12 @@ use crate::platform::driver::uart::Uart;
 
 /// The heap before the memory map is known: the board's facts and EL2's own tables fit.
 const FIRST_HEAP: usize = 512 * 1024;
-/// As large as the largest concatenated root tables: it may stand in for any VM's.
-const EMPTY_ROOT: usize = 64 * 1024;
 
 #[repr(C, align(4096))]
-struct FirstHeap([u8; FIRST_HEAP]);
-static mut FIRST: FirstHeap = FirstHeap([0; FIRST_HEAP]);
+struct FirstHeap(MaybeUninit<[u8; FIRST_HEAP]>);
+/// Not a part of `.bss`, which is filled with zeros.
+#[unsafe(link_section = ".uninit")]
+static mut FIRST: FirstHeap = FirstHeap(MaybeUninit::uninit());
 
 static BOARD: Once<Board> = Once::new();
 static HYPERVISOR: Once<Hypervisor> = Once::new();
@@ -293,12 +294,14 @@ fn map_everything(
         space.unmap_page(stack.start());
         stacks.push(stack);
     }
-    let empty = heap::keep(frames, EMPTY_ROOT as u64);
+    // It may stand in for any VM's.
+    let empty = heap::keep(frames, supply::geometry().root_size());
     // SAFETY: image, stacks, memory and the devices in use are mapped above.
     unsafe { space.activate() };
     let Some(root) = empty else { fail("no memory for the empty stage 2") };
+    let size = usize::try_from(root.size()).unwrap_or(0);
     // SAFETY: the frames were allocated for this and are mapped.
-    unsafe { core::ptr::write_bytes(root.start().raw() as *mut [u8; EMPTY_ROOT], 0, 1) };
+    unsafe { core::ptr::write_bytes(root.start().raw() as *mut u8, 0, size) };
     EMPTY_STAGE2.store(root.start().raw(), Ordering::Relaxed);
     stacks
 }

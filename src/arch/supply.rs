@@ -28,7 +28,7 @@ pub fn vtcr() -> u64 {
 }
 
 /// The shape of every stage 2 on this machine.
-fn geometry() -> Geometry {
+pub fn geometry() -> Geometry {
     let range = ID_AA64MMFR0_EL1.read(ID_AA64MMFR0_EL1::PARange);
     Geometry::for_machine(PaRange::from_field(range))
 }

@@ -111,9 +111,6 @@ macro_rules! word {
 
 word!(u8 u16 u32 u64);
 
-/// How many bytes are copied or zeroed at once.
-const LINE: usize = 64;
-
 /// The pointer to `at`.
 fn pointer<T>(at: PhysAddr) -> *mut T {
     #[allow(clippy::cast_possible_truncation, reason = "asserted above to have the same size")]
@@ -170,25 +167,44 @@ pub(super) fn read_into(at: PhysAddr, into: &mut [u8]) {
 
 /// Copies `from` to the bytes from `at` on, each written once.
 pub(super) fn write_from(at: PhysAddr, from: &[u8]) {
-    let mut at = at.raw();
+    // SAFETY: every value of the bits is a `u128`.
+    let (head, words, tail) = unsafe { from.align_to::<u128>() };
+    let middle = at.raw().wrapping_add(head.len() as u64);
+    if words.is_empty() || !middle.is_multiple_of(size_of::<u128>() as u64) {
+        return write_unaligned(at.raw(), from);
+    }
+    write_unaligned(at.raw(), head);
+    let mut to: *mut u128 = pointer(PhysAddr::new(middle));
+    let (lines, rest) = words.as_chunks::<4>();
+    for [a, b, c, d] in lines {
+        // SAFETY: as for `write`; the four words are of the bytes that the caller names, and aligned.
+        unsafe {
+            to.write_volatile(*a);
+            to.add(1).write_volatile(*b);
+            to.add(2).write_volatile(*c);
+            to.add(3).write_volatile(*d);
+            to = to.wrapping_add(4);
+        }
+    }
+    for word in rest {
+        // SAFETY: as above.
+        unsafe { to.write_volatile(*word) };
+        to = to.wrapping_add(1);
+    }
+    write_unaligned(middle.wrapping_add(size_of_val(words) as u64), tail);
+}
+
+/// The same where the two ends are not aligned alike.
+fn write_unaligned(mut at: u64, from: &[u8]) {
     let (head, rest) = from.split_at(bytes_to_alignment(at).min(from.len()));
     for &byte in head {
         write(PhysAddr::new(at), byte);
         at += 1;
     }
-    let (lines, tail) = rest.as_chunks::<LINE>();
-    if !lines.is_empty() {
-        let mut line: *mut u128 = pointer(PhysAddr::new(at));
-        for bytes in lines {
-            let (words, _) = bytes.as_chunks::<16>();
-            for (index, word) in words.iter().enumerate() {
-                // SAFETY: as for `write`; the words of this line are of the bytes that the caller names,
-                // and the first is aligned.
-                unsafe { line.add(index).write_volatile(u128::from_le_bytes(*word)) };
-            }
-            line = line.wrapping_add(words.len());
-        }
-        at += (lines.len() * LINE) as u64;
+    let (words, tail) = rest.as_chunks::<8>();
+    for &word in words {
+        write(PhysAddr::new(at), u64::from_le_bytes(word));
+        at += 8;
     }
     for &byte in tail {
         write(PhysAddr::new(at), byte);
@@ -198,14 +214,15 @@ pub(super) fn write_from(at: PhysAddr, from: &[u8]) {
 
 /// Zeroes `region`.
 pub(super) fn zero(region: Region<PhysAddr>) {
-    let Some(lines) = region.shrink_to(LINE as u64) else {
+    const LINE: u64 = 64;
+    let Some(lines) = region.shrink_to(LINE) else {
         return zero_bytes(region);
     };
     for edge in region.without(&lines).into_iter().flatten() {
         zero_bytes(edge);
     }
     let mut line: *mut u128 = pointer(lines.start());
-    for _ in 0..lines.size() / LINE as u64 {
+    for _ in 0..lines.size() / LINE {
         // SAFETY: as for `write`; the four stores (of register pairs on AArch64) stay inside this
         // 64-byte line of `lines`, and the pointer ends at most one past the region.
         unsafe {
@@ -246,9 +263,9 @@ impl Erasable {
     }
 }
 
-/// How many bytes from `at` to the next multiple of 16.
+/// How many bytes from `at` to the next multiple of 8.
 fn bytes_to_alignment(at: u64) -> usize {
-    usize::from(at.wrapping_neg().to_le_bytes()[0] & 15)
+    usize::from(at.wrapping_neg().to_le_bytes()[0] & 7)
 }
 
 #[cfg(test)]

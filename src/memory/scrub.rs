@@ -5,8 +5,8 @@ use super::maintenance::Maintenance;
 use super::phys;
 use crate::addr::{PhysAddr, Region};
 
-/// How much one step zeroes at most, in bytes: some thousand instructions, 3 for each line of a cache.
-const STEP: u64 = 64 << 10;
+/// How much one step zeroes at most, in bytes: six thousand instructions, 3 for each line of a cache.
+const STEP: u64 = 128 << 10;
 
 /// Frames on their way from [`Dirty`] to [`Clean`]. It owns them.
 #[must_use = "dropped frames are lost to the pool"]
