@@ -20,7 +20,7 @@ use super::tree::blob::CheckedBlob;
 use super::tree::{InterruptController, Node, Tree};
 use crate::addr::{PhysAddr, Region};
 
-pub use super::tree::blob::{HEADER_SIZE, total_size};
+pub use super::tree::blob::{HEADER_SIZE, extent, total_size};
 pub use assign::{AssignError, Assigned, AssignedDevice};
 pub use cpu::{BoardCpu, Conduit, EnableMethod};
 pub use gic::Gic;
@@ -92,8 +92,7 @@ impl Board {
         let (gic, controller) = gic::read(&tree)?;
         let psci = cpu::conduit(&tree)?;
         let chosen = Chosen::read(&tree)?;
-        let blob = blob.first_chunk().map(total_size).transpose()?.unwrap_or_default();
-        let blob = Region::new(at, blob as u64);
+        let blob = Region::new(at, extent(blob)? as u64);
         let mut reserved = memory::reserved(&tree)?;
         reserved.extend(blob.iter().chain(chosen.initrd.iter()));
         Ok(Self {

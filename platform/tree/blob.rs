@@ -7,6 +7,7 @@
 //! to see is a fresh copy without any `FDT_NOP`.
 
 use alloc::vec::Vec;
+use core::ffi::CStr;
 
 use crate::platform::error::{Flaw, TreeError};
 
@@ -46,37 +47,72 @@ pub fn total_size(header: &[u8; HEADER_SIZE]) -> Result<usize, TreeError> {
 
 /// A tree that can be read without another check: its offsets, tokens, names and lengths all hold, and
 /// it has no `FDT_NOP`.
-pub struct CheckedBlob(Vec<u8>);
+pub struct CheckedBlob {
+    bytes: Vec<u8>,
+    parents: Vec<usize>,
+    properties: usize,
+}
 
 impl CheckedBlob {
     /// A copy of the tree that `blob` starts with.
     pub fn copy_of(blob: &[u8]) -> Result<Self, TreeError> {
-        checked_copy(blob).map(Self)
+        checked_copy(blob)
     }
 
     /// The tree.
     pub fn bytes(&self) -> &[u8] {
-        &self.0
+        &self.bytes
+    }
+
+    /// Of each node, in the tree's order, the place of the one that it stands in; the root, which stands in
+    /// none, has its own.
+    pub fn parents(&self) -> &[usize] {
+        &self.parents
+    }
+
+    /// How many properties all nodes have.
+    pub const fn properties(&self) -> usize {
+        self.properties
     }
 }
 
-fn checked_copy(blob: &[u8]) -> Result<Vec<u8>, TreeError> {
+/// The blocks of a tree: all that its bytes are for.
+struct Blocks<'a> {
+    strings: Block<'a>,
+    structure: Block<'a>,
+    reservations: Block<'a>,
+}
+
+/// How many bytes of the tree that `blob` starts with are in use: loaders may leave room behind its blocks.
+pub fn extent(blob: &[u8]) -> Result<usize, TreeError> {
+    let Blocks { strings, structure, reservations } = blocks(blob)?;
+    let ends = [strings, structure, reservations].map(|block| block.start + block.bytes.len());
+    Ok(ends.into_iter().fold(HEADER_SIZE, usize::max))
+}
+
+fn blocks(blob: &[u8]) -> Result<Blocks<'_>, TreeError> {
     let header = blob.first_chunk().ok_or(TreeError { offset: 0, flaw: Flaw::Truncated })?;
     let size = total_size(header)?;
-    let blob = blob.get(..size).ok_or(TreeError { offset: 4, flaw: Flaw::Truncated })?;
+    // The room behind the blocks need not be there.
+    let blob = blob.get(..size).unwrap_or(blob);
     let (version, oldest_reader) = (word(blob, 20)?, word(blob, 24)?);
     if version < VERSION || oldest_reader > VERSION {
         return Err(TreeError { offset: 20, flaw: Flaw::Version });
     }
-    let strings = block(blob, 12, 32)?;
-    let structure = block(blob, 8, 36)?;
-    let reservations = reservations(blob)?;
+    Ok(Blocks {
+        strings: block(blob, 12, 32)?,
+        structure: block(blob, 8, 36)?,
+        reservations: reservations(blob)?,
+    })
+}
 
-    let structure_at = HEADER_SIZE + reservations.len();
+fn checked_copy(blob: &[u8]) -> Result<CheckedBlob, TreeError> {
+    let Blocks { strings, structure, reservations } = blocks(blob)?;
+    let structure_at = HEADER_SIZE + reservations.bytes.len();
     let mut copy = Vec::with_capacity(structure_at + structure.bytes.len() + strings.bytes.len());
     copy.resize(HEADER_SIZE, 0);
-    copy.extend_from_slice(reservations);
-    structure.copy_checked(strings.bytes, &mut copy)?;
+    copy.extend_from_slice(reservations.bytes);
+    let (parents, properties) = structure.copy_checked(strings.bytes, &mut copy)?;
     let strings_at = copy.len();
     copy.extend_from_slice(strings.bytes);
 
@@ -96,18 +132,20 @@ fn checked_copy(blob: &[u8]) -> Result<Vec<u8>, TreeError> {
         // Nothing exceeds `MAX_SIZE` but the magic, which is 32 bits wide.
         to.copy_from_slice(&u32::try_from(field).unwrap_or(u32::MAX).to_be_bytes());
     }
-    Ok(copy)
+    Ok(CheckedBlob { bytes: copy, parents, properties })
 }
 
 /// The memory reservation block of `blob`, its end marker included.
-fn reservations(blob: &[u8]) -> Result<&[u8], TreeError> {
+fn reservations(blob: &[u8]) -> Result<Block<'_>, TreeError> {
     let start = offset(blob, 16)?;
     let entries = blob.get(start..).ok_or(TreeError { offset: 16, flaw: Flaw::Truncated })?;
     let count = entries
         .chunks_exact(16)
         .position(|entry| entry.iter().all(|byte| *byte == 0))
         .ok_or(TreeError { offset: start, flaw: Flaw::Truncated })?;
-    entries.get(..(count + 1) * 16).ok_or(TreeError { offset: start, flaw: Flaw::Truncated })
+    let bytes = entries.get(..(count + 1) * 16);
+    let bytes = bytes.ok_or(TreeError { offset: start, flaw: Flaw::Truncated })?;
+    Ok(Block { bytes, start })
 }
 
 /// One block of the tree, and where it lies.
@@ -127,29 +165,38 @@ fn block(blob: &[u8], place: usize, length: usize) -> Result<Block<'_>, TreeErro
 }
 
 impl Block<'_> {
-    /// Appends the tokens of this structure block to `copy`, all but `FDT_NOP`.
-    fn copy_checked(&self, strings: &[u8], copy: &mut Vec<u8>) -> Result<(), TreeError> {
-        let (mut at, mut depth, mut nodes) = (0, 0usize, 0usize);
+    /// Appends the tokens of this structure block to `copy`, all but `FDT_NOP`. Returns what
+    /// [`CheckedBlob::parents`] and [`CheckedBlob::properties`] do.
+    fn copy_checked(
+        &self,
+        strings: &[u8],
+        copy: &mut Vec<u8>,
+    ) -> Result<(Vec<usize>, usize), TreeError> {
+        // What has been checked since `kept` is still to be copied.
+        let (mut at, mut kept) = (0, 0);
+        let (mut parents, mut properties) = (Vec::new(), 0);
+        // The nodes that are open, from the root on.
+        let (mut open, mut depth) = ([0; MAX_DEPTH], 0usize);
         // Properties come before subnodes; the crate stops at the first subnode.
         let mut properties_may_follow = false;
         loop {
             let flaw = |flaw| TreeError { offset: self.start + at, flaw };
             let token = word(self.bytes, at).map_err(|_| flaw(Flaw::Truncated))?;
             // The root is one node, with nothing beside it.
-            let beside_root = if nodes == 0 { BEGIN_NODE } else { END };
+            let beside_root = if parents.is_empty() { BEGIN_NODE } else { END };
             if depth == 0 && token != NOP && token != beside_root {
                 return Err(flaw(Flaw::Nesting));
             }
             let end = match token {
                 BEGIN_NODE => {
-                    let name = name(self.bytes, at + 4).ok_or(flaw(Flaw::Name))?;
+                    let length = name(self.bytes, at + 4).ok_or(flaw(Flaw::Name))?;
+                    let node = parents.len();
+                    let slot = open.get_mut(depth).filter(|_| node < MAX_NODES);
+                    *slot.ok_or(flaw(Flaw::TooLarge))? = node;
+                    parents.push(open.get(depth.saturating_sub(1)).copied().unwrap_or(0));
                     depth += 1;
-                    nodes += 1;
                     properties_may_follow = true;
-                    if depth > MAX_DEPTH || nodes > MAX_NODES {
-                        return Err(flaw(Flaw::TooLarge));
-                    }
-                    at + 4 + name.len() + 1
+                    at + 4 + length + 1
                 }
                 END_NODE => {
                     depth -= 1;
@@ -163,31 +210,35 @@ impl Block<'_> {
                     if !properties_may_follow {
                         return Err(flaw(Flaw::Nesting));
                     }
+                    properties += 1;
                     (at + 12).checked_add(length).ok_or(flaw(Flaw::Truncated))?
                 }
                 NOP => {
+                    copy.extend_from_slice(self.bytes.get(kept..at).unwrap_or_default());
                     at += 4;
+                    kept = at;
                     continue;
                 }
                 END if depth == 0 => at + 4,
                 _ => return Err(flaw(Flaw::Token)),
             };
             let end = end.next_multiple_of(4);
-            let bytes = self.bytes.get(at..end).ok_or(flaw(Flaw::Truncated))?;
-            copy.extend_from_slice(bytes);
+            let checked = self.bytes.get(kept..end).ok_or(flaw(Flaw::Truncated))?;
             if token == END {
-                return Ok(());
+                copy.extend_from_slice(checked);
+                return Ok((parents, properties));
             }
             at = end;
         }
     }
 }
 
-/// The name that starts at `at` and ends in a zero byte.
-fn name(bytes: &[u8], at: usize) -> Option<&str> {
+/// The length of the name that starts at `at` and ends in a zero byte.
+fn name(bytes: &[u8], at: usize) -> Option<usize> {
     let bytes = bytes.get(at..)?;
-    let end = bytes.iter().take(MAX_NAME + 1).position(|byte| *byte == 0)?;
-    core::str::from_utf8(bytes.get(..end)?).ok()
+    let bytes = bytes.get(..MAX_NAME + 1).unwrap_or(bytes);
+    let name = CStr::from_bytes_until_nul(bytes).ok()?;
+    name.to_str().ok().map(str::len)
 }
 
 /// The big-endian word at `at`.

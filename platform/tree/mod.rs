@@ -10,9 +10,9 @@ mod interrupts;
 
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use fdt::Fdt;
-use fdt::node::FdtNode;
 
 use super::error::{BoardError, Flaw, TreeError};
 use crate::addr::{PhysAddr, Region};
@@ -24,6 +24,8 @@ pub use interrupts::InterruptController;
 pub struct Tree<'a> {
     /// Each after its parent; the root is the first.
     nodes: Vec<Entry<'a>>,
+    /// Those of all nodes, in the nodes' order: names and values.
+    properties: Vec<(&'a str, &'a [u8])>,
     /// What the memory reservation block names.
     reservations: Vec<Region<PhysAddr>>,
 }
@@ -32,7 +34,10 @@ pub struct Tree<'a> {
 struct Entry<'a> {
     name: &'a str,
     parent: Option<usize>,
-    properties: Vec<(&'a str, &'a [u8])>,
+    /// Which of the tree's properties are its own.
+    properties: Range<usize>,
+    /// The value of `compatible`, by which most nodes are looked for; empty without one.
+    compatible: &'a [u8],
 }
 
 impl<'a> Tree<'a> {
@@ -40,8 +45,28 @@ impl<'a> Tree<'a> {
     pub fn new(blob: &'a CheckedBlob) -> Result<Self, TreeError> {
         let broken = TreeError { offset: 0, flaw: Flaw::Truncated };
         let fdt = Fdt::new(blob.bytes()).map_err(|_| broken)?;
-        let mut nodes = Vec::new();
-        collect(fdt.all_nodes().next().ok_or(broken)?, None, &mut nodes);
+        let mut nodes: Vec<Entry<'a>> = Vec::with_capacity(blob.parents().len());
+        let mut properties = Vec::with_capacity(blob.properties());
+        // The crate walks over all nodes once, but does not say which stands in which.
+        for (node, parent) in fdt.all_nodes().zip(blob.parents()) {
+            let first = properties.len();
+            let mut compatible = None;
+            for property in node.properties() {
+                if property.name == "compatible" {
+                    compatible = compatible.or(Some(property.value));
+                }
+                properties.push((property.name, property.value));
+            }
+            nodes.push(Entry {
+                name: node.name,
+                parent: (!nodes.is_empty()).then_some(*parent),
+                properties: first..properties.len(),
+                compatible: compatible.unwrap_or_default(),
+            });
+        }
+        if nodes.len() != blob.parents().len() {
+            return Err(broken);
+        }
         let reservations = fdt
             .memory_reservations()
             .filter_map(|entry| {
@@ -49,7 +74,7 @@ impl<'a> Tree<'a> {
                 Region::new(start, entry.size() as u64)
             })
             .collect();
-        Ok(Self { nodes, reservations })
+        Ok(Self { nodes, properties, reservations })
     }
 
     /// What the memory reservation block names.
@@ -97,16 +122,6 @@ impl<'a> Tree<'a> {
 
     fn node(&self, index: usize) -> Node<'_, 'a> {
         Node { tree: self, index }
-    }
-}
-
-/// Appends `node` and all below it. The depth is that of a [`CheckedBlob`].
-fn collect<'a>(node: FdtNode<'_, 'a>, parent: Option<usize>, nodes: &mut Vec<Entry<'a>>) {
-    let index = nodes.len();
-    let properties = node.properties().map(|property| (property.name, property.value)).collect();
-    nodes.push(Entry { name: node.name, parent, properties });
-    for child in node.children() {
-        collect(child, Some(index), nodes);
     }
 }
 
@@ -172,8 +187,8 @@ impl<'t, 'a> Node<'t, 'a> {
 
     /// The raw value of a property.
     pub fn property(self, name: &str) -> Option<&'a [u8]> {
-        let mut properties = self.entry()?.properties.iter();
-        properties.find(|(known, _)| *known == name).map(|(_, value)| *value)
+        let mut own = self.tree.properties.get(self.entry()?.properties.clone())?.iter();
+        own.find(|(known, _)| *known == name).map(|(_, value)| *value)
     }
 
     /// The texts of a property that holds a list of them.
@@ -206,7 +221,12 @@ impl<'t, 'a> Node<'t, 'a> {
 
     /// Whether one of `models` is among what the node calls itself compatible with.
     pub fn is_compatible(self, models: &[&str]) -> bool {
-        self.texts("compatible").any(|model| models.contains(&model))
+        let own = self.entry().map_or(&[][..], |entry| entry.compatible);
+        let own = own.strip_suffix(&[0]).unwrap_or(own);
+        models.iter().any(|model| {
+            own.len() >= model.len()
+                && own.split(|byte| *byte == 0).any(|text| text == model.as_bytes())
+        })
     }
 
     /// Whether the device is in use ("Standard Properties: status").

@@ -192,7 +192,9 @@ pub fn tree_blob(start: PhysAddr) -> Option<(&'static [u8], Region<PhysAddr>)> {
     }
     // SAFETY: the early map covers 2 MiB from `start`, and nobody writes to the tree.
     let blob = unsafe { core::slice::from_raw_parts(start.raw() as *const u8, size) };
-    Some((blob, Region::new(start, size as u64)?))
+    // The room that some loaders leave behind the tree is memory like any other.
+    let blob = board::extent(blob).ok().and_then(|used| blob.get(..used)).unwrap_or(blob);
+    Some((blob, Region::new(start, blob.len() as u64)?))
 }
 
 /// Use what there is to turn CPUs on and the machine off, before the final map exists.
