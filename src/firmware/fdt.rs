@@ -8,8 +8,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use dtoolkit::ToPropertyValue;
-use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
+use vm_fdt::FdtWriter;
 
 use super::entropy::Entropy;
 use crate::addr::{Ipa, Region};
@@ -89,91 +88,103 @@ impl core::fmt::Debug for Seeds {
     }
 }
 
-/// The flattened device tree of a guest machine. Its length does not depend on where the RAM disk is.
-pub fn write(machine: &GuestMachine<'_>) -> Vec<u8> {
-    let mut tree = DeviceTree::new();
-    let root = &mut tree.root;
-    set(root, "compatible", "linux,dummy-virt");
-    set(root, "model", MODEL);
-    set(root, "#address-cells", 2u32);
-    set(root, "#size-cells", 2u32);
-    set(root, "interrupt-parent", GIC);
-    for node in [aliases(), chosen(machine), memory(machine), cpus(machine), psci()] {
-        root.add_child(node);
+/// The tree cannot be written.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct TreeError(vm_fdt::Error);
+
+impl From<vm_fdt::Error> for TreeError {
+    fn from(error: vm_fdt::Error) -> Self {
+        Self(error)
     }
-    for node in [timer(machine), intc(machine), clock(), uart()] {
-        root.add_child(node);
-    }
-    if machine.devices.contains(Devices::RTC) {
-        root.add_child(rtc());
-    }
-    for node in [gpio(), gpio_keys()] {
-        root.add_child(node);
-    }
-    for slot in 0..layout::VIRTIO_SLOTS {
-        root.add_child(virtio(slot));
-    }
-    for (device, clock) in machine.assigned.iter().zip(ASSIGNED_CLOCK..) {
-        if let Some(hertz) = device.clock {
-            root.add_child(fixed_clock(&format!("clock-{clock}"), hertz.get(), clock));
-        }
-        root.add_child(assigned(device, clock));
-    }
-    tree.to_dtb()
 }
 
-fn chosen(machine: &GuestMachine<'_>) -> DeviceTreeNode {
-    let mut node = node("chosen");
-    set(&mut node, "bootargs", machine.cmdline.split('\0').next().unwrap_or_default());
-    set(&mut node, "stdout-path", uart_path());
+/// What became of a part of it.
+type Written = Result<(), vm_fdt::Error>;
+
+/// The flattened device tree of a guest machine. Its length does not depend on where the RAM disk is.
+///
+/// # Errors
+/// It gets larger than 4 GiB.
+pub fn write(machine: &GuestMachine<'_>) -> Result<Vec<u8>, TreeError> {
+    let mut tree = FdtWriter::new()?;
+    let fdt = &mut tree;
+    node(fdt, "", |fdt| {
+        fdt.property("compatible", b"linux,dummy-virt\0")?;
+        fdt.property_string("model", MODEL)?;
+        fdt.property_u32("#address-cells", 2)?;
+        fdt.property_u32("#size-cells", 2)?;
+        fdt.property_u32("interrupt-parent", GIC)?;
+        node(fdt, "aliases", |fdt| fdt.property_string("serial0", &uart_path()))?;
+        node(fdt, "chosen", |fdt| chosen(fdt, machine))?;
+        memory(fdt, machine)?;
+        node(fdt, "cpus", |fdt| cpus(fdt, machine))?;
+        node(fdt, "psci", psci)?;
+        node(fdt, "timer", |fdt| timer(fdt, machine))?;
+        intc(fdt, machine)?;
+        node(fdt, "apb-pclk", clock)?;
+        uart(fdt)?;
+        if machine.devices.contains(Devices::RTC) {
+            rtc(fdt)?;
+        }
+        gpio(fdt)?;
+        node(fdt, "gpio-keys", gpio_keys)?;
+        for slot in 0..layout::VIRTIO_SLOTS {
+            virtio(fdt, slot)?;
+        }
+        for (device, clock) in machine.assigned.iter().zip(ASSIGNED_CLOCK..) {
+            if let Some(hertz) = device.clock {
+                node(fdt, &format!("clock-{clock}"), |fdt| fixed_clock(fdt, hertz.get(), clock))?;
+            }
+            assigned(fdt, device, clock)?;
+        }
+        Ok(())
+    })?;
+    Ok(tree.finish()?)
+}
+
+fn chosen(fdt: &mut FdtWriter, machine: &GuestMachine<'_>) -> Written {
+    fdt.property_string("bootargs", machine.cmdline.split('\0').next().unwrap_or_default())?;
+    fdt.property_string("stdout-path", &uart_path())?;
     if let Some(initrd) = machine.initrd {
-        set(&mut node, "linux,initrd-start", initrd.start().raw());
-        set(&mut node, "linux,initrd-end", initrd.last().raw().saturating_add(1));
+        fdt.property_u64("linux,initrd-start", initrd.start().raw())?;
+        fdt.property_u64("linux,initrd-end", initrd.last().raw().saturating_add(1))?;
     }
     if let Some(Seeds { rng, kaslr }) = machine.seeds {
-        set(&mut node, "rng-seed", rng);
-        set(&mut node, "kaslr-seed", kaslr);
+        fdt.property("rng-seed", &rng)?;
+        fdt.property("kaslr-seed", &kaslr)?;
     }
-    node
+    Ok(())
 }
 
-fn aliases() -> DeviceTreeNode {
-    let mut node = node("aliases");
-    set(&mut node, "serial0", uart_path());
-    node
+fn memory(fdt: &mut FdtWriter, machine: &GuestMachine<'_>) -> Written {
+    node_at(fdt, "memory", machine.ram.start(), |fdt| {
+        fdt.property("device_type", b"memory\0")?;
+        numbers(fdt, "reg", [machine.ram.start().raw(), machine.ram.size()])
+    })
 }
 
-fn memory(machine: &GuestMachine<'_>) -> DeviceTreeNode {
-    let mut node = node_at("memory", machine.ram.start());
-    set(&mut node, "device_type", "memory");
-    set(&mut node, "reg", cells(&[machine.ram.start().raw(), machine.ram.size()]));
-    node
-}
-
-fn cpus(machine: &GuestMachine<'_>) -> DeviceTreeNode {
-    let mut cpus = node("cpus");
-    set(&mut cpus, "#address-cells", 1u32);
-    set(&mut cpus, "#size-cells", 0u32);
+fn cpus(fdt: &mut FdtWriter, machine: &GuestMachine<'_>) -> Written {
+    fdt.property_u32("#address-cells", 1)?;
+    fdt.property_u32("#size-cells", 0)?;
     for vcpu in 0..machine.vcpus {
-        let mut cpu = node(&format!("cpu@{vcpu:x}"));
-        set(&mut cpu, "device_type", "cpu");
-        set(&mut cpu, "compatible", "arm,armv8");
-        // The affinity fields of its MPIDR_EL1, as PSCI takes them.
-        set(&mut cpu, "reg", u32::from(vcpu));
-        set(&mut cpu, "enable-method", "psci");
-        cpus.add_child(cpu);
+        node(fdt, &format!("cpu@{vcpu:x}"), |fdt| {
+            fdt.property("device_type", b"cpu\0")?;
+            fdt.property("compatible", b"arm,armv8\0")?;
+            // The affinity fields of its MPIDR_EL1, as PSCI takes them.
+            fdt.property_u32("reg", u32::from(vcpu))?;
+            fdt.property("enable-method", b"psci\0")
+        })?;
     }
-    cpus
+    Ok(())
 }
 
-fn psci() -> DeviceTreeNode {
-    let mut node = node("psci");
-    set(&mut node, "compatible", strings(&["arm,psci-1.0", "arm,psci-0.2"]));
-    set(&mut node, "method", "hvc");
-    node
+fn psci(fdt: &mut FdtWriter) -> Written {
+    fdt.property("compatible", b"arm,psci-1.0\0arm,psci-0.2\0")?;
+    fdt.property("method", b"hvc\0")
 }
 
-fn timer(machine: &GuestMachine<'_>) -> DeviceTreeNode {
+fn timer(fdt: &mut FdtWriter, machine: &GuestMachine<'_>) -> Written {
     let wired = match machine.gic {
         GicVersion::V2 => (1u32 << machine.vcpus.min(8)) - 1,
         GicVersion::V3 => 0,
@@ -186,132 +197,138 @@ fn timer(machine: &GuestMachine<'_>) -> DeviceTreeNode {
         layout::HYP_TIMER_IRQ,
     ]
     .map(|id| interrupt(id, wired << PPI_CPUS | LEVEL_HIGH));
-    let mut node = node("timer");
-    set(&mut node, "compatible", strings(&["arm,armv8-timer", "arm,armv7-timer"]));
-    set(&mut node, "interrupts", interrupts.as_flattened());
-    flag(&mut node, "always-on");
-    node
+    fdt.property("compatible", b"arm,armv8-timer\0arm,armv7-timer\0")?;
+    fdt.property_array_u32("interrupts", interrupts.as_flattened())?;
+    fdt.property_null("always-on")
 }
 
-fn intc(machine: &GuestMachine<'_>) -> DeviceTreeNode {
-    let mut node = node_at("intc", layout::GICD.base);
-    let second = match machine.gic {
-        GicVersion::V2 => {
-            set(&mut node, "compatible", "arm,cortex-a15-gic");
-            layout::GICC
-        }
-        GicVersion::V3 => {
-            set(&mut node, "compatible", "arm,gic-v3");
-            set(&mut node, "#redistributor-regions", 1u32);
-            let size = layout::GICR_STRIDE * u64::from(machine.vcpus);
-            Window { size, ..layout::GICR }
-        }
-    };
-    let Window { base, size } = layout::GICD;
-    set(&mut node, "reg", cells(&[base.raw(), size, second.base.raw(), second.size]));
-    flag(&mut node, "interrupt-controller");
-    set(&mut node, "#interrupt-cells", 3u32);
-    set(&mut node, "#address-cells", 0u32);
-    set(&mut node, "phandle", GIC);
-    node
+fn intc(fdt: &mut FdtWriter, machine: &GuestMachine<'_>) -> Written {
+    node_at(fdt, "intc", layout::GICD.base, |fdt| {
+        let second = match machine.gic {
+            GicVersion::V2 => {
+                fdt.property("compatible", b"arm,cortex-a15-gic\0")?;
+                layout::GICC
+            }
+            GicVersion::V3 => {
+                fdt.property("compatible", b"arm,gic-v3\0")?;
+                fdt.property_u32("#redistributor-regions", 1)?;
+                let size = layout::GICR_STRIDE * u64::from(machine.vcpus);
+                Window { size, ..layout::GICR }
+            }
+        };
+        let Window { base, size } = layout::GICD;
+        numbers(fdt, "reg", [base.raw(), size, second.base.raw(), second.size])?;
+        fdt.property_null("interrupt-controller")?;
+        fdt.property_u32("#interrupt-cells", 3)?;
+        fdt.property_u32("#address-cells", 0)?;
+        fdt.property_phandle(GIC)
+    })
 }
 
-fn clock() -> DeviceTreeNode {
-    let mut node = fixed_clock("apb-pclk", CLOCK_HZ, CLOCK);
-    set(&mut node, "clock-output-names", "clk24mhz");
-    node
+fn clock(fdt: &mut FdtWriter) -> Written {
+    fixed_clock(fdt, CLOCK_HZ, CLOCK)?;
+    fdt.property("clock-output-names", b"clk24mhz\0")
 }
 
-fn fixed_clock(name: &str, hertz: u32, phandle: u32) -> DeviceTreeNode {
-    let mut node = node(name);
-    set(&mut node, "compatible", "fixed-clock");
-    set(&mut node, "#clock-cells", 0u32);
-    set(&mut node, "clock-frequency", hertz);
-    set(&mut node, "phandle", phandle);
-    node
+fn fixed_clock(fdt: &mut FdtWriter, hertz: u32, phandle: u32) -> Written {
+    fdt.property("compatible", b"fixed-clock\0")?;
+    fdt.property_u32("#clock-cells", 0)?;
+    fdt.property_u32("clock-frequency", hertz)?;
+    fdt.property_phandle(phandle)
 }
 
 /// A device of the board, as the board's own tree has it but for what leads to other nodes of that tree.
-fn assigned(device: &AssignedDevice, clock: u32) -> DeviceTreeNode {
+fn assigned(fdt: &mut FdtWriter, device: &AssignedDevice, clock: u32) -> Written {
     let start = device.registers.first().map_or(0, |region| region.start().raw());
-    let mut node = node_at(&device.name, Ipa::new(start));
+    let name = format!("{}@{start:x}", device.name);
+    // A name says nothing to a driver, and the board's may break the specification's rules.
+    let opened = fdt.begin_node(&name).or_else(|_| fdt.begin_node(&format!("device@{start:x}")))?;
     for (name, value) in &device.properties {
-        set(&mut node, name, value.clone());
+        fdt.property(name, value)?;
     }
     let reg: Vec<u64> =
         device.registers.iter().flat_map(|region| [region.start().raw(), region.size()]).collect();
-    set(&mut node, "reg", cells(&reg));
+    fdt.property_array_u64("reg", &reg)?;
     let flags = |trigger| if trigger == Trigger::Edge { EDGE_RISING } else { LEVEL_HIGH };
     let interrupts: Vec<[u32; 3]> =
         device.interrupts.iter().map(|it| interrupt(it.intid, flags(it.trigger))).collect();
     if !interrupts.is_empty() {
-        set(&mut node, "interrupts", interrupts.as_flattened());
+        fdt.property_array_u32("interrupts", interrupts.as_flattened())?;
     }
     if device.clock.is_some() && device.clocks > 0 {
-        let clocks: Vec<u8> =
-            core::iter::repeat_n(clock.to_be_bytes(), device.clocks).flatten().collect();
-        set(&mut node, "clocks", clocks);
+        fdt.property_array_u32("clocks", &alloc::vec![clock; device.clocks])?;
     }
-    node
+    fdt.end_node(opened)
 }
 
-fn uart() -> DeviceTreeNode {
-    let mut node = device("pl011", &["arm,pl011", "arm,primecell"], layout::UART);
-    set(&mut node, "interrupts", interrupt(layout::UART_IRQ, LEVEL_HIGH));
-    set(&mut node, "clocks", [CLOCK, CLOCK]);
-    set(&mut node, "clock-names", strings(&["uartclk", "apb_pclk"]));
-    node
+fn uart(fdt: &mut FdtWriter) -> Written {
+    device(fdt, "pl011", b"arm,pl011\0arm,primecell\0", layout::UART, |fdt| {
+        wired(fdt, layout::UART_IRQ, LEVEL_HIGH)?;
+        fdt.property_array_u32("clocks", &[CLOCK, CLOCK])?;
+        fdt.property("clock-names", b"uartclk\0apb_pclk\0")
+    })
 }
 
 fn uart_path() -> String {
     format!("/pl011@{:x}", layout::UART.base.raw())
 }
 
-fn rtc() -> DeviceTreeNode {
-    let mut node = device("pl031", &["arm,pl031", "arm,primecell"], layout::RTC);
-    set(&mut node, "interrupts", interrupt(layout::RTC_IRQ, LEVEL_HIGH));
-    set(&mut node, "clocks", CLOCK);
-    set(&mut node, "clock-names", "apb_pclk");
-    node
+fn rtc(fdt: &mut FdtWriter) -> Written {
+    device(fdt, "pl031", b"arm,pl031\0arm,primecell\0", layout::RTC, |fdt| {
+        wired(fdt, layout::RTC_IRQ, LEVEL_HIGH)?;
+        fdt.property_u32("clocks", CLOCK)?;
+        fdt.property("clock-names", b"apb_pclk\0")
+    })
 }
 
-fn gpio() -> DeviceTreeNode {
-    let mut node = device("pl061", &["arm,pl061", "arm,primecell"], layout::GPIO);
-    set(&mut node, "#gpio-cells", 2u32);
-    flag(&mut node, "gpio-controller");
-    set(&mut node, "interrupts", interrupt(layout::GPIO_IRQ, LEVEL_HIGH));
-    set(&mut node, "clocks", CLOCK);
-    set(&mut node, "clock-names", "apb_pclk");
-    set(&mut node, "phandle", GPIO);
-    node
+fn gpio(fdt: &mut FdtWriter) -> Written {
+    device(fdt, "pl061", b"arm,pl061\0arm,primecell\0", layout::GPIO, |fdt| {
+        fdt.property_u32("#gpio-cells", 2)?;
+        fdt.property_null("gpio-controller")?;
+        wired(fdt, layout::GPIO_IRQ, LEVEL_HIGH)?;
+        fdt.property_u32("clocks", CLOCK)?;
+        fdt.property("clock-names", b"apb_pclk\0")?;
+        fdt.property_phandle(GPIO)
+    })
 }
 
-fn gpio_keys() -> DeviceTreeNode {
-    let mut power = node("poweroff");
-    set(&mut power, "label", "GPIO Key Poweroff");
-    set(&mut power, "linux,code", KEY_POWER);
-    set(&mut power, "gpios", [GPIO, layout::POWER_BUTTON_PIN.into(), ACTIVE_HIGH]);
-    let mut node = node("gpio-keys");
-    set(&mut node, "compatible", "gpio-keys");
-    node.add_child(power);
-    node
+fn gpio_keys(fdt: &mut FdtWriter) -> Written {
+    fdt.property("compatible", b"gpio-keys\0")?;
+    node(fdt, "poweroff", |fdt| {
+        fdt.property("label", b"GPIO Key Poweroff\0")?;
+        fdt.property_u32("linux,code", KEY_POWER)?;
+        fdt.property_array_u32("gpios", &[GPIO, layout::POWER_BUTTON_PIN.into(), ACTIVE_HIGH])
+    })
 }
 
-fn virtio(slot: u16) -> DeviceTreeNode {
+fn virtio(fdt: &mut FdtWriter, slot: u16) -> Written {
     let offset = layout::VIRTIO_STRIDE * u64::from(slot);
     let base = Ipa::new(layout::VIRTIO.base.raw() + offset);
     let window = Window { base, size: layout::VIRTIO_STRIDE };
-    let mut node = device("virtio_mmio", &["virtio,mmio"], window);
-    set(&mut node, "interrupts", interrupt(layout::virtio_irq(slot), EDGE_RISING));
-    flag(&mut node, "dma-coherent");
-    node
+    device(fdt, "virtio_mmio", b"virtio,mmio\0", window, |fdt| {
+        wired(fdt, layout::virtio_irq(slot), EDGE_RISING)?;
+        fdt.property_null("dma-coherent")
+    })
 }
 
-fn device(name: &str, compatible: &[&str], window: Window) -> DeviceTreeNode {
-    let mut node = node_at(name, window.base);
-    set(&mut node, "compatible", strings(compatible));
-    set(&mut node, "reg", cells(&[window.base.raw(), window.size]));
-    node
+/// A device with these registers; `compatible` is a `<stringlist>`.
+fn device(
+    fdt: &mut FdtWriter,
+    name: &str,
+    compatible: &[u8],
+    window: Window,
+    more: impl FnOnce(&mut FdtWriter) -> Written,
+) -> Written {
+    node_at(fdt, name, window.base, |fdt| {
+        fdt.property("compatible", compatible)?;
+        numbers(fdt, "reg", [window.base.raw(), window.size])?;
+        more(fdt)
+    })
+}
+
+/// The one interrupt of a device.
+fn wired(fdt: &mut FdtWriter, id: IntId, flags: u32) -> Written {
+    fdt.property("interrupts", interrupt(id, flags).map(u32::to_be_bytes).as_flattened())
 }
 
 /// "interrupts", GIC binding: three cells.
@@ -322,31 +339,28 @@ fn interrupt(id: IntId, flags: u32) -> [u32; 3] {
     }
 }
 
-fn node(name: &str) -> DeviceTreeNode {
-    DeviceTreeNode::new_unchecked(name)
+fn node(
+    fdt: &mut FdtWriter,
+    name: &str,
+    contents: impl FnOnce(&mut FdtWriter) -> Written,
+) -> Written {
+    let node = fdt.begin_node(name)?;
+    contents(fdt)?;
+    fdt.end_node(node)
 }
 
-fn node_at(name: &str, address: Ipa) -> DeviceTreeNode {
-    DeviceTreeNode::new_unchecked(format!("{name}@{:x}", address.raw()))
-}
-
-fn set(node: &mut DeviceTreeNode, name: &str, value: impl ToPropertyValue) {
-    node.add_property(DeviceTreeProperty::new_unchecked(name, value));
-}
-
-/// `<empty>`: a property that says all by being there.
-fn flag(node: &mut DeviceTreeNode, name: &str) {
-    set(node, name, [0u8; 0]);
+fn node_at(
+    fdt: &mut FdtWriter,
+    name: &str,
+    address: Ipa,
+    contents: impl FnOnce(&mut FdtWriter) -> Written,
+) -> Written {
+    node(fdt, &format!("{name}@{:x}", address.raw()), contents)
 }
 
 /// `<prop-encoded-array>` of numbers that take two cells each.
-fn cells(values: &[u64]) -> Vec<u8> {
-    values.iter().flat_map(|value| value.to_be_bytes()).collect()
-}
-
-/// `<stringlist>`.
-fn strings(strings: &[&str]) -> Vec<u8> {
-    strings.iter().flat_map(|string| string.bytes().chain([0])).collect()
+fn numbers<const N: usize>(fdt: &mut FdtWriter, name: &str, values: [u64; N]) -> Written {
+    fdt.property(name, values.map(u64::to_be_bytes).as_flattened())
 }
 
 #[cfg(all(test, not(miri)))] // Minutes each, and nothing here is unsafe.

@@ -28,9 +28,12 @@ pub enum BootError {
     /// The kernel or the RAM disk.
     #[error("image: {0}")]
     Image(#[from] ImageError),
-    /// The device tree.
+    /// The device tree has no place.
     #[error("device tree: {0}")]
     DeviceTree(#[from] OutsideRam),
+    /// The device tree cannot be written.
+    #[error("device tree: {0}")]
+    Tree(#[from] fdt::TreeError),
     /// RAM cannot be mapped.
     #[error("stage 2: {0}")]
     Map(#[from] MapError),
@@ -207,7 +210,7 @@ impl Vm {
     }
 
     /// Write the device tree. Returns all that has been written of the image.
-    fn write_tree(&self, placement: &Placement) -> Result<Vec<Region<Ipa>>, OutsideRam> {
+    fn write_tree(&self, placement: &Placement) -> Result<Vec<Region<Ipa>>, BootError> {
         let source = &self.source;
         let seeds = self.entropy.lock().as_mut().map(Seeds::draw);
         let tree = fdt::write(&GuestMachine {
@@ -219,7 +222,7 @@ impl Vm {
             initrd: placement.initrd,
             seeds,
             assigned: &self.assigned,
-        });
+        })?;
         self.ram()?.write_from(placement.dtb, &tree)?;
         let tree = Region::new(placement.dtb, tree.len() as u64);
         Ok([Some(placement.kernel), placement.initrd, tree].into_iter().flatten().collect())

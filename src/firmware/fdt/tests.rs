@@ -7,6 +7,11 @@ use fdt::node::FdtNode;
 use proptest::prelude::*;
 
 use super::*;
+use crate::addr::PhysAddr;
+
+fn write(machine: &GuestMachine<'_>) -> Vec<u8> {
+    super::write(machine).unwrap()
+}
 
 fn ram(start: u64, size: u64) -> Region<Ipa> {
     Region::new(Ipa::new(start), size).unwrap()
@@ -66,6 +71,29 @@ fn memory_is_one_region_where_ram_is() {
     assert_eq!(text(&dtb, "/memory@40000000", "device_type"), "memory\0");
     let dtb = write(&GuestMachine { ram: ram(0x12_8020_0000, 4096), ..machine() });
     assert_eq!(numbers(&dtb, "/memory@1280200000", "reg"), [0x12, 0x8020_0000, 0, 0x1000]);
+}
+
+#[test]
+fn a_device_whose_name_breaks_the_rules_has_another() {
+    let device = |name: &str| AssignedDevice {
+        path: String::from("/x"),
+        name: String::from(name),
+        registers: vec![Region::new(PhysAddr::new(0x904_0000), 0x1000).unwrap()],
+        interrupts: vec![],
+        clock: None,
+        clocks: 0,
+        properties: vec![(String::from("compatible"), b"x,y\0".to_vec())],
+    };
+    for (name, path) in [
+        ("serial", "/serial@9040000"),
+        ("3d-engine", "/device@9040000"),
+        ("a-name-of-more-than-thirty-one-letters", "/device@9040000"),
+        ("", "/device@9040000"),
+    ] {
+        let dtb = write(&GuestMachine { assigned: &[device(name)], ..machine() });
+        assert_eq!(text(&dtb, path, "compatible"), "x,y\0", "{name}");
+        assert_eq!(numbers(&dtb, path, "reg"), [0, 0x904_0000, 0, 0x1000]);
+    }
 }
 
 #[test]
@@ -279,7 +307,8 @@ proptest! {
         prop_assert_eq!(fdt.cpus().count(), usize::from(vcpus));
         prop_assert_eq!(fdt.total_size(), dtb.len());
         let fdt = dtoolkit::fdt::Fdt::new(&dtb).unwrap();
-        let tree = DeviceTree::from_fdt(&fdt);
-        prop_assert_eq!(tree.to_dtb(), dtb);
+        let again = dtoolkit::model::DeviceTree::from_fdt(&fdt).to_dtb();
+        let again = dtoolkit::fdt::Fdt::new(&again).unwrap();
+        prop_assert_eq!(again.to_string(), fdt.to_string());
     }
 }
