@@ -7,8 +7,8 @@
 
 use core::fmt;
 
-use rand_chacha::ChaCha20Rng;
-use rand_chacha::rand_core::{RngCore, SeedableRng};
+use chacha20::ChaCha20;
+use chacha20::cipher::{KeyIvInit, StreamCipher};
 
 /// The shortest seed that makes a generator, in bytes: 128 bits.
 pub const MIN_SEED: usize = 16;
@@ -62,9 +62,9 @@ impl Entropy {
 
     /// The stream's first bytes become the next key, what follows is for the caller.
     fn rekey(&mut self, out: &mut [u8]) {
-        let mut stream = ChaCha20Rng::from_seed(self.key);
-        stream.fill_bytes(&mut self.key);
-        stream.fill_bytes(out);
+        let mut stream = ChaCha20::new(&self.key.into(), &[0; 12].into());
+        stream.write_keystream(&mut self.key);
+        stream.write_keystream(out);
     }
 }
 
