@@ -144,6 +144,11 @@ impl Board {
         usable(&self.memory, &taken)
     }
 
+    /// Reserves `region` no longer: nobody needs what was there.
+    pub fn release(&mut self, region: Region<PhysAddr>) {
+        self.reserved.retain(|reserved| *reserved != region);
+    }
+
     /// Whether the board calls itself compatible with `model`.
     pub fn is_compatible(&self, model: &str) -> bool {
         self.compatible.iter().any(|own| own == model)

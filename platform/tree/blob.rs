@@ -179,6 +179,7 @@ impl Block<'_> {
         let (mut open, mut depth) = ([0; MAX_DEPTH], 0usize);
         // Properties come before subnodes; the crate stops at the first subnode.
         let mut properties_may_follow = false;
+        let plain = is_plain(strings);
         loop {
             let flaw = |flaw| TreeError { offset: self.start + at, flaw };
             let token = word(self.bytes, at).map_err(|_| flaw(Flaw::Truncated))?;
@@ -206,7 +207,9 @@ impl Block<'_> {
                 PROP => {
                     let length = offset(self.bytes, at + 4).map_err(|_| flaw(Flaw::Truncated))?;
                     let name_at = offset(self.bytes, at + 8).map_err(|_| flaw(Flaw::Truncated))?;
-                    name(strings, name_at).ok_or(flaw(Flaw::Name))?;
+                    if !plain || name_at >= strings.len() {
+                        name(strings, name_at).ok_or(flaw(Flaw::Name))?;
+                    }
                     if !properties_may_follow {
                         return Err(flaw(Flaw::Nesting));
                     }
@@ -231,6 +234,13 @@ impl Block<'_> {
             at = end;
         }
     }
+}
+
+/// Whether a good name starts wherever in `strings` one looks, so that [`name`] need not be asked.
+fn is_plain(strings: &[u8]) -> bool {
+    strings.last() == Some(&0)
+        && strings.is_ascii()
+        && strings.split(|byte| *byte == 0).all(|name| name.len() <= MAX_NAME)
 }
 
 /// The length of the name that starts at `at` and ends in a zero byte.

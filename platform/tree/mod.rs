@@ -10,6 +10,7 @@ mod interrupts;
 
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::ffi::CStr;
 use core::ops::Range;
 
 use fdt::Fdt;
@@ -222,11 +223,7 @@ impl<'t, 'a> Node<'t, 'a> {
     /// Whether one of `models` is among what the node calls itself compatible with.
     pub fn is_compatible(self, models: &[&str]) -> bool {
         let own = self.entry().map_or(&[][..], |entry| entry.compatible);
-        let own = own.strip_suffix(&[0]).unwrap_or(own);
-        models.iter().any(|model| {
-            own.len() >= model.len()
-                && own.split(|byte| *byte == 0).any(|text| text == model.as_bytes())
-        })
+        models.iter().any(|model| lists(own, model.as_bytes()))
     }
 
     /// Whether the device is in use ("Standard Properties: status").
@@ -243,6 +240,18 @@ impl<'t, 'a> Node<'t, 'a> {
     pub fn malformed(self, property: &'static str) -> BoardError {
         BoardError::Malformed { path: self.path(), property }
     }
+}
+
+/// Whether `text` is in a list of texts, each of which ends in a zero byte, the last one perhaps not.
+fn lists(mut list: &[u8], text: &[u8]) -> bool {
+    while list.len() >= text.len() {
+        if list.strip_prefix(text).is_some_and(|rest| matches!(rest.first(), None | Some(0))) {
+            return true;
+        }
+        let Ok(other) = CStr::from_bytes_until_nul(list) else { return false };
+        list = list.get(other.count_bytes() + 1..).unwrap_or_default();
+    }
+    false
 }
 
 /// Takes numbers of some cells each off the front of a property.

@@ -62,8 +62,8 @@ extern "C" fn plinth_main(tree: u64) -> ! {
     log::info!("{} on {}, {} CPUs", env!("CARGO_PKG_VERSION"), board.model, board.cpus.len());
     power_from_tree(board.psci, board.watchdog);
     smp::summon(board, this_mpidr());
-    let mut frames = frame_pool(board, tree);
-    let stacks = map_everything(board, tree, &mut frames);
+    let mut frames = frame_pool(board);
+    let stacks = map_everything(board, &mut frames);
     maintenance::invalidate_all_guests();
 
     let Some(frequency) = timer::frequency() else { fail("CNTFRQ_EL0 is 0: firmware must set it") };
@@ -72,7 +72,8 @@ extern "C" fn plinth_main(tree: u64) -> ! {
     let cpus = smp::start_others(board, this_mpidr(), stacks, frequency);
     log::info!("{cpus} CPUs at EL2");
 
-    let stock = supply::stock(board, tree, frames, cpus, frequency);
+    let stock = supply::stock(board, &tree, frames, cpus, frequency);
+    drop(tree);
     let machine_config = stock.machine();
     let view = machine_config.view;
     let hypervisor = HYPERVISOR.call_once(|| Hypervisor::new(stock));
@@ -163,12 +164,16 @@ pub fn this_mpidr() -> u64 {
     MPIDR_EL1.get() & 0xff_00ff_ffff
 }
 
-/// Read the board's tree. Without one there is no UART to say so on.
-fn read_board(address: u64) -> (&'static Board, Region<PhysAddr>) {
+/// Read the board's tree. Without one there is no UART to say so on. The tree's copy is as good as the tree,
+/// whose place is memory like any other then.
+fn read_board(address: u64) -> (&'static Board, Vec<u8>) {
     let start = PhysAddr::new(address);
     let Some((blob, tree)) = tree_blob(start) else { park() };
     match Board::read(blob, start) {
-        Ok(board) => (BOARD.call_once(|| board), tree),
+        Ok(mut board) => {
+            board.release(tree);
+            (BOARD.call_once(|| board), blob.to_vec())
+        }
         Err(error) => {
             if let Ok(uart) = Board::read_uart(blob) {
                 use_uart(&uart, "");
@@ -180,7 +185,7 @@ fn read_board(address: u64) -> (&'static Board, Region<PhysAddr>) {
 }
 
 /// The tree at `start`, if there is one.
-pub fn tree_blob(start: PhysAddr) -> Option<(&'static [u8], Region<PhysAddr>)> {
+fn tree_blob(start: PhysAddr) -> Option<(&'static [u8], Region<PhysAddr>)> {
     if start.raw() == 0 || !start.is_aligned(8) {
         return None;
     }
@@ -239,8 +244,8 @@ fn use_uart(uart: &BoardUart, bootargs: &str) {
 }
 
 /// All memory that nobody has.
-fn frame_pool(board: &Board, tree: Region<PhysAddr>) -> FramePool {
-    let taken: Vec<_> = [Some(boot::image()), Some(tree), board.chosen.initrd]
+fn frame_pool(board: &Board) -> FramePool {
+    let taken: Vec<_> = [Some(boot::image()), board.chosen.initrd]
         .into_iter()
         .flatten()
         .map(|region| region.grow_to(PAGE_SIZE))
@@ -256,19 +261,14 @@ fn frame_pool(board: &Board, tree: Region<PhysAddr>) -> FramePool {
 
 /// The final map: the image by its parts, memory, devices; stacks with guard pages. Returns the stacks
 /// of the other CPUs.
-fn map_everything(
-    board: &Board,
-    tree: Region<PhysAddr>,
-    frames: &mut FramePool,
-) -> Vec<Region<PhysAddr>> {
+fn map_everything(board: &Board, frames: &mut FramePool) -> Vec<Region<PhysAddr>> {
     let mut space = AddressSpace::default();
-    for region in board.usable_memory(&[]) {
+    for region in board.usable_memory(&[boot::image()]) {
         space.map(region, Use::Data);
     }
     if let Some(bundle) = board.chosen.initrd {
         space.map(bundle, Use::Constants);
     }
-    space.map(tree, Use::Constants);
     space.map(boot::code(), Use::Code);
     space.map(boot::constants(), Use::Constants);
     space.map(boot::data(), Use::Data);

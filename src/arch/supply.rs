@@ -7,9 +7,9 @@ use alloc::vec::Vec;
 use aarch64_cpu::registers::ID_AA64MMFR0_EL1;
 use tock_registers::interfaces::Readable;
 
-use super::start::{fail, tree_blob};
+use super::start::fail;
 use super::{checksum, gic, heap, id_registers, timer};
-use crate::addr::{PhysAddr, Region};
+use crate::addr::Region;
 use crate::console::{self, GuestLine, Settings};
 use crate::device::serial::SerialLine;
 use crate::firmware::entropy::Entropy;
@@ -45,10 +45,10 @@ fn with_scrollback(settings: Settings, guests: usize, frames: &FramePool) -> Set
     less
 }
 
-/// What the guests of the bundle are made from.
+/// What the guests of the bundle are made from. `tree` is the board's.
 pub fn stock(
     board: &Board,
-    tree: Region<PhysAddr>,
+    tree: &[u8],
     frames: FramePool,
     cpus: u8,
     frequency: Frequency,
@@ -99,13 +99,12 @@ pub fn stock(
 }
 
 /// The devices of the board that each guest has for its own.
-fn assigned(board: &Board, tree: Region<PhysAddr>, manifest: &Manifest<'_>) -> Box<[Assigned]> {
+fn assigned(board: &Board, tree: &[u8], manifest: &Manifest<'_>) -> Box<[Assigned]> {
     let wishes: Vec<_> = manifest.vms().iter().map(|vm| vm.assign.as_slice()).collect();
     if wishes.iter().all(|wish| wish.is_empty()) {
         return Box::default();
     }
-    let granted = tree_blob(tree.start()).map(|(blob, _)| board.assign(blob, &wishes));
-    granted.and_then(Result::ok).unwrap_or_default().into()
+    board.assign(tree, &wishes).unwrap_or_default().into()
 }
 
 /// The hypervisor's own interrupts, as [`Host::interrupts`] has them.

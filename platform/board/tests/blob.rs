@@ -31,6 +31,21 @@ fn a_blob_that_is_no_tree_says_why() {
 }
 
 #[test]
+fn the_room_that_a_loader_leaves_behind_a_tree_is_not_reserved_and_need_not_be_there() {
+    let mut blob = VIRT_GICV2.to_vec();
+    let used = blob.len();
+    blob[4..8].copy_from_slice(&0x10_0000u32.to_be_bytes());
+    for length in [used, used + 5, 0x10_0000] {
+        blob.resize(length, 0xa5);
+        let mut board = Board::read(&blob, AT).unwrap();
+        let tree = region(AT.raw(), used as u64);
+        assert_eq!(board.reserved, [tree]);
+        board.release(tree);
+        assert_eq!(board.usable_memory(&[]), board.memory);
+    }
+}
+
+#[test]
 fn a_tree_nested_too_deeply_is_refused() {
     let mut tree = virt(VIRT_GICV2);
     let deep = (0..40).fold(node("deepest"), |inner, _| {
