@@ -7,6 +7,7 @@
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::fmt::Write as _;
 
 use vm_fdt::FdtWriter;
 
@@ -355,7 +356,11 @@ fn node_at(
     address: Ipa,
     contents: impl FnOnce(&mut FdtWriter) -> Written,
 ) -> Written {
-    node(fdt, &format!("{name}@{:x}", address.raw()), contents)
+    let mut full = String::with_capacity(name.len() + 1 + 16);
+    full.push_str(name);
+    // Writing to a string does not fail.
+    let _ = write!(full, "@{:x}", address.raw());
+    node(fdt, &full, contents)
 }
 
 /// `<prop-encoded-array>` of numbers that take two cells each.

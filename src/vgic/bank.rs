@@ -162,9 +162,9 @@ impl Shared {
             targets: [1; 32],
             affinity: [0; 32],
         };
-        for index in 0..32 {
-            spis.route(version, vcpus, index);
-        }
+        // All of them alike.
+        spis.route(version, vcpus, 0);
+        spis.routed = spis.routed.map(|to| if to == 0 { 0 } else { u32::MAX });
         spis
     }
 

@@ -6,7 +6,6 @@
 
 use alloc::boxed::Box;
 use alloc::string::String;
-use alloc::vec::Vec;
 
 use super::Vm;
 use crate::addr::{Ipa, Region};
@@ -73,8 +72,8 @@ pub(super) enum Loading {
     Begin,
     /// Kernel and RAM disk are being written.
     Write(Box<Loader<'static>>),
-    /// All is written; what of it is not yet where a guest with its caches off reads it.
-    Finish { placement: Placement, dirty: Vec<Region<Ipa>> },
+    /// All is written, and where a guest with its caches off reads it.
+    Finish(Placement),
     /// The boot vCPU may start, or has.
     Done { kernel: Region<Ipa> },
 }
@@ -89,7 +88,7 @@ impl Loading {
             | Self::Zero(_)
             | Self::Begin
             | Self::Write(_)
-            | Self::Finish { .. }
+            | Self::Finish(_)
             | Self::Done { .. } => {}
         }
     }
@@ -99,7 +98,7 @@ impl Loading {
         match self {
             Self::Scrub(_) | Self::Give(_) | Self::Map | Self::Zero(_) | Self::Begin => {}
             // The guest has not run, so whatever is there will be written again, the same.
-            Self::Write(_) | Self::Finish { .. } => *self = Self::Begin,
+            Self::Write(_) | Self::Finish(_) => *self = Self::Begin,
             Self::Done { kernel } => *self = Self::Zero(*kernel),
         }
     }
@@ -154,32 +153,24 @@ impl Vm {
             Loading::Zero(region) => {
                 let (now, rest) = region.split_front(STEP);
                 self.ram()?.zero(now)?;
+                self.ram()?.clean_invalidate_to_poc(now, cpu)?;
                 *loading = rest.map_or(Loading::Begin, Loading::Zero);
             }
             Loading::Begin => *loading = Loading::Write(Box::new(self.source.loader()?)),
             Loading::Write(mut loader) => {
-                *loading = match loader.step(&mut Writer(self.ram()?))? {
+                *loading = match loader.step(&mut Writer { ram: self.ram()?, cpu })? {
                     None => Loading::Write(loader),
                     Some(placement) => {
-                        let dirty = self.write_tree(&placement)?;
-                        Loading::Finish { placement, dirty }
+                        self.write_tree(&placement, cpu)?;
+                        Loading::Finish(placement)
                     }
                 };
             }
-            Loading::Finish { placement, mut dirty } => {
-                let Some(region) = dirty.pop() else {
-                    cpu.invalidate_instructions();
-                    let Placement { entry, dtb, kernel, .. } = placement;
-                    self.lifecycle.lock().power[0] =
-                        Power::OnPending { entry, context_id: dtb.raw() };
-                    *loading = Loading::Done { kernel };
-                    return Ok(LoadStep::Done);
-                };
-                let (now, rest) = region.split_front(STEP);
-                // And no line of ours stays: the guest may write with its caches off.
-                self.ram()?.clean_invalidate_to_poc(now, cpu)?;
-                dirty.extend(rest);
-                *loading = Loading::Finish { placement, dirty };
+            Loading::Finish(Placement { entry, dtb, kernel, .. }) => {
+                cpu.invalidate_instructions();
+                self.lifecycle.lock().power[0] = Power::OnPending { entry, context_id: dtb.raw() };
+                *loading = Loading::Done { kernel };
+                return Ok(LoadStep::Done);
             }
             Loading::Done { kernel } => {
                 *loading = Loading::Done { kernel };
@@ -209,8 +200,8 @@ impl Vm {
         self.memory.get().ok_or(OutsideRam { ipa: ram.start(), size: ram.size() })
     }
 
-    /// Write the device tree. Returns all that has been written of the image.
-    fn write_tree(&self, placement: &Placement) -> Result<Vec<Region<Ipa>>, BootError> {
+    /// Write the device tree.
+    fn write_tree(&self, placement: &Placement, cpu: &impl Maintenance) -> Result<(), BootError> {
         let source = &self.source;
         let seeds = self.entropy.lock().as_mut().map(Seeds::draw);
         let tree = fdt::write(&GuestMachine {
@@ -223,17 +214,29 @@ impl Vm {
             seeds,
             assigned: &self.assigned,
         })?;
-        self.ram()?.write_from(placement.dtb, &tree)?;
-        let tree = Region::new(placement.dtb, tree.len() as u64);
-        Ok([Some(placement.kernel), placement.initrd, tree].into_iter().flatten().collect())
+        Ok(Writer { ram: self.ram()?, cpu }.put(placement.dtb, &tree)?)
     }
 }
 
-/// Guest memory as the image loader writes it.
-struct Writer<'a>(&'a GuestMemory);
+/// Guest memory as the image loader writes it: no line of what was written stays in a cache, as the guest reads,
+/// and may write, with its caches off.
+struct Writer<'a, C> {
+    ram: &'a GuestMemory,
+    cpu: &'a C,
+}
 
-impl GuestWrite for Writer<'_> {
+impl<C: Maintenance> Writer<'_, C> {
+    fn put(&self, ipa: Ipa, bytes: &[u8]) -> Result<(), OutsideRam> {
+        self.ram.write_from(ipa, bytes)?;
+        match Region::new(ipa, bytes.len() as u64) {
+            Some(written) => self.ram.clean_invalidate_to_poc(written, self.cpu),
+            None => Ok(()),
+        }
+    }
+}
+
+impl<C: Maintenance> GuestWrite for Writer<'_, C> {
     fn write(&mut self, ipa: Ipa, bytes: &[u8]) -> Result<(), OutOfRam> {
-        self.0.write_from(ipa, bytes).map_err(|_| OutOfRam)
+        self.put(ipa, bytes).map_err(|_| OutOfRam)
     }
 }
