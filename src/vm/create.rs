@@ -180,12 +180,12 @@ impl Vm {
         let Space { ram, stolen, stage2 } =
             Space::create(ram.size(), host, &assigned, frames, vmids, cpu)?;
         let mut vgic = interrupts(host, config.vcpus);
-        assigned::link(&assigned, &mut vgic);
+        assigned::link(&assigned, vgic.get_mut());
         Ok(Self {
             id,
             name: config.name.clone(),
             vcpus: (0..config.vcpus).map(|_| VcpuSlot::new()).collect(),
-            vgic: Box::new(TicketMutex::new(vgic)),
+            vgic,
             gic_version: host.gic_version,
             bus,
             assigned: assigned.into(),
@@ -329,10 +329,12 @@ fn gpio(host: &Host) -> Peripheral {
 }
 
 /// The interrupt controller: the virtual timer's interrupt is the physical one, handed on.
-fn interrupts(host: &Host, vcpus: u8) -> Vgic {
-    let mut vgic = Vgic::new(host.gic_version, vcpus.into());
+fn interrupts(host: &Host, vcpus: u8) -> Box<TicketMutex<Vgic>> {
+    // It is large, so it is made where it stays.
+    let mut vgic = Box::new(TicketMutex::new(Vgic::new(host.gic_version, vcpus.into())));
     for vcpu in 0..vcpus {
-        vgic.link(VcpuId(vcpu), layout::VIRTUAL_TIMER_IRQ, Some(host.virtual_timer));
+        let link = Some(host.virtual_timer);
+        vgic.get_mut().link(VcpuId(vcpu), layout::VIRTUAL_TIMER_IRQ, link);
     }
     vgic
 }
