@@ -31,6 +31,7 @@ extern crate alloc;
 pub mod addr;
 pub mod console;
 pub mod cpu;
+mod crc32;
 pub mod device;
 pub mod exit;
 pub mod firmware;

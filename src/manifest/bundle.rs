@@ -7,6 +7,7 @@ use super::check;
 use super::config::{MachineConfig, Payload, VmConfig, VmSource};
 use super::error::ManifestError;
 use super::{FORMAT_VERSION, MAGIC, MAX_TABLE, PAYLOAD_ALIGN};
+use crate::crc32::CRC32;
 
 const HEADER_SIZE: usize = 32;
 /// The first byte the checksum covers.
@@ -48,7 +49,7 @@ pub fn read(bundle: &[u8]) -> Result<Manifest<'_>, ManifestError> {
 
 /// The CRC-32 of `bytes`.
 pub fn checksum(bytes: &[u8]) -> u32 {
-    crc32fast::hash(bytes)
+    CRC32.checksum(bytes)
 }
 
 /// As [`read`], for who has a quicker [`checksum`].

@@ -2,12 +2,13 @@
 
 use alloc::vec::Vec;
 
-use crc32fast::Hasher;
+use crc::{Digest, Table};
 use miniz_oxide::inflate::TINFLStatus;
 use miniz_oxide::inflate::core::inflate_flags::TINFL_FLAG_HAS_MORE_INPUT;
 use miniz_oxide::inflate::core::{DecompressorOxide, decompress_with_limit};
 
 use super::ImageError;
+use crate::crc32::CRC32;
 
 const MAGIC: &[u8; 2] = &[0x1f, 0x8b];
 const HEADER_SIZE: usize = 10;
@@ -26,7 +27,7 @@ const WINDOW: usize = 32 << 10;
 const ZEROS: usize = 4 << 10;
 /// How much one step reads and writes at most: some ten thousand instructions.
 const STEP_INPUT: usize = 512;
-const STEP_OUTPUT: usize = 4 << 10;
+const STEP_OUTPUT: usize = 2 << 10;
 /// A header's optional fields are looked for in so many bytes, and so many zeros may follow the data.
 const EDGE: usize = 64 << 10;
 
@@ -43,7 +44,7 @@ pub struct Unpacker<'f> {
     inflater: Vec<DecompressorOxide>,
     window: Vec<u8>,
     unpacked: u64,
-    hasher: Hasher,
+    digest: Digest<'static, u32, Table<1>>,
 }
 
 impl<'f> Unpacker<'f> {
@@ -57,7 +58,7 @@ impl<'f> Unpacker<'f> {
         while window.len() < WINDOW {
             window.extend_from_slice(&[0; ZEROS]);
         }
-        Ok(Self { input, inflater, window, unpacked: 0, hasher: Hasher::new() })
+        Ok(Self { input, inflater, window, unpacked: 0, digest: CRC32.digest() })
     }
 
     /// How many bytes have been unpacked.
@@ -90,11 +91,11 @@ impl<'f> Unpacker<'f> {
         self.unpacked += written as u64;
         let piece = self.window.get(position..position + written).unwrap_or_default();
         debug_assert_eq!(self.unpacked - before, piece.len() as u64);
-        self.hasher.update(piece);
+        self.digest.update(piece);
         if goes_on {
             return Ok(false);
         }
-        check_trailer(self.input, self.hasher.clone().finalize(), self.unpacked)?;
+        check_trailer(self.input, self.digest.clone().finalize(), self.unpacked)?;
         Ok(true)
     }
 
@@ -132,7 +133,7 @@ fn header_size(file: &[u8]) -> Result<usize, ImageError> {
         }
     }
     if flags & FHCRC != 0 {
-        let crc = crc32fast::hash(file.get(..at).ok_or(ImageError::CutShort)?);
+        let crc = CRC32.checksum(file.get(..at).ok_or(ImageError::CutShort)?);
         if u32::from(half(file, at)?) != crc & 0xffff {
             return Err(damaged);
         }
