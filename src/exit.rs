@@ -370,6 +370,7 @@ fn described_access(
     })
 }
 
+#[inline]
 fn instruction_abort(iss: u32, far: u64, hpfar: u64) -> Exit {
     let iss = LocalRegisterCopy::<u32, DataAbortIss::Register>::new(iss);
     let status = iss.read(DataAbortIss::DFSC);

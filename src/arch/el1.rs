@@ -194,6 +194,7 @@ pub fn load_debug(debug: &DebugRegs) {
 }
 
 /// Turn every breakpoint and watchpoint off, whose registers are unknown at reset.
+#[inline]
 pub fn clear_debug() {
     load_debug(&DebugRegs::default());
 }

@@ -209,6 +209,7 @@ impl<'h, M: Machine> Cpu<'h, M> {
     }
 
     /// The exit under way is over, now.
+    #[inline]
     fn settle_exit(&mut self, loaded: &Loaded) -> Ticks {
         let now = self.machine.stamp();
         if let Some((reason, since)) = self.exit.take() {
@@ -291,6 +292,8 @@ impl<'h, M: Machine> Cpu<'h, M> {
 
     /// Go on with what comes before a VM's first instruction, until something else comes up. Returns
     /// whether all is done.
+    #[cold]
+    #[inline(never)] // what it puts on the stack is not to be in the run loop's frame
     fn get_ready(&mut self, entity: Entity, vm: &Arc<Vm>) -> bool {
         if !vm.is_loading() {
             return true;

@@ -195,6 +195,7 @@ impl Bus {
     }
 
     /// Who answers all of an access, and at which offset.
+    #[inline]
     fn find(&self, ipa: Ipa, width: Width) -> Option<(&Peripheral, u64)> {
         let peripheral = self.peripherals.iter().find(|p| p.window.contains(ipa))?;
         let whole = peripheral.window.contains_bytes(ipa, width.bytes());

@@ -228,6 +228,7 @@ pub fn answer(function: u32) -> Option<u64> {
 
 /// Whether somebody may have the function. By ranges of numbers in which functions are: what is left costs a guest
 /// that probes for it no more than an instruction or two.
+#[inline]
 const fn is_known(function: u32) -> bool {
     const SMC64: u32 = 1 << 30;
     matches!(

@@ -152,11 +152,13 @@ impl Hypervisor {
     }
 
     /// What a CPU spends its time with.
+    #[inline]
     pub fn clock(&self, cpu: CpuId) -> &Clock {
         &self.clocks[cpu.index()]
     }
 
     /// A CPU's run queue.
+    #[inline]
     pub fn queue(&self, cpu: CpuId) -> &TicketMutex<RunQueue> {
         &self.queues[cpu.index()]
     }
@@ -208,6 +210,7 @@ impl Hypervisor {
 
     /// Let the vCPUs in `notify` look at their interrupts, wherever they are. Returns whether one of
     /// them waits for this CPU now.
+    #[inline]
     pub fn notify<M: Machine>(&self, machine: &mut M, vm: &Vm, notify: Notify) -> bool {
         let mut queued = false;
         for vcpu in notify.iter() {

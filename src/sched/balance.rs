@@ -238,6 +238,7 @@ impl Load {
     }
 
     /// The virtual clock about `now`, if fair vCPUs want the CPU.
+    #[inline]
     pub(super) fn clock(&self, now: Ticks) -> Option<u64> {
         matches!(self.state.load(Ordering::Relaxed), FAIR | BOTH).then(|| {
             let since = now.0.saturating_sub(self.at.load(Ordering::Relaxed));

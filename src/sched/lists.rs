@@ -160,6 +160,7 @@ impl RunQueue {
     }
 
     /// Where the record of `entity` is.
+    #[inline]
     pub(super) fn position(&self, entity: Entity) -> Option<usize> {
         // Mostly it is the one that was asked for last.
         let last = self.lists.last.get();

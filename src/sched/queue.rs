@@ -251,6 +251,7 @@ impl RunQueue {
     }
 
     /// The running entity is about to look at everything that could have woken it.
+    #[inline]
     pub fn attend(&mut self, entity: Entity) {
         if let Some(index) = self.position(entity)
             && let State::Running { woken } = &mut self.records[index].state

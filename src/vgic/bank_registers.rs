@@ -284,6 +284,7 @@ impl Vgic {
 
 impl Bank {
     /// Those that are anything but inactive: a change of how they are delivered matters.
+    #[inline]
     fn somewhere(&self) -> u32 {
         self.pending() | self.active | self.held
     }

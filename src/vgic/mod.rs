@@ -49,6 +49,7 @@ pub struct IntId(pub u16);
 
 impl IntId {
     /// The shared peripheral interrupt that a device tree calls `<0 number ..>`.
+    #[inline]
     pub const fn spi(number: u16) -> Self {
         Self(32 + number)
     }
@@ -242,10 +243,12 @@ impl Vgic {
     /// Whether the physical interrupt behind `intid` is kept active until the guest is done with it:
     /// call after its fold. The physical active state of a PPI belongs to one CPU, so whoever moves
     /// `vcpu` takes it away there and puts it back here.
+    #[inline]
     pub fn holds_physical(&self, vcpu: VcpuId, intid: IntId) -> bool {
         self.any(vcpu, intid, |bank| bank.forwarded)
     }
 
+    #[inline]
     fn any(&self, vcpu: VcpuId, intid: IntId, word: impl Fn(&Bank) -> u32) -> bool {
         match (self.index(vcpu), Place::of(intid)) {
             (Some(v), Some(place)) => word(self.bank(v, place.bank)) & place.bit() != 0,
@@ -332,6 +335,7 @@ impl Place {
             .then_some(Self { bank: usize::from(intid.0 / 32), index: usize::from(intid.0 % 32) })
     }
 
+    #[inline]
     const fn bit(self) -> u32 {
         1 << self.index
     }
@@ -341,6 +345,7 @@ impl Place {
         self.bank == 0 && self.index < 16
     }
 
+    #[inline]
     fn intid(self) -> IntId {
         IntId(u16::try_from(self.bank * 32 + self.index).unwrap_or(INTERRUPTS))
     }

@@ -42,6 +42,7 @@ impl Notify {
     }
 
     /// The vCPU with the index `v`.
+    #[inline]
     pub(super) const fn bit(v: usize) -> Self {
         Self(1 << v)
     }
@@ -51,10 +52,12 @@ impl Notify {
         Self(u8::MAX >> (8 - count))
     }
 
+    #[inline]
     pub(super) const fn has(self, v: usize) -> bool {
         self.0 & (1 << v) != 0
     }
 
+    #[inline]
     pub(super) const fn but(self, v: usize) -> Self {
         Self(self.0 & !(1 << v))
     }

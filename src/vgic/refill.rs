@@ -47,6 +47,7 @@ impl Best {
         self.places[at] = (priority, place.intid().0);
     }
 
+    #[inline]
     fn iter(&self) -> impl Iterator<Item = Place> {
         self.places[..self.count].iter().filter_map(|kept| Place::of(IntId(kept.1)))
     }

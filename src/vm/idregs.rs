@@ -162,6 +162,7 @@ impl IdRegs {
     }
 
     /// What the guest reads from `reg`; `None` outside the ID space.
+    #[inline]
     pub fn get(&self, reg: SysReg) -> Option<u64> {
         self.0.get(slot(reg)?).copied()
     }
@@ -189,6 +190,7 @@ impl IdRegs {
     }
 
     #[allow(clippy::cast_possible_truncation)] // four bits
+    #[inline]
     fn one_more_than(&self, low: u8) -> u8 {
         (self.get(ID_AA64DFR0_EL1).unwrap_or(0) >> low & 0xf) as u8 + 1
     }
@@ -223,6 +225,7 @@ const fn pa_range(bits: u8) -> u64 {
     }
 }
 
+#[inline]
 const fn slot(reg: SysReg) -> Option<usize> {
     if reg.op0() != 3 || reg.op1() != 0 || reg.crn() != 0 {
         return None;

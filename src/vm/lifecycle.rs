@@ -142,6 +142,7 @@ impl Vm {
     }
 
     /// A CPU has taken a vCPU's registers out.
+    #[inline]
     pub fn leave_cpu(&self, now: Ticks) {
         if self.on_cpus.fetch_sub(1, Ordering::SeqCst) == 1 && self.is_paused() {
             self.settle_pause(now);
@@ -348,6 +349,7 @@ impl Vm {
     }
 
     /// Something happens outside to the device that drives `irq`.
+    #[inline]
     fn signal(&self, irq: IntId, signal: Signal, now: Ticks) -> Notify {
         let mut notify = Notify::NONE;
         self.bus.signal(irq, signal, self.virtual_now(now), |irq, level| {

@@ -280,6 +280,7 @@ impl Vm {
     }
 
     /// Take a vCPU's requests; its CPU sees to all of them now.
+    #[inline]
     pub fn take_requests(&self, vcpu: VcpuId) -> Requests {
         let bits =
             self.vcpus.get(vcpu.index()).map_or(0, |slot| slot.requests.swap(0, Ordering::SeqCst));
@@ -379,6 +380,7 @@ impl Vm {
     }
 
     /// When a device of the VM has something to do by itself.
+    #[inline]
     pub fn device_deadline(&self) -> Option<Ticks> {
         let offset = self.counter_offset.load(Ordering::Acquire);
         self.bus.deadline().map(|at| at.saturating_add(Ticks(offset)))

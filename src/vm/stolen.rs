@@ -60,6 +60,7 @@ impl StolenTime {
         }
     }
 
+    #[inline]
     fn write(&self, vcpu: VcpuId, nanoseconds: u64) {
         // Aligned, hence one store: the guest never sees half of it.
         let written = self.page.write(field(vcpu), nanoseconds);

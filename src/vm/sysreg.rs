@@ -74,6 +74,7 @@ impl SysReg {
     /// (Arm ARM, "ISS encoding for an exception from MSR, MRS, or System instruction execution in
     /// AArch64 state".)
     #[allow(clippy::cast_possible_truncation)] // each field is masked to its width
+    #[inline]
     pub const fn from_iss(iss: u32) -> (Self, Direction, u8) {
         let reg = Self::new(
             (iss >> 20) as u8 & 3,

@@ -15,8 +15,17 @@ use crate::paths;
 pub const TARGET: &str = "aarch64-unknown-none-softfloat";
 
 /// The only place for the image's code generation flags. Position independent, because firmware
-/// loads it anywhere; frame pointers, for the backtraces it prints.
-const RUSTFLAGS: [&str; 4] = ["-C", "relocation-model=pie", "-C", "force-frame-pointers=yes"];
+/// loads it anywhere; frame pointers, for the backtraces it prints; and what has several callers is copied
+/// into them where that is hardly larger than a call. The default for `opt-level = "s"` is 50. What exits
+/// pass through says `#[inline]`.
+const RUSTFLAGS: [&str; 6] = [
+    "-C",
+    "relocation-model=pie",
+    "-C",
+    "force-frame-pointers=yes",
+    "-C",
+    "llvm-args=-inline-threshold=30",
+];
 
 /// A built hypervisor.
 pub struct Hypervisor {

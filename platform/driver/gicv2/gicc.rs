@@ -79,6 +79,7 @@ impl CpuInterface {
 
     /// Takes the pending interrupt of the highest priority; it is active then. `None` when there is none,
     /// or none of our group.
+    #[inline]
     pub fn acknowledge(&self) -> Option<Acknowledged> {
         let iar = self.registers.iar.extract();
         let intid = u16::try_from(iar.read(IAR::INTID)).ok().filter(|intid| *intid < 1020)?;

@@ -105,6 +105,7 @@ fn affinity() -> u64 {
     MPIDR_EL1.get() & 0xff_00ff_ffff
 }
 
+#[inline]
 fn registers(region: &Region<PhysAddr>) -> Mmio {
     // SAFETY: the board's tree says the region holds these registers, `start` has mapped it as Device,
     // and it stays mapped. Every CPU uses the same registers as the architecture provides for.
@@ -274,10 +275,12 @@ impl Gic {
     }
 
     /// Done with an interrupt: priority drop and deactivation.
+    #[inline]
     pub fn finish(&mut self, intid: IntId) {
         self.finish_taken(Acknowledged { intid, source: 0 });
     }
 
+    #[inline]
     fn finish_taken(&mut self, taken: Acknowledged) {
         match &self.hardware {
             Hardware::V2 { interface, .. } => {
@@ -449,6 +452,7 @@ impl ListRegisters for Gic {
         self.forgets_levels
     }
 
+    #[inline]
     fn take_eoi_count(&mut self) -> u32 {
         match &self.hardware {
             Hardware::V2 { virt, .. } => virt.take_eoi_count(),
@@ -464,6 +468,7 @@ impl ListRegisters for Gic {
         }
     }
 
+    #[inline]
     fn set_maintenance(&mut self, no_pending: bool, entry_not_present: bool) {
         if self.asked == (no_pending, entry_not_present) {
             return;

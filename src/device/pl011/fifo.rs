@@ -27,6 +27,7 @@ impl Fifo {
     }
 
     /// Appends `character`; `false` when the FIFO is full.
+    #[inline]
     pub fn push(&mut self, character: u16) -> bool {
         match self.characters.get_mut(self.len) {
             Some(free) => {

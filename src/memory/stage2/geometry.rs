@@ -151,6 +151,7 @@ impl Geometry {
     }
 
     /// All addresses that can be translated.
+    #[inline]
     pub fn ipas(self) -> Region<Ipa> {
         let size = 1 << self.ipa_bits;
         Region::new(Ipa::new(0), size).expect("from zero on, nothing up to 48 bits wraps")

@@ -131,6 +131,7 @@ impl Stage2 {
     }
 
     /// What to load into `VTTBR_EL2` to run this VM.
+    #[inline]
     pub fn vttbr(&self) -> Vttbr {
         Vttbr::new(self.root.region().start(), self.vmid)
     }
@@ -146,12 +147,14 @@ impl Stage2 {
     }
 
     /// What `ipa` is translated to, to the byte.
+    #[inline]
     pub fn translate(&self, ipa: Ipa) -> Option<Mapping> {
         let leaf = self.first_leaf(&Region::new(ipa, 1)?)?;
         Some(leaf.mapping.advanced(ipa.offset_from(leaf.ipas.start())?))
     }
 
     /// The first page or block that translates an address of `ipas`.
+    #[inline]
     pub fn first_leaf(&self, ipas: &Region<Ipa>) -> Option<Leaf> {
         let inside = self.geometry.ipas().intersection(ipas)?;
         let (slot, mapping) = self.table().first_leaf(&inside)?;
