@@ -7,9 +7,10 @@
 use alloc::vec::Vec;
 
 use elf::ElfBytes;
-use elf::abi::{EI_NIDENT, EM_AARCH64, ET_DYN, ET_EXEC, PT_LOAD};
-use elf::endian::AnyEndian;
+use elf::abi::{EI_NIDENT, ELFDATA2MSB, EM_AARCH64, ET_DYN, ET_EXEC, PT_LOAD};
+use elf::endian::LittleEndian;
 use elf::file::Class;
+use elf::parse::ParseError;
 use elf::segment::ProgramHeader;
 
 use super::{Copy, ImageError, Kernel};
@@ -28,7 +29,7 @@ pub fn plan(file: &[u8], ram: Region<Ipa>) -> Result<(Kernel, Vec<Copy<'_>>), Im
     let damaged = |part| ImageError::ElfDamaged { part };
     check_identity(file)?;
     let elf =
-        ElfBytes::<AnyEndian>::minimal_parse(file).map_err(|_| damaged("header or tables"))?;
+        ElfBytes::<LittleEndian>::minimal_parse(file).map_err(|_| damaged("header or tables"))?;
     if elf.ehdr.e_machine != EM_AARCH64 {
         return Err(ImageError::ElfMachine { machine: elf.ehdr.e_machine });
     }
@@ -73,15 +74,12 @@ fn check_identity(file: &[u8]) -> Result<(), ImageError> {
     let damaged = ImageError::ElfDamaged { part: "identification" };
     // The parser does not look whether all of it is there.
     let identity = file.first_chunk::<EI_NIDENT>().ok_or(damaged)?;
-    let identity = elf::file::parse_ident::<AnyEndian>(identity);
-    let (endian, class, ..) = identity.map_err(|_| damaged)?;
-    if class != Class::ELF64 {
-        return Err(ImageError::Elf32);
+    match elf::file::parse_ident::<LittleEndian>(identity) {
+        Ok((_, Class::ELF64, ..)) => Ok(()),
+        Ok((_, Class::ELF32, ..)) => Err(ImageError::Elf32),
+        Err(ParseError::UnsupportedElfEndianness(ELFDATA2MSB)) => Err(ImageError::ElfBigEndian),
+        Err(_) => Err(damaged),
     }
-    if endian != AnyEndian::Little {
-        return Err(ImageError::ElfBigEndian);
-    }
-    Ok(())
 }
 
 /// Where a segment goes.
