@@ -12,7 +12,7 @@ pub fn print(gic: u8, figures: &Figures, other: Option<&Figures>, kept: Option<&
     );
     for row in ROWS {
         let Some(Spread { min, median, max }) = figures.get(row.name) else { continue };
-        let target = row.target(gic).map_or_else(String::new, |target| {
+        let target = row.target(gic, figures).map_or_else(String::new, |target| {
             format!("{target}{}", if *median > target { "!" } else { " " })
         });
         let before = kept.and_then(|kept| kept.get(row.name));
