@@ -118,14 +118,12 @@ impl Stage2 {
         Ok(stage2)
     }
 
-    /// Unmaps everything and gives back the tables and the VMID. No CPU has [`vttbr`](Self::vttbr)
-    /// loaded any more. When this returns the VM's frames may be freed.
+    /// Gives back the tables and the VMID. No CPU has [`vttbr`](Self::vttbr) loaded any more. When this
+    /// returns the VM's frames may be freed.
     pub fn destroy(self, vmids: &mut Vmids, tables: &mut impl TableFrames, cpu: &impl Maintenance) {
-        let mut changes = Changes::default();
-        self.table().clear(&self.geometry.ipas(), &mut changes, cpu);
-        changes.finish(self.vttbr(), tables, cpu);
-        // Even where nothing was mapped: the root may be cached, as its address is in VTTBR_EL2.
+        // Nobody walks these tables any more. What walks have left in TLBs goes first, so nothing needs unmapping.
         cpu.invalidate_vm(self.vttbr());
+        self.table().give_back(tables);
         tables.free(self.root);
         vmids.release(self.vmid);
     }

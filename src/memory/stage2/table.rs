@@ -154,6 +154,24 @@ impl Table {
         }
     }
 
+    /// Frees the tables below this one, which no walker reads any more.
+    pub(super) fn give_back(self, tables: &mut impl TableFrames) {
+        let Some(below) = self.level.next() else { return };
+        let count = self.ipas.size() / self.level.size();
+        for index in 0..count {
+            let descriptor = phys::load_descriptor(PhysAddr::new(self.at.raw() + index * ENTRY_SIZE));
+            // Mostly there is nothing.
+            if descriptor != 0
+                && let Entry::Table(at) = Entry::decode(descriptor, self.level)
+                && let base = self.ipas.start().raw() + index * self.level.size()
+                && let Some(ipas) = Region::new(Ipa::new(base), self.level.size())
+            {
+                Table { at, level: below, ipas }.give_back(tables);
+                tables.free(Block::adopt(at, 0));
+            }
+        }
+    }
+
     /// Gives `part`, at whose ends no leaf is cut that has other ones, the permissions `perms`.
     pub(super) fn protect(
         self,
