@@ -159,7 +159,8 @@ impl Table {
         let Some(below) = self.level.next() else { return };
         let count = self.ipas.size() / self.level.size();
         for index in 0..count {
-            let descriptor = phys::load_descriptor(PhysAddr::new(self.at.raw() + index * ENTRY_SIZE));
+            let descriptor =
+                phys::load_descriptor(PhysAddr::new(self.at.raw() + index * ENTRY_SIZE));
             // Mostly there is nothing.
             if descriptor != 0
                 && let Entry::Table(at) = Entry::decode(descriptor, self.level)

@@ -67,6 +67,20 @@ impl Counter {
     /// # Errors
     /// That did not happen within `limit`, or something went wrong in the machine.
     pub fn plinth(&self, hardware: &Hardware, bundle: &Bundle, limit: Duration) -> Result<Run> {
+        self.plinth_with(hardware, bundle, &[], limit)
+    }
+
+    /// The same with more arguments for QEMU.
+    ///
+    /// # Errors
+    /// As for [`Counter::plinth`].
+    pub fn plinth_with(
+        &self,
+        hardware: &Hardware,
+        bundle: &Bundle,
+        more: &[&str],
+        limit: Duration,
+    ) -> Result<Run> {
         let initrd = self.write("guests.bundle", bundle.bytes())?;
         let boot = Boot::Kernel {
             kernel: &self.hypervisor.raw,
@@ -74,7 +88,7 @@ impl Counter {
             append: "colour=off",
             tree: None,
         };
-        let run = self.run(hardware, true, boot, limit)?;
+        let run = self.run(hardware, true, boot, more, limit)?;
         if !run.console.contains(ALL_WELL) {
             bail!("the hypervisor did not power off as it should\n{}", tail(&run.console));
         }
@@ -104,10 +118,17 @@ impl Counter {
     pub fn bare(&self, hardware: &Hardware, image: &[u8], limit: Duration) -> Result<Run> {
         let kernel = self.write("bare.elf", image)?;
         let boot = Boot::Kernel { kernel: &kernel, initrd: None, append: "", tree: None };
-        self.run(hardware, false, boot, limit)
+        self.run(hardware, false, boot, &[], limit)
     }
 
-    fn run(&self, hardware: &Hardware, el2: bool, boot: Boot, limit: Duration) -> Result<Run> {
+    fn run(
+        &self,
+        hardware: &Hardware,
+        el2: bool,
+        boot: Boot,
+        more: &[&str],
+        limit: Duration,
+    ) -> Result<Run> {
         let (report, tree) = (self.folder.join("report"), self.folder.join("tree"));
         // What an earlier run has left must not be taken for this one's.
         for file in [&report, &tree] {
@@ -116,6 +137,7 @@ impl Counter {
         let icount = hardware.smp == 1;
         let mut extra = SAME_EVERY_TIME.map(str::to_owned).to_vec();
         extra.extend(self.plugin.arguments(&report, Some(&tree), icount));
+        extra.extend(more.iter().map(|argument| (*argument).to_owned()));
         let machine =
             Machine { hardware, el2, icount, boot, serial: 0, other_serial: None, extra: &extra };
         let (status, console) = self.to_the_end(&machine, limit)?;

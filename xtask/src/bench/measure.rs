@@ -1,17 +1,20 @@
 //! The machines and guests that give the figures.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use plinth::manifest::MachineConfig;
 
+use super::count::Counts;
 use super::counted::{self, Counter};
 use super::debian;
 use super::scale;
 use super::xen::{Guest, Xen};
 use crate::board::{Board, Hardware};
+use crate::bundle::Bundle;
+use crate::guest::Payload;
 use crate::{build, paths, qemu};
 
 /// The least, the middle one and the most of what one thing cost, in instructions.
@@ -39,32 +42,110 @@ struct Run {
     /// The groups of rows that the guest measures.
     rows: &'static str,
     cpus: u32,
-    vcpus: u32,
-    /// The guest has a device of the board's.
-    assigned: bool,
+    vcpus: u8,
+    /// The device of the board's that the guest has for its own, and QEMU's arguments for it.
+    device: Option<(&'static str, &'static [&'static str])>,
+    /// The row of the longest stretch at EL2.
+    stretch: &'static str,
 }
 
 const RUNS: [Run; 4] = [
-    Run { rows: "traps,interrupts", cpus: 1, vcpus: 1, assigned: false },
-    Run { rows: "pair", cpus: 2, vcpus: 2, assigned: false },
-    Run { rows: "switch", cpus: 1, vcpus: 2, assigned: false },
-    Run { rows: "device", cpus: 1, vcpus: 1, assigned: true },
+    Run {
+        rows: "traps,interrupts",
+        cpus: 1,
+        vcpus: 1,
+        device: None,
+        stretch: "longest-stretch-exits",
+    },
+    Run { rows: "pair", cpus: 2, vcpus: 2, device: None, stretch: "longest-stretch-pair" },
+    Run { rows: "switch", cpus: 1, vcpus: 2, device: None, stretch: "longest-stretch-switch" },
+    Run {
+        rows: "device uart=9040000,40",
+        cpus: 1,
+        vcpus: 1,
+        device: Some(("pl011@9040000", &["-serial", "null"])),
+        stretch: "longest-stretch-device",
+    },
 ];
+
+impl Run {
+    fn guest(&self) -> Result<Payload> {
+        let guest = guest("bench", 64 << 20, &format!("rows={}", self.rows))?;
+        let assign = self.device.iter().map(|(name, _)| (*name).to_owned()).collect();
+        Ok(Payload { vcpus: self.vcpus, assign, ..guest })
+    }
+}
+
+/// A guest with `guests/bench`.
+pub fn guest(name: &str, memory: u64, cmdline: &str) -> Result<Payload> {
+    let path = build::guests()?.join("bench");
+    let kernel = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let guest = Payload::new(name.to_owned(), kernel);
+    Ok(Payload { memory, cmdline: cmdline.to_owned(), ..guest })
+}
 
 /// What Plinth costs on a machine with a GIC of this version.
 pub fn plinth(gic: u8) -> Result<Figures> {
     // The plugin takes a newer QEMU than the board does; where the other board's is fetched, it comes with that.
     qemu::need(Board::Rpi4)?;
-    build::hypervisor()?;
-    let payload = build::guests()?.join("bench");
+    let counter = Counter::new()?;
     let mut figures = Figures::new();
     for run in &RUNS {
-        let text = boot(gic, run, &payload)?;
-        figures.extend(read(&text).with_context(|| format!("rows={} on Plinth", run.rows))?);
+        let more = run.device.map_or(&[][..], |(_, more)| more);
+        figures.extend(several(&counter, gic, run.cpus, &[run.guest()?], more, run.stretch)?);
     }
-    figures.extend(scale::figures(gic)?);
-    figures.extend(counted(gic)?);
+    figures.extend(scale::figures(&counter, gic)?);
+    figures.extend(counted(&counter, gic)?);
     Ok(figures)
+}
+
+/// What guests measure, and the longest stretch at EL2 meanwhile. The first is called `bench`.
+pub fn several(
+    counter: &Counter,
+    gic: u8,
+    cpus: u32,
+    guests: &[Payload],
+    more: &[&str],
+    stretch: &str,
+) -> Result<Figures> {
+    let bundle = Bundle::pack(&MachineConfig::default(), guests)?;
+    let machine = Hardware { cpu: CPU.to_owned(), ..counted::hardware(gic, cpus, 1 << 30) };
+    let run = counter.plinth_with(&machine, &bundle, more, LIMIT);
+    let run = run.with_context(|| format!("{stretch} on Plinth"))?;
+    let mut figures = Figures::new();
+    let longest = run.counts.longest_stretch().map_or(0, |it| it.length);
+    figures.insert(stretch.to_owned(), Spread::of(longest));
+    // The plugin cannot count several CPUs under `-icount`, without which their time is none.
+    let measured = if cpus > 1 { together(gic, cpus, guests) } else { read(&run.console) };
+    figures.extend(measured.with_context(|| format!("{stretch} on Plinth"))?);
+    Ok(figures)
+}
+
+/// What guests measure on a machine with several CPUs whose instructions are its time, until the first guest is done.
+pub fn together(gic: u8, cpus: u32, guests: &[Payload]) -> Result<Figures> {
+    let bundle = Bundle::pack(&MachineConfig::default(), guests)?;
+    let path = paths::scratch("bench-bundle")?;
+    std::fs::write(&path, bundle.bytes()).context("cannot write a bundle")?;
+    let mut command = command(gic, cpus);
+    command.args(["--until", "GUEST-TEST: ok"]).arg(&path);
+    let output = command.stdin(Stdio::null()).output().context("cannot start a run");
+    let _ = std::fs::remove_file(&path);
+    let output = output?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    if !output.status.success() {
+        let errors = String::from_utf8_lossy(&output.stderr);
+        bail!("the run ended with {}:\n{text}\n{errors}", output.status);
+    }
+    read(&text)
+}
+
+/// `cargo xtask run` on such a machine.
+pub fn command(gic: u8, cpus: u32) -> Command {
+    let limit = LIMIT.as_secs().to_string();
+    let mut command = Command::new("/proc/self/exe");
+    command.args(["run", "--icount", "--cpu", CPU, "--memory", "1G", "--timeout", &limit]);
+    command.args(["--gic", &gic.to_string(), "--smp", &cpus.to_string()]);
+    command
 }
 
 impl Spread {
@@ -75,8 +156,7 @@ impl Spread {
 }
 
 /// What is counted from outside, and sizes.
-fn counted(gic: u8) -> Result<Figures> {
-    let counter = Counter::new()?;
+fn counted(counter: &Counter, gic: u8) -> Result<Figures> {
     let mut figures = Figures::new();
     let mut put = |name: &str, value| figures.insert(name.to_owned(), Spread::of(value));
     let image = build::hypervisor()?.raw;
@@ -90,11 +170,12 @@ fn counted(gic: u8) -> Result<Figures> {
     let hello = run.counts;
     let first = hello.first_guest.context("the guest never ran")?;
     put("boot", first.all.total());
-    put("boot-no-zeroing", boot_without_zeroing(&counter, &machine, first.all.total())?);
-    let debian = debian::compare(&counter, gic)?;
+    put("boot-no-zeroing", boot_without_zeroing(counter, &machine, first.all.total())?);
+    let debian = debian::compare(counter, gic)?;
     put("debian-boot", debian.millionths_more());
-    let stretches = [hello.longest_stretch(), debian.counts.longest_stretch()];
-    put("longest-stretch", stretches.into_iter().flatten().map(|it| it.length).max().unwrap_or(0));
+    let longest = |counts: &Counts| counts.longest_stretch().map_or(0, |it| it.length);
+    put("longest-stretch-hello", longest(&hello));
+    put("longest-stretch-debian", longest(&debian.counts));
     Ok(figures)
 }
 
@@ -120,7 +201,7 @@ pub fn xen(gic: u8) -> Result<Figures> {
     let payload = build::guests()?.join("bench");
     let mut figures = Figures::new();
     // Xen does not get along with more vCPUs than CPUs here: its guest never says anything.
-    for run in RUNS.iter().filter(|run| !run.assigned && run.vcpus <= run.cpus) {
+    for run in RUNS.iter().filter(|run| run.device.is_none() && u32::from(run.vcpus) <= run.cpus) {
         let hardware = Hardware {
             board: Board::QemuVirt,
             gic,
@@ -129,68 +210,20 @@ pub fn xen(gic: u8) -> Result<Figures> {
             cpu: CPU.to_owned(),
         };
         let cmdline = format!("rows={}", run.rows);
-        let guest =
-            Guest { payload: &payload, cmdline: &cmdline, vcpus: run.vcpus, memory: 64 << 20 };
+        let guest = Guest {
+            payload: &payload,
+            cmdline: &cmdline,
+            vcpus: run.vcpus.into(),
+            memory: 64 << 20,
+        };
         let text = xen.boot(&hardware, &guest, "GUEST-TEST:", XEN_LIMIT)?;
         figures.extend(read(&text).with_context(|| format!("rows={} on Xen", run.rows))?);
     }
     Ok(figures)
 }
 
-/// What the guest prints in one run on Plinth.
-fn boot(gic: u8, run: &Run, payload: &Path) -> Result<String> {
-    let on = Machine { gic, cpus: run.cpus };
-    let payload = payload.to_string_lossy();
-    if run.assigned {
-        return self::run(&on, &[&manifest(run, &payload)?, "--", "-serial", "null"]);
-    }
-    let (vcpus, cmdline) = (run.vcpus.to_string(), format!("rows={}", run.rows));
-    let guest = ["--guest-memory", "64M", "--vcpus", &vcpus, "--cmdline", &cmdline];
-    self::run(&on, &[&guest[..], &["--kernel", &payload]].concat())
-}
-
-/// What is emulated.
-pub struct Machine {
-    pub gic: u8,
-    pub cpus: u32,
-}
-
-/// `cargo xtask run` on that machine.
-pub fn command(on: &Machine) -> Command {
-    let limit = LIMIT.as_secs().to_string();
-    let mut command = Command::new("/proc/self/exe");
-    command.args(["run", "--icount", "--cpu", CPU, "--memory", "1G", "--timeout", &limit]);
-    command.args(["--gic", &on.gic.to_string(), "--smp", &on.cpus.to_string()]);
-    command
-}
-
-/// What is printed in a run to its end.
-pub fn run(on: &Machine, arguments: &[&str]) -> Result<String> {
-    let mut command = command(on);
-    command.args(arguments);
-    let output = command.stdin(Stdio::null()).output().context("cannot start a run")?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    if !output.status.success() {
-        let errors = String::from_utf8_lossy(&output.stderr);
-        bail!("the run ended with {}:\n{text}\n{errors}", output.status);
-    }
-    Ok(text)
-}
-
-/// A guest that has the board's second UART for its own.
-fn manifest(run: &Run, payload: &str) -> Result<String> {
-    let text = format!(
-        "[[vm]]\nname = \"bench\"\nkernel = {payload:?}\nmemory = \"64M\"\n\
-         cmdline = \"rows={} uart=9040000,40\"\nassign = [\"pl011@9040000\"]\n",
-        run.rows
-    );
-    let path = paths::target().join("xtask/bench.toml");
-    paths::write_if_changed(&path, text.as_bytes())?;
-    Ok(path.to_string_lossy().into_owned())
-}
-
 /// The figures in what the guest printed: `bench: ROW MIN MEDIAN MAX`.
-pub fn read(text: &str) -> Result<Figures> {
+fn read(text: &str) -> Result<Figures> {
     let figures: Figures = text.lines().filter_map(figure).collect();
     if figures.is_empty() {
         bail!("the guest has measured nothing:\n{text}");
@@ -199,7 +232,10 @@ pub fn read(text: &str) -> Result<Figures> {
 }
 
 fn figure(line: &str) -> Option<(String, Spread)> {
-    let mut words = line.trim().strip_prefix("bench: ")?.split(' ');
+    // A line of one of several guests begins with its name.
+    let line = line.trim();
+    let line = line.strip_prefix("[bench] ").unwrap_or(line);
+    let mut words = line.strip_prefix("bench: ")?.split(' ');
     let name = words.next()?.to_owned();
     let mut number = || words.next()?.parse().ok();
     let spread = Spread { min: number()?, median: number()?, max: number()? };

@@ -6,15 +6,18 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use plinth::machine::CpuId;
 use plinth::manifest::{MachineConfig, OnReboot};
+use plinth::sched::policy::{CpuSet, Policy, Wfi};
 use serde_json::Value;
 
+use super::count::Counts;
 use super::counted::{self, Counter};
-use super::measure::{self, Figures, LIMIT, Machine, Spread};
+use super::measure::{self, Figures, LIMIT, Spread, guest};
 use crate::bundle::Bundle;
 use crate::console::Killed;
 use crate::guest::Payload;
-use crate::{build, paths};
+use crate::paths;
 
 /// What is in a guest's memory hardly matters, so it is small, in bytes.
 const SMALL: u64 = 4 << 20;
@@ -24,62 +27,48 @@ const CROWDS: [(&str, u32); 6] =
     [("idle", 1), ("idle", 16), ("idle", 128), ("spin", 2), ("spin", 8), ("spin", 32)];
 
 /// The rows of one machine.
-pub fn figures(gic: u8) -> Result<Figures> {
-    let payload = build::guests()?.join("bench");
+pub fn figures(counter: &Counter, gic: u8) -> Result<Figures> {
     let mut figures = Figures::new();
     for (life, count) in CROWDS {
         let name = format!("{life}-{count}");
-        let mut text = vm(&payload, "bench", 16 << 20, &format!("rows=scale as={name}"));
-        text += "wfi = \"trap\"\n";
+        let bench = guest("bench", 16 << 20, &format!("rows=scale as={name}"))?;
+        let policy = Policy { wfi: Wfi::Trap, ..bench.policy };
+        let mut guests = vec![Payload { policy, ..bench }];
         for index in 1..count {
-            text += &vm(&payload, &format!("other{index}"), SMALL, &format!("rows={life}"));
+            guests.push(guest(&format!("other{index}"), SMALL, &format!("rows={life}"))?);
         }
-        figures.extend(run(gic, 1, &name, &text)?);
+        let stretch = format!("longest-stretch-{name}");
+        figures.extend(measure::several(counter, gic, 1, &guests, &[], &stretch)?);
     }
-    let mut text = vm(&payload, "bench", 16 << 20, "rows=descheduled");
-    text += "vcpus = 2\n";
-    text += &vm(&payload, "other", SMALL, "rows=yield");
-    text += "cpus = [1]\n";
-    figures.extend(run(gic, 2, "descheduled", &text)?);
+    figures.extend(descheduled(gic)?);
     let mut put = |name: &str, value| figures.insert(name.to_owned(), Spread::of(value));
-    let [small, large] = memory(gic, &payload)?;
+    let [small, large] = memory(gic)?;
     put("memory-per-vm", small);
     put("memory-per-vcpu", large.saturating_sub(small) / 7);
-    put("create-vm", creation(gic, &payload)?);
-    put("destroy-vm", destruction(gic, &payload)?);
+    put("create-vm", creation(counter, gic)?);
+    let (destruction, stretch) = destruction(counter, gic)?;
+    put("destroy-vm", destruction);
+    put("longest-stretch-destroy", stretch);
     Ok(figures)
 }
 
-/// A VM of a manifest.
-fn vm(payload: &Path, name: &str, memory: u64, cmdline: &str) -> String {
-    format!(
-        "[[vm]]\nname = \"{name}\"\nkernel = {:?}\nmemory = \"{}M\"\ncmdline = \"{cmdline}\"\n",
-        payload.display(),
-        memory >> 20
-    )
-}
-
-/// Runs a manifest until the guest that measures is done: the others never are.
-fn run(gic: u8, cpus: u32, name: &str, manifest: &str) -> Result<Figures> {
-    let path = paths::target().join(format!("xtask/bench-{name}.toml"));
-    paths::write_if_changed(&path, manifest.as_bytes())?;
-    let machine = Machine { gic, cpus };
-    let path = path.to_string_lossy();
-    let text = measure::run(&machine, &["--until", "GUEST-TEST: ok", &path])?;
-    // A line of one of several guests begins with its name.
-    let text = text.replace("[bench] ", "");
-    measure::read(&text).with_context(|| format!("{name} on Plinth"))
+/// SGIs to a vCPU whose CPU is busy with another guest.
+fn descheduled(gic: u8) -> Result<Figures> {
+    let bench = Payload { vcpus: 2, ..guest("bench", 16 << 20, "rows=descheduled")? };
+    let other = guest("other", SMALL, "rows=yield")?;
+    let policy = Policy { affinity: CpuSet::EMPTY.with(CpuId(1)), ..other.policy };
+    measure::together(gic, 2, &[bench, Payload { policy, ..other }])
 }
 
 /// What a VM with one vCPU takes beside its RAM, and one with eight, in bytes.
-fn memory(gic: u8, payload: &Path) -> Result<[u64; 2]> {
+fn memory(gic: u8) -> Result<[u64; 2]> {
     let names = ["one", "eight"];
-    let text = names.map(|name| vm(payload, name, SMALL, "rows=idle")).concat() + "vcpus = 8\n";
-    let path = paths::target().join("xtask/bench-memory.toml");
-    paths::write_if_changed(&path, text.as_bytes())?;
-    let socket = paths::scratch("bench-memory")?;
-    let mut command = measure::command(&Machine { gic, cpus: 1 });
-    command.arg("--socket").arg(&socket).arg(&path);
+    let [one, eight] = names.map(|name| guest(name, SMALL, "rows=yield"));
+    let bundle = Bundle::pack(&MachineConfig::default(), &[one?, Payload { vcpus: 8, ..eight? }])?;
+    let (file, socket) = (paths::scratch("bench-bundle")?, paths::scratch("bench-socket")?);
+    std::fs::write(&file, bundle.bytes()).context("cannot write a bundle")?;
+    let mut command = measure::command(gic, 1);
+    command.arg("--socket").arg(&socket).arg(&file);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let _run = Killed(command.spawn().context("cannot start a run")?);
     let deadline = Instant::now() + LIMIT;
@@ -115,41 +104,32 @@ fn ask(socket: &Path, line: &str) -> Option<Value> {
 }
 
 /// What making one more VM takes, from the bundle's entry to a VM that has only to be zeroed and loaded.
-fn creation(gic: u8, payload: &Path) -> Result<u64> {
-    let counter = Counter::new()?;
-    let kernel = std::fs::read(payload).context("cannot read the payload")?;
+fn creation(counter: &Counter, gic: u8) -> Result<u64> {
     // The first of them runs when the last has been made.
-    let boot = |count: usize| -> Result<u64> {
-        let guest = |index: usize| {
-            let cmdline = "rows=reset".to_owned();
-            let guest = Payload::new(format!("vm{index}"), kernel.clone());
-            Payload { memory: SMALL, on_reboot: OnReboot::Stop, cmdline, ..guest }
-        };
-        let guests: Vec<_> = (0..count).map(guest).collect();
-        let counts = count_of(&counter, gic, &guests)?;
+    let boot = |number: usize| -> Result<u64> {
+        let guests = (0..number).map(|index| {
+            let guest = guest(&format!("vm{index}"), SMALL, "rows=reset")?;
+            Ok(Payload { on_reboot: OnReboot::Stop, ..guest })
+        });
+        let counts = count(counter, gic, &guests.collect::<Result<Vec<_>>>()?)?;
         Ok(counts.first_guest.context("the guest never ran")?.all.total())
     };
     Ok(boot(2)?.saturating_sub(boot(1)?))
 }
 
-/// What taking one apart takes, its memory included.
-fn destruction(gic: u8, payload: &Path) -> Result<u64> {
-    let counter = Counter::new()?;
-    let kernel = std::fs::read(payload).context("cannot read the payload")?;
-    let run = |on_reboot: OnReboot| -> Result<u64> {
-        let guest = |name: &str, memory, cmdline: &str| {
-            let guest = Payload::new(name.to_owned(), kernel.clone());
-            Payload { memory, cmdline: cmdline.to_owned(), ..guest }
-        };
+/// What taking one apart takes, and the longest stretch at EL2 meanwhile.
+fn destruction(counter: &Counter, gic: u8) -> Result<(u64, u64)> {
+    let run = |on_reboot: OnReboot| -> Result<Counts> {
         // The one that stays takes longer: its memory has to be zeroed first.
-        let goes = Payload { on_reboot, ..guest("goes", SMALL, "rows=reset") };
-        let stays = guest("stays", 16 * SMALL, "rows=traps");
-        Ok(count_of(&counter, gic, &[goes, stays])?.total.el2)
+        let goes = Payload { on_reboot, ..guest("goes", SMALL, "rows=reset")? };
+        count(counter, gic, &[goes, guest("stays", 16 * SMALL, "rows=traps")?])
     };
-    Ok(run(OnReboot::Destroy)?.saturating_sub(run(OnReboot::Stop)?))
+    let (with, without) = (run(OnReboot::Destroy)?, run(OnReboot::Stop)?);
+    let longest = with.longest_stretch().map_or(0, |it| it.length);
+    Ok((with.total.el2.saturating_sub(without.total.el2), longest))
 }
 
-fn count_of(counter: &Counter, gic: u8, guests: &[Payload]) -> Result<super::count::Counts> {
+fn count(counter: &Counter, gic: u8, guests: &[Payload]) -> Result<Counts> {
     let bundle = Bundle::pack(&MachineConfig::default(), guests)?;
     let hardware = counted::hardware(gic, 1, 1 << 30);
     Ok(counter.plinth(&hardware, &bundle, LIMIT)?.counts)

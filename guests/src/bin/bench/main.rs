@@ -13,7 +13,8 @@
 //! | `descheduled` | SGIs to the other CPU, where a third is busy meanwhile |
 //! | `device` | the interrupt of a PL011 that is the guest's own, `uart=BASE,INTID` |
 //! | `scale` | an exit and a wake-up among many guests, named by `as=NAME` |
-//! | `idle`, `spin`, `yield` | none: it sleeps, or is busy, for ever, as one of the many |
+//! | `idle`, `spin` | none: it sleeps, or is busy, until others have measured |
+//! | `yield` | none: it is busy for ever |
 //! | `reset` | none: it asks for a reset |
 //!
 //! With `loop` a group goes on for ever, for who wants to watch.
