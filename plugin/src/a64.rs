@@ -10,6 +10,11 @@ pub fn is_wait_for_interrupt(word: u32) -> bool {
     word == 0xd503_207f || word & !0x1f == 0xd503_1020
 }
 
+/// `MRS` of `ISR_EL1` into any register: it looks whether an interrupt is pending.
+pub fn is_look_for_interrupts(word: u32) -> bool {
+    word & !0x1f == 0xd538_c100
+}
+
 /// The number of a marker: `HINT #0x70` to `HINT #0x7f`, which do nothing.
 pub fn marker(word: u32) -> Option<u8> {
     let number = (word >> 5 & 0x7f) as u8;

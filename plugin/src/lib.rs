@@ -31,7 +31,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-use qemu::{Block, Counter, Info, Instruction, PluginId, Register, Registers, Tb};
+use qemu::{Block, Counter, Executed, Info, Instruction, PluginId, Register, Registers, Tb};
 use report::{ByClass, CLASSES, Now, Report};
 use stretch::{Entry, Stretches};
 
@@ -196,18 +196,21 @@ impl Plugin {
             let word = instruction.word();
             let address = || usize::try_from(instruction.address()).unwrap_or(0);
             let marker = a64::marker(word);
-            let (returns, waits) =
-                (a64::is_exception_return(word), a64::is_wait_for_interrupt(word));
-            let ends_stretch = class == EL2 && (returns || waits);
-            if marker.is_some() || ends_stretch {
+            let ends_stretch: Option<Executed> = match word {
+                _ if class != EL2 => None,
+                _ if a64::is_exception_return(word) => Some(stretch_returns),
+                _ if a64::is_wait_for_interrupt(word) => Some(stretch_waits),
+                _ if a64::is_look_for_interrupts(word) => Some(stretch_looks),
+                _ => None,
+            };
+            if marker.is_some() || ends_stretch.is_some() {
                 // Who is called must see all that came before, and not this one.
                 finish(&mut run);
             }
             if let Some(number) = marker {
                 instruction.call(marked, number.into());
             }
-            if ends_stretch {
-                let callback = if waits { stretch_waits } else { stretch_returns };
+            if let Some(callback) = ends_stretch {
                 instruction.call(callback, address());
             }
             match &mut run {
@@ -362,6 +365,12 @@ unsafe extern "C" fn stretch_returns(vcpu: c_uint, end: *mut c_void) {
 unsafe extern "C" fn stretch_waits(vcpu: c_uint, end: *mut c_void) {
     let Some(plugin) = PLUGIN.get() else { return };
     plugin.end_stretch(vcpu, end.addr() as u64, true);
+}
+
+unsafe extern "C" fn stretch_looks(vcpu: c_uint, at: *mut c_void) {
+    let Some(plugin) = PLUGIN.get() else { return };
+    let before = plugin.counters[EL2].get(vcpu);
+    plugin.told().stretches.look(vcpu as usize, at.addr() as u64, before);
 }
 
 unsafe extern "C" fn machine_ends(_: PluginId, _: *mut c_void) {

@@ -1,8 +1,9 @@
 //! Stretches: what a vCPU executes at EL2 from the moment it comes there until it leaves.
 //!
 //! A stretch begins with the first instruction at EL2 after an exception or a wait, and ends with an
-//! `ERET` or a `WFI`, which counts. Where EL2 runs with interrupts masked, the longest stretch is the
-//! longest time that none is taken. An `ERET` that an interrupt follows at once does divide two
+//! `ERET` or a `WFI`, which counts. Long work at EL2 is done in pieces, between which it looks whether an
+//! interrupt is pending (`ISR_EL1`): with that look one stretch ends, and behind it begins the next. Where
+//! EL2 runs with interrupts masked, the longest stretch is the longest time that none is taken. An `ERET` that an interrupt follows at once does divide two
 //! stretches: interrupts were taken in between. One that stays at EL2 does, too.
 
 use std::collections::BTreeMap;
@@ -13,7 +14,7 @@ pub const KEPT: usize = 5;
 /// What brought a vCPU to EL2.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Entry {
-    /// The offset of the exception's vector, or [`Entry::WAKE`].
+    /// The offset of the exception's vector, [`Entry::WAKE`] or [`Entry::LOOK`].
     pub vector: u32,
     /// `ESR_EL2.EC` of a synchronous exception.
     pub class: u8,
@@ -24,6 +25,8 @@ pub struct Entry {
 impl Entry {
     /// In place of a vector: it went on after a `WFI` of its own.
     pub const WAKE: u32 = 0x800;
+    /// In place of a vector: it went on after a look for interrupts.
+    pub const LOOK: u32 = 0x880;
 }
 
 /// All stretches of one kind.
@@ -104,6 +107,16 @@ impl Stretches {
         tally.count += 1;
         tally.instructions += length;
         tally.longest = tally.longest.max(length);
+    }
+
+    /// The instruction at `at`, before which `before` were executed at EL2, looks whether an interrupt is
+    /// pending.
+    pub fn look(&mut self, vcpu: usize, at: u64, before: u64) {
+        if self.vcpu(vcpu).open.is_some() {
+            self.end(vcpu, at, before, false);
+            let entry = Entry { vector: Entry::LOOK, class: 0, detail: 0 };
+            self.begin(vcpu, entry, at + 4, before + 1);
+        }
     }
 
     /// The longest stretches with their vCPUs, each vCPU's in falling order.

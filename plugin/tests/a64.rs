@@ -19,6 +19,8 @@ fn exception_returns_and_waits_are_known() {
     assert!(a64::is_wait_for_interrupt(0xd503_207f)); // wfi
     assert!(a64::is_wait_for_interrupt(0xd503_1023)); // wfit x3
     assert!(!a64::is_wait_for_interrupt(0xd503_205f)); // wfe
+    assert!(a64::is_look_for_interrupts(0xd538_c109)); // mrs x9, isr_el1
+    assert!(!a64::is_look_for_interrupts(0xd538_c009)); // mrs x9, vbar_el1
     assert!(!a64::is_wait_for_interrupt(0xd503_1003)); // wfet x3
 }
 

@@ -22,6 +22,17 @@ fn a_stretch_has_its_first_and_its_last_instruction() {
 }
 
 #[test]
+fn a_look_for_interrupts_divides_a_stretch() {
+    let mut stretches = Stretches::default();
+    stretches.look(0, 0x300, 5);
+    stretches.begin(0, IRQ, 0x480, 10);
+    stretches.look(0, 0x500, 14);
+    stretches.end(0, 0x600, 17, false);
+    let all: Vec<_> = stretches.longest().map(|(_, it)| (it.length, it.entry.vector)).collect();
+    assert_eq!(all, [(5, IRQ.vector), (3, Entry::LOOK)]);
+}
+
+#[test]
 fn the_longest_are_kept_for_each_vcpu_and_all_are_added_up() {
     let mut stretches = Stretches::default();
     for length in [3, 9, 1, 7, 9, 5, 8, 2] {

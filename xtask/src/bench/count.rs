@@ -171,6 +171,8 @@ pub struct Entry {
 impl Entry {
     /// In place of a vector: EL2 went on after a `WFI` of its own.
     pub const WAKE: u32 = 0x800;
+    /// In place of a vector: EL2 went on after a look for interrupts.
+    pub const LOOK: u32 = 0x880;
 }
 
 impl fmt::Display for Entry {
@@ -178,6 +180,7 @@ impl fmt::Display for Entry {
         let Self { vector, class, detail } = *self;
         match (vector, class) {
             (Self::WAKE, _) => f.write_str("wake-up"),
+            (Self::LOOK, _) => f.write_str("look for interrupts"),
             // The four kinds come in the same order wherever the exception is from.
             _ if vector & 0x180 == 0x80 => f.write_str("IRQ"),
             _ if vector & 0x180 == 0x100 => f.write_str("FIQ"),
