@@ -37,8 +37,9 @@ struct Entry<'a> {
     parent: Option<usize>,
     /// Which of the tree's properties are its own.
     properties: Range<usize>,
-    /// The value of `compatible`, by which most nodes are looked for; empty without one.
-    compatible: &'a [u8],
+    /// The first text of `compatible`, by which most nodes are looked for, and those after it; empty where there is
+    /// none.
+    compatible: (&'a [u8], &'a [u8]),
 }
 
 impl<'a> Tree<'a> {
@@ -62,7 +63,7 @@ impl<'a> Tree<'a> {
                 name: node.name,
                 parent: (!nodes.is_empty()).then_some(*parent),
                 properties: first..properties.len(),
-                compatible: compatible.unwrap_or_default(),
+                compatible: split_text(compatible.unwrap_or_default()),
             });
         }
         if nodes.len() != blob.parents().len() {
@@ -148,6 +149,12 @@ impl<'t, 'a> Node<'t, 'a> {
         self.name().split('@').next().unwrap_or_default()
     }
 
+    /// Whether [`base_name`](Self::base_name) is `name`.
+    fn is_called(self, name: &str) -> bool {
+        let rest = self.name().strip_prefix(name);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('@')) && !name.contains('@')
+    }
+
     /// The whole path, for messages.
     pub fn path(self) -> String {
         match self.parent() {
@@ -181,7 +188,7 @@ impl<'t, 'a> Node<'t, 'a> {
         if let Some(child) = self.children().find(|child| child.name() == name) {
             return Some(child);
         }
-        let mut alike = self.children().filter(|child| child.base_name() == name);
+        let mut alike = self.children().filter(|child| child.is_called(name));
         let only = alike.next()?;
         alike.next().is_none().then_some(only)
     }
@@ -222,8 +229,10 @@ impl<'t, 'a> Node<'t, 'a> {
 
     /// Whether one of `models` is among what the node calls itself compatible with.
     pub fn is_compatible(self, models: &[&str]) -> bool {
-        let own = self.entry().map_or(&[][..], |entry| entry.compatible);
-        models.iter().any(|model| lists(own, model.as_bytes()))
+        let Some((first, others)) = self.entry().map(|entry| entry.compatible) else {
+            return false;
+        };
+        models.iter().any(|model| *first == *model.as_bytes() || lists(others, model.as_bytes()))
     }
 
     /// Whether the device is in use ("Standard Properties: status").
@@ -242,14 +251,21 @@ impl<'t, 'a> Node<'t, 'a> {
     }
 }
 
-/// Whether `text` is in a list of texts, each of which ends in a zero byte, the last one perhaps not.
+/// The first of a list of texts, each of which ends in a zero byte, the last one perhaps not; and the others.
+fn split_text(list: &[u8]) -> (&[u8], &[u8]) {
+    let length = CStr::from_bytes_until_nul(list).map_or(list.len(), CStr::count_bytes);
+    let (first, others) = list.split_at_checked(length).unwrap_or((list, &[]));
+    (first, others.get(1..).unwrap_or_default())
+}
+
+/// Whether `text` is in such a list.
 fn lists(mut list: &[u8], text: &[u8]) -> bool {
-    while list.len() >= text.len() {
-        if list.strip_prefix(text).is_some_and(|rest| matches!(rest.first(), None | Some(0))) {
+    while list.len() >= text.len() && !list.is_empty() {
+        let (first, others) = split_text(list);
+        if first == text {
             return true;
         }
-        let Ok(other) = CStr::from_bytes_until_nul(list) else { return false };
-        list = list.get(other.count_bytes() + 1..).unwrap_or_default();
+        list = others;
     }
     false
 }
