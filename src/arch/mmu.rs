@@ -44,7 +44,7 @@ const DEVICE: El23Attributes = El23Attributes::VALID
 pub enum Use {
     /// The image's code: read and execute.
     Code,
-    /// The image's constants and the board's device tree: read.
+    /// The image's constants and the bundle: read.
     Constants,
     /// Memory: read and write.
     Data,
