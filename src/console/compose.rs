@@ -154,8 +154,10 @@ impl Mux {
     fn compose_raw(&mut self, at: usize, now: Duration) -> bool {
         let Some(port) = self.ports.get_mut(at) else { return false };
         let id = port.id();
+        if port.unshown() == 0 {
+            return false;
+        }
         let mut column = self.owner == Owner::Guest(id);
-        let sent = port.unshown() > 0;
         let (mut bytes, mut clean) = core::mem::take(&mut self.spare);
         port.take(RAW, now, &mut bytes);
         // Only the hypervisor begins frames.
@@ -178,7 +180,7 @@ impl Mux {
         self.unit.append(&mut bytes);
         self.spare = (bytes, clean);
         // Nothing of it goes out, and there may be more.
-        self.again |= sent && self.unit.is_empty();
+        self.again |= self.unit.is_empty();
         !self.unit.is_empty()
     }
 

@@ -12,7 +12,8 @@ use crate::addr::Ipa;
 use crate::exit::{Direction, Exit, Gpr, MmioAccess, Width};
 use crate::firmware::smccc;
 use crate::machine::Machine;
-use crate::vcpu::{GuestRegs, Vcpu, VcpuId, pstate};
+use crate::manifest::OnBadAccess;
+use crate::vcpu::{Exception, GuestRegs, Vcpu, VcpuId, pstate};
 use crate::vgic::{Frame, GICD_SGIR_OFFSET, GicVersion, IntId, Notify, SgiRegister, Vgic};
 use crate::vm::tally::Reason;
 
@@ -126,8 +127,12 @@ impl Vm {
             && self.gic_version == GicVersion::V2;
         let (others, device) = if sgir {
             (self.answer_sgir(machine, me, &vcpu.regs, access), false)
+        } else if let Some(answer) = self.answer_frame(machine, me, vcpu, access) {
+            answer
         } else {
-            self.answer_frame(machine, me, vcpu, access)?
+            let write = access.direction == Direction::Write;
+            let answered = self.answer_hole(machine, vcpu, access.ipa, access.far, write);
+            return answered.then_some(Answer::of(Reason::Mmio));
         };
         vcpu.regs.skip_instruction();
         Some(Answer { others, device, ..Answer::of(Reason::Mmio) })
@@ -205,6 +210,28 @@ impl Vm {
             notify = Self::tell_me_first(&mut self.vgic.lock(), machine, me, notify);
         }
         Some((notify, loaded))
+    }
+
+    /// An access to where there is nothing: the guest gets an external abort, if that is all.
+    #[inline(never)]
+    fn answer_hole<M: Machine>(
+        &self,
+        machine: &mut M,
+        vcpu: &mut Vcpu,
+        ipa: Ipa,
+        far: u64,
+        write: bool,
+    ) -> bool {
+        let nothing = ipa >= GIC_END && !self.bus.answers(ipa);
+        if !nothing || self.on_bad_access != OnBadAccess::Abort {
+            return false;
+        }
+        // What is mapped by now, or was not to be written, is looked at more closely.
+        if self.stage2.lock().translate(ipa).is_some() {
+            return false;
+        }
+        let far = Some(far);
+        machine.inject(&mut vcpu.regs, Exception::DataAbort { far, walk: false, write })
     }
 
     /// Any other access to the interrupt controller. Others that have to look at their interrupts.
