@@ -34,29 +34,25 @@ register_bitfields! { u32,
     ]
 }
 
-/// The width of one access.
+/// The width of one access; the discriminant is `ESR_EL2.ISS.SAS`, the logarithm of the bytes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Width {
     /// 1 byte.
-    Byte,
+    Byte = 0,
     /// 2 bytes.
-    Half,
+    Half = 1,
     /// 4 bytes.
-    Word,
+    Word = 2,
     /// 8 bytes.
-    Double,
+    Double = 3,
 }
 
 impl Width {
     /// How many bytes.
     #[inline(always)]
     pub const fn bytes(self) -> u64 {
-        match self {
-            Self::Byte => 1,
-            Self::Half => 2,
-            Self::Word => 4,
-            Self::Double => 8,
-        }
+        // A shift is shorter than a table.
+        1 << self as u32
     }
 
     /// The bits of a value that this access moves.

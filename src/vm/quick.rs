@@ -213,7 +213,7 @@ impl Vm {
     }
 
     /// An access to where there is nothing: the guest gets an external abort, if that is all.
-    #[inline(never)]
+    #[cold]
     fn answer_hole<M: Machine>(
         &self,
         machine: &mut M,
