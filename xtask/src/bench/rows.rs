@@ -99,7 +99,6 @@ pub const ROWS: &[Row] = &[
     stretch("longest-stretch-hello", "longest masked stretch at EL2: start, hello, end"),
     stretch("longest-stretch-debian", "the same: Debian's boot"),
     stretch("longest-stretch-exits", "the same: exits and interrupts as above"),
-    stretch("longest-stretch-pair", "the same: SGIs to a vCPU that runs").told(),
     stretch("longest-stretch-switch", "the same: vCPU switches"),
     stretch("longest-stretch-device", "the same: an assigned device"),
     stretch("longest-stretch-idle-128", "the same: 128 VMs start, sleep and stop"),

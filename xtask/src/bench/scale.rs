@@ -38,7 +38,7 @@ pub fn figures(counter: &Counter, gic: u8) -> Result<Figures> {
             guests.push(guest(&format!("other{index}"), SMALL, &format!("rows={life}"))?);
         }
         let stretch = format!("longest-stretch-{name}");
-        figures.extend(measure::several(counter, gic, 1, &guests, &[], &stretch)?);
+        figures.extend(measure::counted_along(counter, gic, &guests, &[], &stretch)?);
     }
     figures.extend(descheduled(gic)?);
     let mut put = |name: &str, value| figures.insert(name.to_owned(), Spread::of(value));
@@ -86,6 +86,7 @@ fn memory(gic: u8) -> Result<[u64; 2]> {
     }
     let report = ask(&socket, "memory").context("ctl memory")?;
     ask(&socket, "quit").context("ctl quit")?;
+    let _ = std::fs::remove_file(&file);
     let taken = |name: &str| {
         let vm = report["vms"].as_array()?.iter().find(|vm| vm["name"] == name)?;
         Some(vm["tables"].as_u64()? + vm["heap"].as_u64()?)
