@@ -9,7 +9,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt::Write as _;
 
-use vm_fdt::FdtWriter;
+use vm_fdt::{FdtWriter, FdtWriterNode};
 
 use super::entropy::Entropy;
 use crate::addr::{Ipa, Region};
@@ -108,40 +108,105 @@ type Written = Result<(), vm_fdt::Error>;
 /// # Errors
 /// It gets larger than 4 GiB.
 pub fn write(machine: &GuestMachine<'_>) -> Result<Vec<u8>, TreeError> {
-    let mut tree = FdtWriter::new()?;
-    let fdt = &mut tree;
-    node(fdt, "", |fdt| {
-        fdt.property("compatible", b"linux,dummy-virt\0")?;
-        fdt.property_string("model", MODEL)?;
-        fdt.property_u32("#address-cells", 2)?;
-        fdt.property_u32("#size-cells", 2)?;
-        fdt.property_u32("interrupt-parent", GIC)?;
-        node(fdt, "aliases", |fdt| fdt.property_string("serial0", &uart_path()))?;
-        node(fdt, "chosen", |fdt| chosen(fdt, machine))?;
-        memory(fdt, machine)?;
-        node(fdt, "cpus", |fdt| cpus(fdt, machine))?;
-        node(fdt, "psci", psci)?;
-        node(fdt, "timer", |fdt| timer(fdt, machine))?;
-        intc(fdt, machine)?;
-        node(fdt, "apb-pclk", clock)?;
-        uart(fdt)?;
-        if machine.devices.contains(Devices::RTC) {
-            rtc(fdt)?;
+    let mut writing = Writing::begin()?;
+    while !writing.step(machine)? {}
+    writing.finish()
+}
+
+/// A device tree that is written a part at a time, as all of it takes some hundred thousand instructions.
+pub struct Writing {
+    fdt: FdtWriter,
+    root: FdtWriterNode,
+    /// The part that comes next.
+    next: usize,
+}
+
+impl Writing {
+    /// The parts before the slots for virtio devices, of which each is one, as is each assigned device behind them.
+    const FIRST_SLOT: usize = 8;
+
+    /// An empty one.
+    ///
+    /// # Errors
+    /// None that is known.
+    pub fn begin() -> Result<Self, TreeError> {
+        let mut fdt = FdtWriter::new()?;
+        let root = fdt.begin_node("")?;
+        Ok(Self { fdt, root, next: 0 })
+    }
+
+    /// Writes the next part, of the same machine each time. Returns whether there was none left.
+    ///
+    /// # Errors
+    /// It gets larger than 4 GiB.
+    pub fn step(&mut self, machine: &GuestMachine<'_>) -> Result<bool, TreeError> {
+        let (fdt, part) = (&mut self.fdt, self.next);
+        self.next += 1;
+        match part {
+            0 => root(fdt)?,
+            1 => node(fdt, "chosen", |fdt| chosen(fdt, machine))?,
+            2 => memory(fdt, machine)?,
+            3 => node(fdt, "cpus", |fdt| cpus(fdt, machine))?,
+            4 => {
+                node(fdt, "psci", psci)?;
+                node(fdt, "timer", |fdt| timer(fdt, machine))?;
+            }
+            5 => intc(fdt, machine)?,
+            6 => {
+                node(fdt, "apb-pclk", clock)?;
+                uart(fdt)?;
+                if machine.devices.contains(Devices::RTC) {
+                    rtc(fdt)?;
+                }
+            }
+            7 => {
+                gpio(fdt)?;
+                node(fdt, "gpio-keys", gpio_keys)?;
+            }
+            _ => return device_at(fdt, machine, part - Self::FIRST_SLOT),
         }
-        gpio(fdt)?;
-        node(fdt, "gpio-keys", gpio_keys)?;
-        for slot in 0..layout::VIRTIO_SLOTS {
-            virtio(fdt, slot)?;
-        }
-        for (device, clock) in machine.assigned.iter().zip(ASSIGNED_CLOCK..) {
+        Ok(false)
+    }
+
+    /// All that was written, once no part is left.
+    ///
+    /// # Errors
+    /// It got larger than 4 GiB.
+    pub fn finish(mut self) -> Result<Vec<u8>, TreeError> {
+        self.fdt.end_node(self.root)?;
+        Ok(self.fdt.finish()?)
+    }
+}
+
+/// The slot for a virtio device or the assigned device with this number; true when there is none.
+fn device_at(
+    fdt: &mut FdtWriter,
+    machine: &GuestMachine<'_>,
+    number: usize,
+) -> Result<bool, TreeError> {
+    let slots = usize::from(layout::VIRTIO_SLOTS);
+    match u16::try_from(number).ok().filter(|slot| *slot < layout::VIRTIO_SLOTS) {
+        Some(slot) => virtio(fdt, slot)?,
+        None => {
+            let number = number.saturating_sub(slots);
+            let mut devices = machine.assigned.iter().zip(ASSIGNED_CLOCK..);
+            let Some((device, clock)) = devices.nth(number) else { return Ok(true) };
             if let Some(hertz) = device.clock {
                 node(fdt, &format!("clock-{clock}"), |fdt| fixed_clock(fdt, hertz.get(), clock))?;
             }
             assigned(fdt, device, clock)?;
         }
-        Ok(())
-    })?;
-    Ok(tree.finish()?)
+    }
+    Ok(false)
+}
+
+fn root(fdt: &mut FdtWriter) -> Written {
+    fdt.property("compatible", b"linux,dummy-virt\0")?;
+    fdt.property_string("model", MODEL)?;
+    fdt.property_u32("#address-cells", 2)?;
+    fdt.property_u32("#size-cells", 2)?;
+    fdt.property_u32("interrupt-parent", GIC)?;
+    node(fdt, "aliases", |fdt| fdt.property_string("serial0", &uart_path()))
 }
 
 fn chosen(fdt: &mut FdtWriter, machine: &GuestMachine<'_>) -> Written {

@@ -72,10 +72,19 @@ pub(super) enum Loading {
     Begin,
     /// Kernel and RAM disk are being written.
     Write(Box<Loader<'static>>),
+    /// The device tree is being written.
+    Tree(Box<Tree>),
     /// All is written, and where a guest with its caches off reads it.
     Finish(Placement),
     /// The boot vCPU may start, or has.
     Done { kernel: Region<Ipa> },
+}
+
+/// The device tree, as far as it is written.
+pub(super) struct Tree {
+    writing: fdt::Writing,
+    placement: Placement,
+    seeds: Option<Seeds>,
 }
 
 impl Loading {
@@ -88,6 +97,7 @@ impl Loading {
             | Self::Zero(_)
             | Self::Begin
             | Self::Write(_)
+            | Self::Tree(_)
             | Self::Finish(_)
             | Self::Done { .. } => {}
         }
@@ -98,7 +108,7 @@ impl Loading {
         match self {
             Self::Scrub(_) | Self::Give(_) | Self::Map | Self::Zero(_) | Self::Begin => {}
             // The guest has not run, so whatever is there will be written again, the same.
-            Self::Write(_) | Self::Finish(_) => *self = Self::Begin,
+            Self::Write(_) | Self::Tree(_) | Self::Finish(_) => *self = Self::Begin,
             Self::Done { kernel } => *self = Self::Zero(*kernel),
         }
     }
@@ -160,10 +170,17 @@ impl Vm {
             Loading::Write(mut loader) => {
                 *loading = match loader.step(&mut Writer { ram: self.ram()?, cpu })? {
                     None => Loading::Write(loader),
-                    Some(placement) => {
-                        self.write_tree(&placement, cpu)?;
-                        Loading::Finish(placement)
-                    }
+                    Some(placement) => Loading::Tree(Box::new(self.begin_tree(placement)?)),
+                };
+            }
+            Loading::Tree(mut tree) => {
+                *loading = if tree.writing.step(&self.described(&tree))? {
+                    let Tree { writing, placement, .. } = *tree;
+                    let bytes = writing.finish()?;
+                    Writer { ram: self.ram()?, cpu }.put(placement.dtb, &bytes)?;
+                    Loading::Finish(placement)
+                } else {
+                    Loading::Tree(tree)
                 };
             }
             Loading::Finish(Placement { entry, dtb, kernel, .. }) => {
@@ -200,21 +217,23 @@ impl Vm {
         self.memory.get().ok_or(OutsideRam { ipa: ram.start(), size: ram.size() })
     }
 
-    /// Write the device tree.
-    fn write_tree(&self, placement: &Placement, cpu: &impl Maintenance) -> Result<(), BootError> {
-        let source = &self.source;
+    fn begin_tree(&self, placement: Placement) -> Result<Tree, BootError> {
         let seeds = self.entropy.lock().as_mut().map(Seeds::draw);
-        let tree = fdt::write(&GuestMachine {
-            ram: source.ram,
-            devices: source.devices,
+        Ok(Tree { writing: fdt::Writing::begin()?, placement, seeds })
+    }
+
+    /// What the device tree is to say.
+    fn described(&self, tree: &Tree) -> GuestMachine<'_> {
+        GuestMachine {
+            ram: self.source.ram,
+            devices: self.source.devices,
             vcpus: self.vcpu_count(),
             gic: self.gic_version,
-            cmdline: &source.cmdline,
-            initrd: placement.initrd,
-            seeds,
+            cmdline: &self.source.cmdline,
+            initrd: tree.placement.initrd,
+            seeds: tree.seeds,
             assigned: &self.assigned,
-        })?;
-        Ok(Writer { ram: self.ram()?, cpu }.put(placement.dtb, &tree)?)
+        }
     }
 }
 
