@@ -180,6 +180,8 @@ impl Bus {
     /// Resets every device.
     pub fn reset(&self, mut line: impl FnMut(IntId, bool)) {
         for peripheral in &self.peripherals {
+            // Whoever is told has forgotten what was reported before.
+            peripheral.reported.store(NEVER_REPORTED, Ordering::Relaxed);
             peripheral.with_device(|device| device.reset(), &mut line);
         }
     }

@@ -170,6 +170,8 @@ fn a_poll_at_the_earliest_deadline_raises_that_devices_interrupt() {
     assert_eq!(lines(|line| bus.signal(IntId::spi(9), Signal::Input, Ticks(900), line)), []);
     assert_eq!(bus.deadline(), None);
     assert_eq!(lines(|line| bus.reset(line)), [(late, false), (early, false)]);
+    // Also when nothing has changed: who is told begins anew.
+    assert_eq!(lines(|line| bus.reset(line)), [(late, false), (early, false)]);
 }
 
 #[test]
