@@ -359,13 +359,13 @@ fn a_field_given_twice_does_not_hide_other_mistakes() {
 }
 
 #[test]
-fn there_are_at_most_64_guests() {
+fn there_are_at_most_128_guests() {
     let many = |count: usize| {
         let guest = |n| format!("[[vm]]\nname = \"g{n}\"\nkernel = \"k\"\n");
         mistakes(&(0..count).map(guest).collect::<String>())
     };
-    assert_eq!(many(64), Vec::<String>::new());
-    assert_eq!(many(66), ["193:1: vm 65 is one too many; 64 are possible"]);
+    assert_eq!(many(128), Vec::<String>::new());
+    assert_eq!(many(130), ["385:1: vm 129 is one too many; 128 are possible"]);
 }
 
 #[test]
