@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64};
 
 use spin::Once;
-use spin::mutex::TicketMutex;
+use spin::mutex::{SpinMutex, TicketMutex};
 
 use super::assigned::PlaceError;
 use super::idregs::IdRegs;
@@ -329,9 +329,9 @@ fn gpio(host: &Host) -> Peripheral {
 }
 
 /// The interrupt controller: the virtual timer's interrupt is the physical one, handed on.
-fn interrupts(host: &Host, vcpus: u8) -> Box<TicketMutex<Vgic>> {
+fn interrupts(host: &Host, vcpus: u8) -> Box<SpinMutex<Vgic>> {
     // It is large, so it is made where it stays.
-    let mut vgic = Box::new(TicketMutex::new(Vgic::new(host.gic_version, vcpus.into())));
+    let mut vgic = Box::new(SpinMutex::new(Vgic::new(host.gic_version, vcpus.into())));
     for vcpu in 0..vcpus {
         let link = Some(host.virtual_timer);
         vgic.get_mut().link(VcpuId(vcpu), layout::VIRTUAL_TIMER_IRQ, link);

@@ -30,7 +30,7 @@ use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use spin::Once;
-use spin::mutex::{TicketMutex, TicketMutexGuard};
+use spin::mutex::{SpinMutex, SpinMutexGuard, TicketMutex};
 
 use crate::addr::{Ipa, Region};
 use crate::device::bus::Bus;
@@ -96,7 +96,10 @@ pub struct Vm {
     id: VmId,
     name: String,
     vcpus: Box<[VcpuSlot]>,
-    vgic: Box<TicketMutex<Vgic>>,
+    /// No ticket lock: the VM's own vCPUs are nearly all who wait for it, for some hundred instructions, with each timer
+    /// interrupt. Where CPUs are threads of an emulator on fewer real ones, a queue of waiters stands still whenever the
+    /// thread of the next one does; a guest with four vCPUs hardly booted.
+    vgic: Box<SpinMutex<Vgic>>,
     gic_version: GicVersion,
     bus: Bus,
     assigned: assigned::Assigned,
@@ -231,7 +234,7 @@ impl Vm {
     }
 
     /// The VM's interrupt controller.
-    pub fn vgic(&self) -> &TicketMutex<Vgic> {
+    pub fn vgic(&self) -> &SpinMutex<Vgic> {
         &self.vgic
     }
 
@@ -342,7 +345,7 @@ impl Vm {
         machine: &M,
         me: VcpuId,
         vcpu: &Vcpu,
-    ) -> TicketMutexGuard<'_, Vgic> {
+    ) -> SpinMutexGuard<'_, Vgic> {
         let asserted = vcpu.physical_timer.output(self.virtual_now(machine.now()));
         let mut vgic = self.vgic.lock();
         let _ = vgic.set_level(me, layout::PHYSICAL_TIMER_IRQ, asserted);
