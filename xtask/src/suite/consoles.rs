@@ -138,7 +138,7 @@ fn flood(session: &mut Session) -> Result<()> {
 }
 
 /// All that `guest` has said, lines and pieces of lines put together.
-fn said(text: &str, guest: &str) -> String {
+pub fn said(text: &str, guest: &str) -> String {
     let prefix = format!("[{guest}] ");
     text.lines().filter_map(|line| line.strip_prefix(&prefix)).collect()
 }
