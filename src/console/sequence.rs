@@ -17,7 +17,7 @@ pub enum Sequence {
 /// What a byte is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Part {
-    /// In no sequence.
+    /// In no sequence; or a control character within one, which terminals carry out at once.
     Plain,
     /// The ESC of a new one. It ends what was open before.
     First,
@@ -25,7 +25,7 @@ pub enum Part {
     Within,
     /// The last of one.
     Last,
-    /// CAN or SUB: the terminal drops what was open, if anything was.
+    /// CAN, SUB, or what stands in no sequence: the terminal drops what was open, if anything was.
     Cancel,
 }
 
@@ -36,6 +36,8 @@ impl Sequence {
             (_, 0x18 | 0x1a) => (Self::None, Part::Cancel),
             (_, 0x1b) => (Self::Escape, Part::First),
             (Self::None, _) => (Self::None, Part::Plain),
+            (Self::Escape | Self::Control, 0x80..) => (Self::None, Part::Cancel),
+            (open @ (Self::Escape | Self::Control), ..=0x1f | 0x7f) => (open, Part::Plain),
             (Self::Escape, b'[') => (Self::Control, Part::Within),
             (Self::Escape, b']' | b'P' | b'X' | b'^' | b'_') => (Self::Text, Part::Within),
             (Self::Escape, 0x20..=0x2f) => (Self::Escape, Part::Within),
@@ -84,6 +86,10 @@ mod tests {
             ("\x1b]0;ti\x1b[6n.", "<<>."),
             ("\x1b[12\x18.\x1a", "<!.!"),
             ("\x1b\x1b[m.", "<<>."),
+            // A control character is carried out where it stands, DEL is ignored.
+            ("\x1b\r[1\n\x7fm.", "<\r\n\x7f>."),
+            // Beyond ASCII there is nothing but text.
+            ("\x1b[1é.", "<!\u{a9}."),
         ] {
             assert_eq!(marked(text.as_bytes()), wanted, "{text:?}");
         }
