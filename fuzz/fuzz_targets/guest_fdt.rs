@@ -15,6 +15,7 @@ use plinth::vm::layout;
 struct Input<'a> {
     ram: (u64, u64),
     clock: bool,
+    virtio: u16,
     vcpus: u8,
     v3: bool,
     cmdline: &'a str,
@@ -23,15 +24,15 @@ struct Input<'a> {
 }
 
 fuzz_target!(|input: Input<'_>| {
-    let Input { ram, clock, vcpus, v3, cmdline, initrd, seed } = input;
+    let Input { ram, clock, virtio, vcpus, v3, cmdline, initrd, seed } = input;
     let Some(ram) = Region::new(Ipa::new(ram.0), ram.1) else { return };
     let devices = if clock { Devices::RTC } else { Devices::NONE };
-    let vcpus = vcpus % 9;
+    let (vcpus, virtio) = (vcpus % 9, virtio % (layout::VIRTIO_SLOTS + 1));
     let gic = if v3 { GicVersion::V3 } else { GicVersion::V2 };
     let initrd = initrd.and_then(|(start, size)| Region::new(Ipa::new(start), size));
     let seeds = seed.and_then(|seed| Entropy::from_seed(&seed)).map(|mut e| Seeds::draw(&mut e));
     let machine =
-        GuestMachine { ram, devices, vcpus, gic, cmdline, initrd, seeds, assigned: &[] };
+        GuestMachine { ram, devices, virtio, vcpus, gic, cmdline, initrd, seeds, assigned: &[] };
     let dtb = write(&machine).expect("there is nothing to refuse");
 
     let cmdline = cmdline.split('\0').next().unwrap_or_default();

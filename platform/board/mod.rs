@@ -27,6 +27,9 @@ pub use gic::Gic;
 pub use memory::usable;
 pub use uart::{BoardUart, UartKind};
 
+/// QEMU's `virt` board has 32 of these, more than all other nodes together, and no fact is read of any.
+const UNUSED: &str = "virtio,mmio";
+
 /// The facts of one board.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Board {
@@ -86,7 +89,7 @@ pub struct Chosen {
 impl Board {
     /// The board that `blob` describes. The blob lies at the address `at`.
     pub fn read(blob: &[u8], at: PhysAddr) -> Result<Self, BoardError> {
-        let copy = CheckedBlob::copy_of(blob)?;
+        let copy = CheckedBlob::copy_without(blob, UNUSED)?;
         let tree = Tree::new(&copy)?;
         let root = tree.root();
         let (gic, controller) = gic::read(&tree)?;

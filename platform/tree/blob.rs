@@ -56,7 +56,13 @@ pub struct CheckedBlob {
 impl CheckedBlob {
     /// A copy of the tree that `blob` starts with.
     pub fn copy_of(blob: &[u8]) -> Result<Self, TreeError> {
-        checked_copy(blob)
+        checked_copy(blob, None)
+    }
+
+    /// The same but for nodes without subnodes that are compatible with `unused` and nothing else. They are checked as
+    /// all others.
+    pub fn copy_without(blob: &[u8], unused: &str) -> Result<Self, TreeError> {
+        checked_copy(blob, Some(unused))
     }
 
     /// The tree.
@@ -106,13 +112,13 @@ fn blocks(blob: &[u8]) -> Result<Blocks<'_>, TreeError> {
     })
 }
 
-fn checked_copy(blob: &[u8]) -> Result<CheckedBlob, TreeError> {
+fn checked_copy(blob: &[u8], unused: Option<&str>) -> Result<CheckedBlob, TreeError> {
     let Blocks { strings, structure, reservations } = blocks(blob)?;
     let structure_at = HEADER_SIZE + reservations.bytes.len();
     let mut copy = Vec::with_capacity(structure_at + structure.bytes.len() + strings.bytes.len());
     copy.resize(HEADER_SIZE, 0);
     copy.extend_from_slice(reservations.bytes);
-    let (parents, properties) = structure.copy_checked(strings.bytes, &mut copy)?;
+    let (parents, properties) = structure.copy_checked(strings.bytes, unused, &mut copy)?;
     let strings_at = copy.len();
     copy.extend_from_slice(strings.bytes);
 
@@ -164,12 +170,25 @@ fn block(blob: &[u8], place: usize, length: usize) -> Result<Block<'_>, TreeErro
     Ok(Block { bytes, start })
 }
 
+/// Of the node that began last.
+#[derive(Default)]
+struct Newest {
+    /// Where it begins.
+    at: usize,
+    /// How many properties came before it.
+    properties: usize,
+    /// It is compatible with what is not used.
+    unused: bool,
+}
+
 impl Block<'_> {
-    /// Appends the tokens of this structure block to `copy`, all but `FDT_NOP`. Returns what
-    /// [`CheckedBlob::parents`] and [`CheckedBlob::properties`] do.
+    /// Appends the tokens of this structure block to `copy`, all but `FDT_NOP` and the nodes that
+    /// [`CheckedBlob::copy_without`] leaves out. Returns what [`CheckedBlob::parents`] and
+    /// [`CheckedBlob::properties`] do.
     fn copy_checked(
         &self,
         strings: &[u8],
+        unused: Option<&str>,
         copy: &mut Vec<u8>,
     ) -> Result<(Vec<usize>, usize), TreeError> {
         // What has been checked since `kept` is still to be copied.
@@ -179,6 +198,7 @@ impl Block<'_> {
         let (mut open, mut depth) = ([0; MAX_DEPTH], 0usize);
         // Properties come before subnodes; the crate stops at the first subnode.
         let mut properties_may_follow = false;
+        let mut newest = Newest::default();
         let plain = is_plain(strings);
         loop {
             let flaw = |flaw| TreeError { offset: self.start + at, flaw };
@@ -197,10 +217,18 @@ impl Block<'_> {
                     parents.push(open.get(depth.saturating_sub(1)).copied().unwrap_or(0));
                     depth += 1;
                     properties_may_follow = true;
+                    newest = Newest { at, properties, unused: false };
                     at + 4 + length + 1
                 }
                 END_NODE => {
                     depth -= 1;
+                    // One with a subnode stays, and one of which a part has been copied, up to an `FDT_NOP`.
+                    if newest.unused && properties_may_follow && depth > 0 && kept <= newest.at {
+                        copy.extend_from_slice(self.bytes.get(kept..newest.at).unwrap_or_default());
+                        kept = at + 4;
+                        properties = newest.properties;
+                        parents.pop();
+                    }
                     properties_may_follow = false;
                     at + 4
                 }
@@ -214,7 +242,13 @@ impl Block<'_> {
                         return Err(flaw(Flaw::Nesting));
                     }
                     properties += 1;
-                    (at + 12).checked_add(length).ok_or(flaw(Flaw::Truncated))?
+                    let end = (at + 12).checked_add(length).ok_or(flaw(Flaw::Truncated))?;
+                    newest.unused |= unused.is_some_and(|unused| {
+                        length == unused.len() + 1
+                            && self.bytes.get(at + 12..end - 1) == Some(unused.as_bytes())
+                            && strings.get(name_at..).is_some_and(is_compatible)
+                    });
+                    end
                 }
                 NOP => {
                     copy.extend_from_slice(self.bytes.get(kept..at).unwrap_or_default());
@@ -234,6 +268,11 @@ impl Block<'_> {
             at = end;
         }
     }
+}
+
+/// Whether the name that `strings` starts with is `compatible`.
+fn is_compatible(strings: &[u8]) -> bool {
+    strings.starts_with(b"compatible\0")
 }
 
 /// Whether a good name starts wherever in `strings` one looks, so that [`name`] need not be asked.

@@ -259,6 +259,21 @@ fn frame_pool(board: &Board) -> FramePool {
     frames
 }
 
+/// The registers of the devices in use, as whole 2 MiB blocks where that covers no memory: one entry each, and nobody but
+/// their drivers goes there.
+fn device_blocks(board: &Board) -> impl Iterator<Item = Region<PhysAddr>> + '_ {
+    let gic = match &board.gic {
+        Gic::V2 { gicd, gicc, gich, gicv, .. } => alloc::vec![*gicd, *gicc, *gich, *gicv],
+        Gic::V3 { gicd, redistributors, .. } => [&[*gicd], &redistributors[..]].concat(),
+    };
+    let others = [Some(board.uart.registers), board.rtc, board.watchdog];
+    gic.into_iter().chain(others.into_iter().flatten()).map(|registers| {
+        let block = registers.grow_to(2 << 20);
+        let has_memory = board.memory.iter().any(|memory| memory.overlaps(&block));
+        if has_memory { registers } else { block }
+    })
+}
+
 /// The final map: the image by its parts, memory, devices; stacks with guard pages. Returns the stacks
 /// of the other CPUs.
 fn map_everything(board: &Board, frames: &mut FramePool) -> Vec<Region<PhysAddr>> {
@@ -273,22 +288,8 @@ fn map_everything(board: &Board, frames: &mut FramePool) -> Vec<Region<PhysAddr>
     space.map(boot::constants(), Use::Constants);
     space.map(boot::data(), Use::Data);
     space.unmap_page(boot::stack_guard());
-    space.map(board.uart.registers, Use::Device);
-    for registers in board.rtc.iter().chain(&board.watchdog) {
-        space.map(*registers, Use::Device);
-    }
-    match &board.gic {
-        Gic::V2 { gicd, gicc, gich, gicv, .. } => {
-            for registers in [gicd, gicc, gich, gicv] {
-                space.map(*registers, Use::Device);
-            }
-        }
-        Gic::V3 { gicd, redistributors, .. } => {
-            space.map(*gicd, Use::Device);
-            for region in redistributors {
-                space.map(*region, Use::Device);
-            }
-        }
+    for registers in device_blocks(board) {
+        space.map(registers, Use::Device);
     }
     let mut stacks = Vec::new();
     for _ in 1..board.cpus.len() {

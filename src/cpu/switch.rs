@@ -34,15 +34,17 @@ impl<M: Machine> Cpu<'_, M> {
             self.hypervisor.retired(&mut self.machine, vm, me);
             return None;
         };
-        let shared = self.hypervisor.queue(self.machine.id()).lock().is_contended(entity);
+        let now = self.machine.now();
+        let mut queue = self.hypervisor.queue(self.machine.id()).lock();
+        let shared = queue.is_contended(entity);
+        let usage = queue.usage(entity, now);
+        queue.load(entity);
+        drop(queue);
+        vm.publish_stolen(me, usage.unwrap_or_default().waited);
         let traps_wait = vm.traps_wait();
         let mut space = vm.space(me, self.machine.id(), shared || traps_wait);
         // Out of reset with an empty TLB.
         space.stale_tlb |= requests.start;
-        let now = self.machine.now();
-        let usage = self.hypervisor.queue(self.machine.id()).lock().usage(entity, now);
-        vm.publish_stolen(me, usage.unwrap_or_default().waited);
-        self.hypervisor.queue(self.machine.id()).lock().load(entity);
         self.machine.load(&vcpu, &space);
         let in_hand = vm.vgic().lock().holds_physical(me, VIRTUAL_TIMER_IRQ);
         self.machine.set_virtual_timer_active(in_hand);

@@ -2,7 +2,7 @@
 //!
 //! It describes exactly the machine of [`crate::vm::layout`], in the words QEMU's `virt` board uses:
 //! whatever boots from the one tree boots from the other. What a guest does not have (PCI, flash, a
-//! PMU, an ITS) is not there.
+//! PMU, an ITS, a device in a virtio-mmio slot) is not there.
 
 use alloc::format;
 use alloc::string::String;
@@ -51,6 +51,8 @@ pub struct GuestMachine<'a> {
     pub ram: Region<Ipa>,
     /// The devices beside those that every guest has.
     pub devices: Devices,
+    /// How many virtio-mmio slots have a device: the first ones.
+    pub virtio: u16,
     /// How many vCPUs.
     pub vcpus: u8,
     /// Which interrupt controller.
@@ -122,8 +124,8 @@ pub struct Writing {
 }
 
 impl Writing {
-    /// The parts before the slots for virtio devices, of which each is one, as is each assigned device behind them.
-    const FIRST_SLOT: usize = 8;
+    /// The parts before the assigned devices, of which each is one.
+    const FIRST_ASSIGNED: usize = 8;
 
     /// An empty one.
     ///
@@ -162,8 +164,9 @@ impl Writing {
             7 => {
                 gpio(fdt)?;
                 node(fdt, "gpio-keys", gpio_keys)?;
+                (0..machine.virtio).try_for_each(|slot| virtio(fdt, slot))?;
             }
-            _ => return device_at(fdt, machine, part - Self::FIRST_SLOT),
+            _ => return assigned_at(fdt, machine, part - Self::FIRST_ASSIGNED),
         }
         Ok(false)
     }
@@ -178,25 +181,19 @@ impl Writing {
     }
 }
 
-/// The slot for a virtio device or the assigned device with this number; true when there is none.
-fn device_at(
+/// The assigned device with this number; true when there is none.
+fn assigned_at(
     fdt: &mut FdtWriter,
     machine: &GuestMachine<'_>,
     number: usize,
 ) -> Result<bool, TreeError> {
-    let slots = usize::from(layout::VIRTIO_SLOTS);
-    match u16::try_from(number).ok().filter(|slot| *slot < layout::VIRTIO_SLOTS) {
-        Some(slot) => virtio(fdt, slot)?,
-        None => {
-            let number = number.saturating_sub(slots);
-            let mut devices = machine.assigned.iter().zip(ASSIGNED_CLOCK..);
-            let Some((device, clock)) = devices.nth(number) else { return Ok(true) };
-            if let Some(hertz) = device.clock {
-                node(fdt, &format!("clock-{clock}"), |fdt| fixed_clock(fdt, hertz.get(), clock))?;
-            }
-            assigned(fdt, device, clock)?;
-        }
+    let Some((device, clock)) = machine.assigned.iter().zip(ASSIGNED_CLOCK..).nth(number) else {
+        return Ok(true);
+    };
+    if let Some(hertz) = device.clock {
+        node(fdt, &format!("clock-{clock}"), |fdt| fixed_clock(fdt, hertz.get(), clock))?;
     }
+    assigned(fdt, device, clock)?;
     Ok(false)
 }
 
@@ -368,10 +365,7 @@ fn gpio_keys(fdt: &mut FdtWriter) -> Written {
 }
 
 fn virtio(fdt: &mut FdtWriter, slot: u16) -> Written {
-    let offset = layout::VIRTIO_STRIDE * u64::from(slot);
-    let base = Ipa::new(layout::VIRTIO.base.raw() + offset);
-    let window = Window { base, size: layout::VIRTIO_STRIDE };
-    device(fdt, "virtio_mmio", b"virtio,mmio\0", window, |fdt| {
+    device(fdt, "virtio_mmio", b"virtio,mmio\0", layout::virtio_slots(slot, 1), |fdt| {
         wired(fdt, layout::virtio_irq(slot), EDGE_RISING)?;
         fdt.property_null("dma-coherent")
     })

@@ -132,15 +132,15 @@ impl Hypervisor {
         let now = machine.now();
         let mut vm = stock.create(id, now, machine.upkeep()).ok_or(Refusal::NoSuchVm)??;
         if !self.population.join() {
-            stock.destroy(vm, machine.upkeep());
+            stock.destroy(*vm, machine.upkeep());
             return Err(Refusal::Finished);
         }
         if let Err(error) = self.place(&mut vm) {
             self.population.leave_quietly();
-            stock.destroy(vm, machine.upkeep());
+            stock.destroy(*vm, machine.upkeep());
             return Err(error.into());
         }
-        let vm = Arc::new(vm);
+        let vm = Arc::<Vm>::from(vm);
         *slot.lock() = Some(vm.clone());
         drop(stock);
         let (vcpus, memory) = (vm.vcpu_count(), vm.memory_size() >> 20);

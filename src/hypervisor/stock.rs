@@ -127,7 +127,7 @@ impl Stock {
         id: VmId,
         now: Ticks,
         cpu: &impl Maintenance,
-    ) -> Option<Result<Vm, CreateError>> {
+    ) -> Option<Result<Box<Vm>, CreateError>> {
         let config = self.manifest.vms().get(id.index())?;
         let vcpus = u64::from(config.vcpus);
         if !(self.heap.reserve)(&mut self.frames, HEAP_OF_VM + vcpus * HEAP_OF_VCPU) {

@@ -136,7 +136,7 @@ impl Balance {
     }
 
     fn is_everywhere(&self, affinity: CpuSet) -> bool {
-        affinity.and(self.all) == self.all
+        affinity.includes(self.all)
     }
 
     /// The first fair vCPU comes to a CPU whose clock stood at `floor`: it begins where the CPU that is

@@ -40,8 +40,8 @@ pub(super) struct Lists {
     pub ready: Order,
     pub watched: Vec<usize>,
     timed: Order,
-    /// Whom [`RunQueue::position`] has found last.
-    last: Cell<usize>,
+    /// Whom [`RunQueue::position`] has found last, and before: a switch is about two.
+    last: [Cell<usize>; 2],
 }
 
 impl Lists {
@@ -162,13 +162,14 @@ impl RunQueue {
     /// Where the record of `entity` is.
     #[inline]
     pub(super) fn position(&self, entity: Entity) -> Option<usize> {
-        // Mostly it is the one that was asked for last.
-        let last = self.lists.last.get();
-        if self.records.get(last).is_some_and(|record| record.entity == entity) {
-            return Some(last);
+        let [last, before] = &self.lists.last;
+        let is_here =
+            |at: &usize| self.records.get(*at).is_some_and(|record| record.entity == entity);
+        if let Some(known) = [last.get(), before.get()].into_iter().find(is_here) {
+            return Some(known);
         }
         let found = self.lists.names.find(&entity, |at| self.records[at].entity)?;
-        self.lists.last.set(found);
+        before.set(last.replace(found));
         Some(found)
     }
 

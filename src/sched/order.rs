@@ -17,7 +17,7 @@ impl Order {
     }
 
     /// The places in their order.
-    pub fn iter(&self) -> impl DoubleEndedIterator<Item = usize> + '_ {
+    pub fn iter(&self) -> impl Iterator<Item = usize> + '_ {
         self.0.iter().rev().copied()
     }
 

@@ -112,6 +112,11 @@ impl CpuSet {
         Self(core::array::from_fn(|word| self.0[word] & other.0[word]))
     }
 
+    /// Whether all of `other` are in it.
+    pub fn includes(self, other: Self) -> bool {
+        self.0.iter().zip(other.0).all(|(mine, other)| other & !mine == 0)
+    }
+
     /// The CPUs 0 to `count` - 1.
     pub fn first(count: usize) -> Self {
         let word = |index: usize| match count.saturating_sub(64 * index) {

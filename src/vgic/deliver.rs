@@ -207,11 +207,9 @@ impl Vgic {
 
     /// Deactivates the physical interrupts that no guest will deactivate any more.
     pub(super) fn release_physical(&mut self, v: usize, lrs: &mut impl ListRegisters) {
-        for bank in 0..super::BANKS {
-            let words = self.bank_mut(v, bank);
-            if words.forwarded == 0 {
-                continue;
-            }
+        let shared = self.shared.iter_mut().map(|spis| &mut spis.bank);
+        let banks = core::iter::once(&mut self.private[v].bank).chain(shared);
+        for words in banks.filter(|words| words.forwarded != 0) {
             let released = words.released();
             words.forwarded &= !released;
             for index in bits(released) {

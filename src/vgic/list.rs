@@ -70,7 +70,8 @@ pub trait ListRegisters {
     /// What the register `index` holds; `None` when its state is invalid (0b00).
     fn read(&self, index: usize) -> Option<ListRegister>;
 
-    /// Whether the state of the register `index` is invalid.
+    /// Whether the register `index` can be written anew: its state is invalid, and no end of its interrupt may be left to be
+    /// told.
     fn is_empty(&self, index: usize) -> bool {
         self.read(index).is_none()
     }

@@ -91,6 +91,7 @@ pub enum Frame {
 /// To take a snapshot, [`unload`](Self::unload) every vCPU first: what the list registers hold is
 /// not in here.
 #[derive(Clone, Debug, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
+#[repr(align(8))] // beside a lock as well, so that it is copied by words
 pub struct Vgic {
     version: GicVersion,
     vcpus: u8,

@@ -13,7 +13,7 @@ use super::{BANKS, GicVersion, IntId, Place, Vgic, bits};
 /// The best few interrupts offered, by priority and then INTID.
 struct Best {
     /// Priority, and INTID.
-    places: [(u8, u16); MAX_LIST_REGISTERS],
+    places: [(u16, u16); MAX_LIST_REGISTERS],
     count: usize,
     room: usize,
     /// Not all that were offered found room.
@@ -28,7 +28,7 @@ impl Best {
 
     /// To be offered in the order of INTIDs: of equals the first one stays ahead.
     fn offer(&mut self, priority: u8, place: Place) {
-        let better = self.places[..self.count].iter().take_while(|kept| kept.0 <= priority);
+        let better = self.places[..self.count].iter().take_while(|kept| kept.0 <= priority.into());
         self.insert(better.count(), priority, place);
     }
 
@@ -44,7 +44,7 @@ impl Best {
         }
         self.count = (self.count + 1).min(self.room);
         self.places[at..self.count].rotate_right(1);
-        self.places[at] = (priority, place.intid().0);
+        self.places[at] = (priority.into(), place.intid().0);
     }
 
     #[inline]
@@ -68,8 +68,8 @@ impl Vgic {
             self.offer_active(v, &mut active);
         }
         let mut pending = Best::of(count - active.count);
-        for (bank, pending_here) in pending_in.into_iter().enumerate() {
-            for index in bits(pending_here) {
+        for (bank, pending_here) in pending_in.iter().enumerate() {
+            for index in bits(*pending_here) {
                 let priority = self.bank(v, bank).priority[index];
                 pending.offer(priority, Place { bank, index });
             }

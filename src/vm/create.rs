@@ -20,6 +20,7 @@ use super::stolen::StolenTime;
 use super::tally::Tally;
 use super::{Regime, VcpuSlot, Vm, assigned, layout};
 use crate::addr::{Ipa, PAGE_SIZE, PhysAddr, Region};
+use crate::device::Device;
 use crate::device::bus::{Bus, Conflict, Peripheral};
 use crate::device::pl011::Pl011;
 use crate::device::pl031::Pl031;
@@ -39,7 +40,10 @@ use crate::sched::VmId;
 use crate::time::{Frequency, Ticks};
 use crate::vcpu::VcpuId;
 use crate::vgic::{GicVersion, IntId, Vgic};
+use crate::virtio::entropy::EntropyDevice;
+use crate::virtio::ram::SharedRam;
 use crate::virtio::slot::EmptySlots;
+use crate::virtio::transport::Transport;
 
 /// A guest that resets itself in a loop gets a second's peace between two resets.
 const RESET_INTERVAL_MICROS: u64 = 1_000_000;
@@ -156,8 +160,8 @@ impl Vm {
         frames: &mut FramePool,
         vmids: &mut Vmids,
         cpu: &impl Maintenance,
-    ) -> Result<Self, CreateError> {
-        let Creation { id, config, manifest, host, entropy, now } = creation;
+    ) -> Result<Box<Self>, CreateError> {
+        let Creation { id, config, manifest, host, mut entropy, now } = creation;
         let ram = Region::new(config.ram_base, config.memory)
             .filter(|ram| host.geometry.ipas().contains_region(ram))
             .ok_or(CreateError::AddressSpace {
@@ -165,23 +169,27 @@ impl Vm {
                 size: config.memory,
                 bits: host.geometry.ipa_bits(),
             })?;
-        let source = Source {
+        let mut source = Source {
             kernel: manifest.payload(config.kernel),
             initrd: config.initrd.map(|initrd| manifest.payload(initrd)),
             cmdline: config.cmdline.clone(),
             ram,
             devices: config.devices,
+            virtio: 0,
         };
         // Refused now rather than when it is to be loaded, if its first bytes show what is wrong.
         source.loader().map_err(BootError::from)?;
-        let bus = devices(config.devices, host, line)?;
+        let memory = SharedRam::default();
+        let virtio = virtio(entropy.as_mut(), &memory);
+        source.virtio = u16::try_from(virtio.len()).unwrap_or(0);
+        let bus = devices(config.devices, host, line, virtio)?;
         let assigned = host.assigned.get(id.index()).cloned().unwrap_or_else(|| Ok(Vec::new()))?;
         assigned::check(&assigned, ram, &host.geometry, &bus)?;
         let Space { ram, stolen, stage2 } =
             Space::create(ram.size(), host, &assigned, frames, vmids, cpu)?;
         let mut vgic = interrupts(host, config.vcpus);
         assigned::link(&assigned, vgic.get_mut());
-        Ok(Self {
+        Ok(Box::new(Self {
             id,
             name: config.name.clone(),
             vcpus: (0..config.vcpus).map(|_| VcpuSlot::new()).collect(),
@@ -190,7 +198,7 @@ impl Vm {
             bus,
             assigned: assigned.into(),
             regime: Regime { vttbr: stage2.vttbr().raw(), vtcr: host.geometry.vtcr().get() },
-            memory: Once::new(),
+            memory,
             stolen: StolenTime::new(stolen, host.frequency, config.vcpus),
             stage2: TicketMutex::new(stage2),
             lifecycle: TicketMutex::new(Lifecycle::new()),
@@ -218,7 +226,7 @@ impl Vm {
             entropy: TicketMutex::new(entropy),
             source,
             loading: TicketMutex::new(Loading::Scrub(Scrubbing::new(ram))),
-        })
+        }))
     }
 
     /// Take the VM apart: no CPU has any of it.
@@ -226,7 +234,8 @@ impl Vm {
         self.stage2.into_inner().destroy(vmids, frames, cpu);
         self.stolen.into_page().release(frames);
         self.loading.into_inner().abandon(frames);
-        if let Some(memory) = self.memory.try_into_inner() {
+        drop(self.bus); // its devices share the memory
+        if let Some(memory) = Arc::into_inner(self.memory).and_then(Once::try_into_inner) {
             memory.release(frames);
         }
     }
@@ -301,23 +310,38 @@ impl Space {
     }
 }
 
-/// The guest machine's devices: those that every guest has, and those in `optional`.
+/// The guest's virtio devices, each for the slot with its number. There is an entropy device where there is entropy.
+fn virtio(entropy: Option<&mut Entropy>, memory: &SharedRam) -> Vec<Box<dyn Device>> {
+    let entropy = entropy.map(|entropy| EntropyDevice::new(entropy.fork()));
+    let entropy = entropy.map(|device| Transport::new(device, memory.clone()));
+    entropy.into_iter().map(|device| Box::new(device) as Box<dyn Device>).collect()
+}
+
+/// The guest machine's devices: those that every guest has, those in `optional`, and `virtio` in the first slots.
 fn devices<L: SerialLine + 'static>(
     optional: Devices,
     host: &Host,
     line: L,
+    virtio: Vec<Box<dyn Device>>,
 ) -> Result<Bus, Conflict> {
     let mut devices: Vec<Peripheral> = alloc::vec![
         Peripheral::new(layout::UART.region(), Box::new(Pl011::new(Arc::new(line))))
             .with_irq(layout::UART_IRQ),
         gpio(host),
-        Peripheral::new(layout::VIRTIO.region(), Box::new(EmptySlots)),
     ];
     if optional.contains(Devices::RTC) {
         let clock = Pl031::new(host.frequency, Ticks(0), host.epoch);
         let clock = Peripheral::new(layout::RTC.region(), Box::new(clock));
         devices.push(clock.with_irq(layout::RTC_IRQ));
     }
+    let mut empty = 0;
+    for (slot, device) in (0..layout::VIRTIO_SLOTS).zip(virtio) {
+        let window = layout::virtio_slots(slot, 1).region();
+        devices.push(Peripheral::new(window, device).with_irq(layout::virtio_irq(slot)));
+        empty = slot + 1;
+    }
+    let rest = layout::virtio_slots(empty, layout::VIRTIO_SLOTS - empty).region();
+    devices.push(Peripheral::new(rest, Box::new(EmptySlots)));
     Bus::new(devices)
 }
 
@@ -330,11 +354,16 @@ fn gpio(host: &Host) -> Peripheral {
 
 /// The interrupt controller: the virtual timer's interrupt is the physical one, handed on.
 fn interrupts(host: &Host, vcpus: u8) -> Box<SpinMutex<Vgic>> {
-    // It is large, so it is made where it stays.
-    let mut vgic = Box::new(SpinMutex::new(Vgic::new(host.gic_version, vcpus.into())));
+    let mut vgic = Box::new(controller(host.gic_version, vcpus));
     for vcpu in 0..vcpus {
         let link = Some(host.virtual_timer);
         vgic.get_mut().link(VcpuId(vcpu), layout::VIRTUAL_TIMER_IRQ, link);
     }
     vgic
+}
+
+/// A controller of many words, beside a byte that is its lock.
+#[inline(never)] // or what is copied begins right behind that byte, and goes by bytes
+fn controller(version: GicVersion, vcpus: u8) -> SpinMutex<Vgic> {
+    SpinMutex::new(Vgic::new(version, vcpus.into()))
 }

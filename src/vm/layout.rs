@@ -58,6 +58,12 @@ pub const VIRTIO_SLOTS: u16 = 32;
 /// What one slot takes of [`VIRTIO`].
 pub const VIRTIO_STRIDE: u64 = 0x200;
 
+/// The windows of `count` virtio-mmio slots from slot `first` on.
+pub const fn virtio_slots(first: u16, count: u16) -> Window {
+    let base = VIRTIO.base.raw() + VIRTIO_STRIDE * first as u64;
+    Window::new(base, VIRTIO_STRIDE * count as u64)
+}
+
 /// The interrupt of virtio-mmio slot `slot`, edge-triggered on this board.
 pub const fn virtio_irq(slot: u16) -> IntId {
     IntId::spi(16 + slot)
@@ -69,7 +75,7 @@ pub fn device_name(ipa: Ipa) -> &'static str {
         at if at == UART.base => "pl011",
         at if at == RTC.base => "pl031",
         at if at == GPIO.base => "pl061",
-        at if at == VIRTIO.base => "virtio-mmio slots",
+        at if VIRTIO.region().contains(at) => "virtio-mmio slots",
         _ => "device",
     }
 }

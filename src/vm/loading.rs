@@ -48,6 +48,8 @@ pub(super) struct Source {
     pub(super) cmdline: String,
     pub(super) ram: Region<Ipa>,
     pub(super) devices: Devices,
+    /// How many virtio-mmio slots have a device.
+    pub(super) virtio: u16,
 }
 
 impl Source {
@@ -227,6 +229,7 @@ impl Vm {
         GuestMachine {
             ram: self.source.ram,
             devices: self.source.devices,
+            virtio: self.source.virtio,
             vcpus: self.vcpu_count(),
             gic: self.gic_version,
             cmdline: &self.source.cmdline,

@@ -29,7 +29,6 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
-use spin::Once;
 use spin::mutex::{SpinMutex, SpinMutexGuard, TicketMutex};
 
 use crate::addr::{Ipa, Region};
@@ -37,11 +36,12 @@ use crate::device::bus::Bus;
 use crate::firmware::entropy::Entropy;
 use crate::machine::{CpuId, Machine, Space};
 use crate::manifest::{OnBadAccess, OnCrash, OnReboot};
-use crate::memory::{GuestMemory, Stage2};
+use crate::memory::Stage2;
 use crate::sched::VmId;
 use crate::time::Ticks;
 use crate::vcpu::{Vcpu, VcpuId};
 use crate::vgic::{GicVersion, IntId, Notify, Vgic};
+use crate::virtio::ram::SharedRam;
 
 pub use handle::{Next, Outcome};
 use lifecycle::Lifecycle;
@@ -104,7 +104,7 @@ pub struct Vm {
     bus: Bus,
     assigned: assigned::Assigned,
     /// Its RAM, from its first start on.
-    memory: Once<GuestMemory>,
+    memory: SharedRam,
     stolen: stolen::StolenTime,
     stage2: TicketMutex<Stage2>,
     regime: Regime,

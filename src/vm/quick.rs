@@ -6,7 +6,7 @@
 //! once is left to [`Vm::handle`], and nothing has changed then.
 
 use super::Vm;
-use super::layout::{GICD, GICR, RTC, VIRTUAL_TIMER_IRQ};
+use super::layout::{GICD, GICR, RTC, VIRTIO, VIRTUAL_TIMER_IRQ};
 use super::sysreg::{self, SysReg, names};
 use crate::addr::Ipa;
 use crate::exit::{Direction, Exit, Gpr, MmioAccess, Width};
@@ -190,7 +190,7 @@ impl Vm {
         notify.without(me)
     }
 
-    /// A load from a device, or a store of `value`, but for one to the device that keeps time. Others that have to look at their
+    /// A load from a device, or a store of `value`, but for one to a device that does something by itself. Others that have to look at their
     /// interrupts, and what was loaded.
     #[inline(never)]
     fn answer_device<M: Machine>(
@@ -201,8 +201,8 @@ impl Vm {
         width: Width,
         value: Option<u64>,
     ) -> Option<(Notify, u64)> {
-        // It may have set its alarm, which the hypervisor keeps.
-        if value.is_some() && RTC.region().contains(ipa) {
+        // An alarm may have been set, or not all of a queue been worked off: the hypervisor has to know when it is due.
+        if value.is_some() && (RTC.region().contains(ipa) || VIRTIO.region().contains(ipa)) {
             return None;
         }
         let (mut notify, loaded) = self.device_access(machine, me, ipa, width, value)?;

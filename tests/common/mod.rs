@@ -124,7 +124,7 @@ pub fn create(
     let config = &manifest.vms()[index];
     let now = plinth::time::Ticks(1000);
     let creation = Creation { id: VmId(id), config, manifest, host, entropy: None, now };
-    Ok((Vm::create(creation, line.clone(), frames, vmids, cpu)?, line))
+    Ok((*Vm::create(creation, line.clone(), frames, vmids, cpu)?, line))
 }
 
 /// A machine.

@@ -1,6 +1,8 @@
 //! Blobs that are no trees, or damaged ones.
 
 use super::*;
+use crate::platform::tree::Tree;
+use crate::platform::tree::blob::CheckedBlob;
 
 #[test]
 fn a_blob_that_is_no_tree_says_why() {
@@ -42,6 +44,48 @@ fn the_room_that_a_loader_leaves_behind_a_tree_is_not_reserved_and_need_not_be_t
         assert_eq!(board.reserved, [tree]);
         board.release(tree);
         assert_eq!(board.usable_memory(&[]), board.memory);
+    }
+}
+
+/// The paths of the nodes that a copy without those compatible with `unused` has.
+fn left(blob: &[u8], unused: &str) -> Vec<String> {
+    let copy = CheckedBlob::copy_without(blob, unused).unwrap();
+    let tree = Tree::new(&copy).unwrap();
+    tree.nodes().map(|node| node.path()).collect()
+}
+
+#[test]
+fn what_is_not_used_is_left_out_and_nothing_else_is() {
+    for blob in [VIRT_GICV2, VIRT_GICV3] {
+        let whole = left(blob, "none");
+        let is_slot = |path: &&String| path.starts_with("/virtio_mmio@");
+        assert_eq!(whole.iter().filter(is_slot).count(), 32);
+        let others: Vec<_> = whole.iter().filter(|path| !is_slot(path)).cloned().collect();
+        assert_eq!(left(blob, UNUSED), others);
+        let board = Board::read(blob, AT).unwrap();
+        let mut without = virt(blob);
+        for path in whole.iter().filter(is_slot) {
+            without.root.remove_child(&path[1..]);
+        }
+        assert_eq!(Board { reserved: board.reserved.clone(), ..read(&without).unwrap() }, board);
+    }
+}
+
+#[test]
+fn a_node_that_is_more_than_what_is_not_used_stays() {
+    let mut tree = virt(VIRT_GICV2);
+    let slot = |name: &str| with(node(name), "compatible", UNUSED);
+    let mut bus = slot("bus");
+    bus.add_child(slot("within"));
+    tree.root.add_child(bus);
+    tree.root.add_child(with(node("both"), "compatible", "virtio,mmio\0other"));
+    tree.root.add_child(with(node("looks-like-it"), "other", UNUSED));
+    let paths = left(&tree.to_dtb(), UNUSED);
+    let has = |path: &str| paths.iter().any(|other| other == path);
+    for (path, stays) in
+        [("/bus", true), ("/bus/within", false), ("/both", true), ("/looks-like-it", true)]
+    {
+        assert_eq!(has(path), stays, "{path}");
     }
 }
 

@@ -15,9 +15,9 @@ use tock_registers::interfaces::Readable;
 
 use self::v3::ICH_HCR;
 use super::regs::{
-    ICC_DIR_EL1, ICC_EOIR1_EL1, ICC_IAR1_EL1, ICC_SGI1R_EL1, ICH_EISR_EL2, ICH_HCR_EL2,
-    ICH_VMCR_EL2, read_ich_ap0r, read_ich_ap1r, read_ich_lr, write_ich_ap0r, write_ich_ap1r,
-    write_ich_lr,
+    ICC_DIR_EL1, ICC_EOIR1_EL1, ICC_IAR1_EL1, ICC_SGI1R_EL1, ICH_EISR_EL2, ICH_ELRSR_EL2,
+    ICH_HCR_EL2, ICH_VMCR_EL2, read_ich_ap0r, read_ich_ap1r, read_ich_lr, write_ich_ap0r,
+    write_ich_ap1r, write_ich_lr,
 };
 use crate::addr::{PhysAddr, Region};
 use crate::machine::CpuId;
@@ -391,7 +391,8 @@ impl ListRegisters for Gic {
     fn is_empty(&self, index: usize) -> bool {
         match &self.hardware {
             Hardware::V2 { virt, .. } => gich::is_empty(virt.lr(index)),
-            Hardware::V3 { .. } => v3::is_empty(read_ich_lr(index)),
+            // One register for all: which list register is read need not be found out.
+            Hardware::V3 { .. } => ICH_ELRSR_EL2.get() >> (index & 15) & 1 != 0,
         }
     }
 

@@ -117,12 +117,6 @@ pub(super) fn encode(interrupt: ListRegister) -> u64 {
     lr.get()
 }
 
-/// Whether `ICH_LR<n>_EL2` holds nothing.
-#[inline]
-pub(super) fn is_empty(lr: u64) -> bool {
-    LocalRegisterCopy::<u64, ICH_LR::Register>::new(lr).matches_all(ICH_LR::State::Invalid)
-}
-
 /// What `ICH_LR<n>_EL2` holds; `None` when it is empty.
 pub(super) fn decode(lr: u64) -> Option<ListRegister> {
     let lr = LocalRegisterCopy::<u64, ICH_LR::Register>::new(lr);

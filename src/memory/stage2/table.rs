@@ -158,11 +158,13 @@ impl Table {
     pub(super) fn give_back(self, tables: &mut impl TableFrames) {
         let Some(below) = self.level.next() else { return };
         let count = self.ipas.size() / self.level.size();
-        for index in 0..count {
-            let descriptor =
-                phys::load_descriptor(PhysAddr::new(self.at.raw() + index * ENTRY_SIZE));
+        let start = self.at.raw();
+        let slots = start..start + count * ENTRY_SIZE;
+        for at in slots.step_by(size_of::<u64>()) {
+            let descriptor = phys::load_descriptor(PhysAddr::new(at));
             // Mostly there is nothing.
             if descriptor != 0
+                && let index = (at - start) / ENTRY_SIZE
                 && let Entry::Table(at) = Entry::decode(descriptor, self.level)
                 && let base = self.ipas.start().raw() + index * self.level.size()
                 && let Some(ipas) = Region::new(Ipa::new(base), self.level.size())

@@ -31,8 +31,9 @@ pub fn steps() -> Vec<Step> {
         steps.push(Step::new(name, move |bench| boot(bench, gic, 8, 2, "cortex-a72").into()));
     }
     steps.push(Step::new("debian/uses-stolen-time", |bench| stolen_time(bench).into()));
-    let at_prompt: [(&str, AtPrompt); 4] = [
+    let at_prompt: [(&str, AtPrompt); 5] = [
         ("answers-what-is-typed", typed),
+        ("reads-virtio-entropy", entropy),
         ("reboots-in-place", reboot),
         ("power-off-ends-the-run", power_off),
         ("the-power-button-shuts-down", power_button),
@@ -97,6 +98,18 @@ fn typed(session: &mut Session) -> Result<()> {
     // Ctrl-C is the guest's to handle.
     session.send("\x03")?;
     session.expect("# ", ANSWER_SECONDS)
+}
+
+/// Its own driver finds the device, and gets as many bytes as are asked for, not all alike.
+fn entropy(session: &mut Session) -> Result<()> {
+    session
+        .send("cd /sys/class/misc/hw_random; echo virtio_rng.0 > rng_current; cat rng_current\r")?;
+    session.expect("\nvirtio_rng.0", ANSWER_SECONDS)?;
+    session
+        .send("dd if=/dev/hwrng of=/run/a bs=4096 count=8; wc -c < /run/a | sed s/^/bytes-/\r")?;
+    session.expect("bytes-32768", ANSWER_SECONDS)?;
+    session.send("gzip -c /run/a | wc -c | sed 's/^3....$/no-pattern/'\r")?;
+    session.expect("\nno-pattern", ANSWER_SECONDS)
 }
 
 fn reboot(session: &mut Session) -> Result<()> {

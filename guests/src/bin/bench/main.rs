@@ -6,7 +6,7 @@
 //!
 //! | group | rows |
 //! |---|---|
-//! | `traps` | calls, trapped registers, emulated devices, the interrupt controller's registers, faults |
+//! | `traps` | calls, trapped registers, emulated devices (a virtio-mmio slot at `slot=BASE`), faults |
 //! | `interrupts` | SGIs to itself, the virtual timer |
 //! | `pair` | SGIs to the other CPU |
 //! | `switch` | the other CPU's turn, where both share one |
@@ -48,7 +48,7 @@ fn main(report: &mut Report) {
     loop {
         for group in groups.split(',') {
             match group {
-                "traps" => traps::measure(),
+                "traps" => traps::measure(option("slot=").and_then(address)),
                 "interrupts" => interrupts::measure(),
                 "pair" => cross::measure_pair(),
                 "switch" => cross::measure_switch(),
@@ -66,4 +66,9 @@ fn main(report: &mut Report) {
             return report.pass("all rows were measured");
         }
     }
+}
+
+/// A hexadecimal number.
+fn address(text: &str) -> Option<u64> {
+    u64::from_str_radix(text, 16).ok()
 }

@@ -1,0 +1,119 @@
+//! A guest's RAM as its devices reach it.
+//!
+//! The driver on the other side runs at the same time and may change anything at any moment: each word is read once,
+//! by value, and what is checked is that copy. A VM gets its RAM at its first start, after its devices were made:
+//! before, nothing is RAM.
+
+use alloc::sync::Arc;
+
+use spin::Once;
+
+use crate::addr::{Ipa, Region};
+use crate::memory::{GuestMemory, OutsideRam};
+
+/// RAM that a device may reach.
+pub trait GuestRam {
+    /// Reads the little-endian 16-bit word at `ipa`, in one access where it is aligned.
+    ///
+    /// # Errors
+    /// Not all of it is RAM.
+    fn read_u16(&self, ipa: Ipa) -> Result<u16, OutsideRam>;
+
+    /// Writes the little-endian 16-bit word at `ipa`, in one access where it is aligned.
+    ///
+    /// # Errors
+    /// Not all of it is RAM; nothing was written.
+    fn write_u16(&self, ipa: Ipa, value: u16) -> Result<(), OutsideRam>;
+
+    /// Writes the little-endian 32-bit word at `ipa`, in one access where it is aligned.
+    ///
+    /// # Errors
+    /// Not all of it is RAM; nothing was written.
+    fn write_u32(&self, ipa: Ipa, value: u32) -> Result<(), OutsideRam>;
+
+    /// Reads the little-endian 64-bit word at `ipa`, in one access where it is aligned.
+    ///
+    /// # Errors
+    /// Not all of it is RAM.
+    fn read_u64(&self, ipa: Ipa) -> Result<u64, OutsideRam>;
+
+    /// Reads the bytes from `ipa` on, each once.
+    ///
+    /// # Errors
+    /// Not all of them are RAM.
+    fn read_bytes(&self, ipa: Ipa, into: &mut [u8]) -> Result<(), OutsideRam>;
+
+    /// Writes the bytes from `ipa` on.
+    ///
+    /// # Errors
+    /// Not all of them are RAM; nothing was written.
+    fn write_bytes(&self, ipa: Ipa, from: &[u8]) -> Result<(), OutsideRam>;
+
+    /// Whether all of `ipas` is RAM.
+    fn holds(&self, ipas: &Region<Ipa>) -> bool;
+}
+
+impl GuestRam for GuestMemory {
+    fn read_u16(&self, ipa: Ipa) -> Result<u16, OutsideRam> {
+        self.read(ipa)
+    }
+
+    fn write_u16(&self, ipa: Ipa, value: u16) -> Result<(), OutsideRam> {
+        self.write(ipa, value)
+    }
+
+    fn write_u32(&self, ipa: Ipa, value: u32) -> Result<(), OutsideRam> {
+        self.write(ipa, value)
+    }
+
+    fn read_u64(&self, ipa: Ipa) -> Result<u64, OutsideRam> {
+        self.read(ipa)
+    }
+
+    fn read_bytes(&self, ipa: Ipa, into: &mut [u8]) -> Result<(), OutsideRam> {
+        self.read_into(ipa, into)
+    }
+
+    fn write_bytes(&self, ipa: Ipa, from: &[u8]) -> Result<(), OutsideRam> {
+        self.write_from(ipa, from)
+    }
+
+    fn holds(&self, ipas: &Region<Ipa>) -> bool {
+        self.contains(ipas)
+    }
+}
+
+/// A VM's RAM, shared by the VM, which owns it, and its devices.
+pub type SharedRam = Arc<Once<GuestMemory>>;
+
+impl GuestRam for SharedRam {
+    fn read_u16(&self, ipa: Ipa) -> Result<u16, OutsideRam> {
+        self.get().ok_or(OutsideRam { ipa, size: 2 })?.read_u16(ipa)
+    }
+
+    fn write_u16(&self, ipa: Ipa, value: u16) -> Result<(), OutsideRam> {
+        self.get().ok_or(OutsideRam { ipa, size: 2 })?.write_u16(ipa, value)
+    }
+
+    fn write_u32(&self, ipa: Ipa, value: u32) -> Result<(), OutsideRam> {
+        self.get().ok_or(OutsideRam { ipa, size: 4 })?.write_u32(ipa, value)
+    }
+
+    fn read_u64(&self, ipa: Ipa) -> Result<u64, OutsideRam> {
+        self.get().ok_or(OutsideRam { ipa, size: 8 })?.read_u64(ipa)
+    }
+
+    fn read_bytes(&self, ipa: Ipa, into: &mut [u8]) -> Result<(), OutsideRam> {
+        let outside = OutsideRam { ipa, size: into.len() as u64 };
+        self.get().ok_or(outside)?.read_bytes(ipa, into)
+    }
+
+    fn write_bytes(&self, ipa: Ipa, from: &[u8]) -> Result<(), OutsideRam> {
+        let outside = OutsideRam { ipa, size: from.len() as u64 };
+        self.get().ok_or(outside)?.write_bytes(ipa, from)
+    }
+
+    fn holds(&self, ipas: &Region<Ipa>) -> bool {
+        self.get().is_some_and(|ram| ram.holds(ipas))
+    }
+}

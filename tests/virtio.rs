@@ -1,0 +1,273 @@
+//! Our devices with the drivers of another project, `virtio-drivers`, on the other side of their queues.
+
+#![allow(unsafe_code, reason = "the trait that gives a driver its memory is unsafe")]
+
+use std::cell::RefCell;
+use std::ptr::NonNull;
+use std::rc::Rc;
+
+use plinth::addr::Ipa;
+use plinth::device::Device;
+use plinth::exit::Width;
+use plinth::firmware::entropy::Entropy;
+use plinth::memory::{FramePool, GuestMemory, Ram, Recorder};
+use plinth::time::Ticks;
+use plinth::virtio::entropy::EntropyDevice;
+use plinth::virtio::ram::SharedRam;
+use plinth::virtio::transport::Transport as OurTransport;
+use virtio_drivers::device::rng::VirtIORng;
+use virtio_drivers::transport::{DeviceStatus, DeviceType, InterruptStatus, Transport};
+use virtio_drivers::{BufferDirection, Hal, PhysAddr};
+
+const BASE: u64 = 0x4000_0000;
+const SIZE: u64 = 256 * 4096;
+
+/// The guest's RAM of this thread's test, and how much of it the driver has taken.
+struct Guest {
+    ram: SharedRam,
+    /// Where it lies in this process.
+    at: u64,
+    taken: u64,
+}
+
+impl Guest {
+    fn new() -> Self {
+        let mut pool = FramePool::new();
+        pool.add(Ram::from_heap(SIZE, SIZE).unwrap(), &[]);
+        let frames = pool.allocate(SIZE).unwrap().scrub().clean(&Recorder::default());
+        let mut memory = GuestMemory::new();
+        memory.add(Ipa::new(BASE), frames).unwrap();
+        let at = memory.blocks().next().unwrap().1.raw();
+        assert_eq!(memory.blocks().len(), 1, "it is in one piece");
+        let ram = SharedRam::default();
+        ram.call_once(|| memory);
+        Self { ram, at, taken: 0 }
+    }
+
+    fn take(&mut self, bytes: u64) -> u64 {
+        let start = self.taken;
+        self.taken = (start + bytes).next_multiple_of(4096);
+        assert!(self.taken <= SIZE, "the test's guest has more RAM");
+        start
+    }
+}
+
+thread_local! {
+    static GUEST: RefCell<Guest> = RefCell::new(Guest::new());
+}
+
+fn ram() -> SharedRam {
+    GUEST.with_borrow(|guest| guest.ram.clone())
+}
+
+/// The driver's memory is the guest's RAM; what it shares is copied there and back.
+struct Memory;
+
+// SAFETY: `dma_alloc` hands out each page once, zeroed as the RAM was.
+unsafe impl Hal for Memory {
+    fn dma_alloc(pages: usize, _: BufferDirection) -> (PhysAddr, NonNull<u8>) {
+        GUEST.with_borrow_mut(|guest| {
+            let offset = guest.take(pages as u64 * 4096);
+            let at = usize::try_from(guest.at + offset).unwrap();
+            let pointer = std::ptr::with_exposed_provenance_mut(at);
+            (BASE + offset, NonNull::new(pointer).unwrap())
+        })
+    }
+
+    unsafe fn dma_dealloc(_: PhysAddr, _: NonNull<u8>, _: usize) -> i32 {
+        0
+    }
+
+    unsafe fn mmio_phys_to_virt(_: PhysAddr, _: usize) -> NonNull<u8> {
+        unreachable!("no PCI here")
+    }
+
+    unsafe fn share(buffer: NonNull<[u8]>, direction: BufferDirection) -> PhysAddr {
+        let at = GUEST.with_borrow_mut(|guest| BASE + guest.take(buffer.len() as u64));
+        if direction != BufferDirection::DeviceToDriver {
+            // SAFETY: valid, and nobody else's meanwhile, by this function's contract.
+            let bytes = unsafe { buffer.as_ref() };
+            ram().get().unwrap().write_from(Ipa::new(at), bytes).unwrap();
+        }
+        at
+    }
+
+    unsafe fn unshare(paddr: PhysAddr, mut buffer: NonNull<[u8]>, direction: BufferDirection) {
+        if direction != BufferDirection::DriverToDevice {
+            // SAFETY: as for `share`.
+            let bytes = unsafe { buffer.as_mut() };
+            ram().get().unwrap().read_into(Ipa::new(paddr), bytes).unwrap();
+        }
+        // What was shared last is taken back first, so that a test may go on for long.
+        GUEST.with_borrow_mut(|guest| {
+            let offset = paddr - BASE;
+            if guest.taken == (offset + buffer.len() as u64).next_multiple_of(4096) {
+                guest.taken = offset;
+            }
+        });
+    }
+}
+
+/// The driver's access to the registers (VIRTIO 1.2, "MMIO Device Register Layout").
+#[derive(Clone)]
+struct Registers(Rc<RefCell<dyn Device>>);
+
+impl Registers {
+    fn of(device: impl Device + 'static) -> Self {
+        Self(Rc::new(RefCell::new(device)))
+    }
+
+    fn get(&self, offset: u64) -> u32 {
+        let value = self.0.borrow_mut().read(offset, Width::Word, Ticks(0));
+        u32::try_from(value).unwrap()
+    }
+
+    fn set(&self, offset: u64, value: u32) {
+        self.0.borrow_mut().write(offset, Width::Word, value.into(), Ticks(0));
+    }
+
+    fn set_both(&self, offset: u64, value: u64) {
+        self.set(offset, u32::try_from(value & 0xffff_ffff).unwrap());
+        self.set(offset + 4, u32::try_from(value >> 32).unwrap());
+    }
+}
+
+impl Transport for Registers {
+    fn device_type(&self) -> DeviceType {
+        DeviceType::try_from(self.get(0x008)).unwrap()
+    }
+
+    fn read_device_features(&mut self) -> u64 {
+        let half = |sel| {
+            self.set(0x014, sel);
+            u64::from(self.get(0x010))
+        };
+        half(0) | half(1) << 32
+    }
+
+    fn write_driver_features(&mut self, features: u64) {
+        for (sel, half) in [(0, features & 0xffff_ffff), (1, features >> 32)] {
+            self.set(0x024, sel);
+            self.set(0x020, u32::try_from(half).unwrap());
+        }
+    }
+
+    fn max_queue_size(&mut self, queue: u16) -> u32 {
+        self.set(0x030, queue.into());
+        self.get(0x034)
+    }
+
+    fn notify(&mut self, queue: u16) {
+        self.set(0x050, queue.into());
+        // What is left is due at once.
+        let mut device = self.0.borrow_mut();
+        while device.deadline().is_some() {
+            device.advance(Ticks(0));
+        }
+    }
+
+    fn get_status(&self) -> DeviceStatus {
+        DeviceStatus::from_bits_retain(self.get(0x070))
+    }
+
+    fn set_status(&mut self, status: DeviceStatus) {
+        self.set(0x070, status.bits());
+    }
+
+    fn set_guest_page_size(&mut self, _: u32) {}
+
+    fn requires_legacy_layout(&self) -> bool {
+        false
+    }
+
+    fn queue_set(
+        &mut self,
+        queue: u16,
+        size: u32,
+        descriptors: PhysAddr,
+        driver_area: PhysAddr,
+        device_area: PhysAddr,
+    ) {
+        self.set(0x030, queue.into());
+        self.set(0x038, size);
+        self.set_both(0x080, descriptors);
+        self.set_both(0x090, driver_area);
+        self.set_both(0x0a0, device_area);
+        self.set(0x044, 1);
+    }
+
+    fn queue_unset(&mut self, queue: u16) {
+        self.set(0x030, queue.into());
+        self.set(0x044, 0);
+    }
+
+    fn queue_used(&mut self, queue: u16) -> bool {
+        self.set(0x030, queue.into());
+        self.get(0x044) != 0
+    }
+
+    fn ack_interrupt(&mut self) -> InterruptStatus {
+        let status = self.get(0x060);
+        self.set(0x064, status);
+        InterruptStatus::from_bits_retain(status)
+    }
+
+    fn read_config_generation(&self) -> u32 {
+        self.get(0x0fc)
+    }
+
+    fn read_config_space<T: zerocopy::FromBytes + zerocopy::IntoBytes>(
+        &self,
+        offset: usize,
+    ) -> virtio_drivers::Result<T> {
+        let bytes: Vec<u8> = (0..size_of::<T>())
+            .map(|at| {
+                let at = 0x100 + (offset + at) as u64;
+                self.0.borrow_mut().read(at, Width::Byte, Ticks(0)).to_le_bytes()[0]
+            })
+            .collect();
+        Ok(T::read_from_bytes(&bytes).unwrap())
+    }
+
+    fn write_config_space<T: zerocopy::IntoBytes + zerocopy::Immutable>(
+        &mut self,
+        offset: usize,
+        value: T,
+    ) -> virtio_drivers::Result<()> {
+        for (at, byte) in value.as_bytes().iter().enumerate() {
+            let at = 0x100 + (offset + at) as u64;
+            self.0.borrow_mut().write(at, Width::Byte, (*byte).into(), Ticks(0));
+        }
+        Ok(())
+    }
+}
+
+fn entropy() -> Registers {
+    let generator = Entropy::from_seed(&[7; 32]).unwrap();
+    Registers::of(OurTransport::new(EntropyDevice::new(generator), ram()))
+}
+
+#[test]
+fn a_driver_of_others_gets_random_bytes_and_never_the_same() {
+    let registers = entropy();
+    let mut driver = VirtIORng::<Memory, _>::new(registers.clone()).unwrap();
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..2000 {
+        let mut bytes = [0; 16];
+        assert_eq!(driver.request_entropy(&mut bytes).unwrap(), 16);
+        assert!(seen.insert(bytes), "the same bytes twice");
+        assert!(driver.ack_interrupt().contains(InterruptStatus::QUEUE_INTERRUPT));
+    }
+}
+
+#[test]
+fn a_large_request_gets_a_part_and_a_new_driver_begins_anew() {
+    let registers = entropy();
+    for _ in 0..3 {
+        let mut driver = VirtIORng::<Memory, _>::new(registers.clone()).unwrap();
+        let mut bytes = [0; 1000];
+        assert_eq!(driver.request_entropy(&mut bytes).unwrap(), 32);
+        assert!(bytes[..32].iter().any(|byte| *byte != 0));
+        assert!(bytes[32..].iter().all(|byte| *byte == 0));
+    }
+}
