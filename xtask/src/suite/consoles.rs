@@ -1,13 +1,12 @@
 //! Steps that drive several guests through the one serial line they share.
 
 use std::path::PathBuf;
-use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
 use super::many::{self, Guest};
-use super::session::Session;
+use super::session::{Session, said};
 use super::{Bench, Step};
 use crate::paths;
 
@@ -75,7 +74,7 @@ fn start(bench: &Bench, gic: &str, cpus: &str) -> Result<Session> {
     let mut session = Session::start(bench, &args, RUN_SECONDS)?;
     session.wait_for("console: Ctrl-A, then:", START_SECONDS)?;
     for guest in GUESTS {
-        says(&session, guest, "echo> ")?;
+        session.says(guest, "echo> ", START_SECONDS)?;
     }
     Ok(session)
 }
@@ -119,7 +118,7 @@ fn flood(session: &mut Session) -> Result<()> {
         session.send(&format!("\x01{key}"))?;
         session.expect(&format!("console: {guest}"), ANSWER_SECONDS)?;
         session.send("still there\r")?;
-        says(session, guest, "echo: still there")?;
+        session.says(guest, "echo: still there", START_SECONDS)?;
     }
     // None of the flood is missing or mixed with another's output. A line that took long may be in
     // pieces, each with its name.
@@ -133,24 +132,6 @@ fn flood(session: &mut Session) -> Result<()> {
             Some(more) => rest = more,
             None => bail!("line {next} of the flood is missing or torn\n{text}"),
         }
-    }
-    Ok(())
-}
-
-/// All that `guest` has said, lines and pieces of lines put together.
-pub fn said(text: &str, guest: &str) -> String {
-    let prefix = format!("[{guest}] ");
-    text.lines().filter_map(|line| line.strip_prefix(&prefix)).collect()
-}
-
-/// Waits until `guest` has said `what`, in however many pieces.
-fn says(session: &Session, guest: &str, what: &str) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(START_SECONDS);
-    while !said(&session.text(), guest).contains(what) {
-        if Instant::now() > deadline {
-            bail!("{guest} does not say `{what}`, but `{}`", said(&session.text(), guest));
-        }
-        sleep(Duration::from_millis(100));
     }
     Ok(())
 }
@@ -212,7 +193,7 @@ fn hammer(session: &mut Session) -> Result<()> {
     session.send("quit\r")?;
     session.expect("console: ada (guest 0)", ANSWER_SECONDS)?;
     session.send("still there\r")?;
-    says(session, "ada", "echo: still there")
+    session.says("ada", "echo: still there", START_SECONDS)
 }
 
 /// The monitor without a guest: it keeps what is typed to it, whoever is started.
@@ -251,7 +232,7 @@ fn crowd(bench: &Bench, memory: &str) -> Result<()> {
     let mut session = Session::start(bench, &args, RUN_SECONDS)?;
     session.wait_for("console: Ctrl-A, then:", START_SECONDS)?;
     for Guest { name, .. } in &guests {
-        says(&session, name, "echo> ")?;
+        session.says(name, "echo> ", START_SECONDS)?;
     }
     // All that is said of them has to fit as well.
     for (id, command) in (1..).zip(["stats", "irq", "sched", "vm list", "stats g1", "memory"]) {

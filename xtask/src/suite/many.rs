@@ -4,8 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 
-use super::consoles::said;
-use super::session::Session;
+use super::session::{Session, said};
 use super::{Bench, Step};
 use crate::paths;
 

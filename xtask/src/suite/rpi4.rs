@@ -2,15 +2,12 @@
 
 mod card;
 
-use std::thread::sleep;
-use std::time::{Duration, Instant};
-
 use anyhow::{Context, Result, bail};
 
 use super::assigned;
 use super::ctl::Run;
 use super::many::{Guest, manifest};
-use super::session::Session;
+use super::session::{Session, said};
 use super::{Bench, Outcome, Step};
 use crate::board::Board;
 use crate::{paths, qemu};
@@ -75,15 +72,8 @@ fn payloads(bench: &Bench) -> Result<()> {
     Ok(())
 }
 
-/// Whether a guest said this, on a console that it shares: others may have come between.
-fn said(text: &str, guest: &str, what: &str) -> bool {
-    let start = format!("[{guest}] ");
-    let parts = text.lines().filter_map(|line| line.strip_prefix(&start));
-    parts.collect::<String>().contains(what)
-}
-
 fn all_passed(text: &str, guests: &[String]) -> Result<()> {
-    match guests.iter().find(|guest| !said(text, guest, "GUEST-TEST: ok")) {
+    match guests.iter().find(|guest| !said(text, guest).contains("GUEST-TEST: ok")) {
         Some(guest) => bail!("{guest} has not passed\n{text}"),
         None => Ok(()),
     }
@@ -106,20 +96,13 @@ fn default_manifest(bench: &Bench) -> Result<()> {
     bench.machine()?;
     bench.debian()?;
     let mut session = Session::start(bench, &["--board", "rpi4"], 2 * SECONDS)?;
-    let deadline = Instant::now() + Duration::from_secs(2 * SECONDS);
     let wanted = [
         ("debian1", "plinth-guest-ready 42002"),
         ("debian2", "plinth-guest-ready 42002"),
         ("heartbeat", "heartbeat 2"),
     ];
     for (guest, what) in wanted {
-        while !said(&session.text(), guest, what) {
-            session.alive()?;
-            if Instant::now() > deadline {
-                bail!("{guest} does not say `{what}`\n{}", session.text());
-            }
-            sleep(Duration::from_millis(100));
-        }
+        session.says(guest, what, 2 * SECONDS)?;
     }
     Ok(())
 }

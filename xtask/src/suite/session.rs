@@ -93,6 +93,26 @@ impl Session {
         found
     }
 
+    /// Waits until `guest` has said `what` on a console that it shares, in however many pieces.
+    pub fn says(&mut self, guest: &str, what: &str, seconds: u64) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(seconds);
+        loop {
+            let alive = self.alive();
+            if alive.is_err() {
+                // The last output may still be on its way.
+                thread::sleep(10 * TICK);
+            }
+            if said(&self.text(), guest).contains(what) {
+                return Ok(());
+            }
+            alive?;
+            if Instant::now() > deadline {
+                bail!("{guest} does not say `{what}` within {seconds} s\n{}", self.shown());
+            }
+            thread::sleep(TICK);
+        }
+    }
+
     /// Fails when it has ended.
     pub fn alive(&mut self) -> Result<()> {
         match self.child.try_wait()? {
@@ -155,6 +175,13 @@ impl Drop for Session {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// All that `guest` has said on a console that it shares. Others may speak in the middle of a line that
+/// takes long: what comes later stands in a line of its own, after the guest's name.
+pub fn said(text: &str, guest: &str) -> String {
+    let prefix = format!("[{guest}] ");
+    text.lines().filter_map(|line| line.strip_prefix(&prefix)).collect()
 }
 
 /// `xtask run ARGS`, which must not outlive us either.

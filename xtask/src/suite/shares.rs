@@ -4,7 +4,7 @@
 use anyhow::{Context, Result, bail};
 
 use super::many::{Guest, manifest};
-use super::session::Session;
+use super::session::{Session, said};
 use super::{Bench, Step};
 use crate::paths;
 
@@ -51,23 +51,28 @@ fn work(
     let manifest = manifest.to_string_lossy();
     let args = [&[&manifest, "--icount"], args].concat();
     let mut session = Session::start(bench, &args, SECONDS)?;
+    // The line after the last is begun when that is whole.
     for name in names {
-        session.wait_for(&line(name, TO), SECONDS)?;
-        session.wait_for("\n", 10)?;
+        session.says(name, &line(TO + 1), SECONDS)?;
     }
     let text = session.text();
-    let done = |name, quarter| -> Result<f64> {
-        let start = line(name, quarter);
-        let found = text.lines().find_map(|text| text.split_once(&start));
-        let (_, number) = found.with_context(|| format!("no `{start}`"))?;
+    names.iter().map(|name| done(&said(&text, name))).collect()
+}
+
+/// The work done between the two moments, by what a guest has said.
+fn done(said: &str) -> Result<f64> {
+    let at = |quarter| -> Result<f64> {
+        let (_, rest) =
+            said.split_once(&line(quarter)).with_context(|| format!("nothing of {quarter}"))?;
+        let number = rest.split_once("share:").map_or(rest, |(number, _)| number);
         number.trim().parse().with_context(|| format!("`{number}` is no number"))
     };
-    names.iter().map(|name| Ok(done(name, TO)? - done(name, FROM)?)).collect()
+    Ok(at(TO)? - at(FROM)?)
 }
 
 /// How a guest's line about a quarter of a second begins; the work done so far follows.
-fn line(name: &str, quarter: u64) -> String {
-    format!("[{name}] share: {quarter} ")
+fn line(quarter: u64) -> String {
+    format!("share: {quarter} ")
 }
 
 fn within(what: &str, got: f64, want: f64, tolerance: f64) -> Result<()> {
@@ -132,10 +137,11 @@ fn loading(bench: &Bench) -> Result<()> {
         session.expect("[debian] [    0.000000] Booting Linux", SECONDS)?;
     }
     session.expect("gap: ", SECONDS)?;
-    session.expect("\n", 10)?;
-    let text = session.text();
-    let number = |line: &str| line.split_once("gap: ")?.1.split_once(' ')?.1.trim().parse().ok();
-    let gaps: Vec<u64> = text.lines().filter_map(number).collect();
+    let said = said(&session.text(), "watch");
+    // The last may not be whole yet.
+    let (whole, _) = said.rsplit_once("gap: ").context("it has not said how long it waited")?;
+    let number = |text: &str| text.split_once(' ')?.1.trim().parse().ok();
+    let gaps: Vec<u64> = whole.split("gap: ").filter_map(number).collect();
     let longest = gaps.iter().copied().max().context("it has not said how long it waited")?;
     println!("kept from the CPU for {longest} µs at most, in {} quarters of a second", gaps.len());
     // Its budget may come at the start of one period and at the end of the next: 2 ms in between.
@@ -185,4 +191,16 @@ fn storms(bench: &Bench, gic: &str) -> Result<()> {
         bail!("beside four storms a guest gets {share:.3} of the CPU, less than a fifth");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::done;
+
+    #[test]
+    fn a_number_in_pieces_is_read_whole() {
+        let said = "share: 1 5share: 2 10share: 3 15share: 8 110share: 9 ";
+        assert_eq!(done(said).unwrap(), 100.0);
+        assert!(done("share: 2 10").is_err());
+    }
 }
