@@ -25,6 +25,12 @@ pub trait GuestRam {
     /// Not all of it is RAM; nothing was written.
     fn write_u16(&self, ipa: Ipa, value: u16) -> Result<(), OutsideRam>;
 
+    /// Reads the little-endian 32-bit word at `ipa`, in one access where it is aligned.
+    ///
+    /// # Errors
+    /// Not all of it is RAM.
+    fn read_u32(&self, ipa: Ipa) -> Result<u32, OutsideRam>;
+
     /// Writes the little-endian 32-bit word at `ipa`, in one access where it is aligned.
     ///
     /// # Errors
@@ -36,6 +42,12 @@ pub trait GuestRam {
     /// # Errors
     /// Not all of it is RAM.
     fn read_u64(&self, ipa: Ipa) -> Result<u64, OutsideRam>;
+
+    /// Writes the little-endian 64-bit word at `ipa`, in one access where it is aligned.
+    ///
+    /// # Errors
+    /// Not all of it is RAM; nothing was written.
+    fn write_u64(&self, ipa: Ipa, value: u64) -> Result<(), OutsideRam>;
 
     /// Reads the bytes from `ipa` on, each once.
     ///
@@ -62,12 +74,20 @@ impl GuestRam for GuestMemory {
         self.write(ipa, value)
     }
 
+    fn read_u32(&self, ipa: Ipa) -> Result<u32, OutsideRam> {
+        self.read(ipa)
+    }
+
     fn write_u32(&self, ipa: Ipa, value: u32) -> Result<(), OutsideRam> {
         self.write(ipa, value)
     }
 
     fn read_u64(&self, ipa: Ipa) -> Result<u64, OutsideRam> {
         self.read(ipa)
+    }
+
+    fn write_u64(&self, ipa: Ipa, value: u64) -> Result<(), OutsideRam> {
+        self.write(ipa, value)
     }
 
     fn read_bytes(&self, ipa: Ipa, into: &mut [u8]) -> Result<(), OutsideRam> {
@@ -95,12 +115,20 @@ impl GuestRam for SharedRam {
         self.get().ok_or(OutsideRam { ipa, size: 2 })?.write_u16(ipa, value)
     }
 
+    fn read_u32(&self, ipa: Ipa) -> Result<u32, OutsideRam> {
+        self.get().ok_or(OutsideRam { ipa, size: 4 })?.read_u32(ipa)
+    }
+
     fn write_u32(&self, ipa: Ipa, value: u32) -> Result<(), OutsideRam> {
         self.get().ok_or(OutsideRam { ipa, size: 4 })?.write_u32(ipa, value)
     }
 
     fn read_u64(&self, ipa: Ipa) -> Result<u64, OutsideRam> {
         self.get().ok_or(OutsideRam { ipa, size: 8 })?.read_u64(ipa)
+    }
+
+    fn write_u64(&self, ipa: Ipa, value: u64) -> Result<(), OutsideRam> {
+        self.get().ok_or(OutsideRam { ipa, size: 8 })?.write_u64(ipa, value)
     }
 
     fn read_bytes(&self, ipa: Ipa, into: &mut [u8]) -> Result<(), OutsideRam> {

@@ -12,8 +12,7 @@ use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
-use super::queue::split::{Negotiated, SplitQueue};
-use super::queue::{Bad, Chain, Place};
+use super::queue::{Bad, Chain, Negotiated, Place, Virtqueue};
 use super::ram::GuestRam;
 use super::slot::{MAGIC, TRANSPORT_VERSION, VENDOR};
 use crate::device::Device;
@@ -124,7 +123,7 @@ struct State {
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 struct Queue {
     place: Place,
-    ready: Option<SplitQueue>,
+    ready: Option<Virtqueue>,
 }
 
 /// A device behind its transport.
@@ -241,10 +240,11 @@ impl<B: Backend, R: GuestRam> Transport<B, R> {
         let negotiated = Negotiated {
             indirect: features & feature::INDIRECT_DESC != 0,
             event_index: features & feature::EVENT_IDX != 0,
+            packed: false,
         };
         queue.ready = Some(queue.place)
             .filter(|place| place.size <= largest)
-            .and_then(|place| SplitQueue::new(place, negotiated, &self.ram));
+            .and_then(|place| Virtqueue::new(place, negotiated, &self.ram));
         if queue.ready.is_none() {
             self.needs_reset();
         }
@@ -332,7 +332,7 @@ struct Done {
 
 impl<B: Backend, R: GuestRam> Work<'_, B, R> {
     /// Uses at most [`Backend::AT_ONCE`] chains of `queue`.
-    fn off(&mut self, index: usize, queue: &mut SplitQueue) -> Result<Done, Bad> {
+    fn off(&mut self, index: usize, queue: &mut Virtqueue) -> Result<Done, Bad> {
         // While chains are taken, the driver need not say that there are more.
         queue.want_notification(self.ram, false)?;
         let mut more = true;

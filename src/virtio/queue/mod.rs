@@ -1,19 +1,128 @@
 //! Virtqueues, the device's side (VIRTIO 1.2, "Virtqueues").
 //!
-//! The driver makes *chains* of buffers *available*; the device takes them, uses them, and gives them back as *used*.
+//! The driver makes *chains* of buffers *available*; the device takes them, uses them, and gives them back as *used*,
+//! in whatever order. There are two formats of rings, [`split`] and [`packed`], and the driver chooses.
+//!
 //! Everything in a ring is written by the guest: each word is read once, what is checked is the copy, and no walk is
 //! longer than the queue has entries. What is against the standard is [`Bad`]; the device needs a reset then, and
 //! nobody but its guest is the worse for it.
 
+mod descriptor;
+pub mod packed;
 pub mod split;
 
 use alloc::vec::Vec;
 
+use serde::{Deserialize, Serialize};
+
+use self::packed::PackedQueue;
+use self::split::SplitQueue;
+use super::ram::GuestRam;
 use crate::addr::{Ipa, Region};
 use crate::memory::OutsideRam;
 
-/// The largest queue that a split ring can have ("Split Virtqueues").
+/// The largest queue that there can be ("Split Virtqueues", "Packed Virtqueues").
 pub const MAX_SIZE: u16 = 1 << 15;
+
+/// What the driver has negotiated that changes how a queue works ("Reserved Feature Bits").
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Negotiated {
+    /// `VIRTIO_F_INDIRECT_DESC`.
+    pub indirect: bool,
+    /// `VIRTIO_F_EVENT_IDX`.
+    pub event_index: bool,
+    /// `VIRTIO_F_RING_PACKED`.
+    pub packed: bool,
+}
+
+/// Where a queue lies and how large it is: what the driver writes before it makes the queue ready.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Place {
+    /// How many descriptors.
+    pub size: u16,
+    /// The descriptor area.
+    pub descriptors: u64,
+    /// The driver area.
+    pub driver: u64,
+    /// The device area.
+    pub device: u64,
+}
+
+/// A queue that is ready, of either format.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub enum Virtqueue {
+    /// Descriptors in a table, and two rings of their numbers.
+    Split(SplitQueue),
+    /// Descriptors in one ring.
+    Packed(PackedQueue),
+}
+
+impl Virtqueue {
+    /// The queue at `place`. `None` when it has a size that its format does not allow, or its areas are not aligned as the
+    /// standard wants them, or not in RAM.
+    pub fn new(place: Place, negotiated: Negotiated, ram: &impl GuestRam) -> Option<Self> {
+        if negotiated.packed {
+            PackedQueue::new(place, negotiated, ram).map(Self::Packed)
+        } else {
+            SplitQueue::new(place, negotiated, ram).map(Self::Split)
+        }
+    }
+
+    /// Takes the next chain that is available. False when there is none.
+    ///
+    /// # Errors
+    /// The driver has broken the standard's rules.
+    pub fn take(&mut self, ram: &impl GuestRam, chain: &mut Chain) -> Result<bool, Bad> {
+        match self {
+            Self::Split(queue) => queue.take(ram, chain),
+            Self::Packed(queue) => queue.take(ram, chain),
+        }
+    }
+
+    /// Hands the chain that was taken last back unused, as if it had never been taken. Nothing was taken since, and it was
+    /// not given back.
+    pub fn untake(&mut self, head: Head) {
+        match self {
+            Self::Split(queue) => queue.untake(),
+            Self::Packed(queue) => queue.untake(head),
+        }
+    }
+
+    /// Gives back the chain that `head` names, of whose buffers `written` bytes were written. The driver sees it after
+    /// [`publish`](Self::publish).
+    ///
+    /// # Errors
+    /// The driver has taken the ring away.
+    pub fn give_back(&mut self, ram: &impl GuestRam, head: Head, written: u32) -> Result<(), Bad> {
+        match self {
+            Self::Split(queue) => queue.give_back(ram, head, written),
+            Self::Packed(queue) => queue.give_back(ram, head, written),
+        }
+    }
+
+    /// Shows the driver all at once what was given back. Returns whether it wants an interrupt for that.
+    ///
+    /// # Errors
+    /// The driver has taken the ring away.
+    pub fn publish(&mut self, ram: &impl GuestRam) -> Result<bool, Bad> {
+        match self {
+            Self::Split(queue) => queue.publish(ram),
+            Self::Packed(queue) => queue.publish(ram),
+        }
+    }
+
+    /// Asks the driver to notify the device of the next chain, or of none. Returns whether one has come in the meantime,
+    /// of which the driver need not notify.
+    ///
+    /// # Errors
+    /// The driver has taken the ring away.
+    pub fn want_notification(&self, ram: &impl GuestRam, wanted: bool) -> Result<bool, Bad> {
+        match self {
+            Self::Split(queue) => queue.want_notification(ram, wanted),
+            Self::Packed(queue) => queue.want_notification(ram, wanted),
+        }
+    }
+}
 
 /// One buffer of a chain; not empty.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -24,11 +133,21 @@ pub struct Buffer {
     pub size: u32,
 }
 
+/// What names a chain that was taken. The device keeps it for as long as it has the chain, so the queue keeps no list,
+/// and a driver that gives two chains one name confuses nobody but itself.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Head {
+    /// The number of the first descriptor of a split ring, the buffer's ID of a packed one.
+    id: u16,
+    /// How many descriptors of a packed ring it has.
+    descriptors: u16,
+}
+
 /// What the driver has made available at one go: buffers that the device reads, then those that it writes.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Chain {
     /// What names it when it is given back.
-    pub head: u16,
+    pub head: Head,
     /// Its buffers, those that are read before those that are written. Kept, so that its memory is.
     buffers: Vec<Buffer>,
     /// How many of them are read.
@@ -46,8 +165,8 @@ impl Chain {
         self.buffers.get(self.readable..).unwrap_or_default()
     }
 
-    fn begin(&mut self, head: u16) {
-        self.head = head;
+    fn begin(&mut self) {
+        self.head = Head::default();
         self.buffers.clear();
         self.readable = 0;
     }
@@ -71,37 +190,24 @@ pub enum Bad {
     /// A ring is not in RAM.
     #[error("a ring is not in RAM: {0}")]
     Ring(#[from] OutsideRam),
-    /// More chains are available than there are descriptors.
-    #[error("{0} chains are made available at once, more than the queue has descriptors")]
+    /// More chains are available than there are descriptors, but for those of chains that are not yet used.
+    #[error("{0} chains are made available at once, more than the queue has descriptors for")]
     Available(u16),
     /// There is no descriptor with this number.
     #[error("there is no descriptor {0}")]
     Descriptor(u16),
-    /// A chain has more descriptors than the queue, or never ends.
-    #[error("a chain is longer than the queue")]
+    /// A chain has more descriptors than the queue, or than are free in a packed ring, or never ends.
+    #[error("a chain has more descriptors than are free in the queue")]
     TooLong,
     /// A buffer to be read comes after one to be written.
     #[error("a buffer to be read comes after one to be written")]
     ReadableAfterWritable,
-    /// An indirect descriptor that the driver did not negotiate, that goes on, or that stands in an indirect table.
+    /// An indirect descriptor that the driver did not negotiate, that goes on, or that stands where the format has none.
     #[error("an indirect descriptor where none may be")]
     Indirect,
     /// An indirect table whose size is 0, no multiple of a descriptor's, or more than the queue's.
     #[error("an indirect table of {0} bytes")]
     Table(u32),
-}
-
-/// Where a queue lies and how large it is: what the driver writes before it makes the queue ready.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
-pub struct Place {
-    /// How many descriptors.
-    pub size: u16,
-    /// The descriptor area.
-    pub descriptors: u64,
-    /// The driver area.
-    pub driver: u64,
-    /// The device area.
-    pub device: u64,
 }
 
 /// The `size` bytes at `start`, if that is a multiple of `alignment`.

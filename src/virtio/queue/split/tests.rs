@@ -4,6 +4,8 @@ use core::cell::{Cell, RefCell};
 
 use proptest::prelude::*;
 
+use super::super::Buffer;
+use super::super::descriptor::WRITE;
 use super::*;
 use crate::addr::Region;
 use crate::memory::{FramePool, GuestMemory, OutsideRam, Ram, Recorder};
@@ -84,8 +86,12 @@ fn queue(ram: &impl GuestRam, size: u16, negotiated: Negotiated) -> SplitQueue {
     SplitQueue::new(place(size), negotiated, ram).unwrap()
 }
 
-const PLAIN: Negotiated = Negotiated { indirect: false, event_index: false };
-const ALL: Negotiated = Negotiated { indirect: true, event_index: true };
+const PLAIN: Negotiated = Negotiated { indirect: false, event_index: false, packed: false };
+const ALL: Negotiated = Negotiated { indirect: true, event_index: true, packed: false };
+
+fn head(id: u16) -> Head {
+    Head { id, descriptors: 1 }
+}
 
 fn buffers(chain: &[Buffer]) -> Vec<(u64, u32)> {
     chain.iter().map(|buffer| (buffer.ipa.raw(), buffer.size)).collect()
@@ -102,11 +108,11 @@ fn a_chain_is_taken_once_and_given_back() {
     driver.describe(3, (DATA + 1024, 1), WRITE, 0);
     driver.offer(2);
     assert_eq!(queue.take(&ram, &mut chain), Ok(true));
-    assert_eq!(chain.head, 2);
+    assert_eq!(chain.head, head(2));
     assert_eq!(buffers(chain.readable()), [(DATA, 16)]);
     assert_eq!(buffers(chain.writable()), [(DATA + 64, 512), (DATA + 1024, 1)]);
     assert_eq!(queue.take(&ram, &mut chain), Ok(false));
-    queue.give_back(&ram, 2, 513).unwrap();
+    queue.give_back(&ram, head(2), 513).unwrap();
     assert_eq!(driver.used(), []);
     assert_eq!(queue.publish(&ram), Ok(true));
     assert_eq!(driver.used(), [(2, 513)]);
@@ -124,13 +130,13 @@ fn the_rings_go_round_and_their_indices_too() {
     (queue.taken, queue.used, queue.published, queue.told) = (start, start, start, start);
     (driver.offered, driver.seen) = (start, start);
     for round in 0..20u32 {
-        let head = u16::from(round % 3 == 0);
-        driver.offer(head);
+        let id = u16::from(round % 3 == 0);
+        driver.offer(id);
         assert_eq!(queue.take(&ram, &mut chain), Ok(true));
-        assert_eq!(chain.readable()[0].size, u32::from(head) + 1);
-        queue.give_back(&ram, head, round).unwrap();
+        assert_eq!(chain.readable()[0].size, u32::from(id) + 1);
+        queue.give_back(&ram, chain.head, round).unwrap();
         queue.publish(&ram).unwrap();
-        assert_eq!(driver.used(), [(u32::from(head), round)]);
+        assert_eq!(driver.used(), [(u32::from(id), round)]);
     }
 }
 
@@ -262,7 +268,7 @@ fn the_driver_is_told_only_if_it_wants() {
     let ram = ram();
     let (mut driver, mut queue) = (Driver::new(&ram, 4), queue(&ram, 4, PLAIN));
     driver.put(driver.place.driver, NO_INTERRUPT);
-    queue.give_back(&ram, 0, 0).unwrap();
+    queue.give_back(&ram, head(0), 0).unwrap();
     assert_eq!(queue.publish(&ram), Ok(false));
     assert_eq!(driver.used(), [(0, 0)]);
     assert_eq!(queue.want_notification(&ram, false), Ok(false));
@@ -294,11 +300,18 @@ impl GuestRam for Restless {
     fn write_u16(&self, _: Ipa, _: u16) -> Result<(), OutsideRam> {
         Ok(())
     }
+    #[allow(clippy::cast_possible_truncation)]
+    fn read_u32(&self, _: Ipa) -> Result<u32, OutsideRam> {
+        Ok(self.next() as u32)
+    }
     fn write_u32(&self, _: Ipa, _: u32) -> Result<(), OutsideRam> {
         Ok(())
     }
     fn read_u64(&self, _: Ipa) -> Result<u64, OutsideRam> {
         Ok(self.next())
+    }
+    fn write_u64(&self, _: Ipa, _: u64) -> Result<(), OutsideRam> {
+        Ok(())
     }
     fn read_bytes(&self, _: Ipa, into: &mut [u8]) -> Result<(), OutsideRam> {
         into.fill(0);
@@ -324,14 +337,14 @@ proptest! {
     ) {
         let size = 1u16 << size;
         let ram = Restless { values: RefCell::new(values), reads: Cell::new(0) };
-        let mut queue = queue(&ram, size, Negotiated { indirect, event_index: false });
+        let mut queue = queue(&ram, size, Negotiated { indirect, ..PLAIN });
         let mut chain = Chain::default();
         let taken = queue.take(&ram, &mut chain);
         // The index, the head, and two words of each descriptor and of the one that stands for a table; the one too many.
         prop_assert!(ram.reads.get() <= 2 + 2 * (usize::from(size) + 2));
         if taken == Ok(true) {
             prop_assert!(chain.readable().len() + chain.writable().len() <= usize::from(size));
-            prop_assert!(chain.head < size);
+            prop_assert!(chain.head.id < size);
         }
     }
 
@@ -348,8 +361,8 @@ proptest! {
         for (count, ahead) in steps {
             let event = at + u32::from(ahead);
             driver.put(driver.place.driver + 4 + 16, (event & 0xffff) as u16);
-            for head in 0..count {
-                queue.give_back(&ram, head, 0).unwrap();
+            for id in 0..count {
+                queue.give_back(&ram, head(id), 0).unwrap();
             }
             let passed = (at..at + u32::from(count)).contains(&event);
             prop_assert_eq!(queue.publish(&ram), Ok(passed));
