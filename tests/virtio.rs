@@ -244,7 +244,7 @@ impl Transport for Registers {
 
 fn entropy() -> Registers {
     let generator = Entropy::from_seed(&[7; 32]).unwrap();
-    Registers::of(OurTransport::new(EntropyDevice::new(generator), ram()))
+    Registers::of(OurTransport::new(EntropyDevice::new(generator), ram(), String::from("test")))
 }
 
 #[test]

@@ -96,7 +96,7 @@ fuzz_target!(|input: (bool, Vec<Step>)| {
         memory.write(Ipa::new(RAM + at), 0u64).expect("it is RAM");
     }
     let generator = Entropy::from_seed(&[1; 32]).expect("long enough");
-    let mut device = Transport::new(EntropyDevice::new(generator), shared.clone());
+    let mut device = Transport::new(EntropyDevice::new(generator), shared.clone(), String::from("fuzz"));
     if started {
         start(&mut device);
     }

@@ -27,6 +27,7 @@ impl<M: Machine> Cpu<'_, M> {
                 }
             }
         }
+        self.hypervisor.answer_doorbells(&mut self.machine);
     }
 
     /// The list registers want attention: see to it at once, as the vCPU may not run soon.
@@ -71,6 +72,20 @@ impl<M: Machine> Cpu<'_, M> {
             (self.background.work)(self.hypervisor, &mut self.machine);
         }
         self.hypervisor.advance_devices(&mut self.machine);
+    }
+
+    /// An access to a device has been made, after which that device may be due `sooner` than before. Returns whether
+    /// somebody now waits for this CPU because of what came of it.
+    #[inline(always)]
+    pub(super) fn after_device(&mut self, loaded: &Loaded, sooner: bool) -> bool {
+        let queued = self.hypervisor.answer_doorbells(&mut self.machine);
+        if sooner {
+            self.hypervisor.device_timer_changed(&mut self.machine, &loaded.vm);
+        }
+        if sooner || self.is_due_earlier() {
+            self.arm_for(loaded);
+        }
+        queued
     }
 
     /// Whether background work is due before anything the deadline timer is set for: the last exit may

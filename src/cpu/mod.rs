@@ -194,13 +194,8 @@ impl<'h, M: Machine> Cpu<'h, M> {
     fn handle(&mut self, loaded: &mut Loaded, exit: Exit) -> Option<Next> {
         let me = loaded.entity.vcpu;
         let outcome = loaded.vm.handle(&mut self.machine, me, &mut loaded.vcpu, exit);
-        let queued = self.hypervisor.notify(&mut self.machine, &loaded.vm, outcome.notify);
-        if outcome.timer_changed {
-            self.hypervisor.device_timer_changed(&mut self.machine, &loaded.vm);
-        }
-        if outcome.timer_changed || self.is_due_earlier() {
-            self.arm_for(loaded);
-        }
+        let mut queued = self.hypervisor.notify(&mut self.machine, &loaded.vm, outcome.notify);
+        queued |= self.after_device(loaded, outcome.timer_changed);
         match outcome.next {
             // Somebody who now waits for this CPU gets a slice of it.
             Next::Resume if !queued && !loaded.vm.has_requests(me) => None,

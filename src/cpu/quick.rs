@@ -30,8 +30,8 @@ impl<M: Machine> Cpu<'_, M> {
                 return Leave::Exit;
             };
             loaded.tally.count(answer.reason);
-            if answer.device && self.is_due_earlier() {
-                self.arm_for(loaded);
+            if answer.device && self.after_device(loaded, answer.sooner) {
+                return Leave::Interrupted(None);
             }
             if !answer.others.is_empty() && self.tell(loaded, answer.others) {
                 return Leave::Interrupted(None);

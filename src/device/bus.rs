@@ -24,6 +24,8 @@ pub struct Peripheral {
     polled: AtomicU64,
     /// The level that was reported last, in the same way.
     reported: AtomicU8,
+    /// [`Device::deadline`] after the last call, in the same way.
+    due: AtomicU64,
     device: TicketMutex<Box<dyn Device>>,
 }
 
@@ -32,6 +34,9 @@ const NEVER_REPORTED: u8 = 2;
 
 /// In [`Peripheral::polled`]: no register.
 const NOT_POLLED: u64 = u64::MAX;
+
+/// In [`Peripheral::due`]: never.
+const NEVER: u64 = u64::MAX;
 
 fn polled(device: &dyn Device) -> u64 {
     device.polled().map_or(NOT_POLLED, |(offset, value)| offset << 32 | u64::from(value))
@@ -42,7 +47,8 @@ impl Peripheral {
     pub fn new(window: Region<Ipa>, device: Box<dyn Device>) -> Self {
         let polled = AtomicU64::new(polled(&*device));
         let reported = AtomicU8::new(NEVER_REPORTED);
-        Self { window, irq: None, polled, reported, device: TicketMutex::new(device) }
+        let due = AtomicU64::new(device.deadline().map_or(NEVER, |at| at.0));
+        Self { window, irq: None, polled, reported, due, device: TicketMutex::new(device) }
     }
 
     /// With the interrupt output connected to the level-sensitive interrupt `irq`.
@@ -51,15 +57,19 @@ impl Peripheral {
         Self { irq: Some(irq), ..self }
     }
 
-    /// Lets `access` at the device and reports the level that it leaves, if that is another than before.
+    /// Lets `access` at the device and reports the level that it leaves, if that is another than before. Its answer, and
+    /// whether the device is due earlier than before.
     fn with_device<T>(
         &self,
         access: impl FnOnce(&mut dyn Device) -> T,
         line: impl FnOnce(IntId, bool),
-    ) -> T {
+    ) -> (T, bool) {
         let mut device = self.device.lock();
         let answer = access(&mut **device);
         self.polled.store(polled(&**device), Ordering::Release);
+        let due = device.deadline().map_or(NEVER, |at| at.0);
+        let sooner = due < self.due.load(Ordering::Relaxed);
+        self.due.store(due, Ordering::Relaxed);
         if let Some(irq) = self.irq {
             let level = device.irq_level();
             if self.reported.load(Ordering::Relaxed) != u8::from(level) {
@@ -67,7 +77,7 @@ impl Peripheral {
                 line(irq, level);
             }
         }
-        answer
+        (answer, sooner)
     }
 }
 
@@ -119,18 +129,20 @@ impl Bus {
         Ok(Self { peripherals })
     }
 
-    /// The guest reads: the value, zero-extended. `None` when nothing answers there: no device, an
-    /// access that is not aligned to its width, or one that crosses the end of the device's window.
+    /// The guest reads: the value, zero-extended, and whether the device is due earlier than before. `None` when nothing
+    /// answers there: no device, an access that is not aligned to its width, or one that crosses the end of the device's
+    /// window.
     pub fn read(
         &self,
         ipa: Ipa,
         width: Width,
         now: Ticks,
         line: impl FnOnce(IntId, bool),
-    ) -> Option<u64> {
+    ) -> Option<(u64, bool)> {
         let (peripheral, offset) = self.find(ipa, width)?;
-        let value = peripheral.with_device(|device| device.read(offset, width, now), line);
-        Some(value & width.mask())
+        let (value, sooner) =
+            peripheral.with_device(|device| device.read(offset, width, now), line);
+        Some((value & width.mask(), sooner))
     }
 
     /// The guest reads a word that some driver polls: the value, without a lock. `None` where
@@ -143,7 +155,8 @@ impl Bus {
         (polled >> 32 == offset).then_some((polled & 0xffff_ffff) as u32)
     }
 
-    /// The guest writes the low bits of `value`. `None` as for [`read`](Self::read).
+    /// The guest writes the low bits of `value`. Whether the device is due earlier than before; `None` as for
+    /// [`read`](Self::read).
     pub fn write(
         &self,
         ipa: Ipa,
@@ -151,30 +164,38 @@ impl Bus {
         value: u64,
         now: Ticks,
         line: impl FnOnce(IntId, bool),
-    ) -> Option<()> {
+    ) -> Option<bool> {
         let (peripheral, offset) = self.find(ipa, width)?;
         let value = value & width.mask();
-        peripheral.with_device(|device| device.write(offset, width, value, now), line);
-        Some(())
+        let ((), sooner) =
+            peripheral.with_device(|device| device.write(offset, width, value, now), line);
+        Some(sooner)
     }
 
-    /// Something happened outside the guest to the device that drives `irq`.
-    pub fn signal(&self, irq: IntId, signal: Signal, now: Ticks, line: impl FnOnce(IntId, bool)) {
-        if let Some(peripheral) = self.peripherals.iter().find(|p| p.irq == Some(irq)) {
-            peripheral.with_device(|device| device.signal(signal, now), line);
-        }
+    /// Something happened outside the guest to the device that drives `irq`. Whether it is due earlier than before.
+    pub fn signal(
+        &self,
+        irq: IntId,
+        signal: Signal,
+        now: Ticks,
+        line: impl FnOnce(IntId, bool),
+    ) -> bool {
+        let peripheral = self.peripherals.iter().find(|p| p.irq == Some(irq));
+        peripheral.is_some_and(|it| it.with_device(|device| device.signal(signal, now), line).1)
     }
 
-    /// Lets every device take in the time up to `now`; due at [`deadline`](Self::deadline).
+    /// Lets the devices that are due at `now` take in the time; see [`deadline`](Self::deadline).
     pub fn poll(&self, now: Ticks, mut line: impl FnMut(IntId, bool)) {
-        for peripheral in &self.peripherals {
+        let is_due = |it: &&Peripheral| it.due.load(Ordering::Relaxed) <= now.0;
+        for peripheral in self.peripherals.iter().filter(is_due) {
             peripheral.with_device(|device| device.advance(now), &mut line);
         }
     }
 
     /// The first moment at which [`poll`](Self::poll) would find a device with something to do.
     pub fn deadline(&self) -> Option<Ticks> {
-        self.peripherals.iter().filter_map(|p| p.device.lock().deadline()).min()
+        let first = self.peripherals.iter().map(|it| it.due.load(Ordering::Relaxed)).min();
+        first.filter(|first| *first != NEVER).map(Ticks)
     }
 
     /// Resets every device.

@@ -8,6 +8,7 @@
 //! line a UART is plugged into, a clock's frequency), which is made anew after a restore.
 
 pub mod bus;
+pub mod doorbell;
 pub mod pl011;
 pub mod pl031;
 pub mod pl061;
@@ -20,7 +21,7 @@ use crate::time::Ticks;
 /// What happens to a device from outside the guest.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Signal {
-    /// Bytes came for it.
+    /// Something came for it: bytes, a packet, the end of a request.
     Input,
     /// Its button was pressed.
     Press,

@@ -17,6 +17,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use spin::mutex::TicketMutex;
 
+use crate::device::doorbell::Doorbells;
 use crate::machine::{CpuId, Machine};
 use crate::manifest::VmConfig;
 use crate::sched::policy::Policy;
@@ -57,6 +58,8 @@ pub struct Hypervisor {
     doomed_count: AtomicUsize,
     /// For each CPU, whether it has to look at more than the requests of the vCPU it runs.
     called: Box<[AtomicBool]>,
+    /// Which devices something came for from outside their guests.
+    doorbells: Arc<Doorbells>,
     configs: Box<[VmConfig]>,
     schedules: Box<[TicketMutex<Schedule>]>,
     admission: TicketMutex<Admission>,
@@ -79,6 +82,7 @@ impl Hypervisor {
         let balance = Arc::new(Balance::new(cpus, timing));
         let interrupts = stock.host().interrupts;
         let owners = stock.host().owners().collect();
+        let doorbells = stock.doorbells().clone();
         let queue = |cpu| TicketMutex::new(RunQueue::new(CpuId(cpu), balance.clone()));
         Self {
             vms: stock.configs().iter().map(|_| TicketMutex::default()).collect(),
@@ -90,6 +94,7 @@ impl Hypervisor {
             doomed: TicketMutex::default(),
             doomed_count: AtomicUsize::new(0),
             called: (0..cpus).map(|_| AtomicBool::new(false)).collect(),
+            doorbells,
             configs,
             schedules,
             admission: TicketMutex::new(Admission::new(cpus)),
@@ -293,6 +298,26 @@ impl Hypervisor {
         if at.0 < before && cpu != machine.id() {
             self.call(machine, cpu);
         }
+    }
+
+    /// See to devices whose bell was rung. Returns whether somebody now waits for this CPU.
+    #[inline(always)]
+    pub fn answer_doorbells<M: Machine>(&self, machine: &mut M) -> bool {
+        self.doorbells.is_rung() && self.look_at_rung(machine)
+    }
+
+    #[inline(never)]
+    fn look_at_rung<M: Machine>(&self, machine: &mut M) -> bool {
+        let mut queued = false;
+        self.doorbells.answer(|id, slots| {
+            let Some(vm) = self.vm(id).filter(|vm| !vm.has_stopped()) else { return };
+            let (notify, sooner) = vm.virtio_input(slots, machine.now());
+            queued |= self.notify(machine, &vm, notify);
+            if sooner {
+                self.device_timer_changed(machine, &vm);
+            }
+        });
+        queued
     }
 
     /// Let the devices whose time this CPU keeps do what is due.

@@ -5,6 +5,7 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 
 use crate::addr::{PAGE_SIZE, PhysAddr, Region};
+use crate::device::doorbell::Doorbells;
 use crate::device::serial::SerialLine;
 use crate::firmware::entropy::Entropy;
 use crate::manifest::{MachineConfig, Manifest, VmConfig};
@@ -61,6 +62,7 @@ pub struct Stock {
     vmids: Vmids,
     entropy: Option<Entropy>,
     line: Box<MakeLine>,
+    doorbells: Arc<Doorbells>,
     /// All of the machine's memory, in bytes.
     ram: u64,
     heap: HeapAccess,
@@ -80,7 +82,9 @@ impl Stock {
     ) -> Self {
         let heap = HeapAccess { reserve: |_, _| true, report: HeapReport::default };
         let ram = frames.total_bytes();
-        Self { host, manifest, frames, vmids: Vmids::new(), entropy, line, ram, heap, lent: 0 }
+        let doorbells = Arc::new(Doorbells::new(manifest.vms().len()));
+        let vmids = Vmids::new();
+        Self { host, manifest, frames, vmids, entropy, line, doorbells, ram, heap, lent: 0 }
     }
 
     /// The same on a machine that has `ram` bytes of memory in all, and this heap.
@@ -99,6 +103,11 @@ impl Stock {
     /// The machine.
     pub const fn host(&self) -> &Host {
         &self.host
+    }
+
+    /// The bells of the VMs' devices.
+    pub const fn doorbells(&self) -> &Arc<Doorbells> {
+        &self.doorbells
     }
 
     /// What the bundle says of the machine.
@@ -143,6 +152,7 @@ impl Stock {
             config,
             manifest: &self.manifest,
             host: &self.host,
+            doorbells: &self.doorbells,
             entropy: self.entropy.as_mut().map(Entropy::fork),
             now,
         };

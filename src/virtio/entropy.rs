@@ -1,8 +1,8 @@
 //! The entropy device (VIRTIO 1.2, "Entropy Device"): random bytes of the VM's own generator.
 
+use super::backend::{Backend, Served};
 use super::queue::{Bad, Chain};
 use super::ram::GuestRam;
-use super::transport::Backend;
 use crate::firmware::entropy::Entropy;
 
 /// How many bytes a request gets at most. It may get less than it has room for, and asks again.
@@ -27,11 +27,11 @@ impl Backend for EntropyDevice {
     const AT_ONCE: usize = 8;
 
     /// What a driver offers at one go is worked off at once, in its own time.
-    fn queues(&self) -> &'static [u16] {
+    fn queues(&self) -> &[u16] {
         &[8]
     }
 
-    fn serve(&mut self, _queue: usize, chain: &Chain, ram: &impl GuestRam) -> Result<u32, Bad> {
+    fn serve(&mut self, _queue: usize, chain: &Chain, ram: &impl GuestRam) -> Result<Served, Bad> {
         let mut random = [0; MOST];
         self.generator.fill(&mut random);
         let mut left = &random[..];
@@ -41,6 +41,6 @@ impl Backend for EntropyDevice {
             ram.write_bytes(buffer.ipa, now)?;
             left = later;
         }
-        Ok(u32::try_from(MOST - left.len()).unwrap_or(0))
+        Ok(Served::Done(u32::try_from(MOST - left.len()).unwrap_or(0)))
     }
 }

@@ -4,12 +4,16 @@
 //! |---|---|
 //! | [`slot`] | transports without a device |
 //! | [`transport`] | the registers of one with a device |
+//! | [`backend`] | what a device does behind them |
+//! | [`queues`] | its queues, each with a lock |
 //! | [`queue`] | virtqueues, the device's side |
 //! | [`ram`] | the guest's RAM as its devices reach it |
 //! | [`entropy`] | the entropy device |
 
+pub mod backend;
 pub mod entropy;
 pub mod queue;
+pub mod queues;
 pub mod ram;
 pub mod slot;
 pub mod transport;

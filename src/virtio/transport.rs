@@ -8,14 +8,18 @@
 //! Chains are worked off where the driver notifies, a bounded number at a time; what is left then is due at once, as the
 //! device's own work.
 
+use alloc::string::String;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
-use super::queue::{Bad, Chain, Negotiated, Place, Virtqueue};
+use super::backend::Backend;
+use super::queue::{Bad, Negotiated, Place, Virtqueue};
+use super::queues::{CONFIGURATION, Queues};
 use super::ram::GuestRam;
 use super::slot::{MAGIC, TRANSPORT_VERSION, VENDOR};
-use crate::device::Device;
+use crate::device::{Device, Signal};
 use crate::exit::Width;
 use crate::time::Ticks;
 
@@ -49,6 +53,9 @@ mod register {
     pub const CONFIG: u64 = 0x100;
 }
 
+/// A bit for each in a word.
+const MAX_QUEUES: usize = 32;
+
 /// "Device Status Field".
 mod status {
     pub const DRIVER_OK: u8 = 4;
@@ -63,85 +70,54 @@ mod feature {
     pub const INDIRECT_DESC: u64 = 1 << 28;
     pub const EVENT_IDX: u64 = 1 << 29;
     pub const VERSION_1: u64 = 1 << 32;
+    pub const RING_PACKED: u64 = 1 << 34;
     pub const RING_RESET: u64 = 1 << 40;
     /// What every device here has.
-    pub const TRANSPORT: u64 = INDIRECT_DESC | EVENT_IDX | VERSION_1 | RING_RESET;
+    pub const TRANSPORT: u64 = INDIRECT_DESC | EVENT_IDX | VERSION_1 | RING_PACKED | RING_RESET;
 }
 
-/// "InterruptStatus": a buffer was used; the configuration, or the device's status, has changed.
-const USED_BUFFER: u8 = 1;
-const CONFIGURATION: u8 = 2;
-
-/// What a device of some type does, whatever it is reached by.
-pub trait Backend: Send {
-    /// Its type ("Device Types").
-    const ID: u32;
-
-    /// How many chains are worked off before the guest, or somebody else, goes on: some ten thousand instructions.
-    const AT_ONCE: usize;
-
-    /// The feature bits of its type that it offers: 0 to 23, and 50 to 127 as far as they are below 64.
-    fn features(&self) -> u64 {
-        0
-    }
-
-    /// The largest size of each of its queues, a power of two each.
-    fn queues(&self) -> &'static [u16];
-
-    /// The low bits of its configuration at `offset`; what is not there reads as zero.
-    fn read_config(&self, _offset: u64, _width: Width) -> u64 {
-        0
-    }
-
-    /// The driver writes its configuration.
-    fn write_config(&mut self, _offset: u64, _width: Width, _value: u64) {}
-
-    /// Uses a chain of queue `queue`. Returns how many bytes were written to its buffers.
-    ///
-    /// # Errors
-    /// What makes the device need a reset.
-    fn serve(&mut self, queue: usize, chain: &Chain, ram: &impl GuestRam) -> Result<u32, Bad>;
-
-    /// As the machine's, or the driver's, reset leaves it.
-    fn reset(&mut self) {}
-}
-
-/// What a guest can change.
+/// What a guest can change, beside the queues themselves.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 struct State {
     status: u8,
-    interrupt: u8,
     device_features_sel: u32,
     driver_features_sel: u32,
     driver_features: u64,
     queue_sel: u32,
-    queues: Vec<Queue>,
+    places: Vec<Place>,
     /// A bit for each queue in which more chains may wait.
     busy: u32,
+    /// A bit for each queue that goes on when something has happened outside.
+    waits: u32,
 }
 
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
-struct Queue {
-    place: Place,
-    ready: Option<Virtqueue>,
-}
+/// How often a guest's mistakes are told.
+const COMPLAINTS: u8 = 4;
 
 /// A device behind its transport.
 #[derive(Debug)]
 pub struct Transport<B, R> {
     state: State,
     backend: B,
-    ram: R,
-    /// The chain that is worked off; empty between calls. Kept, so that its memory is.
-    chain: Chain,
+    queues: Arc<Queues<R>>,
+    /// Whose it is, for the log.
+    owner: String,
+    /// How many more of its driver's mistakes are told.
+    complaints: u8,
 }
 
 impl<B: Backend, R: GuestRam> Transport<B, R> {
-    /// The device whose queues are in `ram`.
-    pub fn new(backend: B, ram: R) -> Self {
-        let queues = alloc::vec![Queue::default(); backend.queues().len()];
-        let state = State { queues, ..State::default() };
-        Self { state, backend, ram, chain: Chain::default() }
+    /// The device whose queues are in `ram`. The log calls it `owner`.
+    pub fn new(backend: B, ram: R, owner: String) -> Self {
+        let count = backend.queues().len().min(MAX_QUEUES);
+        let state = State { places: alloc::vec![Place::default(); count], ..State::default() };
+        let queues = Arc::new(Queues::new(count, ram));
+        Self { state, backend, queues, owner, complaints: COMPLAINTS }
+    }
+
+    /// Its queues, for who uses them from outside the guest.
+    pub const fn queues(&self) -> &Arc<Queues<R>> {
+        &self.queues
     }
 
     fn offered(&self) -> u64 {
@@ -150,10 +126,6 @@ impl<B: Backend, R: GuestRam> Transport<B, R> {
 
     fn has(&self, bits: u8) -> bool {
         self.state.status & bits == bits
-    }
-
-    fn queue(&self) -> Option<&Queue> {
-        self.state.queues.get(self.state.queue_sel as usize)
     }
 
     fn register(&self, offset: u64) -> u32 {
@@ -172,10 +144,8 @@ impl<B: Backend, R: GuestRam> Transport<B, R> {
                 let largest = self.backend.queues().get(self.state.queue_sel as usize);
                 largest.copied().unwrap_or(0).into()
             }
-            register::QUEUE_READY => {
-                u32::from(self.queue().is_some_and(|queue| queue.ready.is_some()))
-            }
-            register::INTERRUPT_STATUS => self.state.interrupt.into(),
+            register::QUEUE_READY => self.queues.is_ready(self.state.queue_sel as usize).into(),
+            register::INTERRUPT_STATUS => self.queues.interrupt().into(),
             register::STATUS => self.state.status.into(),
             // There is no shared memory: a length of all ones says so.
             register::SHM_LEN_LOW..=register::SHM_BASE_HIGH => u32::MAX,
@@ -199,7 +169,7 @@ impl<B: Backend, R: GuestRam> Transport<B, R> {
             register::QUEUE_SEL => state.queue_sel = value,
             register::QUEUE_READY => self.set_ready(value & 1 != 0),
             register::QUEUE_NOTIFY => self.notified(value),
-            register::INTERRUPT_ACK => state.interrupt &= !value.to_le_bytes()[0],
+            register::INTERRUPT_ACK => self.queues.acknowledge(value.to_le_bytes()[0]),
             register::STATUS => self.set_status(value),
             register::QUEUE_RESET if value & 1 != 0 => self.set_ready(false),
             _ => self.set_place(offset, value),
@@ -208,9 +178,11 @@ impl<B: Backend, R: GuestRam> Transport<B, R> {
 
     /// A register of the queue that is selected, while that is not ready.
     fn set_place(&mut self, offset: u64, value: u32) {
-        let queue = self.state.queues.get_mut(self.state.queue_sel as usize);
-        let Some(queue) = queue.filter(|queue| queue.ready.is_none()) else { return };
-        let place = &mut queue.place;
+        let index = self.state.queue_sel as usize;
+        let Some(place) = self.state.places.get_mut(index) else { return };
+        if self.queues.is_ready(index) {
+            return;
+        }
         match offset {
             // One that does not fit is no size at all.
             register::QUEUE_NUM => place.size = u16::try_from(value).unwrap_or(0),
@@ -227,27 +199,30 @@ impl<B: Backend, R: GuestRam> Transport<B, R> {
     /// The selected queue becomes ready where it has been placed, or is no more.
     fn set_ready(&mut self, ready: bool) {
         let index = self.state.queue_sel as usize;
-        let largest = self.backend.queues().get(index).copied().unwrap_or(0);
-        let features = self.state.driver_features;
-        let Some(queue) = self.state.queues.get_mut(index) else { return };
+        let Some(place) = self.state.places.get_mut(index) else { return };
         if !ready {
-            *queue = Queue::default();
+            *place = Place::default();
+            self.queues.set_ring(index, None);
+            self.backend.stop(index);
             return;
         }
-        if queue.ready.is_some() || self.state.status & status::FEATURES_OK == 0 {
+        if self.queues.is_ready(index) || self.state.status & status::FEATURES_OK == 0 {
             return;
         }
+        let features = self.state.driver_features;
         let negotiated = Negotiated {
             indirect: features & feature::INDIRECT_DESC != 0,
             event_index: features & feature::EVENT_IDX != 0,
-            packed: false,
+            packed: features & feature::RING_PACKED != 0,
         };
-        queue.ready = Some(queue.place)
+        let largest = self.backend.queues().get(index).copied().unwrap_or(0);
+        let ring = Some(*place)
             .filter(|place| place.size <= largest)
-            .and_then(|place| Virtqueue::new(place, negotiated, &self.ram));
-        if queue.ready.is_none() {
-            self.needs_reset();
+            .and_then(|place| Virtqueue::new(place, negotiated, self.queues.ram()));
+        if ring.is_none() {
+            return self.needs_reset(Mistake::Place(index));
         }
+        self.queues.set_ring(index, ring);
     }
 
     /// "Device Initialization": a driver sets bits and clears none, but all of them at once, which is a reset.
@@ -266,92 +241,87 @@ impl<B: Backend, R: GuestRam> Transport<B, R> {
             set &= !status::DRIVER_OK;
         }
         self.state.status |= set;
+        if set & status::DRIVER_OK != 0 {
+            self.backend.begin(features);
+            self.queues.set_features(features);
+        }
     }
 
     fn begin_again(&mut self) {
-        let queues = alloc::vec![Queue::default(); self.state.queues.len()];
-        self.state = State { queues, ..State::default() };
+        let places = alloc::vec![Place::default(); self.state.places.len()];
+        self.state = State { places, ..State::default() };
+        self.queues.reset();
         self.backend.reset();
     }
 
     /// "DEVICE_NEEDS_RESET": nothing is done before it is reset.
-    fn needs_reset(&mut self) {
+    fn needs_reset(&mut self, mistake: Mistake) {
         self.state.busy = 0;
+        self.state.waits = 0;
         self.state.status |= status::DEVICE_NEEDS_RESET;
         if self.has(status::DRIVER_OK) {
-            self.state.interrupt |= CONFIGURATION;
+            self.queues.set_features(0);
+            self.queues.raise(CONFIGURATION);
+        }
+        if let Some(left) = self.complaints.checked_sub(1) {
+            self.complaints = left;
+            log::warn!("{}: {mistake}; the device needs a reset", self.owner);
         }
     }
 
     /// There is something in queue `index`.
     fn notified(&mut self, index: u32) {
-        if let Some(bit) =
-            1u32.checked_shl(index).filter(|_| (index as usize) < self.state.queues.len())
-        {
-            self.state.busy |= bit;
-            self.work(index as usize);
+        let at = index as usize;
+        if at < self.queues.count() && !self.backend.is_used_from_outside(at) {
+            self.state.busy |= 1 << index;
+            self.work(at);
         }
     }
 
-    /// Works some of queue `index` off.
+    /// Works some of queue `index`, below 32, off.
     fn work(&mut self, index: usize) {
-        let runs = self.has(status::DRIVER_OK) && !self.has(status::DEVICE_NEEDS_RESET);
-        let ready = self.state.queues.get_mut(index).and_then(|queue| queue.ready.as_mut());
-        let bit = 1u32 << (index & 31);
-        let Some(queue) = ready.filter(|_| runs) else {
-            self.state.busy &= !bit;
+        let bit = 1 << index;
+        self.state.busy &= !bit;
+        self.state.waits &= !bit;
+        if !self.has(status::DRIVER_OK) || self.has(status::DEVICE_NEEDS_RESET) {
             return;
-        };
-        let mut work = Work { backend: &mut self.backend, ram: &self.ram, chain: &mut self.chain };
-        match work.off(index, queue) {
-            Ok(done) => {
-                if done.interrupt {
-                    self.state.interrupt |= USED_BUFFER;
-                }
-                if !done.more {
-                    self.state.busy &= !bit;
-                }
-            }
-            Err(_) => self.needs_reset(),
         }
+        match self.queues.work_off(&mut self.backend, index) {
+            Ok(progress) => {
+                self.state.busy |= u32::from(progress.more) << index;
+                self.state.waits |= u32::from(progress.waits) << index;
+            }
+            Err(why) => self.needs_reset(Mistake::Queue(index, why)),
+        }
+    }
+
+    /// Takes in what has happened outside the guest.
+    fn look_outside(&mut self) {
+        if let Some(why) = self.queues.take_broken() {
+            return self.needs_reset(Mistake::Outside(why));
+        }
+        if !self.has(status::DRIVER_OK) || self.has(status::DEVICE_NEEDS_RESET) {
+            return;
+        }
+        if let Err(why) = self.queues.give_back(&mut self.backend) {
+            return self.needs_reset(Mistake::Outside(why));
+        }
+        self.state.busy |= core::mem::take(&mut self.state.waits);
     }
 }
 
-/// What is needed to use chains.
-struct Work<'a, B, R> {
-    backend: &'a mut B,
-    ram: &'a R,
-    chain: &'a mut Chain,
+/// What a driver has done wrong.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+enum Mistake {
+    #[error("its driver wants queue {0} where it cannot be")]
+    Place(usize),
+    #[error("its driver has broken queue {0}: {1}")]
+    Queue(usize, Bad),
+    #[error("its driver has broken a queue: {0}")]
+    Outside(Bad),
 }
 
-/// What came of it.
-struct Done {
-    interrupt: bool,
-    more: bool,
-}
-
-impl<B: Backend, R: GuestRam> Work<'_, B, R> {
-    /// Uses at most [`Backend::AT_ONCE`] chains of `queue`.
-    fn off(&mut self, index: usize, queue: &mut Virtqueue) -> Result<Done, Bad> {
-        // While chains are taken, the driver need not say that there are more.
-        queue.want_notification(self.ram, false)?;
-        let mut more = true;
-        for _ in 0..B::AT_ONCE {
-            if queue.take(self.ram, self.chain)? {
-                let written = self.backend.serve(index, self.chain, self.ram)?;
-                queue.give_back(self.ram, self.chain.head, written)?;
-            } else if queue.want_notification(self.ram, true)? {
-                queue.want_notification(self.ram, false)?;
-            } else {
-                more = false;
-                break;
-            }
-        }
-        Ok(Done { interrupt: queue.publish(self.ram)?, more })
-    }
-}
-
-impl<B: Backend, R: GuestRam + Send> Device for Transport<B, R> {
+impl<B: Backend, R: GuestRam + Send + Sync> Device for Transport<B, R> {
     fn read(&mut self, offset: u64, width: Width, _now: Ticks) -> u64 {
         match offset.checked_sub(register::CONFIG) {
             Some(offset) => self.backend.read_config(offset, width),
@@ -368,12 +338,22 @@ impl<B: Backend, R: GuestRam + Send> Device for Transport<B, R> {
         }
     }
 
+    /// Each interrupt begins with a look why.
+    fn polled(&self) -> Option<(u64, u32)> {
+        Some((register::INTERRUPT_STATUS, self.queues.interrupt().into()))
+    }
+
     fn irq_level(&self) -> bool {
-        self.state.interrupt != 0
+        self.queues.interrupt() != 0
+    }
+
+    fn signal(&mut self, _signal: Signal, now: Ticks) {
+        self.look_outside();
+        self.advance(now);
     }
 
     fn advance(&mut self, _now: Ticks) {
-        for index in 0..self.state.queues.len() {
+        for index in 0..self.queues.count() {
             if self.state.busy >> index & 1 != 0 {
                 self.work(index);
             }

@@ -4,6 +4,7 @@
 //! takes long comes when it is started: [`loading`](super::loading).
 
 use alloc::boxed::Box;
+use alloc::format;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64};
@@ -22,6 +23,7 @@ use super::{Regime, VcpuSlot, Vm, assigned, layout};
 use crate::addr::{Ipa, PAGE_SIZE, PhysAddr, Region};
 use crate::device::Device;
 use crate::device::bus::{Bus, Conflict, Peripheral};
+use crate::device::doorbell::Doorbells;
 use crate::device::pl011::Pl011;
 use crate::device::pl031::Pl031;
 use crate::device::pl061::{Button, Pl061};
@@ -97,6 +99,8 @@ pub struct Creation<'a> {
     pub manifest: &'a Manifest<'static>,
     /// The machine.
     pub host: &'a Host,
+    /// The bells of all VMs' devices.
+    pub doorbells: &'a Arc<Doorbells>,
     /// Its own generator; `None` when there is no entropy.
     pub entropy: Option<Entropy>,
     /// Virtual time begins now.
@@ -161,7 +165,7 @@ impl Vm {
         vmids: &mut Vmids,
         cpu: &impl Maintenance,
     ) -> Result<Box<Self>, CreateError> {
-        let Creation { id, config, manifest, host, mut entropy, now } = creation;
+        let Creation { id, config, manifest, host, doorbells: _, mut entropy, now } = creation;
         let ram = Region::new(config.ram_base, config.memory)
             .filter(|ram| host.geometry.ipas().contains_region(ram))
             .ok_or(CreateError::AddressSpace {
@@ -180,7 +184,7 @@ impl Vm {
         // Refused now rather than when it is to be loaded, if its first bytes show what is wrong.
         source.loader().map_err(BootError::from)?;
         let memory = SharedRam::default();
-        let virtio = virtio(entropy.as_mut(), &memory);
+        let virtio = virtio(&config.name, entropy.as_mut(), &memory);
         source.virtio = u16::try_from(virtio.len()).unwrap_or(0);
         let bus = devices(config.devices, host, line, virtio)?;
         let assigned = host.assigned.get(id.index()).cloned().unwrap_or_else(|| Ok(Vec::new()))?;
@@ -311,9 +315,10 @@ impl Space {
 }
 
 /// The guest's virtio devices, each for the slot with its number. There is an entropy device where there is entropy.
-fn virtio(entropy: Option<&mut Entropy>, memory: &SharedRam) -> Vec<Box<dyn Device>> {
+fn virtio(name: &str, entropy: Option<&mut Entropy>, memory: &SharedRam) -> Vec<Box<dyn Device>> {
     let entropy = entropy.map(|entropy| EntropyDevice::new(entropy.fork()));
-    let entropy = entropy.map(|device| Transport::new(device, memory.clone()));
+    let owner = format!("{name}: the entropy device");
+    let entropy = entropy.map(|device| Transport::new(device, memory.clone(), owner));
     entropy.into_iter().map(|device| Box::new(device) as Box<dyn Device>).collect()
 }
 

@@ -75,10 +75,8 @@ impl Vm {
         match exit {
             Exit::Irq => Outcome::of(Next::Resume),
             Exit::Mmio(access) => match self.mmio(machine, me, vcpu, &access) {
-                Some(notify) => {
+                Some((notify, timer_changed)) => {
                     vcpu.regs.skip_instruction();
-                    // Only a device with a clock of its own can have set a timer.
-                    let timer_changed = super::layout::RTC.region().contains(access.ipa);
                     Outcome { next: Next::Resume, notify, timer_changed }
                 }
                 None => {

@@ -3,7 +3,7 @@
 use core::sync::atomic::Ordering;
 
 use super::Vm;
-use super::layout::{GPIO_IRQ, UART_IRQ};
+use super::layout::{GPIO_IRQ, UART_IRQ, VIRTIO_SLOTS, virtio_irq};
 use crate::device::Signal;
 use crate::firmware::psci::Power;
 use crate::hypervisor::Refusal;
@@ -346,6 +346,20 @@ impl Vm {
     /// Press the power button for a moment: the guest may take it as a request to shut down.
     pub fn press_power_button(&self, now: Ticks) -> Notify {
         self.signal(GPIO_IRQ, Signal::Press, now)
+    }
+
+    /// Something came for the devices of these virtio slots, a bit for each: the vCPUs that have to look at their
+    /// interrupts, and whether a device is due earlier than before.
+    pub fn virtio_input(&self, slots: u32, now: Ticks) -> (Notify, bool) {
+        let (mut notify, mut sooner) = (Notify::NONE, false);
+        for slot in (0..VIRTIO_SLOTS).filter(|slot| slots >> slot & 1 != 0) {
+            let line = |irq, level| {
+                notify = notify | self.vgic.lock().set_level(VcpuId(0), irq, level);
+            };
+            let now = self.virtual_now(now);
+            sooner |= self.bus.signal(virtio_irq(slot), Signal::Input, now, line);
+        }
+        (notify, sooner)
     }
 
     /// Something happens outside to the device that drives `irq`.

@@ -9,31 +9,32 @@ use crate::vcpu::{GuestRegs, Vcpu, VcpuId, pstate};
 use crate::vgic::{Frame, GicVersion, Notify, Vgic};
 
 impl Vm {
-    /// Let the device at an access's address answer it. `None` when nothing is there.
+    /// Let the device at an access's address answer it: the vCPUs that have to look at their interrupts, and whether the
+    /// device is due earlier than before. `None` when nothing is there.
     pub(super) fn mmio<M: Machine>(
         &self,
         machine: &mut M,
         me: VcpuId,
         vcpu: &mut Vcpu,
         access: &MmioAccess,
-    ) -> Option<Notify> {
+    ) -> Option<(Notify, bool)> {
         let mut access = *access;
         access.swapped = Self::is_big_endian(machine, &vcpu.regs);
         let access = &access;
         match self.gic_frame(access) {
             Some((frame, offset)) => {
-                Some(self.gic_access(machine, me, vcpu, access, frame, offset))
+                Some((self.gic_access(machine, me, vcpu, access, frame, offset), false))
             }
             None => {
                 let regs = &mut vcpu.regs;
                 let write = access.direction == Direction::Write;
                 let value = write.then(|| access.stored(regs.read(access.gpr)));
-                let (notify, loaded) =
+                let Accessed { notify, loaded, sooner } =
                     self.device_access(machine, me, access.ipa, access.width, value)?;
                 if !write {
                     regs.write(access.gpr, access.extend(loaded));
                 }
-                Some(notify)
+                Some((notify, sooner))
             }
         }
     }
@@ -101,8 +102,7 @@ impl Vm {
         notify.without(me)
     }
 
-    /// A load from the device at `ipa`, or a store of `value`: the vCPUs that have to look at their interrupts, and what was
-    /// loaded. `None` when nothing is there.
+    /// A load from the device at `ipa`, or a store of `value`. `None` when nothing is there.
     pub(super) fn device_access<M: Machine>(
         &self,
         machine: &M,
@@ -110,19 +110,26 @@ impl Vm {
         ipa: Ipa,
         width: Width,
         value: Option<u64>,
-    ) -> Option<(Notify, u64)> {
+    ) -> Option<Accessed> {
         let now = self.virtual_now(machine.now());
         let mut notify = Notify::NONE;
         let line = |irq, level| {
             notify = self.drive(me, irq, level);
         };
-        let loaded = match value {
+        let (loaded, sooner) = match value {
             None => self.bus.read(ipa, width, now, line)?,
-            Some(value) => {
-                self.bus.write(ipa, width, value, now, line)?;
-                0
-            }
+            Some(value) => (0, self.bus.write(ipa, width, value, now, line)?),
         };
-        Some((notify, loaded))
+        Some(Accessed { notify, loaded, sooner })
     }
+}
+
+/// What came of an access to a device.
+pub(super) struct Accessed {
+    /// The vCPUs that have to look at their interrupts.
+    pub notify: Notify,
+    /// What was loaded.
+    pub loaded: u64,
+    /// The device is due earlier than before.
+    pub sooner: bool,
 }

@@ -6,7 +6,8 @@
 //! once is left to [`Vm::handle`], and nothing has changed then.
 
 use super::Vm;
-use super::layout::{GICD, GICR, RTC, VIRTIO, VIRTUAL_TIMER_IRQ};
+use super::layout::{GICD, GICR, VIRTUAL_TIMER_IRQ};
+use super::mmio::Accessed;
 use super::sysreg::{self, SysReg, names};
 use crate::addr::Ipa;
 use crate::exit::{Direction, Exit, Gpr, MmioAccess, Width};
@@ -26,11 +27,13 @@ pub struct Answer {
     pub others: Notify,
     /// A device was accessed: the hypervisor's own work for it may be due earlier than before.
     pub device: bool,
+    /// That device is itself due earlier than before.
+    pub sooner: bool,
 }
 
 impl Answer {
     const fn of(reason: Reason) -> Self {
-        Self { reason, others: Notify::NONE, device: false }
+        Self { reason, others: Notify::NONE, device: false, sooner: false }
     }
 }
 
@@ -125,20 +128,21 @@ impl Vm {
             && access.direction == Direction::Write
             && access.width == Width::Word
             && self.gic_version == GicVersion::V2;
-        let (others, device) = if sgir {
-            (self.answer_sgir(machine, me, &vcpu.regs, access), false)
-        } else if let Some(answer) = self.answer_frame(machine, me, vcpu, access) {
-            answer
+        let mut answer = Answer::of(Reason::Mmio);
+        if sgir {
+            answer.others = self.answer_sgir(machine, me, &vcpu.regs, access);
+        } else if let Some(told) = self.answer_frame(machine, me, vcpu, access) {
+            answer = told;
         } else {
             let write = access.direction == Direction::Write;
             let answered = self.answer_hole(machine, vcpu, access.ipa, access.far, write);
-            return answered.then_some(Answer::of(Reason::Mmio));
-        };
+            return answered.then_some(answer);
+        }
         vcpu.regs.skip_instruction();
-        Some(Answer { others, device, ..Answer::of(Reason::Mmio) })
+        Some(answer)
     }
 
-    /// The same, but for SGIs: others that have to look at their interrupts, and whether it was a device.
+    /// The same, but for SGIs.
     #[inline(always)]
     fn answer_frame<M: Machine>(
         &self,
@@ -146,7 +150,7 @@ impl Vm {
         me: VcpuId,
         vcpu: &mut Vcpu,
         access: &MmioAccess,
-    ) -> Option<(Notify, bool)> {
+    ) -> Option<Answer> {
         let (ipa, width) = (access.ipa, access.width);
         if !ipa.is_aligned(width.bytes()) {
             return None;
@@ -154,12 +158,12 @@ impl Vm {
         let write = access.direction == Direction::Write;
         let value = if write { vcpu.regs.read(access.gpr) & width.mask() } else { 0 };
         if ipa >= GIC_END {
-            let (others, loaded) =
+            let Accessed { notify: others, loaded, sooner } =
                 self.answer_device(machine, me, ipa, width, write.then_some(value))?;
             if !write {
                 vcpu.regs.write(access.gpr, access.extend(loaded));
             }
-            return Some((others, true));
+            return Some(Answer { others, device: true, sooner, ..Answer::of(Reason::Mmio) });
         }
         let offset = ipa.raw().wrapping_sub(GICD.base.raw());
         let others = if write && offset < GICD.size && !Vgic::is_live(Frame::Distributor, offset) {
@@ -168,7 +172,7 @@ impl Vm {
             // It decodes the access once more, so that here it need never be in memory.
             self.answer_other(machine, me, vcpu)?
         };
-        Some((others, false))
+        Some(Answer { others, ..Answer::of(Reason::Mmio) })
     }
 
     /// A write to a register of the distributor that is about none of what list registers know better. Others that have to
@@ -190,8 +194,7 @@ impl Vm {
         notify.without(me)
     }
 
-    /// A load from a device, or a store of `value`, but for one to a device that does something by itself. Others that have to look at their
-    /// interrupts, and what was loaded.
+    /// A load from a device, or a store of `value`. The vCPUs to be told are others.
     #[inline(never)]
     fn answer_device<M: Machine>(
         &self,
@@ -200,16 +203,13 @@ impl Vm {
         ipa: Ipa,
         width: Width,
         value: Option<u64>,
-    ) -> Option<(Notify, u64)> {
-        // An alarm may have been set, or not all of a queue been worked off: the hypervisor has to know when it is due.
-        if value.is_some() && (RTC.region().contains(ipa) || VIRTIO.region().contains(ipa)) {
-            return None;
+    ) -> Option<Accessed> {
+        let mut accessed = self.device_access(machine, me, ipa, width, value)?;
+        if accessed.notify.contains(me) {
+            let mut vgic = self.vgic.lock();
+            accessed.notify = Self::tell_me_first(&mut vgic, machine, me, accessed.notify);
         }
-        let (mut notify, loaded) = self.device_access(machine, me, ipa, width, value)?;
-        if notify.contains(me) {
-            notify = Self::tell_me_first(&mut self.vgic.lock(), machine, me, notify);
-        }
-        Some((notify, loaded))
+        Some(accessed)
     }
 
     /// An access to where there is nothing: the guest gets an external abort, if that is all.

@@ -6,6 +6,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use plinth::cpu::{Cpu, Step};
+use plinth::device::doorbell::Doorbells;
 use plinth::device::serial::{ScriptedLine, SerialLine};
 use plinth::exit::Width;
 use plinth::hypervisor::{Hypervisor, Stock};
@@ -123,7 +124,8 @@ pub fn create(
     let line = Arc::new(ScriptedLine::default());
     let config = &manifest.vms()[index];
     let now = plinth::time::Ticks(1000);
-    let creation = Creation { id: VmId(id), config, manifest, host, entropy: None, now };
+    let doorbells = &Arc::new(Doorbells::new(manifest.vms().len()));
+    let creation = Creation { id: VmId(id), config, manifest, host, doorbells, entropy: None, now };
     Ok((*Vm::create(creation, line.clone(), frames, vmids, cpu)?, line))
 }
 

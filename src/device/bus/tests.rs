@@ -74,7 +74,7 @@ fn lines(call: impl FnOnce(&mut dyn FnMut(IntId, bool))) -> Vec<(IntId, bool)> {
 fn an_access_reaches_the_device_whose_window_holds_it() {
     let bus = Bus::new(vec![probe(2, 0x2000, 0x1000, None), probe(1, 0x1000, 0x1000, None)]);
     let bus = bus.ok().unwrap();
-    let read = |ipa, width| bus.read(Ipa::new(ipa), width, NOW, unwired);
+    let read = |ipa, width| Some(bus.read(Ipa::new(ipa), width, NOW, unwired)?.0);
     assert_eq!(read(0x1008, Width::Double), Some(1 << 56 | 0xffff_0008));
     assert_eq!(read(0x1ff8, Width::Double), Some(1 << 56 | 0xffff_0ff8));
     assert_eq!(read(0x2000, Width::Double), Some(2 << 56 | 0xffff_0000));
@@ -86,11 +86,11 @@ fn an_access_reaches_the_device_whose_window_holds_it() {
 #[test]
 fn a_value_is_zero_extended_from_the_width_of_the_access() {
     let bus = Bus::new(vec![probe(1, 0x1000, 0x1000, None)]).ok().unwrap();
-    let read = |width| bus.read(Ipa::new(0x1010), width, NOW, unwired);
+    let read = |width| Some(bus.read(Ipa::new(0x1010), width, NOW, unwired)?.0);
     assert_eq!(read(Width::Byte), Some(0x10));
     assert_eq!(read(Width::Half), Some(0x0010));
     assert_eq!(read(Width::Word), Some(0xffff_0010));
-    assert_eq!(bus.write(Ipa::new(0x1000), Width::Byte, u64::MAX << 8, NOW, unwired), Some(()));
+    assert_eq!(bus.write(Ipa::new(0x1000), Width::Byte, u64::MAX << 8, NOW, unwired), Some(false));
 }
 
 #[test]
@@ -111,7 +111,7 @@ fn an_access_that_is_misaligned_or_crosses_the_windows_end_reaches_nothing() {
 #[test]
 fn a_window_may_touch_the_top_of_the_address_space() {
     let bus = Bus::new(vec![probe(1, u64::MAX - 7, 8, None)]).ok().unwrap();
-    assert_eq!(bus.read(Ipa::new(u64::MAX), Width::Byte, NOW, unwired), Some(7));
+    assert_eq!(bus.read(Ipa::new(u64::MAX), Width::Byte, NOW, unwired), Some((7, false)));
     assert!(bus.read(Ipa::new(u64::MAX - 7), Width::Double, NOW, unwired).is_some());
 }
 
@@ -137,8 +137,9 @@ fn an_access_reports_the_level_it_leaves_if_that_is_another_than_before() {
     let irq = IntId::spi(3);
     let bus = Bus::new(vec![probe(1, 0x1000, 0x1000, None).with_irq(irq)]).ok().unwrap();
     let ipa = Ipa::new(0x1000);
-    let write =
-        |value| lines(|line| bus.write(ipa, Width::Word, value, NOW, line).unwrap_or_default());
+    let write = |value| {
+        lines(|line| assert_eq!(bus.write(ipa, Width::Word, value, NOW, line), Some(false)))
+    };
     let read = |ipa| {
         lines(|line| {
             let _ = bus.read(ipa, Width::Word, NOW, line);
@@ -163,15 +164,34 @@ fn a_poll_at_the_earliest_deadline_raises_that_devices_interrupt() {
     let bus = bus.ok().unwrap();
     assert_eq!(bus.deadline(), Some(Ticks(400)));
     let poll = |now| lines(|line| bus.poll(Ticks(now), line));
-    assert_eq!(poll(399), [(late, false), (early, false)]);
+    let signal = |irq, line: &mut dyn FnMut(IntId, bool)| {
+        assert!(!bus.signal(irq, Signal::Input, Ticks(900), line));
+    };
+    assert_eq!(poll(399), []);
     assert_eq!(poll(400), [(early, true)]);
     assert_eq!(bus.deadline(), Some(Ticks(900)));
-    assert_eq!(lines(|line| bus.signal(late, Signal::Input, Ticks(900), line)), [(late, true)]);
-    assert_eq!(lines(|line| bus.signal(IntId::spi(9), Signal::Input, Ticks(900), line)), []);
+    assert_eq!(lines(|line| signal(late, line)), [(late, true)]);
+    assert_eq!(lines(|line| signal(IntId::spi(9), line)), []);
     assert_eq!(bus.deadline(), None);
     assert_eq!(lines(|line| bus.reset(line)), [(late, false), (early, false)]);
     // Also when nothing has changed: who is told begins anew.
     assert_eq!(lines(|line| bus.reset(line)), [(late, false), (early, false)]);
+}
+
+#[test]
+fn who_makes_a_device_due_earlier_is_told_so() {
+    let clock = Pl031::new(Frequency(NonZeroU32::new(1000).unwrap()), Ticks(0), 0);
+    let bus = Bus::new(vec![Peripheral::new(layout::RTC.region(), Box::new(clock))]).unwrap();
+    let set = |offset: u64, value| {
+        let ipa = Ipa::new(layout::RTC.base.raw() + offset);
+        bus.write(ipa, Width::Word, value, NOW, |_, _| {})
+    };
+    let (match_register, mask) = (0x4, 0x10);
+    assert_eq!((set(match_register, 9), bus.deadline()), (Some(false), None));
+    assert_eq!((set(mask, 1), bus.deadline()), (Some(true), Some(Ticks(9000))));
+    assert_eq!((set(match_register, 12), bus.deadline()), (Some(false), Some(Ticks(12000))));
+    assert_eq!((set(match_register, 3), bus.deadline()), (Some(true), Some(Ticks(3000))));
+    assert_eq!((set(mask, 0), bus.deadline()), (Some(false), None));
 }
 
 #[test]
@@ -205,7 +225,7 @@ fn the_guest_machines_devices_answer_on_one_bus() {
         Peripheral::new(layout::GPIO.region(), gpio).with_irq(layout::GPIO_IRQ),
     ]);
     let bus = bus.ok().unwrap();
-    let read = |ipa| bus.read(Ipa::new(ipa), Width::Word, NOW, |_, level| assert!(!level));
+    let read = |ipa| Some(bus.read(Ipa::new(ipa), Width::Word, NOW, |_, level| assert!(!level))?.0);
     assert_eq!(read(0x0900_0fe0), Some(0x11));
     assert_eq!(read(0x0901_0fe0), Some(0x31));
     assert_eq!(read(0x0903_0fe0), Some(0x61));
@@ -243,7 +263,8 @@ proptest! {
             .find(|&&(_, start, size)| start <= ipa && ipa + bytes <= start + size)
             .filter(|_| ipa % bytes == 0)
             .map(|&(tag, start, _)| (tag << 56 | 0xffff_0000 | (ipa - start)) & width.mask());
-        prop_assert_eq!(bus.read(Ipa::new(ipa), width, NOW, unwired), expected);
+        let read = bus.read(Ipa::new(ipa), width, NOW, unwired);
+        prop_assert_eq!(read, expected.map(|value| (value, false)));
     }
 }
 
@@ -253,7 +274,7 @@ fn a_peek_is_what_a_read_gives() {
     const FR: u64 = 0x18;
     let line = Arc::new(ScriptedLine::default());
     let uart = Peripheral::new(layout::UART.region(), Box::new(Pl011::new(line.clone())));
-    let bus = Bus::new(vec![uart]).unwrap();
+    let bus = Bus::new(vec![uart.with_irq(layout::UART_IRQ)]).unwrap();
     let at = |offset: u64| Ipa::new(layout::UART.base.raw() + offset);
     let told = |_: IntId, _: bool| {};
     let (mut peeked, mut left) = (0, 0);
@@ -263,10 +284,11 @@ fn a_peek_is_what_a_read_gives() {
         bus.write(at(offset), Width::Word, value, NOW, told).unwrap();
         line.type_in(b"x");
         // The line says by itself that something came.
-        bus.poll(NOW, told);
+        bus.signal(layout::UART_IRQ, Signal::Input, NOW, told);
         match bus.peek(at(FR)) {
             Some(flags) => {
-                assert_eq!(Some(u64::from(flags)), bus.read(at(FR), Width::Word, NOW, told));
+                let read = bus.read(at(FR), Width::Word, NOW, told).unwrap();
+                assert_eq!(u64::from(flags), read.0);
                 peeked += 1;
             }
             None => left += 1,

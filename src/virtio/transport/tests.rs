@@ -5,6 +5,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::addr::Ipa;
 use crate::memory::{FramePool, GuestMemory, Ram, Recorder};
+use crate::virtio::backend::Served;
+use crate::virtio::queue::Chain;
 
 const NOW: Ticks = Ticks(0);
 const BASE: u64 = 0x4000_0000;
@@ -21,18 +23,18 @@ impl Backend for Increment {
         1 << 5
     }
 
-    fn queues(&self) -> &'static [u16] {
+    fn queues(&self) -> &[u16] {
         &[8, 4]
     }
 
-    fn serve(&mut self, _queue: usize, chain: &Chain, ram: &impl GuestRam) -> Result<u32, Bad> {
+    fn serve(&mut self, _queue: usize, chain: &Chain, ram: &impl GuestRam) -> Result<Served, Bad> {
         let mut byte = [0];
         if let Some(from) = chain.readable().first() {
             ram.read_bytes(from.ipa, &mut byte)?;
         }
-        let Some(to) = chain.writable().first() else { return Ok(0) };
+        let Some(to) = chain.writable().first() else { return Ok(Served::Done(0)) };
         ram.write_bytes(to.ipa, &[byte[0].wrapping_add(1)])?;
-        Ok(1)
+        Ok(Served::Done(1))
     }
 
     fn read_config(&self, offset: u64, width: Width) -> u64 {
@@ -52,7 +54,7 @@ fn ram() -> GuestMemory {
 type Tested = Transport<Increment, GuestMemory>;
 
 fn device() -> Tested {
-    Transport::new(Increment, ram())
+    Transport::new(Increment, ram(), String::from("test"))
 }
 
 impl Tested {
@@ -96,21 +98,24 @@ impl Tested {
 
     /// `count` chains of two bytes each, the first to be increased into the second, in queue 0.
     fn offer(&mut self, count: u16) {
-        let index: u16 = self.ram.read(Ipa::new(BASE + 0x802)).unwrap();
+        let index: u16 = self.queues.ram().read(Ipa::new(BASE + 0x802)).unwrap();
         for n in 0..count {
             let (first, number) = (BASE + 32 * u64::from(n), u64::from(n));
-            self.ram.write(Ipa::new(first), DATA + 2 * number).unwrap();
-            self.ram.write(Ipa::new(first + 8), 1 | 1 << 32 | (2 * number + 1) << 48).unwrap();
-            self.ram.write(Ipa::new(first + 16), DATA + 2 * number + 1).unwrap();
-            self.ram.write(Ipa::new(first + 24), 1u64 | 2 << 32).unwrap();
+            self.queues.ram().write(Ipa::new(first), DATA + 2 * number).unwrap();
+            self.queues
+                .ram()
+                .write(Ipa::new(first + 8), 1 | 1 << 32 | (2 * number + 1) << 48)
+                .unwrap();
+            self.queues.ram().write(Ipa::new(first + 16), DATA + 2 * number + 1).unwrap();
+            self.queues.ram().write(Ipa::new(first + 24), 1u64 | 2 << 32).unwrap();
             let slot = u64::from(index.wrapping_add(n) % 8);
-            self.ram.write(Ipa::new(BASE + 0x804 + 2 * slot), 2 * n).unwrap();
+            self.queues.ram().write(Ipa::new(BASE + 0x804 + 2 * slot), 2 * n).unwrap();
         }
-        self.ram.write(Ipa::new(BASE + 0x802), index.wrapping_add(count)).unwrap();
+        self.queues.ram().write(Ipa::new(BASE + 0x802), index.wrapping_add(count)).unwrap();
     }
 
     fn used(&self) -> u16 {
-        self.ram.read(Ipa::new(BASE + 0x1002)).unwrap()
+        self.queues.ram().read(Ipa::new(BASE + 0x1002)).unwrap()
     }
 }
 
@@ -125,7 +130,7 @@ fn a_driver_finds_the_device_and_its_features() {
         device.get(0x010)
     };
     assert_eq!(half(0), 1 << 28 | 1 << 29 | 1 << 5);
-    assert_eq!(half(1), 1 | 1 << 8);
+    assert_eq!(half(1), 1 | 1 << 2 | 1 << 8);
     assert_eq!(half(2), 0);
     let mut largest = |queue| {
         device.set(0x030, queue);
@@ -143,7 +148,7 @@ fn features_that_are_not_offered_or_lack_version_1_are_refused() {
     let mut device = device();
     assert!(!device.negotiate(1 << 5));
     assert!(!device.negotiate(feature::VERSION_1 | 1 << 6));
-    assert!(!device.negotiate(feature::VERSION_1 | 1 << 34), "no packed rings");
+    assert!(!device.negotiate(feature::VERSION_1 | 1 << 35), "nothing in order");
     assert!(device.negotiate(feature::VERSION_1 | 1 << 5));
     // Too late.
     device.set(register::DRIVER_FEATURES, 0);
@@ -158,11 +163,11 @@ fn features_that_are_not_offered_or_lack_version_1_are_refused() {
 fn chains_are_used_and_the_driver_is_interrupted_until_it_says_that_it_knows() {
     let mut device = device();
     device.start();
-    device.ram.write(Ipa::new(DATA), 41u8).unwrap();
+    device.queues.ram().write(Ipa::new(DATA), 41u8).unwrap();
     device.offer(1);
     assert!(!device.irq_level());
     device.set(register::QUEUE_NOTIFY, 0);
-    assert_eq!(device.ram.read(Ipa::new(DATA + 1)), Ok(42u8));
+    assert_eq!(device.queues.ram().read(Ipa::new(DATA + 1)), Ok(42u8));
     assert_eq!(device.used(), 1);
     assert!(device.irq_level());
     assert_eq!(device.get(register::INTERRUPT_STATUS), 1);
@@ -187,11 +192,11 @@ fn what_is_too_much_at_once_is_done_later_and_not_forgotten() {
 fn a_queue_that_breaks_the_rules_stops_the_device_until_it_is_reset() {
     let mut device = device();
     device.start();
-    device.ram.write(Ipa::new(BASE + 0x802), 9u16).unwrap();
+    device.queues.ram().write(Ipa::new(BASE + 0x802), 9u16).unwrap();
     device.set(register::QUEUE_NOTIFY, 0);
     assert_eq!(device.get(register::STATUS), 15 | 64);
     assert_eq!(device.get(register::INTERRUPT_STATUS), 2);
-    device.ram.write(Ipa::new(BASE + 0x802), 0u16).unwrap();
+    device.queues.ram().write(Ipa::new(BASE + 0x802), 0u16).unwrap();
     device.offer(1);
     device.set(register::QUEUE_NOTIFY, 0);
     assert_eq!(device.used(), 0);
@@ -264,7 +269,7 @@ proptest! {
             device.start();
         }
         for (at, word) in words {
-            device.ram.write(Ipa::new(BASE + at), word).unwrap();
+            device.queues.ram().write(Ipa::new(BASE + at), word).unwrap();
         }
         for (offset, value) in accesses {
             device.set(offset & !3, value);
@@ -273,7 +278,7 @@ proptest! {
             prop_assert!(status & 4 == 0 || status & 8 != 0);
             prop_assert!(status & 64 == 0 || device.deadline().is_none());
             prop_assert_eq!(device.irq_level(), device.get(register::INTERRUPT_STATUS) != 0);
-            let ready = device.state.queues.iter().any(|queue| queue.ready.is_some());
+            let ready = (0..2).any(|index| device.queues.is_ready(index));
             prop_assert!(!ready || status & 8 != 0);
         }
     }

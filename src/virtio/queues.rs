@@ -1,0 +1,193 @@
+//! A device's queues, for the device itself and for whoever uses them from outside its guest.
+//!
+//! A network card's receive queue is filled by the CPU on which another VM sends. So each queue has a lock of its own,
+//! and what tells the driver of it is in atomics.
+//!
+//! Lock order: a device's, a queue by which its driver sends, what that leads through, a queue by which another driver
+//! receives. Who has one of the last takes no other.
+
+use alloc::boxed::Box;
+use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+
+use spin::mutex::{TicketMutex, TicketMutexGuard};
+
+use super::backend::{Backend, Served};
+use super::queue::{Bad, Chain, Virtqueue};
+use super::ram::GuestRam;
+
+/// "InterruptStatus": a buffer was used.
+pub const USED_BUFFER: u8 = 1;
+/// "InterruptStatus": the configuration, or the device's status, has changed.
+pub const CONFIGURATION: u8 = 2;
+
+/// One queue.
+#[derive(Debug, Default)]
+pub struct Queue {
+    /// While the driver has made it ready.
+    pub ring: Option<Virtqueue>,
+    /// The chain that was taken last. Kept, so that its memory is.
+    pub chain: Chain,
+    /// That chain is to be served again.
+    in_hand: bool,
+}
+
+/// The queues of a device, and what its driver is told of them.
+#[derive(Debug)]
+pub struct Queues<R> {
+    /// `InterruptStatus`.
+    interrupt: AtomicU8,
+    /// What was negotiated, while the driver is ready; else 0.
+    features: AtomicU64,
+    /// What the driver has done wrong in a queue that is used from outside, until the device has looked.
+    broken: TicketMutex<Option<Bad>>,
+    queues: Box<[TicketMutex<Queue>]>,
+    ram: R,
+}
+
+/// What came of working a queue off for a while.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) struct Progress {
+    /// There is more to be done at once.
+    pub more: bool,
+    /// It goes on when something has happened outside.
+    pub waits: bool,
+}
+
+impl<R: GuestRam> Queues<R> {
+    /// So many queues in `ram`, none of them ready.
+    pub fn new(count: usize, ram: R) -> Self {
+        Self {
+            interrupt: AtomicU8::new(0),
+            features: AtomicU64::new(0),
+            broken: TicketMutex::default(),
+            queues: (0..count).map(|_| TicketMutex::default()).collect(),
+            ram,
+        }
+    }
+
+    /// The RAM that they are in.
+    pub const fn ram(&self) -> &R {
+        &self.ram
+    }
+
+    /// How many.
+    pub const fn count(&self) -> usize {
+        self.queues.len()
+    }
+
+    /// Queue `index`; nobody else uses it meanwhile.
+    #[inline]
+    pub fn lock(&self, index: usize) -> Option<TicketMutexGuard<'_, Queue>> {
+        self.queues.get(index).map(TicketMutex::lock)
+    }
+
+    /// The features that were negotiated; 0 while the driver is not ready.
+    #[inline]
+    pub fn features(&self) -> u64 {
+        self.features.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_features(&self, features: u64) {
+        self.features.store(features, Ordering::Release);
+    }
+
+    /// `InterruptStatus`.
+    #[inline]
+    pub fn interrupt(&self) -> u8 {
+        self.interrupt.load(Ordering::Acquire)
+    }
+
+    /// The driver is to be interrupted. Returns whether it was not to be before.
+    #[inline]
+    pub fn raise(&self, bits: u8) -> bool {
+        self.interrupt.fetch_or(bits, Ordering::AcqRel) == 0
+    }
+
+    pub(super) fn acknowledge(&self, bits: u8) {
+        self.interrupt.fetch_and(!bits, Ordering::AcqRel);
+    }
+
+    /// The driver has broken a rule in a queue that is used from outside: the device needs a reset, once it looks.
+    pub fn set_broken(&self, why: Bad) {
+        self.set_features(0);
+        *self.broken.lock() = Some(why);
+    }
+
+    pub(super) fn take_broken(&self) -> Option<Bad> {
+        self.broken.lock().take()
+    }
+
+    /// As reset leaves them.
+    pub(super) fn reset(&self) {
+        self.set_features(0);
+        (0..self.count()).for_each(|index| self.set_ring(index, None));
+        self.interrupt.store(0, Ordering::Release);
+        *self.broken.lock() = None;
+    }
+
+    pub(super) fn set_ring(&self, index: usize, ring: Option<Virtqueue>) {
+        if let Some(mut queue) = self.lock(index) {
+            queue.ring = ring;
+            queue.in_hand = false;
+        }
+    }
+
+    pub(super) fn is_ready(&self, index: usize) -> bool {
+        self.lock(index).is_some_and(|queue| queue.ring.is_some())
+    }
+
+    /// Uses at most [`Backend::AT_ONCE`] chains of queue `index`.
+    pub(super) fn work_off<B: Backend>(
+        &self,
+        backend: &mut B,
+        index: usize,
+    ) -> Result<Progress, Bad> {
+        let ram = &self.ram;
+        let Some(mut queue) = self.lock(index) else { return Ok(Progress::default()) };
+        let Queue { ring: Some(ring), chain, in_hand } = &mut *queue else {
+            return Ok(Progress::default());
+        };
+        // While chains are taken, the driver need not say that there are more.
+        ring.want_notification(ram, false)?;
+        let mut progress = Progress { more: true, waits: false };
+        for _ in 0..B::AT_ONCE {
+            if !*in_hand && !ring.take(ram, chain)? {
+                if ring.want_notification(ram, true)? {
+                    ring.want_notification(ram, false)?;
+                    continue;
+                }
+                progress.more = false;
+                break;
+            }
+            let served = backend.serve(index, chain, ram)?;
+            *in_hand = served == Served::More;
+            match served {
+                Served::Done(written) => ring.give_back(ram, chain.head, written)?,
+                Served::Later => {}
+                Served::More => break,
+                Served::NotNow => {
+                    ring.untake(chain.head);
+                    progress = Progress { more: false, waits: true };
+                    break;
+                }
+            }
+        }
+        if ring.publish(ram)? {
+            self.raise(USED_BUFFER);
+        }
+        Ok(progress)
+    }
+
+    /// Gives back what `backend` has used by now of the chains that it had kept.
+    pub(super) fn give_back<B: Backend>(&self, backend: &mut B) -> Result<(), Bad> {
+        while let Some(done) = backend.completed() {
+            let Some(mut queue) = self.lock(done.queue) else { continue };
+            let Some(ring) = &mut queue.ring else { continue };
+            ring.give_back(&self.ram, done.head, done.written)?;
+            if ring.publish(&self.ram)? {
+                self.raise(USED_BUFFER);
+            }
+        }
+        Ok(())
+    }
+}
