@@ -14,6 +14,7 @@ use super::frames::{Clean, FramePool, Frames, Run};
 use super::maintenance::Maintenance;
 use super::phys::{self, Word};
 use super::stage2::{MapError, Mapping, MemoryType, Perms, Stage2, TableFrames};
+use super::store::Store;
 use crate::addr::{Ipa, PhysAddr, Region};
 
 /// Not all of the bytes from `ipa` on are RAM of this VM.
@@ -184,6 +185,47 @@ impl GuestMemory {
             let (now, later) = from.split_at(len);
             phys::write_from(piece.start(), now);
             from = later;
+        }
+        Ok(())
+    }
+
+    /// Copies `size` bytes, which leave no frame, from `offset` of `store` to guest RAM from `ipa` on.
+    pub fn copy_from(
+        &self,
+        ipa: Ipa,
+        store: &Store,
+        offset: u64,
+        size: u64,
+    ) -> Result<(), OutsideRam> {
+        self.beside(ipa, store, offset, size, |ours, theirs, size| phys::copy(ours, theirs, size))
+    }
+
+    /// Copies `size` bytes of guest RAM from `ipa` on to `offset` of `store`, where they leave no frame.
+    pub fn copy_to(
+        &self,
+        ipa: Ipa,
+        store: &Store,
+        offset: u64,
+        size: u64,
+    ) -> Result<(), OutsideRam> {
+        self.beside(ipa, store, offset, size, |ours, theirs, size| phys::copy(theirs, ours, size))
+    }
+
+    /// What of `store` and what of guest RAM belong together, piece by piece.
+    #[inline]
+    fn beside(
+        &self,
+        ipa: Ipa,
+        store: &Store,
+        offset: u64,
+        size: u64,
+        mut each: impl FnMut(PhysAddr, PhysAddr, u64),
+    ) -> Result<(), OutsideRam> {
+        let ipas = Region::new(ipa, size).ok_or(OutsideRam { ipa, size })?;
+        let mut ours = store.within(offset, size).raw();
+        for piece in self.pieces(ipas)? {
+            each(PhysAddr::new(ours), piece.start(), piece.size());
+            ours = ours.wrapping_add(piece.size());
         }
         Ok(())
     }

@@ -9,13 +9,14 @@
 //! | [`maintenance`] | caches and TLBs: what only a CPU can do |
 //! | [`stage2`] | VMSAv8-64 stage-2 translation tables and VMIDs |
 //! | [`guest`] | a VM's RAM, reached by checked accesses through its IPAs |
+//! | [`store`] | frames that the hypervisor itself keeps something in |
 //!
 //! The physical addresses used here come from [`FramePool`] and from nowhere else, and what enters the
 //! pool is [`Ram`], whose creation is the one unsafe promise. That is why accesses are safe functions
 //! that do not leave this module.
 //!
 //! A frame's way: the pool hands out [`Dirty`] frames, `scrub` makes them [`Scrubbed`], `clean` makes
-//! them [`Clean`], and [`GuestMemory`] takes only those. It goes back after [`Stage2::destroy`] or
+//! them [`Clean`], and [`GuestMemory`] takes only those; a [`Store`], which no guest reaches, takes dirty ones. It goes back after [`Stage2::destroy`] or
 //! [`Stage2::unmap`] returned, which is after the TLB invalidation completed.
 
 pub mod frames;
@@ -24,6 +25,7 @@ pub mod maintenance;
 pub mod phys;
 pub mod scrub;
 pub mod stage2;
+pub mod store;
 
 pub use frames::{Block, Clean, Dirty, FramePool, Frames, OutOfFrames, Scrubbed};
 pub use guest::{GuestMemory, OutsideRam, RamOverlap};
@@ -33,3 +35,4 @@ pub use stage2::{
     Geometry, Leaf, MapError, Mapping, MemoryType, PaRange, Perms, Stage2, Stage2Error,
     TableFrames, Vmid, Vmids,
 };
+pub use store::Store;

@@ -212,6 +212,82 @@ fn write_unaligned(mut at: u64, from: &[u8]) {
     }
 }
 
+/// Copies `size` bytes; each is written once, and they do not overlap. Where the two ends are not aligned alike, the
+/// whole words that they begin and end in are read.
+pub(super) fn copy(from: PhysAddr, to: PhysAddr, size: u64) {
+    const WORD: u64 = size_of::<u128>() as u64;
+    let edge = (to.raw().wrapping_neg() & (WORD - 1)).min(size);
+    let (mut from, mut to) = (from.raw(), to.raw());
+    copy_bytes(&mut from, &mut to, edge);
+    let rest = size - edge;
+    if rest == 0 {
+        return;
+    }
+    if from.is_multiple_of(WORD) {
+        let (mut source, mut target): (*mut u128, *mut u128) =
+            (pointer(PhysAddr::new(from)), pointer(PhysAddr::new(to)));
+        for _ in 0..rest / (4 * WORD) {
+            // SAFETY: as for `read` and `write`: the four words are among the bytes that the caller names, and aligned.
+            unsafe {
+                let [a, b] = [source.read_volatile(), source.add(1).read_volatile()];
+                let [c, d] = [source.add(2).read_volatile(), source.add(3).read_volatile()];
+                target.write_volatile(a);
+                target.add(1).write_volatile(b);
+                target.add(2).write_volatile(c);
+                target.add(3).write_volatile(d);
+            }
+            source = source.wrapping_add(4);
+            target = target.wrapping_add(4);
+        }
+        let done = rest / (4 * WORD) * (4 * WORD);
+        from = from.wrapping_add(done);
+        to = to.wrapping_add(done);
+        copy_words(&mut from, &mut to, (rest - done) / 8);
+    } else if from.is_multiple_of(8) {
+        copy_words(&mut from, &mut to, rest / 8);
+    } else {
+        copy_shifted(&mut from, &mut to, rest / 8);
+    }
+    copy_bytes(&mut from, &mut to, rest % 8);
+}
+
+/// So many bytes of [`copy`].
+fn copy_bytes(from: &mut u64, to: &mut u64, count: u64) {
+    for _ in 0..count {
+        write(PhysAddr::new(*to), read::<u8>(PhysAddr::new(*from)));
+        *from = from.wrapping_add(1);
+        *to = to.wrapping_add(1);
+    }
+}
+
+/// So many double words, both ends aligned to them.
+fn copy_words(from: &mut u64, to: &mut u64, count: u64) {
+    for _ in 0..count {
+        write(PhysAddr::new(*to), read::<u64>(PhysAddr::new(*from)));
+        *from = from.wrapping_add(8);
+        *to = to.wrapping_add(8);
+    }
+}
+
+/// So many double words, of which each is put together from two: where they come from they are not aligned. A word that
+/// holds one of the bytes lies in the frame that the byte lies in.
+fn copy_shifted(from: &mut u64, to: &mut u64, count: u64) {
+    if count == 0 {
+        return;
+    }
+    let shift = 8 * (*from & 7);
+    let mut at = *from & !7;
+    let mut word: u64 = read(PhysAddr::new(at));
+    for _ in 0..count {
+        at = at.wrapping_add(8);
+        let next: u64 = read(PhysAddr::new(at));
+        write(PhysAddr::new(*to), word >> shift | next << (64 - shift));
+        *to = to.wrapping_add(8);
+        word = next;
+    }
+    *from = from.wrapping_add(8 * count);
+}
+
 /// Zeroes `region`.
 pub(super) fn zero(region: Region<PhysAddr>) {
     const LINE: u64 = 64;

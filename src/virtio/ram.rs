@@ -9,7 +9,7 @@ use alloc::sync::Arc;
 use spin::Once;
 
 use crate::addr::{Ipa, Region};
-use crate::memory::{GuestMemory, OutsideRam};
+use crate::memory::{GuestMemory, OutsideRam, Store};
 
 /// RAM that a device may reach.
 pub trait GuestRam {
@@ -61,6 +61,24 @@ pub trait GuestRam {
     /// Not all of them are RAM; nothing was written.
     fn write_bytes(&self, ipa: Ipa, from: &[u8]) -> Result<(), OutsideRam>;
 
+    /// Writes `size` bytes, which leave no frame of `store`, from its `offset` on to the bytes from `ipa` on.
+    ///
+    /// # Errors
+    /// Not all of them are RAM; nothing was written.
+    fn copy_from(&self, ipa: Ipa, store: &Store, offset: u64, size: u64) -> Result<(), OutsideRam>;
+
+    /// Reads `size` bytes from `ipa` on, each once, to `offset` of `store`, where they leave no frame.
+    ///
+    /// # Errors
+    /// Not all of them are RAM; nothing was read.
+    fn copy_to(&self, ipa: Ipa, store: &Store, offset: u64, size: u64) -> Result<(), OutsideRam>;
+
+    /// Zeroes `ipas`.
+    ///
+    /// # Errors
+    /// Not all of it is RAM; nothing was written.
+    fn zero(&self, ipas: Region<Ipa>) -> Result<(), OutsideRam>;
+
     /// Whether all of `ipas` is RAM.
     fn holds(&self, ipas: &Region<Ipa>) -> bool;
 }
@@ -96,6 +114,18 @@ impl GuestRam for GuestMemory {
 
     fn write_bytes(&self, ipa: Ipa, from: &[u8]) -> Result<(), OutsideRam> {
         self.write_from(ipa, from)
+    }
+
+    fn copy_from(&self, ipa: Ipa, store: &Store, offset: u64, size: u64) -> Result<(), OutsideRam> {
+        Self::copy_from(self, ipa, store, offset, size)
+    }
+
+    fn copy_to(&self, ipa: Ipa, store: &Store, offset: u64, size: u64) -> Result<(), OutsideRam> {
+        Self::copy_to(self, ipa, store, offset, size)
+    }
+
+    fn zero(&self, ipas: Region<Ipa>) -> Result<(), OutsideRam> {
+        Self::zero(self, ipas)
     }
 
     fn holds(&self, ipas: &Region<Ipa>) -> bool {
@@ -139,6 +169,18 @@ impl GuestRam for SharedRam {
     fn write_bytes(&self, ipa: Ipa, from: &[u8]) -> Result<(), OutsideRam> {
         let outside = OutsideRam { ipa, size: from.len() as u64 };
         self.get().ok_or(outside)?.write_bytes(ipa, from)
+    }
+
+    fn copy_from(&self, ipa: Ipa, store: &Store, offset: u64, size: u64) -> Result<(), OutsideRam> {
+        self.get().ok_or(OutsideRam { ipa, size })?.copy_from(ipa, store, offset, size)
+    }
+
+    fn copy_to(&self, ipa: Ipa, store: &Store, offset: u64, size: u64) -> Result<(), OutsideRam> {
+        self.get().ok_or(OutsideRam { ipa, size })?.copy_to(ipa, store, offset, size)
+    }
+
+    fn zero(&self, ipas: Region<Ipa>) -> Result<(), OutsideRam> {
+        self.get().ok_or(OutsideRam { ipa: ipas.start(), size: ipas.size() })?.zero(ipas)
     }
 
     fn holds(&self, ipas: &Region<Ipa>) -> bool {

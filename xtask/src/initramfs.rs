@@ -1,6 +1,6 @@
 //! The default guest's initial file system: a gzip'd cpio archive ("newc", as the kernel's
-//! `Documentation/driver-api/early-userspace/buffer-format.rst` has it) with busybox, an init
-//! script and kernel modules.
+//! `Documentation/driver-api/early-userspace/buffer-format.rst` has it) with busybox, e2fsck, an
+//! init script and kernel modules.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -21,13 +21,15 @@ pub fn fingerprint() -> u32 {
     crc.sum()
 }
 
-/// Makes the archive from the files in `guest`: `busybox`, `modules/*` and `modules/order`.
+/// Makes the archive from the files in `guest`: `busybox`, `e2fsck`, `modules/*` and `modules/order`.
 pub fn build(guest: &Path) -> Result<Vec<u8>> {
     let read = |path: PathBuf| {
         std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
     };
     let mut archive = Archive::default();
-    for folder in ["bin", "dev", "etc", "lib", "lib/modules", "proc", "root", "run", "sys", "tmp"] {
+    for folder in [
+        "bin", "dev", "etc", "lib", "lib/modules", "mnt", "proc", "root", "run", "sys", "tmp",
+    ] {
         archive.add(folder, Node::Folder, &[]);
     }
     // The kernel opens it for init before init can mount anything.
@@ -35,6 +37,7 @@ pub fn build(guest: &Path) -> Result<Vec<u8>> {
     archive.add("init", Node::Program, INIT);
     archive.add("bin/busybox", Node::Program, &read(guest.join("busybox"))?);
     archive.add("bin/sh", Node::Link, b"busybox");
+    archive.add("bin/e2fsck", Node::Program, &read(guest.join("e2fsck"))?);
     archive.add("etc/passwd", Node::File, b"root::0:0:root:/root:/bin/sh\n");
     let order = read(guest.join("modules/order"))?;
     for name in String::from_utf8_lossy(&order).lines() {

@@ -8,7 +8,7 @@ use super::super::Buffer;
 use super::super::descriptor::WRITE;
 use super::*;
 use crate::addr::Region;
-use crate::memory::{FramePool, GuestMemory, OutsideRam, Ram, Recorder};
+use crate::memory::{FramePool, GuestMemory, OutsideRam, Ram, Recorder, Store};
 
 const BASE: u64 = 0x4000_0000;
 const PAGES: u64 = 16;
@@ -318,6 +318,15 @@ impl GuestRam for Restless {
         Ok(())
     }
     fn write_bytes(&self, _: Ipa, _: &[u8]) -> Result<(), OutsideRam> {
+        Ok(())
+    }
+    fn copy_from(&self, _: Ipa, _: &Store, _: u64, _: u64) -> Result<(), OutsideRam> {
+        Ok(())
+    }
+    fn copy_to(&self, _: Ipa, _: &Store, _: u64, _: u64) -> Result<(), OutsideRam> {
+        Ok(())
+    }
+    fn zero(&self, _: Region<Ipa>) -> Result<(), OutsideRam> {
         Ok(())
     }
     fn holds(&self, _: &Region<Ipa>) -> bool {
