@@ -197,7 +197,7 @@ impl GuestMemory {
         offset: u64,
         size: u64,
     ) -> Result<(), OutsideRam> {
-        self.beside(ipa, store, offset, size, |ours, theirs, size| phys::copy(ours, theirs, size))
+        self.beside(ipa, store, offset, size, phys::copy)
     }
 
     /// Copies `size` bytes of guest RAM from `ipa` on to `offset` of `store`, where they leave no frame.

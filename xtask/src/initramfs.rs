@@ -27,9 +27,9 @@ pub fn build(guest: &Path) -> Result<Vec<u8>> {
         std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
     };
     let mut archive = Archive::default();
-    for folder in [
-        "bin", "dev", "etc", "lib", "lib/modules", "mnt", "proc", "root", "run", "sys", "tmp",
-    ] {
+    for folder in
+        ["bin", "dev", "etc", "lib", "lib/modules", "mnt", "proc", "root", "run", "sys", "tmp"]
+    {
         archive.add(folder, Node::Folder, &[]);
     }
     // The kernel opens it for init before init can mount anything.

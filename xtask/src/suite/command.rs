@@ -6,7 +6,8 @@
 use std::fs::File;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -16,8 +17,11 @@ use signal_hook::iterator::Signals;
 
 use crate::paths;
 
-/// The process group that runs now. Static, because a signal must find it.
-static RUNNING: Mutex<Option<Pid>> = Mutex::new(None);
+/// The process groups that run now. Static, because a signal must find them.
+static RUNNING: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
+
+/// Tells the files apart that outputs go to.
+static RUNS: AtomicU32 = AtomicU32::new(0);
 
 /// A command that has ended.
 pub struct Done {
@@ -30,14 +34,16 @@ pub struct Done {
 pub fn run(command: &mut Command, seconds: u64) -> Result<Done> {
     let folder = paths::target().join("xtask");
     std::fs::create_dir_all(&folder)?;
-    let path = folder.join(format!("output-{}", std::process::id()));
+    let run = RUNS.fetch_add(1, Ordering::Relaxed);
+    let path = folder.join(format!("output-{}-{run}", std::process::id()));
     let file = File::create(&path).context("cannot keep output")?;
     command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).process_group(0);
     let name = command.get_program().to_string_lossy().into_owned();
     let mut child = command.spawn().with_context(|| format!("cannot run {name}"))?;
-    note(i32::try_from(child.id()).ok().and_then(Pid::from_raw));
-    let status = wait(&mut child, Instant::now() + Duration::from_secs(seconds));
-    note(None);
+    let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    running().extend(group);
+    let status = wait(&mut child, group, Instant::now() + Duration::from_secs(seconds));
+    running().retain(|one| Some(*one) != group);
     let output = String::from_utf8_lossy(&std::fs::read(&path)?).into_owned();
     let _ = std::fs::remove_file(&path);
     match status? {
@@ -60,20 +66,20 @@ pub fn stop_on_signals() -> Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGQUIT]).context("no signals")?;
     std::thread::spawn(move || {
         if let Some(number) = signals.forever().next() {
-            kill_running();
+            running().iter().for_each(|group| kill(*group));
             std::process::exit(128 + number);
         }
     });
     Ok(())
 }
 
-fn wait(child: &mut Child, deadline: Instant) -> Result<Option<ExitStatus>> {
+fn wait(child: &mut Child, group: Option<Pid>, deadline: Instant) -> Result<Option<ExitStatus>> {
     loop {
         if let Some(status) = child.try_wait()? {
             return Ok(Some(status));
         }
         if Instant::now() > deadline {
-            kill_running();
+            group.into_iter().for_each(kill);
             child.wait()?;
             return Ok(None);
         }
@@ -81,12 +87,10 @@ fn wait(child: &mut Child, deadline: Instant) -> Result<Option<ExitStatus>> {
     }
 }
 
-fn note(group: Option<Pid>) {
-    *RUNNING.lock().unwrap_or_else(PoisonError::into_inner) = group;
+fn running() -> MutexGuard<'static, Vec<Pid>> {
+    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn kill_running() {
-    if let Some(group) = *RUNNING.lock().unwrap_or_else(PoisonError::into_inner) {
-        let _ = kill_process_group(group, Signal::KILL);
-    }
+fn kill(group: Pid) {
+    let _ = kill_process_group(group, Signal::KILL);
 }
