@@ -18,6 +18,7 @@
 //! | [`vgic`] | the interrupt controller a guest sees |
 //! | [`device`] | the IPA bus and the plain devices on it |
 //! | [`virtio`] | virtio over MMIO |
+//! | [`net`] | the switch between guests' network cards |
 //! | [`firmware`] | what a guest takes for its firmware |
 //! | [`console`] | the host's serial line, shared by the log, the guests and the monitor |
 //! | [`monitor`] | the shell, and its machine-readable twin |
@@ -40,6 +41,7 @@ pub mod machine;
 pub mod manifest;
 pub mod memory;
 pub mod monitor;
+pub mod net;
 pub mod sched;
 #[cfg(test)]
 mod testing;
