@@ -3,18 +3,27 @@
 #![allow(unsafe_code, reason = "the trait that gives a driver its memory is unsafe")]
 
 use std::cell::RefCell;
+use std::num::NonZeroU32;
 use std::ptr::NonNull;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use plinth::addr::Ipa;
-use plinth::device::Device;
+use plinth::device::doorbell::{Doorbell, Doorbells};
+use plinth::device::{Device, Signal};
 use plinth::exit::Width;
 use plinth::firmware::entropy::Entropy;
 use plinth::memory::{FramePool, GuestMemory, Ram, Recorder};
-use plinth::time::Ticks;
+use plinth::net::{DropReason, MacAddr, Plan, PortConfig, PortId};
+use plinth::sched::VmId;
+use plinth::time::{Frequency, Ticks};
 use plinth::virtio::entropy::EntropyDevice;
+use plinth::virtio::net::NetDevice;
+use plinth::virtio::net::lan::Lan;
+use plinth::virtio::net::socket::Plug;
 use plinth::virtio::ram::SharedRam;
 use plinth::virtio::transport::Transport as OurTransport;
+use virtio_drivers::device::net::VirtIONet;
 use virtio_drivers::device::rng::VirtIORng;
 use virtio_drivers::transport::{DeviceStatus, DeviceType, InterruptStatus, Transport};
 use virtio_drivers::{BufferDirection, Hal, PhysAddr};
@@ -270,4 +279,114 @@ fn a_large_request_gets_a_part_and_a_new_driver_begins_anew() {
         assert!(bytes[..32].iter().any(|byte| *byte != 0));
         assert!(bytes[32..].iter().all(|byte| *byte == 0));
     }
+}
+
+/// Two cards of one network, and what rings when something comes for them.
+struct Cards {
+    lan: Arc<Lan>,
+    ports: [PortId; 2],
+    bells: Arc<Doorbells>,
+    registers: [Registers; 2],
+}
+
+const MACS: [MacAddr; 2] = [MacAddr([0x52, 0x54, 0, 0, 0, 1]), MacAddr([0x52, 0x54, 0, 0, 0, 2])];
+
+impl Cards {
+    fn new() -> Self {
+        let mut plan = Plan::default();
+        plan.network(false).unwrap();
+        let ports = MACS.map(|mac| plan.join(0, PortConfig::new(mac)).unwrap());
+        let frequency = Frequency(NonZeroU32::new(62_500_000).unwrap());
+        let lan = Arc::new(Lan::new(plan.build(frequency).unwrap(), || Ticks(1)));
+        let bells = Arc::new(Doorbells::new(1));
+        let registers = [0, 1].map(|at| {
+            let card = NetDevice::new(lan.clone(), ports[at], MACS[at]);
+            let card = OurTransport::new(card, ram(), String::from("test"));
+            let bell = Doorbell::new(bells.clone(), VmId(0), u16::try_from(at).unwrap());
+            lan.plug(ports[at], Some(Plug { queues: card.queues().clone(), bell }));
+            Registers::of(card)
+        });
+        Self { lan, ports, bells, registers }
+    }
+
+    /// What a CPU does after an exit.
+    fn answer(&self) {
+        self.bells.answer(|_, slots| {
+            for (at, card) in self.registers.iter().enumerate() {
+                if slots >> at & 1 != 0 {
+                    card.0.borrow_mut().signal(Signal::Input, Ticks(0));
+                }
+            }
+        });
+    }
+}
+
+type Driver = VirtIONet<Memory, Registers, 16>;
+
+fn frame(to: MacAddr, from: MacAddr, length: usize) -> Vec<u8> {
+    let mut frame = [&to.0[..], &from.0, &[0x88, 0xb5]].concat();
+    frame.extend((0..length).map(|n| (n % 251).to_le_bytes()[0]));
+    frame
+}
+
+fn send(driver: &mut Driver, frame: &[u8]) {
+    let mut buffer = driver.new_tx_buffer(frame.len());
+    buffer.packet_mut().copy_from_slice(frame);
+    driver.send(buffer).unwrap();
+}
+
+#[test]
+fn frames_of_others_drivers_go_from_card_to_card_byte_by_byte() {
+    let cards = Cards::new();
+    let [mut a, mut b] = cards.registers.clone().map(|card| Driver::new(card, 2048).unwrap());
+    assert_eq!([a.mac_address(), b.mac_address()], MACS.map(|mac| mac.0));
+    for length in [0, 1, 46, 100, 1500] {
+        let there = frame(MACS[1], MACS[0], length);
+        assert!(!b.can_recv());
+        b.ack_interrupt();
+        send(&mut a, &there);
+        assert!(cards.bells.is_rung());
+        cards.answer();
+        assert!(b.ack_interrupt().contains(InterruptStatus::QUEUE_INTERRUPT));
+        let got = b.receive().unwrap();
+        assert_eq!(got.packet(), there);
+        b.recycle_rx_buffer(got).unwrap();
+        // And to everybody, which is one.
+        let back = frame(MacAddr([0xff; 6]), MACS[1], length);
+        send(&mut b, &back);
+        cards.answer();
+        let got = a.receive().unwrap();
+        assert_eq!(got.packet(), back);
+        a.recycle_rx_buffer(got).unwrap();
+    }
+    let counts = cards.ports.map(|port| cards.lan.switch().counts(port));
+    assert_eq!(counts.map(|counts| (counts.frames_in, counts.frames_out)), [(5, 5); 2]);
+}
+
+#[test]
+fn who_has_no_buffers_loses_frames_and_nobody_else_does() {
+    let cards = Cards::new();
+    let [mut a, mut b] = cards.registers.clone().map(|card| Driver::new(card, 2048).unwrap());
+    for number in 0..20 {
+        send(&mut a, &frame(MACS[1], MACS[0], number));
+        cards.answer();
+    }
+    let counts = cards.lan.switch().counts(cards.ports[1]);
+    assert_eq!((counts.frames_out, counts.dropped(DropReason::NoRoom)), (16, 4));
+    for number in 0..16 {
+        assert_eq!(b.receive().unwrap().packet(), frame(MACS[1], MACS[0], number));
+    }
+    assert!(!b.can_recv());
+    // One that is too long for the buffers is lost as well: the next one is not.
+    drop(b);
+    let mut b = VirtIONet::<Memory, _, 16>::new(cards.registers[1].clone(), 1600).unwrap();
+    send(&mut a, &frame(MACS[1], MACS[0], 1700));
+    send(&mut a, &frame(MACS[1], MACS[0], 5));
+    cards.answer();
+    assert_eq!(b.receive().unwrap().packet(), frame(MACS[1], MACS[0], 5));
+    // Nobody is there any more.
+    drop(b);
+    cards.registers[1].set(0x070, 0);
+    send(&mut a, &frame(MACS[1], MACS[0], 5));
+    assert!(!cards.bells.is_rung());
 }

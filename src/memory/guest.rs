@@ -47,6 +47,17 @@ pub struct GuestMemory {
     pieces: Vec<Piece>,
 }
 
+/// Not all of the bytes to be copied are RAM.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum OutsideEither {
+    /// Where they come from.
+    #[error("{0}")]
+    From(OutsideRam),
+    /// Where they go.
+    #[error("{0}")]
+    To(OutsideRam),
+}
+
 impl GuestMemory {
     /// No RAM.
     pub const fn new() -> Self {
@@ -211,6 +222,41 @@ impl GuestMemory {
         self.beside(ipa, store, offset, size, |ours, theirs, size| phys::copy(theirs, ours, size))
     }
 
+    /// Copies `size` bytes of guest RAM from `ipa` on to another guest's, from `to` on.
+    ///
+    /// # Errors
+    /// Not all of them are RAM, there or here; nothing was copied.
+    pub fn copy_to_guest(
+        &self,
+        ipa: Ipa,
+        other: &Self,
+        to: Ipa,
+        size: u64,
+    ) -> Result<(), OutsideEither> {
+        let here = OutsideEither::From(OutsideRam { ipa, size });
+        let there = OutsideEither::To(OutsideRam { ipa: to, size });
+        let ours = self.pieces(Region::new(ipa, size).ok_or(here)?).map_err(|_| here)?;
+        let mut theirs = other.pieces(Region::new(to, size).ok_or(there)?).map_err(|_| there)?;
+        // Both have as many bytes; pieces end where either's end.
+        let mut target: Option<Region<PhysAddr>> = None;
+        for source in ours {
+            let (mut at, mut left) = (source.start(), source.size());
+            while left > 0 {
+                let Some(into) = target.take().or_else(|| theirs.next()) else { return Ok(()) };
+                let now = into.size().min(left);
+                phys::copy(at, into.start(), now);
+                let (Some(next), Some(behind)) =
+                    (at.checked_add(now), into.start().checked_add(now))
+                else {
+                    return Ok(());
+                };
+                (at, left) = (next, left - now);
+                target = Region::new(behind, into.size() - now);
+            }
+        }
+        Ok(())
+    }
+
     /// What of `store` and what of guest RAM belong together, piece by piece.
     #[inline]
     fn beside(
@@ -354,6 +400,36 @@ mod tests {
         assert!(memory.read::<u16>(before).is_err());
         assert!(memory.read::<u8>(before).is_err());
         assert!(memory.read::<u8>(at(SIZE)).is_err());
+    }
+
+    #[test]
+    fn guests_copy_to_each_other_across_blocks_at_any_alignment() {
+        let (ours, theirs) = (ram(), ram());
+        let bytes: Vec<u8> = (0..LEN).map(|n| (n % 251).to_le_bytes()[0]).collect();
+        ours.write_from(BASE, &bytes).unwrap();
+        for (from, to, size) in
+            [(0, 0, LEN), (3, 8190, 12_000), (16_380, 5, 9), (16_383, 16_383, 2), (1, 2, 300)]
+        {
+            theirs.zero(region(0, SIZE)).unwrap();
+            let size_in_bytes = size as u64;
+            ours.copy_to_guest(at(from), &theirs, at(to), size_in_bytes).unwrap();
+            let mut model = vec![0; LEN];
+            let [from, to] = [from, to].map(|n| usize::try_from(n).unwrap());
+            model[to..to + size].copy_from_slice(&bytes[from..from + size]);
+            let mut found = vec![0; LEN];
+            theirs.read_into(BASE, &mut found).unwrap();
+            assert!(found == model, "{size} bytes from {from} to {to}");
+        }
+        let outside = |ipa, size| OutsideRam { ipa, size };
+        let (end, far) = (at(SIZE - 1), Ipa::new(u64::MAX));
+        assert_eq!(
+            ours.copy_to_guest(end, &theirs, BASE, 2),
+            Err(OutsideEither::From(outside(end, 2)))
+        );
+        assert_eq!(
+            ours.copy_to_guest(BASE, &theirs, far, 2),
+            Err(OutsideEither::To(outside(far, 2)))
+        );
     }
 
     #[test]

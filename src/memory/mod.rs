@@ -28,7 +28,7 @@ pub mod stage2;
 pub mod store;
 
 pub use frames::{Block, Clean, Dirty, FramePool, Frames, OutOfFrames, Scrubbed};
-pub use guest::{GuestMemory, OutsideRam, RamOverlap};
+pub use guest::{GuestMemory, OutsideEither, OutsideRam, RamOverlap};
 pub use maintenance::{Maintenance, Operation, Recorder, Vttbr};
 pub use phys::{Erasable, Ram, Word};
 pub use stage2::{

@@ -9,9 +9,11 @@
 //! | [`queue`] | virtqueues, the device's side |
 //! | [`ram`] | the guest's RAM as its devices reach it |
 //! | [`entropy`] | the entropy device |
+//! | [`net`] | the network device |
 
 pub mod backend;
 pub mod entropy;
+pub mod net;
 pub mod queue;
 pub mod queues;
 pub mod ram;

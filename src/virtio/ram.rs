@@ -81,6 +81,11 @@ pub trait GuestRam {
 
     /// Whether all of `ipas` is RAM.
     fn holds(&self, ipas: &Region<Ipa>) -> bool;
+
+    /// The memory itself, while there is some.
+    fn memory(&self) -> Option<&GuestMemory> {
+        None
+    }
 }
 
 impl GuestRam for GuestMemory {
@@ -130,6 +135,10 @@ impl GuestRam for GuestMemory {
 
     fn holds(&self, ipas: &Region<Ipa>) -> bool {
         self.contains(ipas)
+    }
+
+    fn memory(&self) -> Option<&GuestMemory> {
+        Some(self)
     }
 }
 
@@ -185,5 +194,9 @@ impl GuestRam for SharedRam {
 
     fn holds(&self, ipas: &Region<Ipa>) -> bool {
         self.get().is_some_and(|ram| ram.holds(ipas))
+    }
+
+    fn memory(&self) -> Option<&GuestMemory> {
+        self.get()
     }
 }

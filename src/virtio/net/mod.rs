@@ -1,0 +1,148 @@
+//! The network device (VIRTIO 1.2, "Network Device"): a card at a port of the switch.
+//!
+//! What its guest sends is copied straight into the receive queues of those whom the switch finds ([`socket`]), with
+//! what is left to be done to it: checksums, and the division into segments. So nobody computes a checksum between two
+//! guests, and 64 KiB go in one piece.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`header`] | what stands before each packet |
+//! | [`socket`] | a card as others reach it |
+//! | [`lan`] | the switch, and who is plugged in |
+
+pub mod header;
+pub mod lan;
+pub mod socket;
+
+use alloc::sync::Arc;
+
+use self::header::{NetHeader, SIZE};
+use self::lan::Lan;
+use self::socket::{Frame, RECEIVE};
+use super::backend::{Backend, Served};
+use super::queue::{Bad, Chain};
+use super::ram::GuestRam;
+use crate::exit::Width;
+use crate::net::{MacAddr, PortId};
+
+/// "Network Device: Feature bits".
+pub mod feature {
+    /// The device completes checksums.
+    pub const CSUM: u64 = 1 << 0;
+    /// The driver takes packets whose checksum is not complete.
+    pub const GUEST_CSUM: u64 = 1 << 1;
+    /// There is a MAC address.
+    pub const MAC: u64 = 1 << 5;
+    /// The driver takes TCP over IPv4 that is not divided into segments.
+    pub const GUEST_TSO4: u64 = 1 << 7;
+    /// The same over IPv6.
+    pub const GUEST_TSO6: u64 = 1 << 8;
+    /// The same with congestion notification.
+    pub const GUEST_ECN: u64 = 1 << 9;
+    /// The device divides TCP over IPv4 into segments.
+    pub const HOST_TSO4: u64 = 1 << 11;
+    /// The same over IPv6.
+    pub const HOST_TSO6: u64 = 1 << 12;
+    /// The same with congestion notification.
+    pub const HOST_ECN: u64 = 1 << 13;
+    /// A packet may be divided over several receive buffers.
+    pub const MRG_RXBUF: u64 = 1 << 15;
+    /// The link has a status.
+    pub const STATUS: u64 = 1 << 16;
+    /// All of these.
+    pub const ALL: u64 = CSUM
+        | GUEST_CSUM
+        | MAC
+        | GUEST_TSO4
+        | GUEST_TSO6
+        | GUEST_ECN
+        | HOST_TSO4
+        | HOST_TSO6
+        | HOST_ECN
+        | MRG_RXBUF
+        | STATUS;
+}
+
+/// How many chains a queue can have.
+const QUEUE_SIZE: u16 = 256;
+
+/// The longest frame: 64 KiB of IP, and what comes before.
+const MAX_FRAME: u64 = 65_535 + 18;
+
+/// The configuration's `status`: the link is up.
+const LINK_UP: u8 = 1;
+
+/// A network card.
+#[derive(Debug)]
+pub struct NetDevice {
+    lan: Arc<Lan>,
+    port: PortId,
+    mac: MacAddr,
+    /// What its driver has negotiated.
+    features: u64,
+}
+
+impl NetDevice {
+    /// A card at `port` of `lan`, with this address.
+    pub const fn new(lan: Arc<Lan>, port: PortId, mac: MacAddr) -> Self {
+        Self { lan, port, mac, features: 0 }
+    }
+}
+
+impl Drop for NetDevice {
+    fn drop(&mut self) {
+        self.lan.plug(self.port, None);
+    }
+}
+
+impl Backend for NetDevice {
+    const ID: u32 = 1;
+    /// A small packet takes some thousand instructions, one of 64 KiB some ten thousand.
+    const AT_ONCE: usize = 16;
+
+    fn features(&self) -> u64 {
+        feature::ALL
+    }
+
+    fn queues(&self) -> &[u16] {
+        &[QUEUE_SIZE; 2]
+    }
+
+    fn is_used_from_outside(&self, queue: usize) -> bool {
+        queue == RECEIVE
+    }
+
+    /// `mac`, `status`.
+    fn read_config(&self, offset: u64, width: Width) -> u64 {
+        let [a, b, c, d, e, f] = self.mac.0;
+        let bytes = u64::from_le_bytes([a, b, c, d, e, f, LINK_UP, 0]);
+        let shift = u32::try_from(offset).unwrap_or(u32::MAX).saturating_mul(8);
+        bytes.checked_shr(shift).unwrap_or(0) & width.mask()
+    }
+
+    fn begin(&mut self, features: u64) {
+        self.features = features;
+    }
+
+    fn serve(&mut self, _queue: usize, chain: &Chain, ram: &impl GuestRam) -> Result<Served, Bad> {
+        let buffers = chain.readable();
+        let whole: u64 = buffers.iter().map(|buffer| u64::from(buffer.size)).sum();
+        let Some(length) = whole.checked_sub(SIZE as u64).filter(|length| *length <= MAX_FRAME)
+        else {
+            return Ok(Served::Done(0));
+        };
+        let Some(ram) = ram.memory() else { return Ok(Served::Done(0)) };
+        let mut frame = Frame { ram, buffers, length, header: NetHeader::default() };
+        let mut bytes = [0; SIZE];
+        lan::read(&frame, 0, &mut bytes)?;
+        frame.header = NetHeader::parse(&bytes);
+        if frame.header.is_allowed(self.features, length) {
+            self.lan.send(self.port, &frame)?;
+        }
+        Ok(Served::Done(0))
+    }
+
+    fn reset(&mut self) {
+        self.features = 0;
+    }
+}
