@@ -20,7 +20,7 @@ use plinth::vm::layout;
 const PERIPH_ID0: u64 = 0xfe0;
 
 fn bundle_of(source: VmSource<'_>) -> Manifest<'static> {
-    let bundle = manifest::write(&MachineConfig::default(), &[source]).unwrap();
+    let bundle = manifest::write(&MachineConfig::default(), &[], &[source]).unwrap();
     manifest::read(Box::leak(bundle.into_boxed_slice())).unwrap()
 }
 

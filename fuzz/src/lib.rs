@@ -1,11 +1,14 @@
 //! What the fuzz targets share: the library's types as a fuzzer draws them.
 
+use std::num::NonZeroU32;
+
 use arbitrary::{Arbitrary, Result, Unstructured};
 use plinth::addr::{Ipa, Region};
 use plinth::device::Device;
 use plinth::exit::Width;
 use plinth::manifest::Manifest;
-use plinth::time::Ticks;
+use plinth::net::Plan;
+use plinth::time::{Frequency, Ticks};
 use plinth::vgic::GicVersion;
 
 /// The start of every guest's RAM.
@@ -72,7 +75,8 @@ impl Access {
 /// What every manifest that was read promises.
 pub fn check_manifest(manifest: &Manifest<'_>) {
     use plinth::manifest::{
-        MAX_CMDLINE, MAX_NAME, MAX_VMS, RAM_LIMIT, SCROLLBACK, VmConfig, VmSource, read, write,
+        MAX_CARDS, MAX_CMDLINE, MAX_NAME, MAX_VMS, NetworkConfig, RAM_LIMIT, SCROLLBACK, VmConfig,
+        VmSource, read, write,
     };
     let (machine, vms) = (manifest.machine(), manifest.vms());
     assert!(
@@ -80,7 +84,16 @@ pub fn check_manifest(manifest: &Manifest<'_>) {
             && SCROLLBACK.contains(&machine.scrollback)
     );
     assert!((1..=MAX_VMS).contains(&vms.len()));
+    let networks = manifest.networks();
+    let mut plan = Plan::default();
+    for network in networks {
+        plan.network(network.uplink).expect("a good network");
+    }
     for vm in vms {
+        assert!(vm.nets.len() <= MAX_CARDS);
+        for card in &vm.nets {
+            plan.join(card.network.into(), card.port.clone()).expect("a good port");
+        }
         assert!((1..=MAX_NAME).contains(&vm.name.len()) && vm.cmdline.len() <= MAX_CMDLINE);
         assert!(vm.memory > 0 && (1..=8).contains(&vm.vcpus) && !vm.policy.affinity.is_empty());
         let ram = Region::new(vm.ram_base, vm.memory).expect("RAM is a region");
@@ -90,13 +103,15 @@ pub fn check_manifest(manifest: &Manifest<'_>) {
             assert_eq!(manifest.payload(payload).len() as u64, payload.size());
         }
     }
+    plan.build(Frequency(NonZeroU32::MAX)).expect("a switch for it");
     // What can be read can be written, and is the same again.
     let bytes = |payload| manifest.payload(payload);
     let sources: Vec<VmSource<'_>> =
         vms.iter().map(|vm| vm.map(String::as_str, |payload| bytes(*payload))).collect();
-    let bundle = write(machine, &sources).expect("what was read can be written");
+    let named: Vec<_> = networks.iter().map(NetworkConfig::source).collect();
+    let bundle = write(machine, &named, &sources).expect("what was read can be written");
     let again = read(&bundle).expect("what was written can be read");
-    assert_eq!(again.machine(), machine);
+    assert_eq!((again.machine(), again.networks()), (machine, networks));
     assert_eq!(again.vms().len(), vms.len());
     for (vm, before) in again.vms().iter().zip(vms) {
         assert_eq!(again.payload(vm.kernel), bytes(before.kernel));

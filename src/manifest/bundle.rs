@@ -3,9 +3,12 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use serde::{Deserialize, Serialize};
+
 use super::check;
 use super::config::{MachineConfig, Payload, VmConfig, VmSource};
 use super::error::ManifestError;
+use super::network::{NetworkConfig, NetworkSource};
 use super::{FORMAT_VERSION, MAGIC, MAX_TABLE, PAYLOAD_ALIGN};
 use crate::crc32::CRC32;
 
@@ -13,11 +16,20 @@ const HEADER_SIZE: usize = 32;
 /// The first byte the checksum covers.
 const CHECKED_FROM: usize = 16;
 
+/// The table.
+#[derive(Debug, Serialize, Deserialize)]
+struct Table {
+    machine: MachineConfig,
+    networks: Vec<NetworkConfig>,
+    vms: Vec<VmConfig>,
+}
+
 /// A bundle that has been checked.
 #[derive(Clone, Debug)]
 pub struct Manifest<'a> {
     bundle: &'a [u8],
     machine: MachineConfig,
+    networks: Vec<NetworkConfig>,
     vms: Vec<VmConfig>,
 }
 
@@ -25,6 +37,11 @@ impl<'a> Manifest<'a> {
     /// What is said of the machine as a whole.
     pub const fn machine(&self) -> &MachineConfig {
         &self.machine
+    }
+
+    /// The networks.
+    pub fn networks(&self) -> &[NetworkConfig] {
+        &self.networks
     }
 
     /// The VMs, at least one.
@@ -86,30 +103,40 @@ pub fn read_with(bundle: &[u8], checksum: fn(&[u8]) -> u32) -> Result<Manifest<'
     }
     let table_at = Payload { offset: HEADER_SIZE as u64, size: table };
     let bytes = bytes_of(bundle, table_at).ok_or_else(wrong_table)?;
-    let (machine, vms) = match postcard::take_from_bytes::<(MachineConfig, Vec<VmConfig>)>(bytes) {
-        Ok((contents, [])) => contents,
-        _ => return Err(ManifestError::Table),
+    let Ok((Table { machine, networks, vms }, [])) = postcard::take_from_bytes(bytes) else {
+        return Err(ManifestError::Table);
     };
-    check::whole(&machine, &vms, HEADER_SIZE as u64 + table, total)?;
-    Ok(Manifest { bundle, machine, vms })
+    check::whole(&machine, &networks, &vms, HEADER_SIZE as u64 + table, total)?;
+    Ok(Manifest { bundle, machine, networks, vms })
 }
 
 /// Makes a bundle. What [`read`] would refuse is refused here already.
 ///
 /// # Errors
 /// [`ManifestError`], for the first mistake that is found.
-pub fn write(machine: &MachineConfig, vms: &[VmSource<'_>]) -> Result<Vec<u8>, ManifestError> {
+pub fn write(
+    machine: &MachineConfig,
+    networks: &[NetworkSource<'_>],
+    vms: &[VmSource<'_>],
+) -> Result<Vec<u8>, ManifestError> {
+    let named =
+        |one: &NetworkSource<'_>| NetworkConfig { name: one.name.into(), uplink: one.uplink };
+    let networks: Vec<_> = networks.iter().map(named).collect();
+
     // An offset's size in the table depends on its value, so first see how long the table is when
     // every offset is as long as offsets get.
     let (draft, _) = lay_out(vms, u64::MAX >> 1);
-    check::facts(machine, &draft)?;
-    let longest = HEADER_SIZE as u64 + serialise(machine, &draft)?.len() as u64;
+    check::facts(machine, &networks, &draft)?;
+    let mut contents = Table { machine: *machine, networks, vms: draft };
+    let longest = HEADER_SIZE as u64 + serialise(&contents)?.len() as u64;
 
     let first = longest.next_multiple_of(PAYLOAD_ALIGN);
     let (configs, payloads) = lay_out(vms, first);
-    let table = serialise(machine, &configs)?;
+    contents.vms = configs;
+    let table = serialise(&contents)?;
     let total = payloads.last().map_or(first, |(at, bytes)| at.offset + bytes.len() as u64);
-    check::whole(machine, &configs, HEADER_SIZE as u64 + table.len() as u64, total)?;
+    let Table { networks, vms, .. } = &contents;
+    check::whole(machine, networks, vms, HEADER_SIZE as u64 + table.len() as u64, total)?;
 
     let mut bundle = Vec::with_capacity(usize::try_from(total).unwrap_or_default());
     bundle.extend_from_slice(&MAGIC);
@@ -140,8 +167,8 @@ fn bytes_of(bundle: &[u8], payload: Payload) -> Option<&[u8]> {
     bundle.get(start..start.checked_add(size)?)
 }
 
-fn serialise(machine: &MachineConfig, vms: &[VmConfig]) -> Result<Vec<u8>, ManifestError> {
-    postcard::to_allocvec(&(machine, vms)).map_err(|_| ManifestError::Table)
+fn serialise(table: &Table) -> Result<Vec<u8>, ManifestError> {
+    postcard::to_allocvec(table).map_err(|_| ManifestError::Table)
 }
 
 /// A payload that is stored, and where.

@@ -2,6 +2,7 @@
 
 use super::config::{MachineConfig, Payload, Shutdown, VmConfig};
 use super::error::{ManifestError, PayloadKind, Place};
+use super::network::{self, NetworkConfig};
 use super::{
     MAX_ASSIGNED, MAX_CMDLINE, MAX_MEMORY, MAX_NAME, MAX_NODE, MAX_SHUTDOWN, MAX_VMS,
     PAYLOAD_ALIGN, RAM_BASE_ALIGN, RAM_LIMIT, SCROLLBACK,
@@ -16,11 +17,12 @@ use crate::vm::layout;
 /// Everything. Payloads lie between `first` and `end`.
 pub(super) fn whole(
     machine: &MachineConfig,
+    networks: &[NetworkConfig],
     vms: &[VmConfig],
     first: u64,
     end: u64,
 ) -> Result<(), ManifestError> {
-    facts(machine, vms)?;
+    facts(machine, networks, vms)?;
     for (index, vm) in vms.iter().enumerate() {
         for (kind, payload) in payloads(vm) {
             inside(&|| Place::new(index, vm), kind, payload, first, end)?;
@@ -30,7 +32,11 @@ pub(super) fn whole(
 }
 
 /// Everything that does not depend on where payloads lie.
-pub(super) fn facts(machine: &MachineConfig, vms: &[VmConfig]) -> Result<(), ManifestError> {
+pub(super) fn facts(
+    machine: &MachineConfig,
+    networks: &[NetworkConfig],
+    vms: &[VmConfig],
+) -> Result<(), ManifestError> {
     if EscapeKey::of_letter(machine.escape).is_none() {
         return Err(ManifestError::Escape { code: machine.escape });
     }
@@ -68,7 +74,7 @@ pub(super) fn facts(machine: &MachineConfig, vms: &[VmConfig]) -> Result<(), Man
         }
         cmdline(&vm.cmdline, &place)?;
     }
-    Ok(())
+    network::check(networks, vms)
 }
 
 /// Whether this can name a node of a device tree.

@@ -6,6 +6,7 @@ use core::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::network::CardConfig;
 use crate::addr::Ipa;
 use crate::sched::policy::Policy;
 use crate::vm::layout;
@@ -209,6 +210,8 @@ pub struct VmConfig<P = Payload, T = String> {
     /// The board's devices that are its own: nodes of the board's device tree, at most
     /// [`super::MAX_ASSIGNED`], each of 1 to [`super::MAX_NODE`] printable ASCII characters.
     pub assign: Vec<T>,
+    /// Its network cards, at most [`super::MAX_CARDS`].
+    pub nets: Vec<CardConfig>,
     /// The kernel image, not empty.
     pub kernel: P,
     /// The initial RAM disk, not empty when there is one.
@@ -239,6 +242,7 @@ impl<P, T> VmConfig<P, T> {
             shutdown: Shutdown::default(),
             devices: Devices::default(),
             assign: Vec::new(),
+            nets: Vec::new(),
             kernel,
             initrd: None,
             cmdline: T::default(),
@@ -264,6 +268,7 @@ impl<P, T> VmConfig<P, T> {
             shutdown: self.shutdown.map(&mut text),
             devices: self.devices,
             assign: self.assign.iter().map(&mut text).collect(),
+            nets: self.nets.clone(),
             kernel: payload(&self.kernel),
             initrd: self.initrd.as_ref().map(payload),
             cmdline: text(&self.cmdline),

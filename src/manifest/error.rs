@@ -3,6 +3,7 @@
 
 use alloc::string::String;
 
+use super::network::NetworkError;
 use super::{
     FORMAT_VERSION, MAX_ASSIGNED, MAX_CMDLINE, MAX_MEMORY, MAX_NAME, MAX_NODE, MAX_SHUTDOWN,
     MAX_TABLE, MAX_VMS, PAYLOAD_ALIGN, RAM_BASE_ALIGN, RAM_LIMIT, SCROLLBACK, VmConfig,
@@ -294,6 +295,9 @@ pub enum ManifestError {
         /// The bits that stand for no device.
         bits: u32,
     },
+    /// A network, or a network card, that cannot be.
+    #[error("{0}")]
+    Network(#[from] NetworkError),
     /// A command line is longer than [`MAX_CMDLINE`].
     #[error(
         "{place}: the command line is {length} bytes long, \

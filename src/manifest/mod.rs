@@ -10,7 +10,7 @@
 //! | 12 | 4 | CRC-32 (ISO-HDLC, as in gzip) of every byte from offset 16 to the end of the bundle |
 //! | 16 | 8 | the bundle's length in bytes |
 //! | 24 | 8 | the table's length in bytes |
-//! | 32 | … | the table: a [`MachineConfig`] and a sequence of [`VmConfig`], as postcard serialises them |
+//! | 32 | … | the table: a [`MachineConfig`], a sequence of [`NetworkConfig`] and one of [`VmConfig`], as postcard serialises them |
 //! | … | … | payloads, each at a multiple of [`PAYLOAD_ALIGN`]; the gaps are zero |
 //!
 //! Bytes after the bundle's length are not looked at: boot loaders round an initrd up. Payloads with
@@ -25,6 +25,7 @@ mod bundle;
 mod check;
 mod config;
 mod error;
+mod network;
 
 pub use bundle::{Manifest, checksum, read, read_with, write};
 pub use check::is_node;
@@ -33,13 +34,14 @@ pub use config::{
     VmSource, WhenIdle,
 };
 pub use error::{ManifestError, PayloadKind, Place};
+pub use network::{CardConfig, NetworkConfig, NetworkError, NetworkSource, is_name as is_network};
 
 use crate::vm::layout;
 
 /// The first bytes of every bundle.
 pub const MAGIC: [u8; 8] = *b"PLBUNDLE";
 /// The format that is read and written.
-pub const FORMAT_VERSION: u32 = 6;
+pub const FORMAT_VERSION: u32 = 7;
 /// What a payload's offset is a multiple of.
 pub const PAYLOAD_ALIGN: u64 = 4096;
 /// The most VMs one manifest may name.
@@ -54,6 +56,8 @@ pub const MAX_SHUTDOWN: usize = 64;
 pub const MAX_ASSIGNED: usize = 16;
 /// The longest name of a node of the board's device tree, in bytes.
 pub const MAX_NODE: usize = 128;
+/// The most network cards that one VM can have.
+pub const MAX_CARDS: usize = 8;
 /// The memory of a VM that does not say how much it wants.
 pub const DEFAULT_MEMORY: u64 = 512 << 20;
 /// The most memory one VM can have: what QEMU's `virt` memory map keeps for RAM below
@@ -67,8 +71,8 @@ pub const RAM_BASE_ALIGN: u64 = 2 << 20;
 pub const SCROLLBACK: core::ops::RangeInclusive<u32> = 4 << 10..=1 << 20;
 /// How many bytes of each guest's output are kept where the manifest does not say.
 pub const DEFAULT_SCROLLBACK: u32 = 64 << 10;
-/// The longest table: [`MAX_VMS`] entries of at most 4 KiB.
-pub const MAX_TABLE: u64 = 4096 * MAX_VMS as u64;
+/// The longest table: [`MAX_VMS`] entries of at most 8 KiB.
+pub const MAX_TABLE: u64 = 8192 * MAX_VMS as u64;
 
 #[cfg(test)]
 mod tests;

@@ -85,7 +85,7 @@ pub fn bundle(guests: &[Guest]) -> Manifest<'static> {
 pub fn bundle_for(machine: &MachineConfig, guests: &[Guest]) -> Manifest<'static> {
     let sources: Vec<_> =
         guests.iter().map(|guest| guest.map(String::as_str, Vec::as_slice)).collect();
-    let bundle = manifest::write(machine, &sources).unwrap();
+    let bundle = manifest::write(machine, &[], &sources).unwrap();
     manifest::read(Box::leak(bundle.into_boxed_slice())).unwrap()
 }
 

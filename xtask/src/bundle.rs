@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use plinth::manifest::{
-    self as format, Devices, MAGIC, MachineConfig, Manifest, Shutdown, VmConfig,
+    self as format, Devices, MAGIC, MachineConfig, Manifest, NetworkConfig, Shutdown, VmConfig,
 };
 use plinth::sched::policy::{Class, CpuSet, DEFAULT_WEIGHT, Wfi};
 use plinth::vm::layout::RAM_BASE;
@@ -24,8 +24,8 @@ impl Bundle {
     /// The bundle in a file, or of a manifest: a bundle is known by its first bytes.
     pub fn load(path: &Path) -> Result<Self> {
         if !is_bundle(path) {
-            let manifest::Described { machine, guests } = manifest::load(path)?;
-            return Self::pack(&machine, &guests);
+            let manifest::Described { machine, networks, guests } = manifest::load(path)?;
+            return Self::pack_with(&machine, &networks, &guests);
         }
         let bytes =
             std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -33,11 +33,20 @@ impl Bundle {
         Ok(Self(bytes))
     }
 
-    /// The bundle of these guests.
+    /// The bundle of these guests, which are on no network.
     pub fn pack(machine: &MachineConfig, guests: &[Payload]) -> Result<Self> {
+        Self::pack_with(machine, &[], guests)
+    }
+
+    fn pack_with(
+        machine: &MachineConfig,
+        networks: &[NetworkConfig],
+        guests: &[Payload],
+    ) -> Result<Self> {
+        let networks: Vec<_> = networks.iter().map(NetworkConfig::source).collect();
         let sources: Vec<_> =
             guests.iter().map(|guest| guest.map(String::as_str, Vec::as_slice)).collect();
-        Ok(Self(format::write(machine, &sources)?))
+        Ok(Self(format::write(machine, &networks, &sources)?))
     }
 
     /// The file's bytes.
@@ -93,7 +102,7 @@ fn summary(manifest: &Manifest<'_>) -> Result<String> {
         });
         let (memory, kernel) = (size::show(vm.memory), size::show_rounded(vm.kernel.size()));
         let VmConfig { name, vcpus, .. } = vm;
-        let rest = special(vm);
+        let rest = special(vm, manifest.networks());
         writeln!(text, "  {name:width$}  {memory}, vcpus {vcpus}, kernel {kernel}{initrd}{rest}")?;
     }
     let memory = vms.iter().map(|vm| vm.memory).fold(0, u64::saturating_add);
@@ -103,7 +112,7 @@ fn summary(manifest: &Manifest<'_>) -> Result<String> {
 }
 
 /// What of a VM is not as it is by default.
-fn special(vm: &VmConfig) -> String {
+fn special(vm: &VmConfig, networks: &[NetworkConfig]) -> String {
     let mut text = String::new();
     let mut say = |what: String| text.extend([", ", &what]);
     match vm.policy.class {
@@ -140,6 +149,10 @@ fn special(vm: &VmConfig) -> String {
     for node in &vm.assign {
         say(format!("with {node}"));
     }
+    for card in &vm.nets {
+        let network = networks.get(usize::from(card.network)).map_or("", |network| &network.name);
+        say(format!("{} on {network}", card.port.mac));
+    }
     if !vm.autostart {
         say("not started".to_owned());
     }
@@ -149,7 +162,10 @@ fn special(vm: &VmConfig) -> String {
 #[cfg(test)]
 mod tests {
     use plinth::addr::Ipa;
-    use plinth::manifest::{Devices, MachineConfig, Shutdown, VmSource, read, write};
+    use plinth::manifest::{
+        CardConfig, Devices, MachineConfig, NetworkSource, Shutdown, VmSource, read, write,
+    };
+    use plinth::net::{MacAddr, PortConfig};
     use plinth::sched::policy::{Class, CpuSet, Policy, Wfi};
 
     use super::{pack, summary};
@@ -181,10 +197,16 @@ mod tests {
             ram_base: Ipa::new(0x8000_0000),
             shutdown: Shutdown::Console("halt\n"),
             devices: Devices::NONE,
+            nets: vec![CardConfig {
+                network: 0,
+                port: PortConfig::new(MacAddr([2, 0, 0, 0, 0, 1])),
+            }],
             autostart: false,
             ..VmSource::new("control", &kernel)
         };
-        let bundle = write(&MachineConfig::default(), &[plain, special]).expect("good VMs");
+        let lan = NetworkSource { name: "lan", uplink: false };
+        let bundle = write(&MachineConfig::default(), &[lan], &[plain, special]);
+        let bundle = bundle.expect("good VMs");
         let text = summary(&read(&bundle).expect("a good bundle")).expect("memory takes it");
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(
@@ -192,7 +214,8 @@ mod tests {
             [
                 "  a        512M, vcpus 2, kernel 1.5M, initrd 1.4M",
                 "  control  64M, vcpus 1, kernel 1.5M, reservation 2ms in 10ms, pinned, \
-             wfi trap, shutdown by console \"halt\\n\", RAM at 0x80000000, no rtc, not started",
+             wfi trap, shutdown by console \"halt\\n\", RAM at 0x80000000, no rtc, \
+             02:00:00:00:00:01 on lan, not started",
                 "  2 VMs with 576M of memory",
             ]
         );

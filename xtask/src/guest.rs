@@ -47,6 +47,7 @@ pub enum Field {
     Shutdown,
     Devices,
     Assign,
+    Nets,
 }
 
 /// What there is to say of a field.
@@ -61,7 +62,7 @@ struct Row {
 }
 
 /// Every field, in the order of their declaration.
-const ROWS: [Row; 19] = [
+const ROWS: [Row; 20] = [
     own(Field::Name, "name", None),
     own(Field::Kernel, "kernel", Some("--kernel")),
     own(Field::Initrd, "initrd", Some("--initrd")),
@@ -81,6 +82,7 @@ const ROWS: [Row; 19] = [
     shared(Field::Shutdown, "shutdown", None),
     shared(Field::Devices, "devices", None),
     own(Field::Assign, "assign", None),
+    shared(Field::Nets, "nets", None),
 ];
 
 const fn own(field: Field, key: &'static str, option: Option<&'static str>) -> Row {

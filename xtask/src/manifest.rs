@@ -1,4 +1,4 @@
-//! Guest manifests: a TOML file with one `[[vm]]` table a guest, and a `[machine]` table.
+//! Guest manifests: a TOML file with one `[[vm]]` table a guest, one `[[network]]` table a network, and a `[machine]` table.
 //!
 //! Every mistake is reported with file, line, column and field, all of them at once, before anything
 //! is fetched or built for the guests.
@@ -7,16 +7,18 @@
 //! |---|---|
 //! | [`reader`] | from text to guests: tables, fields, defaults |
 //! | [`values`] | what one value means |
+//! | [`networks`] | the same for networks and cards |
 //! | [`nearest`] | what somebody may have meant by an unknown word |
 
 pub mod nearest;
+mod networks;
 mod reader;
 mod values;
 
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use plinth::manifest::MachineConfig;
+use plinth::manifest::{MachineConfig, NetworkConfig};
 
 use self::reader::Mistake;
 pub use self::values::show_micros;
@@ -27,6 +29,7 @@ use crate::source::Store;
 #[derive(Debug)]
 pub struct Described {
     pub machine: MachineConfig,
+    pub networks: Vec<NetworkConfig>,
     pub guests: Vec<Payload>,
 }
 
@@ -52,7 +55,7 @@ pub fn load(path: &Path) -> Result<Described> {
         }
     }
     report(path, &text, mistakes)?;
-    Ok(Described { machine: draft.machine, guests })
+    Ok(Described { machine: draft.machine, networks: draft.networks, guests })
 }
 
 /// Fails when there are mistakes, with one line for each.

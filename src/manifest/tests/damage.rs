@@ -73,10 +73,11 @@ fn a_bundle_shorter_than_its_own_header_is_refused() {
 fn a_table_that_is_not_postcard_or_has_bytes_left_over_is_refused() {
     assert_eq!(refusal(&forge(&[0xff; 20])), ManifestError::Table);
     // Four thousand million VMs in five bytes.
-    let mut table = postcard::to_allocvec(&MachineConfig::default()).unwrap();
+    let mut table = postcard::to_allocvec(&(MachineConfig::default(), 0u8)).unwrap();
     table.extend([0xff, 0xff, 0xff, 0xff, 0x0f]);
     assert_eq!(refusal(&forge(&table)), ManifestError::Table);
-    let mut table = postcard::to_allocvec(&(MachineConfig::default(), &[config("a")][..])).unwrap();
+    let vms = [config("a")];
+    let mut table = postcard::to_allocvec(&(MachineConfig::default(), 0u8, &vms[..])).unwrap();
     table.push(0);
     assert_eq!(refusal(&forge(&table)), ManifestError::Table);
 }
@@ -111,7 +112,7 @@ fn payloads_that_share_some_bytes_but_not_all_are_refused() {
         first.initrd = Some(first.kernel);
         (second.kernel, second.initrd) = (kernel, Some(initrd));
         let vms = [first, second];
-        let table = postcard::to_allocvec(&(MachineConfig::default(), &vms[..])).unwrap();
+        let table = postcard::to_allocvec(&(MachineConfig::default(), 0u8, &vms[..])).unwrap();
         let mut bundle = forge(&[]);
         bundle.resize(3 * 4096, 0);
         bundle[16..24].copy_from_slice(&(3u64 * 4096).to_le_bytes());

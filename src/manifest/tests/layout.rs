@@ -32,18 +32,32 @@ fn the_table_is_byte_by_byte_as_the_book_has_it() {
         on_bad_access: OnBadAccess::Crash,
         shutdown: Shutdown::Console("halt\n"),
         devices: Devices::NONE,
+        nets: vec![CardConfig {
+            network: 0,
+            port: PortConfig {
+                vlans: Vlans::Trunk { tagged: vec![10, 200], native: Some(1) },
+                spoof: true,
+                rate: Some(Rate { bits: 100_000_000, burst: 65536 }),
+                storm: 1000,
+                ..PortConfig::new(MacAddr([0x52, 0x54, 0, 0x12, 0x34, 1]))
+            },
+        }],
         cmdline: "quiet",
         ..VmSource::new("rt", b"boot")
     };
     let table = [
         &[1, 0, 0x80, 0x80, 4, 0][..],
+        &[1, 3, b'l', b'a', b'n', 1],
         &[1, 2, b'r', b't', 0x80, 0x80, 0x80, 0x20, 0x80, 0x80, 0x80, 0x80, 4, 2],
         &[1, 0xe8, 7, 0xa0, 0x9c, 1, 3, 0, 0, 0, 1],
         &[1, 1, 0, 1, 1, 5, b'h', b'a', b'l', b't', b'\n', 0, 0],
+        &[1, 0, 0x52, 0x54, 0, 0x12, 0x34, 1, 1, 2, 10, 0xc8, 1, 1, 1],
+        &[1, 1, 0x80, 0xc2, 0xd7, 0x2f, 0x80, 0x80, 4, 0xe8, 7],
         &[0x80, 0x20, 4, 0, 5, b'q', b'u', b'i', b'e', b't'],
     ]
     .concat();
-    let bundle = pack(&[vm]).unwrap();
+    let lan = NetworkSource { name: "lan", uplink: true };
+    let bundle = write(&MachineConfig::default(), &[lan], &[vm]).unwrap();
     assert_eq!(bundle[24..32], (table.len() as u64).to_le_bytes());
     assert_eq!(bundle[32..32 + table.len()], table);
     assert_eq!(bundle[4096..], *b"boot");

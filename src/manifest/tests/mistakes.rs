@@ -7,13 +7,13 @@ fn each_mistake_about_the_machine_has_its_own_error() {
     for code in [0, 9, 10, 13, 27, 255] {
         let machine = MachineConfig { escape: code, ..MachineConfig::default() };
         let error = ManifestError::Escape { code };
-        assert_eq!(write(&machine, &[source("a")]).unwrap_err(), error);
+        assert_eq!(write(&machine, &[], &[source("a")]).unwrap_err(), error);
         assert_eq!(refusal(&forge_table(machine, &[config("a")])), error);
     }
     for bytes in [0, (4 << 10) - 1, (1 << 20) + 1, u32::MAX] {
         let machine = MachineConfig { scrollback: bytes, ..MachineConfig::default() };
         let error = ManifestError::Scrollback { bytes };
-        assert_eq!(write(&machine, &[source("a")]).unwrap_err(), error);
+        assert_eq!(write(&machine, &[], &[source("a")]).unwrap_err(), error);
         assert_eq!(refusal(&forge_table(machine, &[config("a")])), error);
     }
 }

@@ -3,6 +3,7 @@
 mod damage;
 mod layout;
 mod mistakes;
+mod networks;
 mod property;
 
 use alloc::format;
@@ -17,6 +18,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::addr::Ipa;
 use crate::machine::CpuId;
+use crate::net::{MacAddr, PortConfig, PortError, Rate, Vlans};
 use crate::sched::policy::{Class, CpuSet, MAX_WEIGHT, Policy, Wfi};
 
 const KERNEL: &[u8] = &[0xaa; 5000];
@@ -34,7 +36,7 @@ fn source(name: &str) -> VmSource<'_> {
 
 /// A bundle of VMs on a machine of which nothing is asked.
 fn pack(vms: &[VmSource<'_>]) -> Result<Vec<u8>, ManifestError> {
-    write(&MachineConfig::default(), vms)
+    write(&MachineConfig::default(), &[], vms)
 }
 
 fn config(name: &str) -> VmConfig {
@@ -60,7 +62,11 @@ fn forge_vm(change: impl Fn(&mut VmConfig)) -> Vec<u8> {
 }
 
 fn forge_table(machine: MachineConfig, vms: &[VmConfig]) -> Vec<u8> {
-    forge(&postcard::to_allocvec(&(machine, vms)).unwrap())
+    forge_networks(machine, &[], vms)
+}
+
+fn forge_networks(machine: MachineConfig, networks: &[NetworkConfig], vms: &[VmConfig]) -> Vec<u8> {
+    forge(&postcard::to_allocvec(&(machine, networks, vms)).unwrap())
 }
 
 fn seal(bundle: &mut [u8]) {

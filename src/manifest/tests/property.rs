@@ -33,6 +33,29 @@ fn machines() -> impl Strategy<Value = MachineConfig> {
     )
 }
 
+fn networks() -> impl Strategy<Value = Vec<NetworkConfig>> {
+    (0usize..=16, prop::option::of(0usize..16)).prop_map(|(count, uplink)| {
+        let network =
+            |index| NetworkConfig { name: format!("net-{index}"), uplink: uplink == Some(index) };
+        (0..count).map(network).collect()
+    })
+}
+
+/// Cards, whose networks and addresses are still to be made possible.
+fn cards() -> impl Strategy<Value = Vec<CardConfig>> {
+    let trunk = (prop::collection::btree_set(1u16..=4094, 1..=64), prop::option::of(1u16..=4094))
+        .prop_map(|(tagged, native)| Vlans::Trunk { tagged: tagged.into_iter().collect(), native });
+    let vlans = prop_oneof![(1u16..=4094).prop_map(Vlans::Access), trunk];
+    let rate = (8_000u64..=400_000_000_000, 2048u32..=16 << 20)
+        .prop_map(|(bits, burst)| Rate { bits, burst });
+    let port = (vlans, any::<bool>(), prop::option::of(rate), 1u32..=1_000_000);
+    let card = (any::<u8>(), port).prop_map(|(network, (vlans, spoof, rate, storm))| {
+        let mac = MacAddr::default();
+        CardConfig { network, port: PortConfig { mac, vlans, spoof, rate, storm } }
+    });
+    prop::collection::vec(card, 0..=8)
+}
+
 /// A VM, and how long its kernel and its RAM disk are.
 fn vms() -> impl Strategy<Value = (VmConfig, usize, Option<usize>)> {
     let crash =
@@ -47,8 +70,15 @@ fn vms() -> impl Strategy<Value = (VmConfig, usize, Option<usize>)> {
     let ram = (0..(RAM_LIMIT - (1 << 30)) >> 21)
         .prop_map(|block| (1 << 30) + (block << 21))
         .prop_flat_map(|base| (Just(base), 1..=(RAM_LIMIT - base) / 4096));
-    let machine =
-        (ram, 1u8..=8, policies(), any::<bool>(), crash, reboot, (bad, shutdown, clock, assign));
+    let machine = (
+        ram,
+        1u8..=8,
+        policies(),
+        any::<bool>(),
+        crash,
+        reboot,
+        (bad, shutdown, clock, assign, cards()),
+    );
     let files = ("[ -~]{0,200}", 1usize..6000, prop::option::of(1usize..6000));
     (machine, files).prop_map(
         |(
@@ -59,7 +89,7 @@ fn vms() -> impl Strategy<Value = (VmConfig, usize, Option<usize>)> {
                 autostart,
                 on_crash,
                 on_reboot,
-                (on_bad_access, shutdown, devices, assign),
+                (on_bad_access, shutdown, devices, assign, nets),
             ),
             files,
         )| {
@@ -75,6 +105,7 @@ fn vms() -> impl Strategy<Value = (VmConfig, usize, Option<usize>)> {
                 shutdown,
                 devices,
                 assign,
+                nets,
                 cmdline: files.0,
                 ..config("")
             };
@@ -86,6 +117,7 @@ fn vms() -> impl Strategy<Value = (VmConfig, usize, Option<usize>)> {
 /// A manifest's bundle.
 fn packed(
     machine: &MachineConfig,
+    networks: &[NetworkConfig],
     vms: &[(VmConfig, usize, Option<usize>)],
     bytes: &[u8],
 ) -> Vec<u8> {
@@ -97,7 +129,8 @@ fn packed(
             ..vm.map(String::as_str, |_| bytes)
         })
         .collect();
-    write(machine, &sources).unwrap()
+    let networks: Vec<_> = networks.iter().map(NetworkConfig::source).collect();
+    write(machine, &networks, &sources).unwrap()
 }
 
 proptest! {
@@ -106,15 +139,22 @@ proptest! {
     #[test]
     fn any_valid_manifest_survives_the_round_trip(
         machine in machines(),
+        networks in networks(),
         mut facts in prop::collection::vec(vms(), 1..8),
     ) {
         for (index, fact) in facts.iter_mut().enumerate() {
             fact.0.name = format!("vm-{index}");
+            fact.0.nets.truncate(networks.len());
+            for (card, config) in fact.0.nets.iter_mut().enumerate() {
+                config.network %= u8::try_from(networks.len()).unwrap();
+                config.port.mac = MacAddr([2, 0, 0, 0, index.to_le_bytes()[0], card.to_le_bytes()[0]]);
+            }
         }
         let bytes: Vec<u8> = (0..6000u32).map(|at| at.to_le_bytes()[0]).collect();
-        let bundle = packed(&machine, &facts, &bytes);
+        let bundle = packed(&machine, &networks, &facts, &bytes);
         let manifest = read(&bundle).unwrap();
         prop_assert_eq!(manifest.machine(), &machine);
+        prop_assert_eq!(manifest.networks(), &networks);
         prop_assert_eq!(manifest.vms().len(), facts.len());
         for (vm, (fact, kernel, initrd)) in manifest.vms().iter().zip(&facts) {
             prop_assert_eq!(manifest.payload(vm.kernel), &bytes[..*kernel]);
@@ -136,8 +176,8 @@ proptest! {
         length in any::<prop::sample::Index>(),
     ) {
         let (vm, kernel, initrd) = fact;
-        let fact = (VmConfig { name: "vm".into(), ..vm }, kernel, initrd);
-        let bundle = packed(&machine, &[fact], &[0x5a; 6000]);
+        let fact = (VmConfig { name: "vm".into(), nets: Vec::new(), ..vm }, kernel, initrd);
+        let bundle = packed(&machine, &[], &[fact], &[0x5a; 6000]);
         let good = read(&bundle).unwrap();
         let mut other = bundle.clone();
         other[at.index(bundle.len())] ^= change;

@@ -1,14 +1,19 @@
 //! From the text of a manifest to the guests it describes, and every mistake in it.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::path::Path;
 
-use plinth::manifest::{MAX_VMS, MachineConfig, OnBadAccess, OnCrash, OnReboot, View, WhenIdle};
+use plinth::manifest::{
+    MAX_VMS, MachineConfig, NetworkConfig, OnBadAccess, OnCrash, OnReboot, View, WhenIdle,
+};
+use plinth::net::{MAX_NETWORKS, MAX_PORTS, MacAddr};
 use plinth::sched::policy::{Class, DEFAULT_WEIGHT, MAX_WEIGHT, Wfi};
 use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeArray, DeTable, DeValue};
 
 use super::nearest;
+use super::networks;
 use super::values::{self, Meaning, Value};
 use crate::guest::{self, Field, Guest, Problem};
 use crate::source::Source;
@@ -24,6 +29,7 @@ pub struct Mistake {
 #[derive(Debug, Default)]
 pub struct Draft {
     pub machine: MachineConfig,
+    pub networks: Vec<NetworkConfig>,
     pub entries: Vec<Entry>,
 }
 
@@ -51,7 +57,7 @@ impl Entry {
 
 /// Reads the text of a manifest: what can be made out, and all mistakes.
 pub fn parse(text: &str, folder: &Path) -> (Draft, Vec<Mistake>) {
-    let mut reader = Reader { folder, mistakes: Vec::new() };
+    let mut reader = Reader { folder, networks: Vec::new(), mistakes: Vec::new() };
     let (root, errors) = DeTable::parse_recoverable(text);
     for error in &errors {
         let at = error.span().map_or(0, |span| span.start);
@@ -65,7 +71,7 @@ pub fn parse(text: &str, folder: &Path) -> (Draft, Vec<Mistake>) {
     (draft, reader.mistakes)
 }
 
-const ROOT: [&str; 2] = ["machine", "vm"];
+const ROOT: [&str; 3] = ["machine", "network", "vm"];
 const MACHINE: [&str; 5] = ["escape", "view", "scrollback", "when_idle", "defaults"];
 
 const VIEWS: [(&str, View); 2] = [("all", View::All), ("focus", View::Focus)];
@@ -86,6 +92,7 @@ struct Defaults {
 
 struct Reader<'a> {
     folder: &'a Path,
+    networks: Vec<NetworkConfig>,
     mistakes: Vec<Mistake>,
 }
 
@@ -117,6 +124,13 @@ impl Reader<'_> {
         let guest = Guest::new(String::new(), Source::Untold);
         let mut defaults = Defaults { guest, places: Vec::new() };
         let mut tables = None;
+        // Whatever stands before it may name a network.
+        if let Some((key, value)) = root.iter().find(|(key, _)| key.get_ref() == "network") {
+            match value.get_ref() {
+                DeValue::Array(list) => self.read_networks(list),
+                _ => self.wrong(key.span().start, "networks are written as [[network]] tables"),
+            }
+        }
         for (key, value) in root {
             match (key.get_ref().as_ref(), value.get_ref()) {
                 ("vm", DeValue::Array(list)) => tables = Some(list),
@@ -130,6 +144,7 @@ impl Reader<'_> {
                 ("machine", _) => {
                     self.wrong(key.span().start, "the machine is written as a [machine] table");
                 }
+                ("network", _) => {}
                 _ => self.unknown("", key, &ROOT),
             }
         }
@@ -152,7 +167,79 @@ impl Reader<'_> {
                 _ => self.wrong(at, format!("vm {number} is not a table")),
             }
         }
+        self.cards_go_together(&draft.entries);
+        draft.networks = std::mem::take(&mut self.networks);
         draft
+    }
+
+    fn read_networks(&mut self, list: &DeArray<'_>) {
+        for (index, value) in list.iter().enumerate() {
+            let (number, at) = (index + 1, value.span().start);
+            if number == MAX_NETWORKS + 1 {
+                self.wrong(
+                    at,
+                    format!("network {number} is one too many; {MAX_NETWORKS} are possible"),
+                );
+            }
+            let DeValue::Table(table) = value.get_ref() else {
+                self.wrong(at, format!("network {number} is not a table"));
+                continue;
+            };
+            let (network, wrongs) = networks::network(at, table);
+            for wrong in wrongs {
+                self.wrong(
+                    wrong.at,
+                    format!("network {number}, {}: {}", &wrong.part[1..], wrong.text),
+                );
+            }
+            let place = |key: &str| table.get(key).map_or(at, |value| value.span().start);
+            let first = self.networks.iter().position(|one| one.name == network.name);
+            if let Some(first) = first.filter(|_| !network.name.is_empty()) {
+                let (name, first) = (&network.name, first + 1);
+                let text = format!(
+                    "network {number}, name: `{name}` is the name of network {first} already; each name is given once"
+                );
+                self.wrong(place("name"), text);
+            }
+            if let Some(first) = self.networks.iter().position(|one| one.uplink && network.uplink) {
+                let text = format!(
+                    "network {number}, uplink: network {} has it already; one network can",
+                    first + 1
+                );
+                self.wrong(place("uplink"), text);
+            }
+            self.networks.push(network);
+        }
+    }
+
+    /// What holds of all cards together: each address is given once, and no network has too many.
+    fn cards_go_together(&mut self, entries: &[Entry]) {
+        let mut ports: Vec<_> = self.networks.iter().map(|one| usize::from(one.uplink)).collect();
+        let mut seen: HashMap<MacAddr, (usize, usize)> = HashMap::new();
+        for entry in entries {
+            let mut wrong = |text| {
+                let mistake = entry.mistake(&Problem { field: Field::Nets, text });
+                self.mistakes.push(mistake);
+            };
+            for (index, card) in entry.guest.nets.iter().enumerate() {
+                let (mac, here) = (card.port.mac, (entry.number, index + 1));
+                let (vm, first) = *seen.entry(mac).or_insert(here);
+                if (vm, first) != here {
+                    wrong(format!(
+                        "card {} has the address {mac}, as card {first} of vm {vm}; give one another",
+                        index + 1
+                    ));
+                }
+                let network = usize::from(card.network);
+                ports[network] += 1;
+                if ports[network] == MAX_PORTS + 1 {
+                    let name = &self.networks[network].name;
+                    wrong(format!(
+                        "{name} has one port too many; {MAX_PORTS} are possible, the uplink among them"
+                    ));
+                }
+            }
+        }
     }
 
     fn name_is_new(&mut self, entry: &Entry, earlier: &[Entry]) {
@@ -218,6 +305,11 @@ impl Reader<'_> {
         let mut places = defaults.places.clone();
         let owner = format!("vm {number}");
         self.fields(&owner, table, &Field::all().collect::<Vec<_>>(), &mut guest, &mut places);
+        for (card, index) in guest.nets.iter_mut().zip(0..) {
+            if card.port.mac == networks::UNTOLD {
+                card.port.mac = MacAddr::derived(&guest.name, index);
+            }
+        }
         for field in [Field::Name, Field::Kernel] {
             if !table.keys().any(|key| key.get_ref() == field.key()) {
                 self.wrong(at, format!("{owner}, {}: the field is missing", field.key()));
@@ -292,6 +384,7 @@ impl Reader<'_> {
             Field::Shutdown => guest.shutdown = values::shutdown(value)?,
             Field::Devices => guest.devices = values::devices(value)?,
             Field::Assign => guest.assign = values::nodes(value)?,
+            Field::Nets => guest.nets = networks::cards(value, &self.networks)?,
         }
         Ok(())
     }

@@ -1,5 +1,7 @@
 //! Claims about manifests: what they mean, and what is said of those that mean nothing.
 
+mod networks;
+
 use std::path::{Path, PathBuf};
 
 use plinth::addr::Ipa;
@@ -169,7 +171,7 @@ fn all_mistakes_come_at_once_each_with_line_column_and_field() {
          Known are escape, view, scrollback, when_idle, defaults",
             "6:12: vm 1, kernel: want a text in quotes, got a number",
             "7:1: vm 1, colour: unknown field; known are name, kernel, initrd, cmdline, memory, \
-         ram_base, vcpus, cpus, weight, cap, reservation, wfi, autostart, on_crash, on_reboot, on_bad_access, shutdown, devices, assign",
+         ram_base, vcpus, cpus, weight, cap, reservation, wfi, autostart, on_crash, on_reboot, on_bad_access, shutdown, devices, assign, nets",
             "9:1: vm 2, kernel: the field is missing",
             "10:8: vm 2, name: `a` is the name of vm 1 already; each name is given once",
             "11:10: vm 2, memory: `12` is not a size: the unit K, M or G is missing, e.g. 512M or 2G",
@@ -390,6 +392,8 @@ fn no_text_makes_reading_panic() {
         "[machine]\nescape = \"Ctrl-A\"\nscrollback = \"64K\"\n[machine.defaults]\nvcpus = 2\n",
         "[[vm]]\nname = \"\u{e4}\"\nkernel = \"k\"\ncpus = \"0-1,3\"\ncap = \"150%\"\n",
         "reservation = { budget = \"2ms\", period = \"10ms\" }\nram_base = 0x8000_0000\n",
+        "nets = [\"l\", { network = \"l\", mac = \"52:54:00:00:00:01\", trunk = [1], native = 1,\n",
+        "rate = \"1Mbit\" }]\n[[network]]\nname = \"l\"\nuplink = true\n",
     );
     for (at, one) in text.char_indices() {
         let (before, after) = (&text[..at], &text[at + one.len_utf8()..]);

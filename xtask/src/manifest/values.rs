@@ -33,11 +33,11 @@ pub struct Wrong {
 /// What a value means, or everything that is wrong with it.
 pub type Meaning<T> = Result<T, Vec<Wrong>>;
 
-fn wrong<T>(value: &Value<'_>, text: impl Into<String>) -> Meaning<T> {
+pub(super) fn wrong<T>(value: &Value<'_>, text: impl Into<String>) -> Meaning<T> {
     Err(vec![Wrong { at: value.span().start, part: String::new(), text: text.into() }])
 }
 
-fn want<T>(value: &Value<'_>, what: &str) -> Meaning<T> {
+pub(super) fn want<T>(value: &Value<'_>, what: &str) -> Meaning<T> {
     match value.get_ref() {
         DeValue::String(text) => wrong(value, format!("`{text}` will not do; want {what}")),
         DeValue::Integer(number) => wrong(value, format!("{number} will not do; want {what}")),
@@ -183,7 +183,7 @@ fn ranges(text: &str) -> Option<CpuSet> {
 }
 
 /// What each member of a list means, or everything that is wrong with any.
-fn each<T>(
+pub(super) fn each<T>(
     list: &DeArray<'_>,
     mut meaning: impl FnMut(&Value<'_>) -> Meaning<T>,
 ) -> Meaning<Vec<T>> {
@@ -297,7 +297,8 @@ fn typable(text: &str) -> Result<(), String> {
     }
 }
 
-fn below(wrong: Wrong, name: &str) -> Wrong {
+/// What is wrong with a part called `name`.
+pub(super) fn below(wrong: Wrong, name: &str) -> Wrong {
     Wrong { part: format!(".{name}{}", wrong.part), ..wrong }
 }
 
