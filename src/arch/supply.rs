@@ -85,6 +85,7 @@ pub fn stock(
         frequency,
         virtual_timer: board.timer.virt.intid,
         interrupts: own_interrupts(board),
+        clock: super::timer::now,
         epoch: epoch(board),
         assigned: assigned(board, tree, &manifest),
         id_registers: id_registers::for_guests(&IdFacts {

@@ -12,6 +12,7 @@ use crate::manifest::{MachineConfig, Manifest, VmConfig};
 use crate::memory::{FramePool, Maintenance, Vmids};
 use crate::sched::VmId;
 use crate::time::Ticks;
+use crate::virtio::net::cabling::Cabling;
 use crate::vm::Vm;
 use crate::vm::create::{CreateError, Creation, Host};
 use crate::vm::loading::BootError;
@@ -63,6 +64,7 @@ pub struct Stock {
     entropy: Option<Entropy>,
     line: Box<MakeLine>,
     doorbells: Arc<Doorbells>,
+    cabling: Cabling,
     /// All of the machine's memory, in bytes.
     ram: u64,
     heap: HeapAccess,
@@ -84,7 +86,22 @@ impl Stock {
         let ram = frames.total_bytes();
         let doorbells = Arc::new(Doorbells::new(manifest.vms().len()));
         let vmids = Vmids::new();
-        Self { host, manifest, frames, vmids, entropy, line, doorbells, ram, heap, lent: 0 }
+        let (networks, vms) = (manifest.networks(), manifest.vms());
+        let cabling = Cabling::new(networks, vms, host.frequency, host.clock)
+            .expect("networks of a manifest that was checked");
+        Self {
+            host,
+            manifest,
+            frames,
+            vmids,
+            entropy,
+            line,
+            doorbells,
+            cabling,
+            ram,
+            heap,
+            lent: 0,
+        }
     }
 
     /// The same on a machine that has `ram` bytes of memory in all, and this heap.
@@ -108,6 +125,11 @@ impl Stock {
     /// The bells of the VMs' devices.
     pub const fn doorbells(&self) -> &Arc<Doorbells> {
         &self.doorbells
+    }
+
+    /// The networks.
+    pub const fn cabling(&self) -> &Cabling {
+        &self.cabling
     }
 
     /// What the bundle says of the machine.
@@ -153,6 +175,7 @@ impl Stock {
             manifest: &self.manifest,
             host: &self.host,
             doorbells: &self.doorbells,
+            cabling: &self.cabling,
             entropy: self.entropy.as_mut().map(Entropy::fork),
             now,
         };

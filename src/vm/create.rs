@@ -23,7 +23,7 @@ use super::{Regime, VcpuSlot, Vm, assigned, layout};
 use crate::addr::{Ipa, PAGE_SIZE, PhysAddr, Region};
 use crate::device::Device;
 use crate::device::bus::{Bus, Conflict, Peripheral};
-use crate::device::doorbell::Doorbells;
+use crate::device::doorbell::{Doorbell, Doorbells};
 use crate::device::pl011::Pl011;
 use crate::device::pl031::Pl031;
 use crate::device::pl061::{Button, Pl061};
@@ -42,7 +42,11 @@ use crate::sched::VmId;
 use crate::time::{Frequency, Ticks};
 use crate::vcpu::VcpuId;
 use crate::vgic::{GicVersion, IntId, Vgic};
+use crate::virtio::backend::Backend;
 use crate::virtio::entropy::EntropyDevice;
+use crate::virtio::net::NetDevice;
+use crate::virtio::net::cabling::Cabling;
+use crate::virtio::net::socket::Plug;
 use crate::virtio::ram::SharedRam;
 use crate::virtio::slot::EmptySlots;
 use crate::virtio::transport::Transport;
@@ -70,6 +74,8 @@ pub struct Host {
     /// The hypervisor's own interrupts and their names: calls between CPUs, its timer, the virtual timer,
     /// maintenance, its UART.
     pub interrupts: [(IntId, &'static str); INTERRUPT_KINDS],
+    /// The system counter.
+    pub clock: fn() -> Ticks,
     /// Seconds since 1970, for the guests' clocks.
     pub epoch: u32,
     /// What guests read from the ID registers.
@@ -101,6 +107,8 @@ pub struct Creation<'a> {
     pub host: &'a Host,
     /// The bells of all VMs' devices.
     pub doorbells: &'a Arc<Doorbells>,
+    /// The networks.
+    pub cabling: &'a Cabling,
     /// Its own generator; `None` when there is no entropy.
     pub entropy: Option<Entropy>,
     /// Virtual time begins now.
@@ -165,7 +173,8 @@ impl Vm {
         vmids: &mut Vmids,
         cpu: &impl Maintenance,
     ) -> Result<Box<Self>, CreateError> {
-        let Creation { id, config, manifest, host, doorbells: _, mut entropy, now } = creation;
+        let Creation { id, config, manifest, host, doorbells, cabling, mut entropy, now } =
+            creation;
         let ram = Region::new(config.ram_base, config.memory)
             .filter(|ram| host.geometry.ipas().contains_region(ram))
             .ok_or(CreateError::AddressSpace {
@@ -184,7 +193,10 @@ impl Vm {
         // Refused now rather than when it is to be loaded, if its first bytes show what is wrong.
         source.loader().map_err(BootError::from)?;
         let memory = SharedRam::default();
-        let virtio = virtio(&config.name, entropy.as_mut(), &memory);
+        let mut virtio = Slots { memory: &memory, vm: &config.name, devices: Vec::new() };
+        virtio.add_entropy(entropy.as_mut());
+        virtio.add_cards(id, cabling, doorbells);
+        let virtio = virtio.devices;
         source.virtio = u16::try_from(virtio.len()).unwrap_or(0);
         let bus = devices(config.devices, host, line, virtio)?;
         let assigned = host.assigned.get(id.index()).cloned().unwrap_or_else(|| Ok(Vec::new()))?;
@@ -314,12 +326,43 @@ impl Space {
     }
 }
 
-/// The guest's virtio devices, each for the slot with its number. There is an entropy device where there is entropy.
-fn virtio(name: &str, entropy: Option<&mut Entropy>, memory: &SharedRam) -> Vec<Box<dyn Device>> {
-    let entropy = entropy.map(|entropy| EntropyDevice::new(entropy.fork()));
-    let owner = format!("{name}: the entropy device");
-    let entropy = entropy.map(|device| Transport::new(device, memory.clone(), owner));
-    entropy.into_iter().map(|device| Box::new(device) as Box<dyn Device>).collect()
+/// The guest's virtio devices, each for the slot with its number.
+struct Slots<'a> {
+    memory: &'a SharedRam,
+    /// The VM's name.
+    vm: &'a str,
+    devices: Vec<Box<dyn Device>>,
+}
+
+impl Slots<'_> {
+    /// The slot that the next device gets.
+    fn next(&self) -> u16 {
+        u16::try_from(self.devices.len()).unwrap_or(u16::MAX)
+    }
+
+    fn transport<B: Backend>(&self, backend: B, what: &str) -> Transport<B, SharedRam> {
+        Transport::new(backend, self.memory.clone(), format!("{}: {what}", self.vm))
+    }
+
+    /// An entropy device, where there is entropy.
+    fn add_entropy(&mut self, entropy: Option<&mut Entropy>) {
+        if let Some(entropy) = entropy {
+            let device = EntropyDevice::new(entropy.fork());
+            self.devices.push(Box::new(self.transport(device, "the entropy device")));
+        }
+    }
+
+    /// Its network cards, each plugged in.
+    fn add_cards(&mut self, vm: VmId, cabling: &Cabling, doorbells: &Arc<Doorbells>) {
+        for (number, card) in cabling.cards(vm).iter().enumerate() {
+            let device = NetDevice::new(cabling.lan().clone(), card.port, card.mac);
+            let device = self.transport(device, &format!("network card {}", number + 1));
+            let bell = Doorbell::new(doorbells.clone(), vm, self.next());
+            let plug = Plug { queues: device.queues().clone(), bell };
+            cabling.lan().plug(card.port, Some(plug));
+            self.devices.push(Box::new(device));
+        }
+    }
 }
 
 /// The guest machine's devices: those that every guest has, those in `optional`, and `virtio` in the first slots.

@@ -18,6 +18,7 @@ use plinth::sched::VmId;
 use plinth::time::Frequency;
 use plinth::vcpu::VcpuId;
 use plinth::vgic::{GicVersion, IntId};
+use plinth::virtio::net::cabling::Cabling;
 use plinth::vm::Vm;
 use plinth::vm::create::{CreateError, Creation, Host};
 use plinth::vm::idregs::{IdFacts, IdRegs};
@@ -105,6 +106,7 @@ pub fn host(gic_version: GicVersion, cpus: u8) -> Host {
         frequency: Frequency(NonZeroU32::new(HZ).unwrap()),
         virtual_timer: VIRTUAL_TIMER,
         interrupts: [(IntId(0), "test"); 5],
+        clock: || plinth::time::Ticks(0),
         epoch: 0,
         id_registers: IdRegs::new(&facts, |_| 0),
         assigned: Box::default(),
@@ -125,7 +127,10 @@ pub fn create(
     let config = &manifest.vms()[index];
     let now = plinth::time::Ticks(1000);
     let doorbells = &Arc::new(Doorbells::new(manifest.vms().len()));
-    let creation = Creation { id: VmId(id), config, manifest, host, doorbells, entropy: None, now };
+    let (networks, vms) = (manifest.networks(), manifest.vms());
+    let cabling = &Cabling::new(networks, vms, host.frequency, host.clock).unwrap();
+    let id = VmId(id);
+    let creation = Creation { id, config, manifest, host, doorbells, cabling, entropy: None, now };
     Ok((*Vm::create(creation, line.clone(), frames, vmids, cpu)?, line))
 }
 

@@ -10,6 +10,9 @@ use crate::memory::OutsideRam;
 use crate::net::{HEADER, Header, PortId, Switch};
 use crate::time::Ticks;
 
+/// What is plugged into a port.
+type Socket = TicketMutex<Option<Plug>>;
+
 /// The networks of the machine, with the guests' cards.
 ///
 /// Lock order: a port's, then the queue by which the card there receives.
@@ -17,7 +20,7 @@ use crate::time::Ticks;
 pub struct Lan {
     switch: Switch,
     /// By network and place.
-    sockets: Box<[Box<[TicketMutex<Option<Plug>>]>]>,
+    sockets: Box<[Box<[Socket]>]>,
     /// The system counter.
     clock: fn() -> Ticks,
 }
@@ -38,7 +41,7 @@ impl Lan {
         &self.switch
     }
 
-    fn socket(&self, port: PortId) -> Option<&TicketMutex<Option<Plug>>> {
+    fn socket(&self, port: PortId) -> Option<&Socket> {
         self.sockets.get(port.network())?.get(port.index())
     }
 

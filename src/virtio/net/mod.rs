@@ -9,7 +9,9 @@
 //! | [`header`] | what stands before each packet |
 //! | [`socket`] | a card as others reach it |
 //! | [`lan`] | the switch, and who is plugged in |
+//! | [`cabling`] | which cards the manifest gives to whom |
 
+pub mod cabling;
 pub mod header;
 pub mod lan;
 pub mod socket;

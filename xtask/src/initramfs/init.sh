@@ -20,6 +20,18 @@ while read -r module; do
     insmod "/lib/modules/$module" 2>/dev/null
 done </lib/modules/order
 
+# The first network card, as the command line says.
+ip link set lo up
+for word in $(cat /proc/cmdline); do
+    case "$word" in
+    plinth.ip=*)
+        ip address add "${word#*=}" dev eth0
+        ip link set eth0 up
+        ;;
+    plinth.gateway=*) ip route add default via "${word#*=}" ;;
+    esac
+done
+
 tty=/dev/ttyAMA0
 [ -c "$tty" ] || tty=/dev/console
 
