@@ -64,6 +64,11 @@ impl Header {
         Some(Self { destination, source, tag: Some(Tag(control)), ethertype })
     }
 
+    /// How many of the frame's bytes it is.
+    pub const fn length(&self) -> u8 {
+        if self.tag.is_some() { 18 } else { 14 }
+    }
+
     /// Whether it has a tag inside its tag, or a provider's. Without the outer one, whoever gets it would take it
     /// for another VLAN's.
     pub(super) const fn is_nested(&self) -> bool {
@@ -89,10 +94,10 @@ pub enum TagChange {
     Strip,
 }
 
-/// What a frame begins with after a [`TagChange`].
+/// What a frame begins with when it goes out: all that was looked at, whatever has become of the frame since.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Head {
-    bytes: [u8; 16],
+    bytes: [u8; HEADER],
     length: u8,
     replaces: u8,
 }
@@ -110,23 +115,29 @@ impl Head {
 }
 
 impl TagChange {
-    /// How a frame with this header begins when it goes out: nothing instead of nothing where it is kept.
+    /// How a frame with this header begins when it goes out.
     pub fn head(self, header: &Header) -> Head {
-        let mut bytes = [0; 16];
-        let (length, replaces, tag) = match self {
-            Self::Keep => (0, 0, None),
-            Self::Insert(tag) => (16, 12, Some(tag)),
-            Self::Replace(tag) => (16, 16, Some(tag)),
-            Self::Strip => (12, 16, None),
+        let tag = match self {
+            Self::Keep => header.tag,
+            Self::Insert(tag) | Self::Replace(tag) => Some(tag),
+            Self::Strip => None,
         };
-        let (addresses, control) = bytes.split_at_mut(12);
-        let sent = header.destination.0.iter().chain(&header.source.0);
-        addresses.iter_mut().zip(sent).for_each(|(byte, sent)| *byte = *sent);
+        let mut bytes = [0; HEADER];
+        let mut sent = 0;
+        let mut put = |more: &[u8]| {
+            for (to, byte) in bytes.iter_mut().skip(sent.into()).zip(more) {
+                *to = *byte;
+                sent += 1;
+            }
+        };
+        put(&header.destination.0);
+        put(&header.source.0);
         if let Some(Tag(tag)) = tag {
-            let sent = TAGGED.to_be_bytes().into_iter().chain(tag.to_be_bytes());
-            control.iter_mut().zip(sent).for_each(|(byte, sent)| *byte = sent);
+            put(&TAGGED.to_be_bytes());
+            put(&tag.to_be_bytes());
         }
-        Head { bytes, length, replaces }
+        put(&header.ethertype.to_be_bytes());
+        Head { bytes, length: sent, replaces: header.length() }
     }
 }
 
@@ -198,7 +209,10 @@ mod tests {
             if let Some(header) = Header::parse(&bytes) {
                 prop_assert!(bytes.starts_with(&header.destination.0));
                 let changes = [TagChange::Keep, TagChange::Strip, TagChange::Insert(Tag(7))];
-                prop_assert!(changes.iter().all(|change| change.head(&header).replaces() <= 16));
+                let length = usize::from(header.length());
+            prop_assert!(changes.iter().all(|change| change.head(&header).replaces() == length));
+            let kept = TagChange::Keep.head(&header);
+            prop_assert_eq!(kept.bytes(), &bytes[..length]);
             }
         }
     }

@@ -77,6 +77,11 @@ impl NetHeader {
         kind && ecn && self.gso_size > 0 && self.flags & NEEDS_CSUM != 0
     }
 
+    /// Whether what is left to be done is behind the first `length` bytes: nobody changes those after they were looked at.
+    pub const fn is_behind(&self, length: u8) -> bool {
+        self.flags & NEEDS_CSUM == 0 || self.csum_start >= length as u16
+    }
+
     /// Whether a driver that has negotiated `features` takes what is left to be done.
     pub fn is_taken(&self, features: u64) -> bool {
         let has = |bit: u64| features & bit != 0;

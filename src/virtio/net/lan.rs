@@ -64,7 +64,8 @@ impl Lan {
         let length = usize::try_from(frame.length).unwrap_or(usize::MAX);
         let start = bytes.get_mut(..usize::try_from(taken).unwrap_or(0)).unwrap_or_default();
         read(frame, SIZE as u64, start)?;
-        let Some(header) = Header::parse(start) else {
+        let header = Header::parse(start).filter(|it| frame.header.is_behind(it.length()));
+        let Some(header) = header else {
             self.switch.refused(from, length);
             return Ok(());
         };

@@ -9,7 +9,7 @@ use super::header::{NUM_BUFFERS, NetHeader, SIZE};
 use crate::addr::Ipa;
 use crate::device::doorbell::Doorbell;
 use crate::memory::{GuestMemory, OutsideEither, OutsideRam};
-use crate::net::Head;
+use crate::net::{HEADER, Head};
 use crate::virtio::queue::{Bad, Buffer, Chain, Head as Taken, Virtqueue};
 use crate::virtio::queues::{Queue, Queues, USED_BUFFER};
 use crate::virtio::ram::SharedRam;
@@ -184,7 +184,7 @@ fn place(buffers: &[Buffer], offset: u64) -> Option<Ipa> {
 
 /// What is left of a frame to be copied: what is made anew, then what is in its sender's RAM.
 struct Source<'a> {
-    made: [u8; SIZE + 16],
+    made: [u8; SIZE + HEADER],
     made_from: usize,
     made_to: usize,
     ram: &'a GuestMemory,
@@ -195,7 +195,7 @@ struct Source<'a> {
 
 impl<'a> Source<'a> {
     fn new(frame: &Frame<'a>, header: &NetHeader, head: &Head) -> Self {
-        let mut made = [0; SIZE + 16];
+        let mut made = [0; SIZE + HEADER];
         let bytes = header.bytes().into_iter().chain(head.bytes().iter().copied());
         let mut made_to = 0;
         for (to, byte) in made.iter_mut().zip(bytes) {
