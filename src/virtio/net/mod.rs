@@ -10,10 +10,12 @@
 //! | [`socket`] | a card as others reach it |
 //! | [`lan`] | the switch, and who is plugged in |
 //! | [`cabling`] | which cards the manifest gives to whom |
+//! | [`offload`] | what is left to be done to a packet, done here |
 
 pub mod cabling;
 pub mod header;
 pub mod lan;
+pub mod offload;
 pub mod socket;
 
 use alloc::sync::Arc;
