@@ -28,6 +28,7 @@ mod images;
 mod machine;
 mod manifests;
 mod many;
+mod net;
 mod payloads;
 mod refusals;
 mod rpi4;
@@ -166,6 +167,7 @@ pub fn run(filter: Option<&str>, bare: bool) -> Result<ExitCode> {
     steps.extend(debian::steps());
     if !bare {
         steps.extend(manifests::debian_steps());
+        steps.extend(net::steps());
         steps.extend(hostile::steps());
         steps.extend(many::steps());
         steps.extend(bench::steps());

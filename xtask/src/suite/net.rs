@@ -1,0 +1,129 @@
+//! Steps about networks: Debian guests reach each other where the manifest joins them, and nowhere else.
+
+use anyhow::{Result, bail};
+
+use super::session::{Session, said};
+use super::{Bench, Step};
+use crate::paths;
+
+/// Enough for three boots on a slow machine that does other things too.
+const BOOT_SECONDS: u64 = 200;
+const ANSWER_SECONDS: u64 = 90;
+const RUN_SECONDS: u64 = 600;
+
+/// The first two are in one VLAN, the third is in another, of the same network.
+const MANIFEST: &str = r#"
+[[network]]
+name = "lan"
+
+[machine.defaults]
+memory = "256M"
+
+[[vm]]
+name = "ada"
+kernel = "debian:kernel"
+initrd = "debian:initrd"
+cmdline = "console=ttyAMA0 quiet plinth.ip=10.0.0.1/24"
+vcpus = 2
+nets = [ { network = "lan", vlan = 10 } ]
+
+[[vm]]
+name = "bob"
+kernel = "debian:kernel"
+initrd = "debian:initrd"
+cmdline = "console=ttyAMA0 quiet plinth.ip=10.0.0.2/24"
+nets = [ { network = "lan", vlan = 10, mac = "52:54:00:00:00:0b" } ]
+
+[[vm]]
+name = "eve"
+kernel = "debian:kernel"
+initrd = "debian:initrd"
+cmdline = "console=ttyAMA0 quiet plinth.ip=10.0.0.3/24"
+nets = [ { network = "lan", vlan = 20 } ]
+"#;
+
+pub fn steps() -> Vec<Step> {
+    let step = |gic: &'static str| {
+        Step::new(format!("debian/network-gicv{gic}"), move |bench| three(bench, gic).into())
+    };
+    vec![step("2"), step("3")]
+}
+
+/// Has the guest that is focused, `guest`, carry out a command, which succeeds. Each has a number of its own.
+fn ask(session: &mut Session, guest: &str, number: u32, command: &str) -> Result<()> {
+    // What shows that it is done is not in the question, so an echo alone does not pass.
+    session.send(&format!("{command} && echo done-$(({number} * 7))\r"))?;
+    session.says(guest, &format!("done-{}", number * 7), ANSWER_SECONDS)
+}
+
+fn three(bench: &Bench, gic: &str) -> Result<()> {
+    bench.machine()?;
+    bench.debian()?;
+    let manifest = paths::target().join("xtask/net.toml");
+    paths::write_if_changed(&manifest, MANIFEST.as_bytes())?;
+    let manifest = manifest.to_string_lossy();
+    let args = [&manifest, "--gic", gic, "--smp", "2", "--memory", "1G"];
+    let mut session = Session::start(bench, &args, RUN_SECONDS)?;
+    for guest in ["ada", "bob", "eve"] {
+        session.says(guest, "plinth-guest-ready", BOOT_SECONDS)?;
+    }
+    // TCP both ways at once, 8 MiB each, and the bytes are those that were sent.
+    let serve = "dd if=/dev/urandom of=/run/x bs=64k count=128 2>/dev/null && httpd -h /run && \
+                 sha256sum /run/x";
+    ask(&mut session, "ada", 1001, serve)?;
+    session.send("\x011")?;
+    ask(&mut session, "bob", 1002, &format!("ip link show eth0 && {serve}"))?;
+    let load = |from: &str| format!("wget -q -O - http://{from}/x | sha256sum");
+    let begin = format!("({} && echo load-$((6 * 7))) &\r", load("10.0.0.1"));
+    session.send(&begin)?;
+    session.send("\x010")?;
+    ask(&mut session, "ada", 1003, &load("10.0.0.2"))?;
+    session.says("bob", "load-42", ANSWER_SECONDS)?;
+    // Who is in another VLAN is not there.
+    ask(&mut session, "ada", 1004, "ping -c 2 -w 5 10.0.0.2 && ! ping -c 2 -w 5 10.0.0.3")?;
+    session.send("\x012")?;
+    let nobody = "! ping -c 2 -w 5 10.0.0.1 && ! ping -c 2 -w 5 10.0.0.2";
+    ask(&mut session, "eve", 1005, nobody)?;
+    let heard = "[ $(cat /sys/class/net/eth0/statistics/rx_packets) = 0 ] && echo heard-$((0 * 1))";
+    ask(&mut session, "eve", 1006, heard)?;
+    // A new driver begins anew, while the other one sends.
+    session.send("\x010")?;
+    let again = "cd /sys/bus/virtio/drivers/virtio_net && for i in 1 2 3; do \
+                 echo virtio1 >unbind && echo virtio1 >bind && \
+                 ip address add 10.0.0.1/24 dev eth0 && ip link set eth0 up; done && cd && \
+                 ping -c 1 -w 20 10.0.0.2 && wget -q -O - http://10.0.0.2/x | sha256sum";
+    ask(&mut session, "ada", 1007, again)?;
+
+    let text = session.text();
+    let [ada, bob] = ["ada", "bob"].map(|guest| sums(&said(&text, guest)));
+    // Each has said its own sum, and then the other's as often as it has loaded it.
+    match (&ada[..], &bob[..]) {
+        ([a, from_b, again], [b, from_a]) if a == from_a && b == from_b && b == again && a != b => {
+        }
+        _ => bail!("sums of ada {ada:?}, of bob {bob:?}\n{text}"),
+    }
+    if !said(&text, "bob").contains("52:54:00:00:00:0b") {
+        bail!("bob's card does not have the address of the manifest\n{text}");
+    }
+    Ok(())
+}
+
+/// The SHA-256 sums in what a guest has said: each is followed by two spaces and a name. What comes before may be the
+/// end of another line.
+fn sums(said: &str) -> Vec<String> {
+    let before = |(end, _)| said.get(usize::checked_sub(end, 64)?..end);
+    let is_sum = |word: &&str| word.bytes().all(|byte| byte.is_ascii_hexdigit());
+    said.match_indices("  ").filter_map(before).filter(is_sum).map(str::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::sums;
+
+    #[test]
+    fn a_sum_is_found_behind_the_end_of_another_line() {
+        let (a, b) = ("0123456789abcdef".repeat(4), "f".repeat(64));
+        let said = format!("brd ff:ff{a}  /run/x# sha256sum{b}  -done-7  # ");
+        assert_eq!(sums(&said), [a, b]);
+    }
+}
