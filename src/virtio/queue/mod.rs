@@ -8,6 +8,7 @@
 //! nobody but its guest is the worse for it.
 
 mod descriptor;
+pub mod fake;
 pub mod packed;
 pub mod split;
 
@@ -215,3 +216,6 @@ fn area(start: u64, size: u64, alignment: u64) -> Option<Region<Ipa>> {
     let start = Ipa::new(start);
     Region::new(start, size).filter(|_| start.is_aligned(alignment))
 }
+
+#[cfg(test)]
+mod tests;

@@ -239,3 +239,6 @@ fn append_table(ram: &impl GuestRam, table: Table, chain: &mut Chain) -> Result<
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;
