@@ -37,7 +37,8 @@ pub trait Backend: Send {
     /// How many chains are worked off before the guest, or somebody else, goes on: some ten thousand instructions.
     const AT_ONCE: usize;
 
-    /// The feature bits of its type that it offers: 0 to 23, and 50 to 127 as far as they are below 64.
+    /// The feature bits of its type that it offers: 0 to 23, and 50 to 127 as far as they are below 64. And
+    /// `VIRTIO_F_IN_ORDER` (35) if it gives chains back in the order in which it took them.
     fn features(&self) -> u64 {
         0
     }

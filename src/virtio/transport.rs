@@ -71,6 +71,7 @@ mod feature {
     pub const EVENT_IDX: u64 = 1 << 29;
     pub const VERSION_1: u64 = 1 << 32;
     pub const RING_PACKED: u64 = 1 << 34;
+    pub const IN_ORDER: u64 = 1 << 35;
     pub const RING_RESET: u64 = 1 << 40;
     /// What every device here has.
     pub const TRANSPORT: u64 = INDIRECT_DESC | EVENT_IDX | VERSION_1 | RING_PACKED | RING_RESET;
@@ -214,6 +215,7 @@ impl<B: Backend, R: GuestRam> Transport<B, R> {
             indirect: features & feature::INDIRECT_DESC != 0,
             event_index: features & feature::EVENT_IDX != 0,
             packed: features & feature::RING_PACKED != 0,
+            in_order: features & feature::IN_ORDER != 0,
         };
         let largest = self.backend.queues().get(index).copied().unwrap_or(0);
         let ring = Some(*place)

@@ -51,6 +51,14 @@ impl Offer {
 struct Offered {
     /// In a split ring the numbers of its descriptors; in a packed one as many, of which the first is its ID.
     numbers: Vec<u16>,
+    /// How many bytes the device can write.
+    room: u32,
+}
+
+impl Offered {
+    fn id(&self) -> u16 {
+        self.numbers[0]
+    }
 }
 
 /// A driver of one queue.
@@ -63,7 +71,10 @@ pub struct Driver {
     /// In the order in which they became free.
     free: VecDeque<u16>,
     /// In the order in which they were offered.
-    offered: Vec<Offered>,
+    offered: VecDeque<Offered>,
+    in_order: bool,
+    /// What was seen used and not told.
+    seen: VecDeque<(u16, u32)>,
 }
 
 #[derive(Debug)]
@@ -76,14 +87,15 @@ impl Driver {
     /// A driver of the queue at `place`, where nothing was written yet. It has indirect tables from `tables` on, 256 bytes
     /// for each of the queue's entries.
     pub fn new(place: Place, negotiated: Negotiated, tables: u64) -> Self {
-        let event_index = negotiated.event_index;
+        let Negotiated { event_index, in_order, .. } = negotiated;
         let rings = if negotiated.packed {
             Rings::Packed(PackedRings::new(place, event_index))
         } else {
             Rings::Split(SplitRings::new(place, event_index))
         };
         let (size, free) = (place.size, (0..place.size).collect());
-        Self { rings, size, tables, free, offered: Vec::new() }
+        let (offered, seen) = (VecDeque::new(), VecDeque::new());
+        Self { rings, size, tables, free, offered, in_order, seen }
     }
 
     /// Describes a chain, which the device does not see before [`show`](Self::show). Returns what names it; `None` when
@@ -105,7 +117,8 @@ impl Driver {
             Rings::Split(rings) => rings.offer(ram, &numbers, &buffers, table),
             Rings::Packed(rings) => rings.offer(ram, id, &buffers, table),
         }
-        self.offered.push(Offered { numbers });
+        let room = offer.writable.iter().map(|buffer| buffer.size).sum();
+        self.offered.push_back(Offered { numbers, room });
         Some(id)
     }
 
@@ -119,19 +132,37 @@ impl Driver {
 
     /// The next chain that the device has used, and how many bytes it says to have written.
     pub fn used(&mut self, ram: &impl GuestRam) -> Option<(u16, u32)> {
-        let (id, written) = match &self.rings {
-            Rings::Split(rings) => rings.used(ram)?,
-            Rings::Packed(rings) => rings.used(ram)?,
-        };
-        let of_it = |offered: &Offered| offered.numbers.first() == Some(&id);
-        let index = self.offered.iter().position(of_it).expect("the device uses what was offered");
-        let Offered { numbers } = self.offered.remove(index);
-        match &mut self.rings {
-            Rings::Split(rings) => rings.pass_used(),
-            Rings::Packed(rings) => rings.pass_used(numbers.len()),
+        if self.seen.is_empty() {
+            self.look(ram);
         }
-        self.free.extend(numbers);
-        Some((id, written))
+        self.seen.pop_front()
+    }
+
+    /// Passes over the next element that the device has written.
+    fn look(&mut self, ram: &impl GuestRam) {
+        let used = match &self.rings {
+            Rings::Split(rings) => rings.used(ram),
+            Rings::Packed(rings) => rings.used(ram),
+        };
+        let Some((id, written)) = used else { return };
+        let index = self.offered.iter().position(|offered| offered.id() == id);
+        let index = index.expect("the device uses what was offered");
+        let passed: Vec<Offered> = if self.in_order {
+            self.offered.drain(..=index).collect()
+        } else {
+            self.offered.remove(index).into_iter().collect()
+        };
+        let descriptors = passed.iter().map(|offered| offered.numbers.len()).sum();
+        match &mut self.rings {
+            Rings::Split(rings) => rings.pass_used(passed.len()),
+            Rings::Packed(rings) => rings.pass_used(descriptors),
+        }
+        for offered in passed {
+            // Those before the one that is told of were used completely.
+            let is_last = offered.id() == id;
+            self.seen.push_back((offered.id(), if is_last { written } else { offered.room }));
+            self.free.extend(offered.numbers);
+        }
     }
 
     /// How many chains were offered and are not used, as far as the driver has looked.

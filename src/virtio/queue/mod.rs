@@ -9,6 +9,7 @@
 
 mod descriptor;
 pub mod fake;
+mod in_order;
 pub mod packed;
 pub mod split;
 
@@ -34,6 +35,8 @@ pub struct Negotiated {
     pub event_index: bool,
     /// `VIRTIO_F_RING_PACKED`.
     pub packed: bool,
+    /// `VIRTIO_F_IN_ORDER`, which a device offers that gives its chains back in the order in which it took them.
+    pub in_order: bool,
 }
 
 /// Where a queue lies and how large it is: what the driver writes before it makes the queue ready.
@@ -142,6 +145,8 @@ pub struct Head {
     id: u16,
     /// How many descriptors of a packed ring it has.
     descriptors: u16,
+    /// How many bytes its writable buffers have.
+    room: u64,
 }
 
 /// What the driver has made available at one go: buffers that the device reads, then those that it writes.
@@ -166,6 +171,11 @@ impl Chain {
         self.buffers.get(self.readable..).unwrap_or_default()
     }
 
+    /// How many bytes the device can write.
+    pub const fn room(&self) -> u64 {
+        self.head.room
+    }
+
     fn begin(&mut self) {
         self.head = Head::default();
         self.buffers.clear();
@@ -179,7 +189,11 @@ impl Chain {
         }
         if buffer.size > 0 {
             self.buffers.push(buffer);
-            self.readable += usize::from(!writable);
+            if writable {
+                self.head.room += u64::from(buffer.size);
+            } else {
+                self.readable += 1;
+            }
         }
         Ok(())
     }

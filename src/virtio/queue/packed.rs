@@ -8,6 +8,7 @@
 use core::sync::atomic::{Ordering, fence};
 
 use super::descriptor::{DESCRIPTOR, Descriptor, INDIRECT, NEXT, REST, Table, WRITE};
+use super::in_order::{Batch, Used};
 use super::{Bad, Chain, Head, MAX_SIZE, Negotiated, Place, area};
 use crate::addr::Ipa;
 use crate::virtio::ram::GuestRam;
@@ -40,13 +41,8 @@ pub struct PackedQueue {
     held: u16,
     /// What belongs at `published`. It is written last, for the driver looks no further before it is there.
     first: Option<Used>,
-}
-
-/// What tells the driver of a chain that was used.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
-struct Used {
-    id: u16,
-    written: u32,
+    /// What is not yet in the ring, where chains are given back in order.
+    batch: Option<Batch>,
 }
 
 impl PackedQueue {
@@ -63,7 +59,8 @@ impl PackedQueue {
         ];
         let there = areas.iter().all(|area| area.is_some_and(|area| ram.holds(&area)));
         let (next, used, published, held) = (0, 0, 0, 0);
-        there.then_some(Self { place, negotiated, next, used, published, held, first: None })
+        let (first, batch) = (None, None);
+        there.then_some(Self { place, negotiated, next, used, published, held, first, batch })
     }
 
     /// See [`Virtqueue::take`](super::Virtqueue::take).
@@ -95,7 +92,7 @@ impl PackedQueue {
             }
             at = self.after(at, 1);
             if !goes_on {
-                chain.head = Head { id: descriptor.number, descriptors };
+                chain.head = Head { id: descriptor.number, descriptors, ..chain.head };
                 break;
             }
             rest = ram.read_u64(self.descriptor(at, REST))?;
@@ -120,19 +117,29 @@ impl PackedQueue {
         written: u32,
     ) -> Result<(), Bad> {
         let used = Used { id: head.id, written };
-        if self.used == self.published {
-            self.first = Some(used);
-        } else {
-            self.write(ram, self.used, used)?;
-        }
+        let next = Batch { at: self.used, used, complete: u64::from(written) == head.room };
         let descriptors = head.descriptors.min(self.held);
         self.held -= descriptors;
         self.used = self.after(self.used, descriptors);
+        let due =
+            if self.negotiated.in_order { Batch::add(&mut self.batch, next) } else { Some(next) };
+        due.map_or(Ok(()), |batch| self.put(ram, batch))
+    }
+
+    /// Writes what tells of chains that were used, or keeps it for last.
+    fn put(&mut self, ram: &impl GuestRam, Batch { at, used, .. }: Batch) -> Result<(), Bad> {
+        if at != self.published {
+            return self.write(ram, at, used);
+        }
+        self.first = Some(used);
         Ok(())
     }
 
     /// See [`Virtqueue::publish`](super::Virtqueue::publish).
     pub(super) fn publish(&mut self, ram: &impl GuestRam) -> Result<bool, Bad> {
+        if let Some(batch) = self.batch.take() {
+            self.put(ram, batch)?;
+        }
         let Some(first) = self.first.take() else { return Ok(false) };
         fence(Ordering::Release); // the driver sees the rest, and what was written, before the first one's flags
         self.write(ram, self.published, first)?;

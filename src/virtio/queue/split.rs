@@ -4,6 +4,7 @@
 use core::sync::atomic::{Ordering, fence};
 
 use super::descriptor::{DESCRIPTOR, Descriptor, INDIRECT, NEXT, Table};
+use super::in_order::{Batch, Used};
 use super::{Bad, Chain, Head, MAX_SIZE, Negotiated, Place, area};
 use crate::addr::Ipa;
 use crate::virtio::ram::GuestRam;
@@ -32,8 +33,8 @@ pub struct SplitQueue {
     used: u16,
     /// How many of them the driver can see.
     published: u16,
-    /// How many there were when the driver was last asked whether it wants an interrupt.
-    told: u16,
+    /// What is not yet in the used ring, where that is given in order.
+    batch: Option<Batch>,
 }
 
 impl SplitQueue {
@@ -50,7 +51,7 @@ impl SplitQueue {
             area(place.device, USED_RING + USED_ELEMENT * size + 2, 4),
         ];
         let there = areas.iter().all(|area| area.is_some_and(|area| ram.holds(&area)));
-        there.then_some(Self { place, negotiated, taken: 0, used: 0, published: 0, told: 0 })
+        there.then_some(Self { place, negotiated, taken: 0, used: 0, published: 0, batch: None })
     }
 
     /// See [`Virtqueue::take`](super::Virtqueue::take).
@@ -81,7 +82,7 @@ impl SplitQueue {
     /// Follows the chain that begins with descriptor `first`.
     fn walk(&self, ram: &impl GuestRam, first: u16, chain: &mut Chain) -> Result<(), Bad> {
         chain.begin();
-        chain.head = Head { id: first, descriptors: 1 };
+        chain.head = Head { id: first, descriptors: 1, room: 0 };
         let mut table = Table { at: self.place.descriptors, entries: self.place.size };
         let mut within_indirect = false;
         let mut number = first;
@@ -116,12 +117,21 @@ impl SplitQueue {
         head: Head,
         written: u32,
     ) -> Result<(), Bad> {
-        let slot = self.used & (self.place.size - 1);
-        let element = USED_RING + USED_ELEMENT * u64::from(slot);
-        ram.write_u32(self.device(element), head.id.into())?;
-        ram.write_u32(self.device(element + 4), written)?;
+        let used = Used { id: head.id, written };
+        let next = Batch { at: self.used, used, complete: u64::from(written) == head.room };
         self.used = self.used.wrapping_add(1);
-        Ok(())
+        let due =
+            if self.negotiated.in_order { Batch::add(&mut self.batch, next) } else { Some(next) };
+        due.map_or(Ok(()), |batch| self.write(ram, batch))
+    }
+
+    /// Writes an element of the used ring.
+    fn write(&self, ram: &impl GuestRam, batch: Batch) -> Result<(), Bad> {
+        let Batch { at, used: Used { id, written }, .. } = batch;
+        let slot = at & (self.place.size - 1);
+        let element = USED_RING + USED_ELEMENT * u64::from(slot);
+        ram.write_u32(self.device(element), id.into())?;
+        Ok(ram.write_u32(self.device(element + 4), written)?)
     }
 
     /// See [`Virtqueue::publish`](super::Virtqueue::publish).
@@ -129,15 +139,17 @@ impl SplitQueue {
         if self.published == self.used {
             return Ok(false);
         }
+        if let Some(batch) = self.batch.take() {
+            self.write(ram, batch)?;
+        }
         fence(Ordering::Release); // the driver sees the ring's elements, and what was written, before the index
         ram.write_u16(self.device(USED_INDEX), self.used)?;
-        self.published = self.used;
+        let before = core::mem::replace(&mut self.published, self.used);
         fence(Ordering::SeqCst); // the index is there before it is read whether the driver waits for it
         if !self.negotiated.event_index {
             return Ok(ram.read_u16(self.available(0))? & NO_INTERRUPT == 0);
         }
         let event = ram.read_u16(self.available(AVAIL_RING + 2 * u64::from(self.place.size)))?;
-        let before = core::mem::replace(&mut self.told, self.used);
         // "Used Buffer Notification Suppression": whether the event was passed since.
         Ok(self.used.wrapping_sub(event).wrapping_sub(1) < self.used.wrapping_sub(before))
     }

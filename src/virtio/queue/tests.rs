@@ -18,7 +18,7 @@ const TABLES: u64 = BASE + 0x6000;
 pub(super) const DATA: u64 = BASE + 0x8000;
 
 pub(super) const PLAIN: Negotiated =
-    Negotiated { indirect: false, event_index: false, packed: false };
+    Negotiated { indirect: false, event_index: false, packed: false, in_order: false };
 
 pub(super) fn ram() -> GuestMemory {
     let mut pool = FramePool::new();
@@ -39,7 +39,7 @@ pub(super) fn buffer(ipa: u64, size: u32) -> Buffer {
 
 /// What names a chain of one descriptor.
 pub(super) fn head(id: u16) -> Head {
-    Head { id, descriptors: 1 }
+    Head { id, descriptors: 1, room: 0 }
 }
 
 fn of(negotiated: Negotiated, size: u16, ram: &impl GuestRam) -> (Virtqueue, Driver) {
@@ -49,9 +49,9 @@ fn of(negotiated: Negotiated, size: u16, ram: &impl GuestRam) -> (Virtqueue, Dri
 
 /// Both formats with what else there is to negotiate, and a size that each may have.
 fn formats() -> impl Strategy<Value = (Negotiated, u16)> {
-    (any::<bool>(), any::<bool>(), 1u16..20).prop_map(|(packed, event_index, size)| {
+    (any::<[bool; 3]>(), 1u16..20).prop_map(|([packed, event_index, in_order], size)| {
         let size = if packed { size } else { 1 << (size % 5) };
-        (Negotiated { indirect: true, event_index, packed }, size)
+        (Negotiated { indirect: true, event_index, packed, in_order }, size)
     })
 }
 
@@ -75,6 +75,7 @@ struct World {
     ram: GuestMemory,
     driver: Driver,
     queue: Virtqueue,
+    in_order: bool,
     chain: Chain,
     driver_sleeps: bool,
     device_sleeps: bool,
@@ -105,6 +106,7 @@ impl World {
             ram,
             driver,
             queue,
+            in_order: negotiated.in_order,
             chain: Chain::default(),
             driver_sleeps: false,
             device_sleeps: false,
@@ -141,7 +143,7 @@ impl World {
         }
     }
 
-    /// The device takes some chains, one of them twice, and gives some back in an order that `choice` says.
+    /// The device takes some chains, one of them twice, and gives some back, in an order that `choice` says.
     fn serve(&mut self, takes: usize, gives: usize, choice: usize) {
         self.queue.want_notification(&self.ram, false).unwrap();
         for number in 0..takes {
@@ -162,10 +164,14 @@ impl World {
             self.held.push(self.chain.head);
         }
         for _ in 0..gives.min(self.held.len()) {
-            let head = self.held.swap_remove(choice % self.held.len());
-            self.queue.give_back(&self.ram, head, self.written).unwrap();
-            self.used.push_back((head.id, self.written));
+            let next = if self.in_order { 0 } else { choice % self.held.len() };
+            let head = self.held.remove(next);
             self.written += 1;
+            // Sometimes all of it.
+            let all = u32::try_from(head.room).unwrap();
+            let written = if choice & 3 == 0 { self.written } else { all };
+            self.queue.give_back(&self.ram, head, written).unwrap();
+            self.used.push_back((head.id, written));
         }
         if self.queue.publish(&self.ram).unwrap() {
             self.driver_sleeps = false;
@@ -301,6 +307,37 @@ fn a_batch_becomes_visible_at_once_and_its_beginning_is_written_last() {
         assert!(!ram.writes.borrow()[..before].contains(&last));
         let used: Vec<_> = core::iter::from_fn(|| driver.used(&ram)).collect();
         assert_eq!(used, [(0, 0), (1, 1), (2, 2)]);
+    }
+}
+
+#[test]
+fn chains_that_are_used_completely_and_in_order_are_told_of_together() {
+    for packed in [false, true] {
+        let ram = Watched { ram: ram(), writes: RefCell::default() };
+        let (mut queue, mut driver) = of(Negotiated { packed, in_order: true, ..PLAIN }, 8, &ram);
+        let mut chain = Chain::default();
+        let room = Offer { writable: vec![buffer(DATA, 8), buffer(DATA, 2)], ..Offer::default() };
+        for offer in [one(), room.clone(), one(), room, one()] {
+            driver.offer(&ram, &offer).unwrap();
+        }
+        driver.show(&ram);
+        ram.writes.take();
+        for written in [0, 10, 0, 9, 0] {
+            assert_eq!(queue.take(&ram, &mut chain), Ok(true));
+            queue.give_back(&ram, chain.head, written).unwrap();
+        }
+        assert_eq!(queue.publish(&ram), Ok(true));
+        // One up to the chain that has room left, and one of what comes after it; where the first of each would be.
+        let writes: Vec<u64> = ram.writes.take().into_iter().map(|(at, _)| at).collect();
+        let used = BASE + 0x5004;
+        let wanted = if packed {
+            vec![BASE + 16 * 6 + 8, BASE + 8]
+        } else {
+            vec![used, used + 4, used + 8 * 4, used + 8 * 4 + 4, used - 2]
+        };
+        assert_eq!(writes, wanted);
+        let used: Vec<u32> = core::iter::from_fn(|| driver.used(&ram)).map(|used| used.1).collect();
+        assert_eq!(used, [0, 10, 0, 9, 0]);
     }
 }
 

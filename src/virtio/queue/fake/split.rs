@@ -77,8 +77,10 @@ impl SplitRings {
         Some((u16::try_from(word(at)).expect("a descriptor's number"), word(at + 4)))
     }
 
-    pub fn pass_used(&mut self) {
-        self.seen = self.seen.wrapping_add(1);
+    pub fn pass_used(&mut self, chains: usize) {
+        for _ in 0..chains {
+            self.seen = self.seen.wrapping_add(1);
+        }
     }
 
     pub fn want_interrupt(&mut self, ram: &impl GuestRam, after: Option<u16>) {

@@ -8,7 +8,7 @@ use crate::memory::{GuestMemory, OutsideRam};
 use crate::testing::cases;
 
 const NOT_MORE: Negotiated = Negotiated { packed: true, ..PLAIN };
-const ALL: Negotiated = Negotiated { indirect: true, event_index: true, packed: true };
+const ALL: Negotiated = Negotiated { indirect: true, event_index: true, ..NOT_MORE };
 
 /// A ring of four, and a driver that puts what it likes into it.
 struct Ring {
@@ -63,7 +63,7 @@ fn a_chain_comes_with_the_id_of_its_last_descriptor_and_is_given_back_in_the_pla
     ring.describe(1, 8, NEXT | WRITE);
     ring.describe(2, 0xfffe, WRITE);
     assert_eq!(ring.take(), Ok(true));
-    assert_eq!(ring.chain.head, Head { id: 0xfffe, descriptors: 3 });
+    assert_eq!(ring.chain.head, Head { id: 0xfffe, descriptors: 3, room: 32 });
     assert_eq!(ring.chain.readable(), [buffer(DATA, 16)]);
     assert_eq!(ring.chain.writable(), [buffer(DATA + 16, 16), buffer(DATA + 32, 16)]);
     assert_eq!(ring.take(), Ok(false));
