@@ -1,18 +1,20 @@
-//! A driver that writes any registers of the entropy device, and any words of its rings. Work ends, the driver is never
-//! ready without its features, and after a reset a driver that keeps to the rules gets its bytes.
+//! A driver that writes any registers of the entropy device, and any words of its rings, split or packed. Work ends, the
+//! driver is never ready without its features, and after a reset a driver that keeps to the rules gets its bytes.
 #![no_main]
 
 use std::cell::RefCell;
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 use libfuzzer_sys::fuzz_target;
-use plinth::addr::Ipa;
+use plinth::addr::{Ipa, Region};
 use plinth::device::Device;
 use plinth::exit::Width;
 use plinth::firmware::entropy::Entropy;
 use plinth::memory::{FramePool, GuestMemory, Ram, Recorder};
 use plinth::time::Ticks;
 use plinth::virtio::entropy::EntropyDevice;
+use plinth::virtio::queue::fake::{Driver, Offer};
+use plinth::virtio::queue::{Buffer, Negotiated, Place};
 use plinth::virtio::ram::SharedRam;
 use plinth::virtio::transport::Transport;
 use plinth_fuzz::{RAM, often};
@@ -20,6 +22,11 @@ use plinth_fuzz::{RAM, often};
 const SIZE: u64 = 8 * 4096;
 const STATUS: u64 = 0x070;
 const NOTIFY: u64 = 0x050;
+/// Its one queue, and what the driver has besides.
+const PLACE: Place =
+    Place { size: 8, descriptors: RAM, driver: RAM + 0x1000, device: RAM + 0x2000 };
+const TABLES: u64 = RAM + 0x3000;
+const DATA: u64 = RAM + 0x4000;
 
 #[derive(Debug)]
 enum Step {
@@ -37,7 +44,9 @@ impl<'a> Arbitrary<'a> for Step {
                 Self::Register(u.int_in_range(0..=0x60)? * 4, (value & 0xffff_ffff) as u32)
             }
             _ => {
-                Self::Word(u.int_in_range(0..=0x600)? * 8, often(u, &[0, 1, 8, RAM, 1 << 32 | 32])?)
+                // A buffer that the device writes, as a split ring and as both rounds of a packed one have it.
+                let usual = [0, 1, 8, RAM, 1 << 32 | 32, 0x0082 << 48 | 32, 0x8002 << 48 | 32];
+                Self::Word(u.int_in_range(0..=0x600)? * 8, often(u, &usual)?)
             }
         })
     }
@@ -58,22 +67,23 @@ fn set(device: &mut impl Device, offset: u64, value: u32) {
     device.write(offset, Width::Word, value.into(), Ticks(0));
 }
 
-/// Up to `DRIVER_OK`, with one queue of eight.
-fn start(device: &mut impl Device) {
+/// Up to `DRIVER_OK`, with these features and the queue.
+fn start(device: &mut impl Device, negotiated: Negotiated) {
     let low = |at: u64| (at & 0xffff_ffff) as u32;
+    let Negotiated { indirect, event_index, packed, .. } = negotiated;
     let registers = [
         (STATUS, 0),
         (STATUS, 3),
         (0x024, 0),
-        (0x020, 0),
+        (0x020, u32::from(indirect) << 28 | u32::from(event_index) << 29),
         (0x024, 1),
-        (0x020, 1),
+        (0x020, 1 | u32::from(packed) << 2),
         (STATUS, 11),
         (0x030, 0),
-        (0x038, 8),
-        (0x080, low(RAM)),
-        (0x090, low(RAM + 0x1000)),
-        (0x0a0, low(RAM + 0x2000)),
+        (0x038, PLACE.size.into()),
+        (0x080, low(PLACE.descriptors)),
+        (0x090, low(PLACE.driver)),
+        (0x0a0, low(PLACE.device)),
         (0x084, 0),
         (0x094, 0),
         (0x0a4, 0),
@@ -88,17 +98,48 @@ thread_local! {
     static GUEST: RefCell<SharedRam> = RefCell::new(ram());
 }
 
-fuzz_target!(|input: (bool, Vec<Step>)| {
-    let (started, steps) = input;
+/// A driver that keeps to the rules, several times round the ring.
+fn drive(device: &mut impl Device, memory: &GuestMemory, negotiated: Negotiated) {
+    clear(memory);
+    start(device, negotiated);
+    let mut driver = Driver::new(PLACE, negotiated, TABLES);
+    for round in 0..5 {
+        let count = u64::from(PLACE.size) - round;
+        for number in 0..count {
+            let buffer = Buffer { ipa: Ipa::new(DATA + 32 * number), size: 32 };
+            memory.zero(Region::new(buffer.ipa, 32).expect("it is RAM")).expect("it is RAM");
+            let indirect = negotiated.indirect && number % 2 == 0;
+            let offer = Offer { writable: vec![buffer], indirect, ..Offer::default() };
+            driver.offer(memory, &offer).expect("there is room for it");
+            if driver.show(memory) {
+                set(device, NOTIFY, 0);
+            }
+        }
+        for number in 0..count {
+            assert!(matches!(driver.used(memory), Some((_, 32))), "a chain of 32 bytes is used");
+            assert_ne!(memory.read::<u64>(Ipa::new(DATA + 32 * number)), Ok(0), "and written");
+        }
+        assert_eq!(driver.used(memory), None);
+    }
+    assert!(device.irq_level());
+}
+
+fn clear(memory: &GuestMemory) {
+    let all = Region::new(Ipa::new(RAM), SIZE).expect("it is RAM");
+    memory.zero(all).expect("it is RAM");
+}
+
+fuzz_target!(|input: ([bool; 4], Vec<Step>)| {
+    let ([started, indirect, event_index, packed], steps) = input;
+    let negotiated = Negotiated { indirect, event_index, packed, in_order: false };
     let shared = GUEST.with_borrow(Clone::clone);
     let memory = shared.get().expect("it was put there");
-    for at in (0..SIZE).step_by(8) {
-        memory.write(Ipa::new(RAM + at), 0u64).expect("it is RAM");
-    }
+    clear(memory);
     let generator = Entropy::from_seed(&[1; 32]).expect("long enough");
-    let mut device = Transport::new(EntropyDevice::new(generator), shared.clone(), String::from("fuzz"));
+    let device = EntropyDevice::new(generator);
+    let mut device = Transport::new(device, shared.clone(), "fuzzed".to_owned());
     if started {
-        start(&mut device);
+        start(&mut device, negotiated);
     }
     for step in steps {
         match step {
@@ -114,14 +155,5 @@ fuzz_target!(|input: (bool, Vec<Step>)| {
         device.advance(Ticks(0));
     }
     assert_eq!(device.deadline(), None);
-
-    let put = |at: u64, value: u64| memory.write(Ipa::new(RAM + at), value).expect("it is RAM");
-    (put(0x1000, 0), put(0x2000, 0));
-    start(&mut device);
-    (put(0, RAM + 0x3000), put(8, 32 | 2 << 32), put(0x3000, 0));
-    put(0x1000, 1 << 16);
-    set(&mut device, NOTIFY, 0);
-    assert_eq!(memory.read::<u64>(Ipa::new(RAM + 0x2000)), Ok(1 << 16), "one chain used");
-    assert_ne!(memory.read::<u64>(Ipa::new(RAM + 0x3000)), Ok(0), "and bytes in it");
-    assert!(device.irq_level());
+    drive(&mut device, memory, negotiated);
 });
