@@ -27,7 +27,9 @@ const NO_NOTIFY: u16 = 1;
 pub struct SplitQueue {
     place: Place,
     negotiated: Negotiated,
-    /// How many heads were taken from the available ring, modulo 2^16.
+    /// How many heads were in the available ring when the device last looked, modulo 2^16.
+    offered: u16,
+    /// How many of them were taken.
     taken: u16,
     /// How many were put into the used ring.
     used: u16,
@@ -51,27 +53,34 @@ impl SplitQueue {
             area(place.device, USED_RING + USED_ELEMENT * size + 2, 4),
         ];
         let there = areas.iter().all(|area| area.is_some_and(|area| ram.holds(&area)));
-        there.then_some(Self { place, negotiated, taken: 0, used: 0, published: 0, batch: None })
+        let (offered, taken, used, published) = (0, 0, 0, 0);
+        there.then_some(Self { place, negotiated, offered, taken, used, published, batch: None })
     }
 
     /// See [`Virtqueue::take`](super::Virtqueue::take).
     pub(super) fn take(&mut self, ram: &impl GuestRam, chain: &mut Chain) -> Result<bool, Bad> {
-        let index = ram.read_u16(self.available(AVAIL_INDEX))?;
-        let waiting = index.wrapping_sub(self.taken);
-        if waiting == 0 {
+        if self.taken == self.offered && !self.look(ram)? {
             return Ok(false);
         }
+        let slot = self.taken & (self.place.size - 1);
+        let first = ram.read_u16(self.available(AVAIL_RING + 2 * u64::from(slot)))?;
+        self.taken = self.taken.wrapping_add(1);
+        self.walk(ram, first, chain)?;
+        Ok(true)
+    }
+
+    /// Looks how many heads the driver has put there by now. False when all of them were taken.
+    fn look(&mut self, ram: &impl GuestRam) -> Result<bool, Bad> {
+        let index = ram.read_u16(self.available(AVAIL_INDEX))?;
+        let waiting = index.wrapping_sub(self.taken);
         // What was taken has descriptors as long as it is not used.
         let held = self.taken.wrapping_sub(self.used);
         if waiting > self.place.size.saturating_sub(held) {
             return Err(Bad::Available(waiting));
         }
         fence(Ordering::Acquire); // the ring and what it leads to were written before the index
-        let slot = self.taken & (self.place.size - 1);
-        let first = ram.read_u16(self.available(AVAIL_RING + 2 * u64::from(slot)))?;
-        self.taken = self.taken.wrapping_add(1);
-        self.walk(ram, first, chain)?;
-        Ok(true)
+        self.offered = index;
+        Ok(waiting > 0)
     }
 
     /// See [`Virtqueue::untake`](super::Virtqueue::untake).

@@ -102,7 +102,7 @@ fn the_rings_go_round_and_their_indices_too() {
     driver.describe(0, (DATA, 1), 0, 0);
     driver.describe(1, (DATA, 2), 0, 0);
     let start = 0u16.wrapping_sub(7);
-    (queue.taken, queue.used, queue.published) = (start, start, start);
+    (queue.offered, queue.taken, queue.used, queue.published) = (start, start, start, start);
     (driver.offered, driver.seen) = (start, start);
     for round in 0..20u32 {
         let id = u16::from(round % 3 == 0);
