@@ -83,8 +83,8 @@ impl Virtqueue {
         }
     }
 
-    /// Hands the chain that was taken last back unused, as if it had never been taken. Nothing was taken since, and it was
-    /// not given back.
+    /// Hands the chain that was taken last back unused, as if it had never been taken; it was not given back. Then the one
+    /// that was taken before it is the last.
     pub fn untake(&mut self, head: Head) {
         match self {
             Self::Split(queue) => queue.untake(),

@@ -143,20 +143,21 @@ impl World {
         }
     }
 
-    /// The device takes some chains, one of them twice, and gives some back, in an order that `choice` says.
+    /// The device takes some chains, the first of them twice, and gives some back, in an order that `choice` says.
     fn serve(&mut self, takes: usize, gives: usize, choice: usize) {
         self.queue.want_notification(&self.ram, false).unwrap();
-        for number in 0..takes {
+        let mut tried = Vec::new();
+        while tried.len() < choice % 4 && self.queue.take(&self.ram, &mut self.chain).unwrap() {
+            tried.push(self.chain.head);
+        }
+        tried.into_iter().rev().for_each(|head| self.queue.untake(head));
+        for _ in 0..takes {
             if !self.queue.take(&self.ram, &mut self.chain).unwrap() {
                 if !self.queue.want_notification(&self.ram, true).unwrap() {
                     self.device_sleeps = true;
                     break;
                 }
                 continue;
-            }
-            if number == choice % 8 {
-                self.queue.untake(self.chain.head);
-                assert_eq!(self.queue.take(&self.ram, &mut self.chain), Ok(true));
             }
             let (id, offer) = self.under_way.pop_front().expect("something was offered");
             assert_eq!(self.chain.head.id, id);
