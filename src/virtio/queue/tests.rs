@@ -11,7 +11,7 @@ use crate::memory::{FramePool, GuestMemory, OutsideRam, Ram, Recorder, Store};
 use crate::testing::{cases, pick};
 
 pub(super) const BASE: u64 = 0x4000_0000;
-pub(super) const PAGES: u64 = 16;
+pub(super) const PAGES: u64 = pick(16, 10);
 /// Where indirect tables of [`Driver`] are; rings lie before them.
 const TABLES: u64 = BASE + 0x6000;
 /// Where buffers are.
@@ -471,7 +471,7 @@ fn words() -> impl Strategy<Value = u64> {
 }
 
 proptest! {
-    #![proptest_config(cases(512, 4))]
+    #![proptest_config(cases(512, 2))]
 
     #[test]
     fn whatever_is_read_a_chain_ends_and_nothing_is_read_twice(

@@ -236,8 +236,9 @@ proptest! {
         let rounds = 2 * u32::from(size);
         let fit = |value: u16, below: u32| u16::try_from(u32::from(value) % below).unwrap();
         let (at, count) = (fit(at, rounds), fit(count, u32::from(size) + 1));
-        let mut queue = Ring::new(ALL).queue;
-        queue.place.size = size;
+        let (next, used, published, held, first, batch) = (0, 0, 0, 0, None, None);
+        let (place, negotiated) = (place(size), ALL);
+        let queue = PackedQueue { place, negotiated, next, used, published, held, first, batch };
         let after = queue.after(at, count);
         prop_assert_eq!(u32::from(after), (u32::from(at) + u32::from(count)) % rounds);
         prop_assert_eq!(queue.before(after, count), at);
