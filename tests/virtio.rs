@@ -17,12 +17,15 @@ use plinth::memory::{FramePool, GuestMemory, Ram, Recorder};
 use plinth::net::{DropReason, MacAddr, Plan, PortConfig, PortId};
 use plinth::sched::VmId;
 use plinth::time::{Frequency, Ticks};
+use plinth::virtio::block::disk::{Creation, Disk, Owner};
+use plinth::virtio::block::{BlockDevice, SharedDisk};
 use plinth::virtio::entropy::EntropyDevice;
 use plinth::virtio::net::NetDevice;
 use plinth::virtio::net::lan::Lan;
 use plinth::virtio::net::socket::Plug;
 use plinth::virtio::ram::SharedRam;
 use plinth::virtio::transport::Transport as OurTransport;
+use virtio_drivers::device::blk::VirtIOBlk;
 use virtio_drivers::device::net::VirtIONet;
 use virtio_drivers::device::rng::VirtIORng;
 use virtio_drivers::transport::{DeviceStatus, DeviceType, InterruptStatus, Transport};
@@ -37,6 +40,9 @@ struct Guest {
     /// Where it lies in this process.
     at: u64,
     taken: u64,
+    /// How many buffers are shared now, and how much was taken before the first of them was.
+    shared: u32,
+    before: u64,
 }
 
 impl Guest {
@@ -50,7 +56,7 @@ impl Guest {
         assert_eq!(memory.blocks().len(), 1, "it is in one piece");
         let ram = SharedRam::default();
         ram.call_once(|| memory);
-        Self { ram, at, taken: 0 }
+        Self { ram, at, taken: 0, shared: 0, before: 0 }
     }
 
     fn take(&mut self, bytes: u64) -> u64 {
@@ -72,11 +78,13 @@ fn ram() -> SharedRam {
 /// The driver's memory is the guest's RAM; what it shares is copied there and back.
 struct Memory;
 
-// SAFETY: `dma_alloc` hands out each page once, zeroed as the RAM was.
+// SAFETY: `dma_alloc` hands out pages that nobody else has, zeroed.
 unsafe impl Hal for Memory {
     fn dma_alloc(pages: usize, _: BufferDirection) -> (PhysAddr, NonNull<u8>) {
         GUEST.with_borrow_mut(|guest| {
             let offset = guest.take(pages as u64 * 4096);
+            let zeros = vec![0; pages * 4096];
+            guest.ram.get().unwrap().write_from(Ipa::new(BASE + offset), &zeros).unwrap();
             let at = usize::try_from(guest.at + offset).unwrap();
             let pointer = std::ptr::with_exposed_provenance_mut(at);
             (BASE + offset, NonNull::new(pointer).unwrap())
@@ -92,7 +100,13 @@ unsafe impl Hal for Memory {
     }
 
     unsafe fn share(buffer: NonNull<[u8]>, direction: BufferDirection) -> PhysAddr {
-        let at = GUEST.with_borrow_mut(|guest| BASE + guest.take(buffer.len() as u64));
+        let at = GUEST.with_borrow_mut(|guest| {
+            if guest.shared == 0 {
+                guest.before = guest.taken;
+            }
+            guest.shared += 1;
+            BASE + guest.take(buffer.len() as u64)
+        });
         if direction != BufferDirection::DeviceToDriver {
             // SAFETY: valid, and nobody else's meanwhile, by this function's contract.
             let bytes = unsafe { buffer.as_ref() };
@@ -107,11 +121,11 @@ unsafe impl Hal for Memory {
             let bytes = unsafe { buffer.as_mut() };
             ram().get().unwrap().read_into(Ipa::new(paddr), bytes).unwrap();
         }
-        // What was shared last is taken back first, so that a test may go on for long.
+        // When all is taken back its place is free again, so that a test may go on for long.
         GUEST.with_borrow_mut(|guest| {
-            let offset = paddr - BASE;
-            if guest.taken == (offset + buffer.len() as u64).next_multiple_of(4096) {
-                guest.taken = offset;
+            guest.shared -= 1;
+            if guest.shared == 0 {
+                guest.taken = guest.before;
             }
         });
     }
@@ -389,4 +403,57 @@ fn who_has_no_buffers_loses_frames_and_nobody_else_does() {
     cards.registers[1].set(0x070, 0);
     send(&mut a, &frame(MACS[1], MACS[0], 5));
     assert!(!cards.bells.is_rung());
+}
+
+/// A disk of 1 MiB, with space for half of it where it can be written to.
+fn disk(read_only: bool) -> Registers {
+    let mut pool = FramePool::new();
+    pool.add(Ram::from_heap(1 << 20, 1 << 16).unwrap(), &[]);
+    let (space, owner) = (Some(1 << 19), Arc::new(Owner::new("test".into())));
+    let space = space.filter(|_| !read_only);
+    let creation = Creation { size: 1 << 20, base: None, space, serial: "serial".into(), owner };
+    let mut disk = Disk::new(creation, &mut pool).unwrap();
+    while !disk.step().unwrap() {}
+    let device = BlockDevice::new(SharedDisk::new(disk.into()), 4);
+    Registers::of(OurTransport::new(device, ram(), String::from("test")))
+}
+
+#[test]
+fn a_driver_of_others_finds_on_a_disk_what_it_has_written_also_after_a_reset() {
+    let registers = disk(false);
+    let mut model = vec![0u8; 1 << 20];
+    for round in 0..3u8 {
+        let mut driver = VirtIOBlk::<Memory, _>::new(registers.clone()).unwrap();
+        assert_eq!((driver.capacity(), driver.readonly()), (2048, false));
+        let mut id = [0; 20];
+        let length = driver.device_id(&mut id).unwrap();
+        assert_eq!(&id[..length], b"serial");
+        for step in 0..if cfg!(miri) { 4 } else { 60usize } {
+            let (sector, sectors) = (step * 37 % 900, 1 + step % 9);
+            let bytes = vec![round.wrapping_add(step.to_le_bytes()[0]); 512 * sectors];
+            driver.write_blocks(sector, &bytes).unwrap();
+            model[512 * sector..512 * (sector + sectors)].copy_from_slice(&bytes);
+            assert!(driver.ack_interrupt().contains(InterruptStatus::QUEUE_INTERRUPT));
+        }
+        driver.flush().unwrap();
+        let mut read = vec![0; 1 << 15];
+        for first in (0..2048).step_by(if cfg!(miri) { 1024 } else { 64 }) {
+            driver.read_blocks(first, &mut read).unwrap();
+            assert!(read == model[512 * first..512 * (first + 64)]);
+        }
+    }
+}
+
+#[test]
+fn a_driver_of_others_is_told_what_fails() {
+    let mut driver = VirtIOBlk::<Memory, _>::new(disk(true)).unwrap();
+    assert!(driver.readonly());
+    assert_eq!(driver.write_blocks(0, &[1; 512]), Err(virtio_drivers::Error::IoError));
+    let mut driver = VirtIOBlk::<Memory, _>::new(disk(false)).unwrap();
+    assert_eq!(driver.read_blocks(2048, &mut [0; 512]), Err(virtio_drivers::Error::IoError));
+    for block in 0..128 {
+        driver.write_blocks(8 * block, &[1; 512]).unwrap();
+    }
+    assert_eq!(driver.write_blocks(8 * 128, &[1; 512]), Err(virtio_drivers::Error::IoError));
+    driver.write_blocks(1, &[1; 512]).unwrap();
 }

@@ -12,6 +12,7 @@ use crate::manifest::{MachineConfig, Manifest, VmConfig};
 use crate::memory::{FramePool, Maintenance, Vmids};
 use crate::sched::VmId;
 use crate::time::Ticks;
+use crate::virtio::block::base::Images;
 use crate::virtio::net::cabling::Cabling;
 use crate::vm::Vm;
 use crate::vm::create::{CreateError, Creation, Host};
@@ -65,6 +66,8 @@ pub struct Stock {
     line: Box<MakeLine>,
     doorbells: Arc<Doorbells>,
     cabling: Cabling,
+    /// The disk images that VMs have.
+    images: Images,
     /// All of the machine's memory, in bytes.
     ram: u64,
     heap: HeapAccess,
@@ -85,7 +88,7 @@ impl Stock {
         let heap = HeapAccess { reserve: |_, _| true, report: HeapReport::default };
         let ram = frames.total_bytes();
         let doorbells = Arc::new(Doorbells::new(manifest.vms().len()));
-        let vmids = Vmids::new();
+        let (vmids, images) = (Vmids::new(), Images::default());
         let (networks, vms) = (manifest.networks(), manifest.vms());
         let cabling = Cabling::new(networks, vms, host.frequency, host.clock)
             .expect("networks of a manifest that was checked");
@@ -98,6 +101,7 @@ impl Stock {
             line,
             doorbells,
             cabling,
+            images,
             ram,
             heap,
             lent: 0,
@@ -176,6 +180,7 @@ impl Stock {
             host: &self.host,
             doorbells: &self.doorbells,
             cabling: &self.cabling,
+            images: &mut self.images,
             entropy: self.entropy.as_mut().map(Entropy::fork),
             now,
         };
@@ -185,7 +190,7 @@ impl Stock {
         if let Ok(vm) = &created {
             let taken = before.saturating_sub(self.frames.free_bytes());
             self.lent += taken;
-            vm.add_tables(taken.saturating_sub(vm.memory_size()));
+            vm.add_tables(taken.saturating_sub(vm.memory_size() + vm.disk_size()));
             vm.add_heap(heap_used().saturating_sub(heap_before));
         }
         Some(created)

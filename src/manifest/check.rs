@@ -1,17 +1,18 @@
 //! What must hold in a manifest: the same when it is written and when it is read.
 
-use super::config::{MachineConfig, Payload, Shutdown, VmConfig};
+use super::config::{DiskConfig, DiskContents, MachineConfig, Payload, Shutdown, VmConfig};
 use super::error::{ManifestError, PayloadKind, Place};
 use super::network::{self, NetworkConfig};
 use super::{
-    MAX_ASSIGNED, MAX_CMDLINE, MAX_MEMORY, MAX_NAME, MAX_NODE, MAX_SHUTDOWN, MAX_VMS,
-    PAYLOAD_ALIGN, RAM_BASE_ALIGN, RAM_LIMIT, SCROLLBACK,
+    MAX_ASSIGNED, MAX_CMDLINE, MAX_DISKS, MAX_MEMORY, MAX_NAME, MAX_NODE, MAX_SERIAL, MAX_SHUTDOWN,
+    MAX_VMS, PAYLOAD_ALIGN, RAM_BASE_ALIGN, RAM_LIMIT, SCROLLBACK,
 };
 use crate::addr::PAGE_SIZE;
 use crate::console::keys::EscapeKey;
 use crate::monitor::command::can_be_meant;
 use crate::sched::policy::{Class, MAX_WEIGHT, MIN_BUDGET_MICROS, PERIOD_MICROS};
 use crate::vcpu::MAX_VCPUS;
+use crate::virtio::block::image::MAX_DISK;
 use crate::vm::layout;
 
 /// Everything. Payloads lie between `first` and `end`.
@@ -73,8 +74,41 @@ pub(super) fn facts(
             return Err(ManifestError::Assign { place: place() });
         }
         cmdline(&vm.cmdline, &place)?;
+        if vm.disks.len() > MAX_DISKS {
+            return Err(ManifestError::TooManyDisks { place: place(), count: vm.disks.len() });
+        }
+        for (index, one) in vm.disks.iter().enumerate() {
+            disk(one, index, &place)?;
+        }
     }
     network::check(networks, vms)
+}
+
+fn disk(config: &DiskConfig, disk: usize, place: &dyn Fn() -> Place) -> Result<(), ManifestError> {
+    let possible = |size: u64| size > 0 && size.is_multiple_of(PAGE_SIZE) && size <= MAX_DISK;
+    if let DiskContents::Empty(size) = config.contents
+        && !possible(size)
+    {
+        return Err(ManifestError::DiskSize { place: place(), disk, size });
+    }
+    if config.read_only && (config.space.is_some() || config.image().is_none()) {
+        return Err(ManifestError::DiskReadOnly { place: place(), disk });
+    }
+    if let Some(space) = config.space
+        && !possible(space)
+    {
+        return Err(ManifestError::DiskSpace { place: place(), disk, space });
+    }
+    if is_serial(&config.serial) {
+        Ok(())
+    } else {
+        Err(ManifestError::DiskSerial { place: place(), disk })
+    }
+}
+
+/// Whether a disk can call itself so.
+pub fn is_serial(text: &str) -> bool {
+    (1..=MAX_SERIAL).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 /// Whether this can name a node of a device tree.
@@ -154,7 +188,9 @@ fn cmdline(cmdline: &str, place: &dyn Fn() -> Place) -> Result<(), ManifestError
 /// A VM's payloads.
 fn payloads(vm: &VmConfig) -> impl Iterator<Item = (PayloadKind, Payload)> {
     let initrd = vm.initrd.map(|initrd| (PayloadKind::Initrd, initrd));
-    core::iter::once((PayloadKind::Kernel, vm.kernel)).chain(initrd)
+    let disks = vm.disks.iter().enumerate();
+    let images = disks.filter_map(|(index, disk)| Some((PayloadKind::Disk(index), *disk.image()?)));
+    core::iter::once((PayloadKind::Kernel, vm.kernel)).chain(initrd).chain(images)
 }
 
 fn inside(

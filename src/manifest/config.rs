@@ -180,6 +180,60 @@ impl Default for Devices {
     }
 }
 
+/// What a disk begins with. `P` as in [`VmConfig`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub enum DiskContents<P = Payload> {
+    /// Zeros: so many bytes, a multiple of 4 KiB, at most [`MAX_DISK`](crate::virtio::block::image::MAX_DISK).
+    Empty(u64),
+    /// What is in an image: see [`crate::virtio::block::image`].
+    Image(P),
+}
+
+/// A disk in memory. `P` and `T` as in [`VmConfig`].
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct DiskConfig<P = Payload, T = String> {
+    /// What it begins with.
+    pub contents: DiskContents<P>,
+    /// How much of it the guest can have written to at a time, in bytes, a multiple of 4 KiB and not 0; `None`: all of it.
+    pub space: Option<u64>,
+    /// Whether nothing can be written. It has no `space` then, and begins with an image.
+    pub read_only: bool,
+    /// What it calls itself: 1 to [`super::MAX_SERIAL`] printable ASCII characters.
+    pub serial: T,
+}
+
+impl<P, T> DiskConfig<P, T> {
+    /// What it begins with, where that is not zeros.
+    pub const fn image(&self) -> Option<&P> {
+        match &self.contents {
+            DiskContents::Empty(_) => None,
+            DiskContents::Image(image) => Some(image),
+        }
+    }
+
+    /// How much of a disk of `size` bytes can have been written to at a time, in bytes; `None` where nothing can.
+    pub fn space_of(&self, size: u64) -> Option<u64> {
+        let space = self.space.unwrap_or(size).min(size);
+        (!self.read_only).then_some(space)
+    }
+
+    fn map<'a, Q, U>(
+        &'a self,
+        text: impl FnOnce(&'a T) -> U,
+        payload: impl FnOnce(&'a P) -> Q,
+    ) -> DiskConfig<Q, U> {
+        DiskConfig {
+            contents: match &self.contents {
+                DiskContents::Empty(size) => DiskContents::Empty(*size),
+                DiskContents::Image(image) => DiskContents::Image(payload(image)),
+            },
+            space: self.space,
+            read_only: self.read_only,
+            serial: text(&self.serial),
+        }
+    }
+}
+
 /// What one VM is made from. `P` stands for its payloads, `T` for its texts: a bundle's table has their places
 /// and the texts, as by default; what a bundle is written from, a [`VmSource`], has them all by reference.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
@@ -218,6 +272,8 @@ pub struct VmConfig<P = Payload, T = String> {
     pub initrd: Option<P>,
     /// The kernel's command line, at most [`super::MAX_CMDLINE`] bytes without control characters.
     pub cmdline: T,
+    /// Its disks, at most [`super::MAX_DISKS`].
+    pub disks: Vec<DiskConfig<P, T>>,
 }
 
 /// What [`super::write()`] makes a [`VmConfig`] and its payloads from.
@@ -246,6 +302,7 @@ impl<P, T> VmConfig<P, T> {
             kernel,
             initrd: None,
             cmdline: T::default(),
+            disks: Vec::new(),
         }
     }
 
@@ -270,8 +327,9 @@ impl<P, T> VmConfig<P, T> {
             assign: self.assign.iter().map(&mut text).collect(),
             nets: self.nets.clone(),
             kernel: payload(&self.kernel),
-            initrd: self.initrd.as_ref().map(payload),
+            initrd: self.initrd.as_ref().map(&mut payload),
             cmdline: text(&self.cmdline),
+            disks: self.disks.iter().map(|disk| disk.map(&mut text, &mut payload)).collect(),
         }
     }
 }

@@ -5,12 +5,14 @@ use alloc::string::String;
 
 use super::network::NetworkError;
 use super::{
-    FORMAT_VERSION, MAX_ASSIGNED, MAX_CMDLINE, MAX_MEMORY, MAX_NAME, MAX_NODE, MAX_SHUTDOWN,
-    MAX_TABLE, MAX_VMS, PAYLOAD_ALIGN, RAM_BASE_ALIGN, RAM_LIMIT, SCROLLBACK, VmConfig,
+    FORMAT_VERSION, MAX_ASSIGNED, MAX_CMDLINE, MAX_DISKS, MAX_MEMORY, MAX_NAME, MAX_NODE,
+    MAX_SERIAL, MAX_SHUTDOWN, MAX_TABLE, MAX_VMS, PAYLOAD_ALIGN, RAM_BASE_ALIGN, RAM_LIMIT,
+    SCROLLBACK, VmConfig,
 };
 use crate::monitor::command::NAME_RULE;
 use crate::sched::policy::{MAX_WEIGHT, MIN_BUDGET_MICROS, PERIOD_MICROS};
 use crate::vcpu::MAX_VCPUS;
+use crate::virtio::block::image::MAX_DISK;
 use crate::vm::layout;
 
 /// Where in a manifest: the VM by its place and by its name. Messages count from 1, as people do.
@@ -39,6 +41,9 @@ pub enum PayloadKind {
     /// [`VmConfig::initrd`].
     #[error("initrd")]
     Initrd,
+    /// The image of a disk, counted from 0.
+    #[error("image of disk {}", .0 + 1)]
+    Disk(usize),
 }
 
 /// Why a bundle cannot be written or is not accepted.
@@ -298,6 +303,62 @@ pub enum ManifestError {
     /// A network, or a network card, that cannot be.
     #[error("{0}")]
     Network(#[from] NetworkError),
+    /// More disks than [`MAX_DISKS`].
+    #[error("{place}: {count} disks are not possible; give it {MAX_DISKS} at most")]
+    TooManyDisks {
+        /// Which VM.
+        place: Place,
+        /// How many there are.
+        count: usize,
+    },
+    /// A disk of zeros with no size, no whole pages, or too large.
+    #[error(
+        "{place}: disk {}: a size of {size} bytes is not possible; it is a multiple of 4096 up to {MAX_DISK}",
+        disk + 1
+    )]
+    DiskSize {
+        /// Which VM.
+        place: Place,
+        /// Which of its disks, counted from 0.
+        disk: usize,
+        /// The bytes asked for.
+        size: u64,
+    },
+    /// Space of nothing, of no whole pages, or of more than any disk has.
+    #[error(
+        "{place}: disk {}: a space of {space} bytes is not possible; it is a multiple of 4096 up to {MAX_DISK}",
+        disk + 1
+    )]
+    DiskSpace {
+        /// Which VM.
+        place: Place,
+        /// Which of its disks, counted from 0.
+        disk: usize,
+        /// The bytes asked for.
+        space: u64,
+    },
+    /// A disk that can only be read has space for what is written, or begins with nothing.
+    #[error(
+        "{place}: disk {}: one that is read-only has an image, and no space for what is written",
+        disk + 1
+    )]
+    DiskReadOnly {
+        /// Which VM.
+        place: Place,
+        /// Which of its disks, counted from 0.
+        disk: usize,
+    },
+    /// A serial that is empty, too long, or not printable.
+    #[error(
+        "{place}: disk {}: a serial has 1 to {MAX_SERIAL} printable ASCII characters and no space",
+        disk + 1
+    )]
+    DiskSerial {
+        /// Which VM.
+        place: Place,
+        /// Which of its disks, counted from 0.
+        disk: usize,
+    },
     /// A command line is longer than [`MAX_CMDLINE`].
     #[error(
         "{place}: the command line is {length} bytes long, \

@@ -28,10 +28,10 @@ mod error;
 mod network;
 
 pub use bundle::{Manifest, checksum, read, read_with, write};
-pub use check::is_node;
+pub use check::{is_node, is_serial};
 pub use config::{
-    Devices, MachineConfig, OnBadAccess, OnCrash, OnReboot, Payload, Shutdown, View, VmConfig,
-    VmSource, WhenIdle,
+    Devices, DiskConfig, DiskContents, MachineConfig, OnBadAccess, OnCrash, OnReboot, Payload,
+    Shutdown, View, VmConfig, VmSource, WhenIdle,
 };
 pub use error::{ManifestError, PayloadKind, Place};
 pub use network::{CardConfig, NetworkConfig, NetworkError, NetworkSource, is_name as is_network};
@@ -41,7 +41,7 @@ use crate::vm::layout;
 /// The first bytes of every bundle.
 pub const MAGIC: [u8; 8] = *b"PLBUNDLE";
 /// The format that is read and written.
-pub const FORMAT_VERSION: u32 = 7;
+pub const FORMAT_VERSION: u32 = 8;
 /// What a payload's offset is a multiple of.
 pub const PAYLOAD_ALIGN: u64 = 4096;
 /// The most VMs one manifest may name.
@@ -58,6 +58,10 @@ pub const MAX_ASSIGNED: usize = 16;
 pub const MAX_NODE: usize = 128;
 /// The most network cards that one VM can have.
 pub const MAX_CARDS: usize = 8;
+/// The most disks that one VM can have.
+pub const MAX_DISKS: usize = 8;
+/// The longest that a disk can call itself, in bytes (VIRTIO 1.2, "Device Operation" of the block device).
+pub const MAX_SERIAL: usize = 20;
 /// The memory of a VM that does not say how much it wants.
 pub const DEFAULT_MEMORY: u64 = 512 << 20;
 /// The most memory one VM can have: what QEMU's `virt` memory map keeps for RAM below

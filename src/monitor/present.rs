@@ -262,6 +262,7 @@ impl<M: Machine> Control for Present<'_, M> {
         let of_vm = |vm: Arc<Vm>| VmMemory {
             name: vm.name().into(),
             ram: vm.memory_size(),
+            disks: vm.disk_size(),
             tables: vm.table_size(),
             heap: vm.heap_size(),
         };
@@ -421,7 +422,7 @@ fn exits(vm: &Vm) -> u64 {
 
 fn devices(vm: &Vm) -> Vec<DeviceEntry> {
     let entry = |(window, irq): (crate::addr::Region<crate::addr::Ipa>, Option<_>)| DeviceEntry {
-        name: layout::device_name(window.start()).into(),
+        name: vm.device_name(window.start()).into(),
         address: Hex(window.start().raw()),
         size: window.size(),
         irq: irq.map(|irq: crate::vgic::IntId| irq.0),

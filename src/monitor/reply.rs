@@ -175,6 +175,8 @@ pub struct VmMemory {
     pub name: String,
     /// Its RAM, in bytes.
     pub ram: u64,
+    /// Its disks, in bytes: an image that several have is counted for the first.
+    pub disks: u64,
     /// Its stage-2 tables, in bytes.
     pub tables: u64,
     /// What making it took of the hypervisor's heap, in bytes.

@@ -147,9 +147,11 @@ fn memory(report: &MemoryReport) -> String {
         Size(report.heap_free),
         Size(report.heap_total)
     );
-    let vm = |vm: &VmMemory| row(&[&vm.name, &Size(vm.ram), &Size(vm.tables), &Size(vm.heap)]);
+    let vm = |vm: &VmMemory| {
+        row(&[&vm.name, &Size(vm.ram), &Size(vm.disks), &Size(vm.tables), &Size(vm.heap)])
+    };
     let rows: Vec<_> = report.vms.iter().map(vm).collect();
-    text += &table(&["vm<", "ram", "tables", "heap"], &rows);
+    text += &table(&["vm<", "ram", "disks", "tables", "heap"], &rows);
     text
 }
 

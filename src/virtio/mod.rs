@@ -10,8 +10,10 @@
 //! | [`ram`] | the guest's RAM as its devices reach it |
 //! | [`entropy`] | the entropy device |
 //! | [`net`] | the network device |
+//! | [`block`] | the block device |
 
 pub mod backend;
+pub mod block;
 pub mod entropy;
 pub mod net;
 pub mod queue;

@@ -1,10 +1,11 @@
 //! How a VM comes to be: in stages, each of which undoes the earlier ones when it fails.
 //!
-//! Its kernel's first bytes → devices → VMID and root table → frames → what is mapped beside RAM. What
+//! Disks → its kernel's first bytes → devices → VMID and root table → frames → what is mapped beside RAM. What
 //! takes long comes when it is started: [`loading`](super::loading).
 
 use alloc::boxed::Box;
 use alloc::format;
+use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64};
@@ -19,7 +20,7 @@ use super::loading::{BootError, Loading, Source};
 use super::snapshot::Snapshot;
 use super::stolen::StolenTime;
 use super::tally::Tally;
-use super::{Regime, VcpuSlot, Vm, assigned, layout};
+use super::{Regime, VcpuSlot, Vm, assigned, disks, layout};
 use crate::addr::{Ipa, PAGE_SIZE, PhysAddr, Region};
 use crate::device::Device;
 use crate::device::bus::{Bus, Conflict, Peripheral};
@@ -43,6 +44,8 @@ use crate::time::{Frequency, Ticks};
 use crate::vcpu::VcpuId;
 use crate::vgic::{GicVersion, IntId, Vgic};
 use crate::virtio::backend::Backend;
+use crate::virtio::block::base::{DiskError, Images};
+use crate::virtio::block::{BlockDevice, SharedDisk};
 use crate::virtio::entropy::EntropyDevice;
 use crate::virtio::net::NetDevice;
 use crate::virtio::net::cabling::Cabling;
@@ -109,6 +112,8 @@ pub struct Creation<'a> {
     pub doorbells: &'a Arc<Doorbells>,
     /// The networks.
     pub cabling: &'a Cabling,
+    /// The disk images in memory.
+    pub images: &'a mut Images,
     /// Its own generator; `None` when there is no entropy.
     pub entropy: Option<Entropy>,
     /// Virtual time begins now.
@@ -146,6 +151,14 @@ pub enum CreateError {
     /// A device of the board has no place in the guest machine.
     #[error("assign: {0}")]
     Place(#[from] PlaceError),
+    /// A disk cannot be made, the disks counted from 0.
+    #[error("disk {}: {why}", disk + 1)]
+    Disk {
+        /// Which.
+        disk: usize,
+        /// Why.
+        why: DiskError,
+    },
     /// The image cannot be loaded.
     #[error("{0}")]
     Boot(#[from] BootError),
@@ -173,7 +186,33 @@ impl Vm {
         vmids: &mut Vmids,
         cpu: &impl Maintenance,
     ) -> Result<Box<Self>, CreateError> {
-        let Creation { id, config, manifest, host, doorbells, cabling, mut entropy, now } =
+        let Creation { config, manifest, .. } = creation;
+        let before = frames.free_bytes();
+        let disks = disks::create(config, manifest, creation.images, frames)
+            .map_err(|(disk, why)| CreateError::Disk { disk, why })?;
+        let taken = before.saturating_sub(frames.free_bytes());
+        match Self::build(creation, &disks, line, frames, vmids, cpu) {
+            Ok(mut vm) => {
+                vm.disk_memory = taken;
+                Ok(vm)
+            }
+            Err(error) => {
+                disks::release(disks, frames);
+                Err(error)
+            }
+        }
+    }
+
+    /// The VM with these disks.
+    fn build<L: SerialLine + 'static>(
+        creation: Creation<'_>,
+        disks: &[SharedDisk],
+        line: L,
+        frames: &mut FramePool,
+        vmids: &mut Vmids,
+        cpu: &impl Maintenance,
+    ) -> Result<Box<Self>, CreateError> {
+        let Creation { id, config, manifest, host, doorbells, cabling, mut entropy, now, .. } =
             creation;
         let ram = Region::new(config.ram_base, config.memory)
             .filter(|ram| host.geometry.ipas().contains_region(ram))
@@ -195,9 +234,11 @@ impl Vm {
         let memory = SharedRam::default();
         let mut virtio = Slots { memory: &memory, vm: &config.name, devices: Vec::new() };
         virtio.add_entropy(entropy.as_mut());
+        virtio.add_disks(disks, config.vcpus);
         virtio.add_cards(id, cabling, doorbells);
         let virtio = virtio.devices;
         source.virtio = u16::try_from(virtio.len()).unwrap_or(0);
+        let (virtio, names) = virtio.into_iter().unzip();
         let bus = devices(config.devices, host, line, virtio)?;
         let assigned = host.assigned.get(id.index()).cloned().unwrap_or_else(|| Ok(Vec::new()))?;
         assigned::check(&assigned, ram, &host.geometry, &bus)?;
@@ -212,6 +253,9 @@ impl Vm {
             vgic,
             gic_version: host.gic_version,
             bus,
+            virtio: names,
+            disks: disks.to_vec(),
+            disk_memory: 0,
             assigned: assigned.into(),
             regime: Regime { vttbr: stage2.vttbr().raw(), vtcr: host.geometry.vtcr().get() },
             memory,
@@ -250,7 +294,8 @@ impl Vm {
         self.stage2.into_inner().destroy(vmids, frames, cpu);
         self.stolen.into_page().release(frames);
         self.loading.into_inner().abandon(frames);
-        drop(self.bus); // its devices share the memory
+        drop(self.bus); // its devices share the memory, and the disks
+        disks::release(self.disks, frames);
         if let Some(memory) = Arc::into_inner(self.memory).and_then(Once::try_into_inner) {
             memory.release(frames);
         }
@@ -326,12 +371,12 @@ impl Space {
     }
 }
 
-/// The guest's virtio devices, each for the slot with its number.
+/// The guest's virtio devices and what they are called, each for the slot with its number.
 struct Slots<'a> {
     memory: &'a SharedRam,
     /// The VM's name.
     vm: &'a str,
-    devices: Vec<Box<dyn Device>>,
+    devices: Vec<(Box<dyn Device>, String)>,
 }
 
 impl Slots<'_> {
@@ -348,7 +393,17 @@ impl Slots<'_> {
     fn add_entropy(&mut self, entropy: Option<&mut Entropy>) {
         if let Some(entropy) = entropy {
             let device = EntropyDevice::new(entropy.fork());
-            self.devices.push(Box::new(self.transport(device, "the entropy device")));
+            let device = self.transport(device, "the entropy device");
+            self.devices.push((Box::new(device), "virtio-rng".into()));
+        }
+    }
+
+    /// Its disks, in their order.
+    fn add_disks(&mut self, disks: &[SharedDisk], vcpus: u8) {
+        for (number, disk) in disks.iter().enumerate() {
+            let device = BlockDevice::new(disk.clone(), vcpus);
+            let device = self.transport(device, &format!("disk {}", number + 1));
+            self.devices.push((Box::new(device), disks::device_name(disk)));
         }
     }
 
@@ -360,7 +415,7 @@ impl Slots<'_> {
             let bell = Doorbell::new(doorbells.clone(), vm, self.next());
             let plug = Plug { queues: device.queues().clone(), bell };
             cabling.lan().plug(card.port, Some(plug));
-            self.devices.push(Box::new(device));
+            self.devices.push((Box::new(device), "virtio-net".into()));
         }
     }
 }

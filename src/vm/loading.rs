@@ -1,5 +1,5 @@
 //! What comes before a VM's first instruction, at its first start and after each reset: RAM without what
-//! others left in it, the image, the device tree.
+//! others left in it, disks, the image, the device tree.
 //!
 //! It goes in steps of some ten thousand instructions, which the boot vCPU's CPU does in the boot vCPU's
 //! own time, as if the guest did it: with its share, on its CPUs, and interrupted like it.
@@ -18,6 +18,8 @@ use crate::memory::{
     Clean, FramePool, Frames, GuestMemory, Maintenance, MapError, OutsideRam, Perms,
 };
 
+use crate::virtio::block::image::ImageError as DiskImageError;
+
 /// How much one step zeroes or cleans at most, in bytes: some thousand instructions.
 const STEP: u64 = 64 << 10;
 
@@ -33,6 +35,14 @@ pub enum BootError {
     /// The device tree cannot be written.
     #[error("device tree: {0}")]
     Tree(#[from] fdt::TreeError),
+    /// A disk's image, the disks counted from 0.
+    #[error("disk {}: {why}", disk + 1)]
+    Disk {
+        /// Which.
+        disk: usize,
+        /// What is wrong with it.
+        why: DiskImageError,
+    },
     /// RAM cannot be mapped.
     #[error("stage 2: {0}")]
     Map(#[from] MapError),
@@ -68,6 +78,8 @@ pub(super) enum Loading {
     Give(Frames<Clean>),
     /// RAM has not been mapped yet.
     Map,
+    /// Disks are being made ready; so many are.
+    Disks(usize),
     /// The guest has run: where the kernel goes there have to be zeroes again.
     Zero(Region<Ipa>),
     /// Where the kernel goes there are zeroes, or what it will put there itself.
@@ -96,6 +108,7 @@ impl Loading {
             Self::Scrub(scrubbing) => frames.free(scrubbing.abandon()),
             Self::Give(clean) => frames.free(clean),
             Self::Map
+            | Self::Disks(_)
             | Self::Zero(_)
             | Self::Begin
             | Self::Write(_)
@@ -108,7 +121,12 @@ impl Loading {
     /// The VM is to start anew, whatever it has got to.
     pub(super) fn rewind(&mut self) {
         match self {
-            Self::Scrub(_) | Self::Give(_) | Self::Map | Self::Zero(_) | Self::Begin => {}
+            Self::Scrub(_)
+            | Self::Give(_)
+            | Self::Map
+            | Self::Disks(_)
+            | Self::Zero(_)
+            | Self::Begin => {}
             // The guest has not run, so whatever is there will be written again, the same.
             Self::Write(_) | Self::Tree(_) | Self::Finish(_) => *self = Self::Begin,
             Self::Done { kernel } => *self = Self::Zero(*kernel),
@@ -162,6 +180,13 @@ impl Vm {
                 *loading = Loading::Map;
                 return Ok(LoadStep::NeedsTables);
             }
+            Loading::Disks(disk) => {
+                *loading = match self.disk_step(disk) {
+                    None => Loading::Begin,
+                    Some(Ok(ready)) => Loading::Disks(disk + usize::from(ready)),
+                    Some(Err(why)) => return Err(BootError::Disk { disk, why }),
+                };
+            }
             Loading::Zero(region) => {
                 let (now, rest) = region.split_front(STEP);
                 self.ram()?.zero(now)?;
@@ -208,7 +233,7 @@ impl Vm {
         let mut loading = self.loading.lock();
         if matches!(*loading, Loading::Map) {
             self.ram()?.map(&mut self.stage2.lock(), Perms::RWX, frames, cpu)?;
-            *loading = Loading::Begin;
+            *loading = Loading::Disks(0);
         }
         Ok(())
     }

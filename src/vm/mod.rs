@@ -9,6 +9,7 @@
 pub mod assigned;
 pub mod create;
 pub mod debug;
+mod disks;
 pub mod handle;
 pub mod idregs;
 pub mod layout;
@@ -27,6 +28,7 @@ mod trapped;
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use spin::mutex::{SpinMutex, SpinMutexGuard, TicketMutex};
@@ -41,6 +43,7 @@ use crate::sched::VmId;
 use crate::time::Ticks;
 use crate::vcpu::{Vcpu, VcpuId};
 use crate::vgic::{GicVersion, IntId, Notify, Vgic};
+use crate::virtio::block::SharedDisk;
 use crate::virtio::ram::SharedRam;
 
 pub use handle::{Next, Outcome};
@@ -102,6 +105,11 @@ pub struct Vm {
     vgic: Box<SpinMutex<Vgic>>,
     gic_version: GicVersion,
     bus: Bus,
+    /// What is in the first virtio slots.
+    virtio: Vec<String>,
+    disks: Vec<SharedDisk>,
+    /// How much memory was taken for those, in bytes.
+    disk_memory: u64,
     assigned: assigned::Assigned,
     /// Its RAM, from its first start on.
     memory: SharedRam,
@@ -231,6 +239,15 @@ impl Vm {
     /// The window of each of its devices, and its interrupt.
     pub fn devices(&self) -> impl Iterator<Item = (Region<Ipa>, Option<IntId>)> {
         self.bus.windows()
+    }
+
+    /// What the device is called whose window begins at `ipa`.
+    pub fn device_name(&self, ipa: Ipa) -> &str {
+        let slot =
+            ipa.offset_from(layout::VIRTIO.base).map(|offset| offset / layout::VIRTIO_STRIDE);
+        let slot = slot.and_then(|slot| usize::try_from(slot).ok());
+        let name = slot.and_then(|slot| self.virtio.get(slot)).map(String::as_str);
+        name.unwrap_or_else(|| layout::device_name(ipa))
     }
 
     /// The VM's interrupt controller.

@@ -18,6 +18,7 @@ use plinth::sched::VmId;
 use plinth::time::Frequency;
 use plinth::vcpu::VcpuId;
 use plinth::vgic::{GicVersion, IntId};
+use plinth::virtio::block::base::Images;
 use plinth::virtio::net::cabling::Cabling;
 use plinth::vm::Vm;
 use plinth::vm::create::{CreateError, Creation, Host};
@@ -129,8 +130,10 @@ pub fn create(
     let doorbells = &Arc::new(Doorbells::new(manifest.vms().len()));
     let (networks, vms) = (manifest.networks(), manifest.vms());
     let cabling = &Cabling::new(networks, vms, host.frequency, host.clock).unwrap();
-    let id = VmId(id);
-    let creation = Creation { id, config, manifest, host, doorbells, cabling, entropy: None, now };
+    let (id, images) = (VmId(id), &mut Images::default());
+    let entropy = None;
+    let creation =
+        Creation { id, config, manifest, host, doorbells, cabling, images, entropy, now };
     Ok((*Vm::create(creation, line.clone(), frames, vmids, cpu)?, line))
 }
 

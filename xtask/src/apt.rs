@@ -1,4 +1,4 @@
-//! Debian's packages: installing QEMU, and fetching packages of another architecture without being
+//! Debian's packages: installing QEMU and its tools, and fetching packages of another architecture without being
 //! root. Mirrors are never named here; they are those that the machine itself uses.
 
 mod sources;
@@ -12,7 +12,10 @@ use crate::doctor::which;
 
 pub use sources::Source;
 
-const QEMU_PACKAGE: &str = "qemu-system-arm";
+/// The package that has QEMU.
+pub const QEMU: &str = "qemu-system-arm";
+/// The package that has `qemu-img`.
+pub const QEMU_IMG: &str = "qemu-utils";
 
 /// The system we run on, from `/etc/os-release`.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -50,7 +53,7 @@ impl System {
     }
 }
 
-/// What installing QEMU takes.
+/// What installing a package of QEMU's takes.
 #[derive(Debug, Eq, PartialEq)]
 pub struct Plan {
     /// A sources file to write first: its path and contents.
@@ -60,8 +63,8 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The plan for `system`, whose package sources are `sources`.
-    pub fn new(system: &System, sources: &[Source]) -> Self {
+    /// The plan for `package` on `system`, whose package sources are `sources`.
+    pub fn new(package: &str, system: &System, sources: &[Source]) -> Self {
         let words = |line: &str| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
         let mut install = words("apt-get install --yes --no-install-recommends");
         let mut file = None;
@@ -76,7 +79,7 @@ impl Plan {
                 install.extend(["-t".to_owned(), suite]);
             }
         }
-        install.push(QEMU_PACKAGE.to_owned());
+        install.push(package.to_owned());
         Self { file, commands: vec![words("apt-get update"), install] }
     }
 
@@ -100,9 +103,9 @@ impl Plan {
     }
 }
 
-/// The plan for this machine.
-pub fn plan() -> Plan {
-    Plan::new(&System::this(), &sources::this())
+/// The plan for a package on this machine.
+pub fn plan(package: &str) -> Plan {
+    Plan::new(package, &System::this(), &sources::this())
 }
 
 /// Whether installing QEMU can bring a newer one than the system's own.
@@ -110,19 +113,19 @@ pub fn has_newer_qemu() -> bool {
     which("apt-get").is_some() && System::this().backports().is_some()
 }
 
-/// Installs QEMU when we are root and this is a Debian; otherwise the error says how to. `lack` is what
-/// is wrong with the QEMU there is, if there is one.
-pub fn install_qemu(lack: &str) -> Result<()> {
+/// Installs a package of QEMU's when we are root and this is a Debian; otherwise the error says how to. `lack` is what
+/// is wrong with what there is of it, if anything.
+pub fn install(package: &str, lack: &str) -> Result<()> {
     if which("apt-get").is_none() {
-        bail!("{lack}; install QEMU 7.2 or later for the aarch64 system");
+        bail!("{lack}; install QEMU 7.2 or later for the aarch64 system, and its tools");
     }
-    let plan = plan();
+    let plan = plan(package);
     if !rustix::process::geteuid().is_root() {
         bail!("{lack}; as root, run:\n{}", plan.script());
     }
-    eprintln!("xtask: installing {QEMU_PACKAGE}");
+    eprintln!("xtask: installing {package}");
     let Err(why) = plan.carry_out() else { return Ok(()) };
-    let plain = Plan::new(&System { version: u32::MAX, ..System::this() }, &[]);
+    let plain = Plan::new(package, &System { version: u32::MAX, ..System::this() }, &[]);
     if plain.commands == plan.commands {
         return Err(why.context(format!("{lack}, and cannot be installed")));
     }
@@ -265,7 +268,7 @@ impl PrivateApt {
 #[cfg(test)]
 mod tests {
     use super::sources::parse;
-    use super::{Plan, System};
+    use super::{Plan, QEMU, System};
 
     // Not a mirror: any will do, because the plan takes the one it is given.
     const LIST: &str = "Types: deb\nURIs: http://mirror.invalid/debian\n\
@@ -285,7 +288,8 @@ mod tests {
 
     #[test]
     fn an_old_debian_gets_qemu_from_backports_of_its_own_mirror() {
-        let script = Plan::new(&system("debian", 12, "bookworm"), &parse(LIST, true)).script();
+        let script =
+            Plan::new(QEMU, &system("debian", 12, "bookworm"), &parse(LIST, true)).script();
         for part in [
             "URIs: http://mirror.invalid/debian\nSuites: bookworm-backports\nComponents: main\n",
             "Signed-By: /usr/share/keyrings/key.gpg",
@@ -299,7 +303,7 @@ mod tests {
     #[test]
     fn backports_that_are_there_already_are_not_added_again() {
         let list = LIST.replace("bookworm-updates", "bookworm-backports");
-        let plan = Plan::new(&system("debian", 12, "bookworm"), &parse(&list, true));
+        let plan = Plan::new(QEMU, &system("debian", 12, "bookworm"), &parse(&list, true));
         assert_eq!(plan.file, None);
         assert!(plan.script().contains("-t bookworm-backports"));
     }
@@ -307,7 +311,7 @@ mod tests {
     #[test]
     fn a_newer_debian_and_others_install_the_plain_package() {
         for system in [system("debian", 13, "trixie"), system("ubuntu", 24, "noble")] {
-            let plan = Plan::new(&system, &parse(LIST, true));
+            let plan = Plan::new(QEMU, &system, &parse(LIST, true));
             assert_eq!(plan.file, None);
             assert!(plan.script().ends_with("--no-install-recommends qemu-system-arm"));
         }

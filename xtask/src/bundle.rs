@@ -3,15 +3,20 @@
 //! `cargo xtask run` and `cargo xtask bundle` make them the same way, and check them as the
 //! hypervisor will.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use plinth::manifest::{
-    self as format, Devices, MAGIC, MachineConfig, Manifest, NetworkConfig, Shutdown, VmConfig,
+    self as format, Devices, DiskConfig, DiskContents, MAGIC, MachineConfig, Manifest,
+    NetworkConfig, Shutdown, VmConfig,
 };
 use plinth::sched::policy::{Class, CpuSet, DEFAULT_WEIGHT, Wfi};
+use plinth::virtio::block::base::Base;
+use plinth::virtio::block::disk::Disk;
+use plinth::virtio::block::image::Image;
 use plinth::vm::layout::RAM_BASE;
 
 use crate::guest::Payload;
@@ -54,16 +59,39 @@ impl Bundle {
         &self.0
     }
 
-    /// The memory of the guests that start with the machine.
+    /// The memory of the guests that start with the machine, and of their disks.
     pub fn memory_at_start(&self) -> Result<u64> {
         let manifest = self.manifest()?;
-        let started = manifest.vms().iter().filter(|vm| vm.autostart);
-        Ok(started.map(|vm| vm.memory).fold(0, u64::saturating_add))
+        let mut images = BTreeSet::new();
+        let mut sum = 0u64;
+        for vm in manifest.vms().iter().filter(|vm| vm.autostart) {
+            sum = sum.saturating_add(vm.memory);
+            for disk in &vm.disks {
+                let size = disk_size(&manifest, disk)?;
+                sum = sum.saturating_add(Disk::memory(size, disk.space_of(size)));
+                // What disks begin with is there once, however many begin with it.
+                if let Some(image) = disk.image()
+                    && images.insert(image.offset())
+                {
+                    let image = Image::new(manifest.payload(*image))?;
+                    sum = sum.saturating_add(Base::memory(&image));
+                }
+            }
+        }
+        Ok(sum)
     }
 
     /// What is in it.
     pub fn manifest(&self) -> Result<Manifest<'_>> {
         Ok(format::read(&self.0)?)
+    }
+}
+
+/// A disk's size in bytes.
+fn disk_size(manifest: &Manifest<'_>, disk: &DiskConfig) -> Result<u64> {
+    match disk.contents {
+        DiskContents::Empty(size) => Ok(size),
+        DiskContents::Image(image) => Ok(Image::new(manifest.payload(image))?.size()),
     }
 }
 
@@ -102,12 +130,30 @@ fn summary(manifest: &Manifest<'_>) -> Result<String> {
         });
         let (memory, kernel) = (size::show(vm.memory), size::show_rounded(vm.kernel.size()));
         let VmConfig { name, vcpus, .. } = vm;
-        let rest = special(vm, manifest.networks());
+        let mut rest = special(vm, manifest.networks());
+        for disk in &vm.disks {
+            write!(rest, ", {}", disk_in_words(manifest, disk)?)?;
+        }
         writeln!(text, "  {name:width$}  {memory}, vcpus {vcpus}, kernel {kernel}{initrd}{rest}")?;
     }
     let memory = vms.iter().map(|vm| vm.memory).fold(0, u64::saturating_add);
     let noun = if vms.len() == 1 { "VM" } else { "VMs" };
     writeln!(text, "  {} {noun} with {} of memory", vms.len(), size::show(memory))?;
+    Ok(text)
+}
+
+/// A disk, for people: its size, what is stored of it, and what can be written.
+fn disk_in_words(manifest: &Manifest<'_>, disk: &DiskConfig) -> Result<String> {
+    let bytes = disk_size(manifest, disk)?;
+    let mut text = format!("{} {}", disk.serial, size::show_rounded(bytes));
+    if let Some(image) = disk.image() {
+        write!(text, " of {} packed", size::show_rounded(image.size()))?;
+    }
+    match disk.space_of(bytes) {
+        None => text += " read-only",
+        Some(space) if space < bytes => write!(text, " with {} space", size::show_rounded(space))?,
+        Some(_) => {}
+    }
     Ok(text)
 }
 

@@ -6,7 +6,7 @@ use std::process::{Command, ExitCode, Stdio};
 use anyhow::Result;
 
 use crate::board::Board;
-use crate::{apt, build, debian, qemu};
+use crate::{apt, build, debian, disks, qemu};
 
 /// The program `name` on the search path.
 pub fn which(name: &str) -> Option<PathBuf> {
@@ -29,6 +29,7 @@ pub fn report() -> Result<ExitCode> {
         rust("rustc", &["rustc", "--version"]),
         target(),
         qemu(),
+        disk_images(),
         raspberry_pi(),
         packages(),
         default_guest(),
@@ -81,9 +82,20 @@ fn qemu() -> Finding {
         None if which("apt-get").is_none() => {
             Err(format!("no {}, and no apt-get to install it with", qemu::PROGRAM))
         }
-        None => Err(format!("`run` installs it as root, like this:\n{}", apt::plan().script())),
+        None => {
+            Err(format!("`run` installs it as root, like this:\n{}", apt::plan(apt::QEMU).script()))
+        }
     };
     Finding { what: "QEMU", found, needed: true }
+}
+
+fn disk_images() -> Finding {
+    let hint = || {
+        let script = apt::plan(apt::QEMU_IMG).script();
+        format!("what packs a disk image installs it as root, like this:\n{script}")
+    };
+    let found = which(disks::PROGRAM).map(|path| path.display().to_string()).ok_or_else(hint);
+    Finding { what: "qemu-img", found, needed: false }
 }
 
 fn raspberry_pi() -> Finding {

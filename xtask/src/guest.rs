@@ -5,7 +5,9 @@ use std::fmt;
 use std::ops::RangeInclusive;
 
 use plinth::addr::{Ipa, PAGE_SIZE};
-use plinth::manifest::{MAX_CMDLINE, MAX_MEMORY, MAX_NAME, RAM_LIMIT, VmConfig};
+use plinth::manifest::{
+    DiskConfig, DiskContents, MAX_CMDLINE, MAX_MEMORY, MAX_NAME, RAM_LIMIT, VmConfig,
+};
 use plinth::monitor::command::{NAME_RULE, can_be_meant};
 use plinth::sched::policy::Class;
 use plinth::vcpu::MAX_VCPUS;
@@ -48,6 +50,7 @@ pub enum Field {
     Devices,
     Assign,
     Nets,
+    Disks,
 }
 
 /// What there is to say of a field.
@@ -62,7 +65,7 @@ struct Row {
 }
 
 /// Every field, in the order of their declaration.
-const ROWS: [Row; 20] = [
+const ROWS: [Row; 21] = [
     own(Field::Name, "name", None),
     own(Field::Kernel, "kernel", Some("--kernel")),
     own(Field::Initrd, "initrd", Some("--initrd")),
@@ -83,6 +86,7 @@ const ROWS: [Row; 20] = [
     shared(Field::Devices, "devices", None),
     own(Field::Assign, "assign", None),
     shared(Field::Nets, "nets", None),
+    own(Field::Disks, "disks", None),
 ];
 
 const fn own(field: Field, key: &'static str, option: Option<&'static str>) -> Row {
@@ -146,6 +150,7 @@ pub fn fetch(guest: &Guest, store: &Store) -> anyhow::Result<()> {
     [Some(&guest.kernel), guest.initrd.as_ref()]
         .into_iter()
         .flatten()
+        .chain(guest.disks.iter().filter_map(DiskConfig::image))
         .try_for_each(|source| source.fetch(store))
 }
 
@@ -202,7 +207,19 @@ fn examine(guest: &Guest, store: Option<&Store>) -> (Payload, Vec<Problem>) {
         }
         bytes
     });
-    (Payload { kernel, initrd, ..guest.map(String::clone, |_| Vec::new()) }, problems)
+    let mut payload = Payload { kernel, initrd, ..guest.map(String::clone, |_| Vec::new()) };
+    for (number, (disk, packed)) in (1..).zip(guest.disks.iter().zip(&mut payload.disks)) {
+        let Some(image) = disk.image() else { continue };
+        let bytes = match store {
+            Some(store) => image.read(store),
+            None => image.look_at().map(|()| Vec::new()),
+        };
+        match bytes {
+            Ok(bytes) => packed.contents = DiskContents::Image(bytes),
+            Err(why) => check(Field::Disks, Err(format!("disk {number}: {why}"))),
+        }
+    }
+    (payload, problems)
 }
 
 /// Whether `name` can be a guest's.

@@ -5,6 +5,7 @@
 //! | [`cli`] | the command line |
 //! | [`run`] | from arguments to a running machine and its exit status |
 //! | [`manifest`], [`guest`], [`source`], [`image`], [`size`] | which guests, and whether they can boot at all |
+//! | [`disks`] | the images of their disks |
 //! | [`bundle`] | the one file they are packed into |
 //! | [`build`], [`symbols`] | the hypervisor's image and its symbols |
 //! | [`board`], [`qemu`], [`console`], [`terminal`] | the machine, its serial line, and the user's terminal |
@@ -24,6 +25,7 @@ mod cli;
 mod console;
 mod ctl;
 mod debian;
+mod disks;
 mod doctor;
 mod guest;
 mod image;

@@ -143,9 +143,9 @@ pub fn emulates(version: (u32, u32), board: Board) -> Result<(), (u32, u32)> {
 /// A QEMU that is new enough for the board; installed if need be and possible.
 pub fn need(board: Board) -> Result<Qemu> {
     match find() {
-        None => apt::install_qemu(&format!("{PROGRAM} is missing"))?,
+        None => apt::install(apt::QEMU, &format!("{PROGRAM} is missing"))?,
         Some(qemu) => match check_version(&qemu, board) {
-            Err(why) if apt::has_newer_qemu() => apt::install_qemu(&why)?,
+            Err(why) if apt::has_newer_qemu() => apt::install(apt::QEMU, &why)?,
             _ => {}
         },
     }

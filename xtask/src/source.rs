@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Error, Result};
 
 use crate::manifest::nearest;
-use crate::{build, debian};
+use crate::{build, debian, disks};
 
 /// Where one file comes from.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -16,6 +16,8 @@ pub enum Source {
     File(PathBuf),
     /// A file of the default Debian guest, fetched when it is first needed.
     Debian(Part),
+    /// A disk image of the user's, in any format that `qemu-img` reads.
+    Disk(PathBuf),
     /// A payload of `guests/`, built when it is needed.
     Payload(String),
     /// Nobody has said, or not so that it is understood. Whoever noticed that has told it.
@@ -63,12 +65,21 @@ impl Source {
         match self {
             Self::Debian(_) => store.debian().map(drop),
             Self::Payload(_) => store.payloads().map(drop),
+            Self::Disk(_) => return disks::need_program(),
             Self::File(_) | Self::Untold => Ok(()),
         }
         .map_err(Error::msg)
     }
 
-    /// The file's bytes; an empty file is a mistake whatever it was meant to be.
+    /// What can be said of the file before anything was fetched.
+    pub fn look_at(&self) -> Result<(), String> {
+        match self {
+            Self::Disk(path) => disks::look_at(path),
+            _ => Ok(()),
+        }
+    }
+
+    /// The file's bytes, of a disk image what a bundle has of it; an empty file is a mistake whatever it was meant to be.
     pub fn read(&self, store: &Store) -> Result<Vec<u8>, String> {
         match self {
             Self::File(path) => read(path),
@@ -79,6 +90,7 @@ impl Source {
                     Part::Initrd => &files.initrd,
                 })
             }
+            Self::Disk(path) => disks::load(path),
             Self::Payload(name) => read(&store.payloads()?.join(name)),
             Self::Untold => Err("no file is named".to_owned()),
         }
@@ -100,7 +112,7 @@ impl Store {
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::File(path) => path.display().fmt(f),
+            Self::File(path) | Self::Disk(path) => path.display().fmt(f),
             Self::Debian(Part::Kernel) => f.write_str("debian:kernel"),
             Self::Debian(Part::Initrd) => f.write_str("debian:initrd"),
             Self::Payload(name) => write!(f, "guest:{name}"),

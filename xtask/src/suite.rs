@@ -21,6 +21,7 @@ mod consoles;
 mod crash;
 mod ctl;
 mod debian;
+mod disks;
 mod firmware;
 mod host;
 mod hostile;
@@ -168,6 +169,7 @@ pub fn run(filter: Option<&str>, bare: bool) -> Result<ExitCode> {
     if !bare {
         steps.extend(manifests::debian_steps());
         steps.extend(net::steps());
+        steps.extend(disks::steps());
         steps.extend(hostile::steps());
         steps.extend(many::steps());
         steps.extend(bench::steps());

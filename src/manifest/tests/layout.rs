@@ -43,6 +43,12 @@ fn the_table_is_byte_by_byte_as_the_book_has_it() {
             },
         }],
         cmdline: "quiet",
+        disks: vec![DiskConfig {
+            contents: DiskContents::Empty(128 << 20),
+            space: Some(4 << 20),
+            read_only: false,
+            serial: "log",
+        }],
         ..VmSource::new("rt", b"boot")
     };
     let table = [
@@ -54,6 +60,7 @@ fn the_table_is_byte_by_byte_as_the_book_has_it() {
         &[1, 0, 0x52, 0x54, 0, 0x12, 0x34, 1, 1, 2, 10, 0xc8, 1, 1, 1],
         &[1, 1, 0x80, 0xc2, 0xd7, 0x2f, 0x80, 0x80, 4, 0xe8, 7],
         &[0x80, 0x20, 4, 0, 5, b'q', b'u', b'i', b'e', b't'],
+        &[1, 0, 0x80, 0x80, 0x80, 0x40, 1, 0x80, 0x80, 0x80, 2, 0, 3, b'l', b'o', b'g'],
     ]
     .concat();
     let lan = NetworkSource { name: "lan", uplink: true };
@@ -71,6 +78,21 @@ fn payloads_start_at_page_boundaries_and_equal_ones_are_stored_once() {
     assert!(manifest.vms()[0].kernel.offset().is_multiple_of(4096));
     assert!(manifest.vms()[0].initrd.unwrap().offset().is_multiple_of(4096));
     assert_eq!(bundle.len(), 4096 + 8192 + INITRD.len());
+}
+
+#[test]
+fn a_disk_image_is_stored_once_however_many_disks_begin_with_it() {
+    let image = |serial| disk(DiskContents::Image(&[0x33; 5000][..]), serial);
+    let disks = |serials: [&'static str; 2]| serials.map(image).to_vec();
+    let one = VmSource { disks: disks(["a", "b"]), initrd: None, ..source("one") };
+    let two = VmSource { disks: disks(["c", "d"]), initrd: None, ..source("two") };
+    let bundle = pack(&[one, two]).unwrap();
+    let manifest = read(&bundle).unwrap();
+    let images = manifest.vms().iter().flat_map(|vm| &vm.disks).map(|disk| *disk.image().unwrap());
+    let images: Vec<_> = images.collect();
+    assert_eq!(images, [images[0]; 4]);
+    assert_eq!(manifest.payload(images[0]), [0x33; 5000]);
+    assert_eq!(manifest.vms()[1].disks[1].serial, "d");
 }
 
 #[test]

@@ -40,7 +40,7 @@ fn reserved(budget: u32, period: u32) -> Class {
 #[test]
 fn each_mistake_has_its_own_error() {
     type Mistake = (fn(&mut VmConfig), fn(&ManifestError) -> bool);
-    let mistakes: [Mistake; 37] = [
+    let mistakes: [Mistake; 47] = [
         (|vm| vm.name.clear(), |e| matches!(e, ManifestError::NameEmpty { index: 0 })),
         (
             |vm| vm.name = "n".repeat(33),
@@ -140,6 +140,55 @@ fn each_mistake_has_its_own_error() {
         (
             |vm| vm.kernel.size = 0,
             |e| matches!(e, ManifestError::PayloadEmpty { kind: PayloadKind::Kernel, .. }),
+        ),
+        (
+            |vm| vm.disks = vec![disk(DiskContents::Empty(4096), "d".into()); 9],
+            |e| matches!(e, ManifestError::TooManyDisks { count: 9, .. }),
+        ),
+        (
+            |vm| vm.disks = vec![disk(DiskContents::Empty(512), "d".into())],
+            |e| matches!(e, ManifestError::DiskSize { disk: 0, size: 512, .. }),
+        ),
+        (
+            |vm| vm.disks = vec![disk(DiskContents::Empty((1 << 40) + 4096), "d".into())],
+            |e| matches!(e, ManifestError::DiskSize { .. }),
+        ),
+        (
+            |vm| vm.disks = vec![disk(DiskContents::Empty(0), "d".into())],
+            |e| matches!(e, ManifestError::DiskSize { size: 0, .. }),
+        ),
+        (
+            |vm| {
+                let good = disk(DiskContents::Empty(4096), "d".into());
+                vm.disks = vec![good.clone(), DiskConfig { space: Some(0), ..good }];
+            },
+            |e| matches!(e, ManifestError::DiskSpace { disk: 1, space: 0, .. }),
+        ),
+        (
+            |vm| {
+                let good = disk(DiskContents::Empty(4096), "d".into());
+                vm.disks = vec![DiskConfig { read_only: true, ..good }];
+            },
+            |e| matches!(e, ManifestError::DiskReadOnly { .. }),
+        ),
+        (
+            |vm| {
+                let good = disk(DiskContents::Image(vm.kernel), "d".into());
+                vm.disks = vec![DiskConfig { read_only: true, space: Some(4096), ..good }];
+            },
+            |e| matches!(e, ManifestError::DiskReadOnly { .. }),
+        ),
+        (
+            |vm| vm.disks = vec![disk(DiskContents::Empty(4096), String::new())],
+            |e| matches!(e, ManifestError::DiskSerial { .. }),
+        ),
+        (
+            |vm| vm.disks = vec![disk(DiskContents::Empty(4096), "d".repeat(21))],
+            |e| matches!(e, ManifestError::DiskSerial { .. }),
+        ),
+        (
+            |vm| vm.disks = vec![disk(DiskContents::Empty(4096), "two words".into())],
+            |e| matches!(e, ManifestError::DiskSerial { .. }),
         ),
     ];
     for (number, (change, expected)) in mistakes.into_iter().enumerate() {

@@ -44,6 +44,11 @@ fn config(name: &str) -> VmConfig {
     source.map(|text| String::from(*text), |_| Payload { offset: 4096, size: 4 })
 }
 
+/// A disk that begins so, with space for all of it.
+fn disk<P, T>(contents: DiskContents<P>, serial: T) -> DiskConfig<P, T> {
+    DiskConfig { contents, space: None, read_only: false, serial }
+}
+
 /// A bundle as a stranger might write it: `table` unchecked, then one page of payload.
 fn forge(table: &[u8]) -> Vec<u8> {
     let mut bundle = [&MAGIC[..], &FORMAT_VERSION.to_le_bytes(), &[0; 4]].concat();

@@ -56,6 +56,20 @@ fn cards() -> impl Strategy<Value = Vec<CardConfig>> {
     prop::collection::vec(card, 0..=8)
 }
 
+/// Disks; what is in their images is found elsewhere.
+fn disks() -> impl Strategy<Value = Vec<DiskConfig>> {
+    let pages = || 1u64..=1 << 28;
+    let empty = (pages(), prop::option::of(pages()))
+        .prop_map(|(size, space)| (DiskContents::Empty(size * 4096), space, false));
+    let image = DiskContents::Image(Payload { offset: 4096, size: 4 });
+    let writable = prop::option::of(pages()).prop_map(move |space| (image, space, false));
+    let facts = prop_oneof![empty, writable, Just((image, None, true))];
+    let disk = (facts, "[!-~]{1,20}").prop_map(|((contents, space, read_only), serial)| {
+        DiskConfig { contents, space: space.map(|pages| pages * 4096), read_only, serial }
+    });
+    prop::collection::vec(disk, 0..=8)
+}
+
 /// A VM, and how long its kernel and its RAM disk are.
 fn vms() -> impl Strategy<Value = (VmConfig, usize, Option<usize>)> {
     let crash =
@@ -79,7 +93,7 @@ fn vms() -> impl Strategy<Value = (VmConfig, usize, Option<usize>)> {
         reboot,
         (bad, shutdown, clock, assign, cards()),
     );
-    let files = ("[ -~]{0,200}", 1usize..6000, prop::option::of(1usize..6000));
+    let files = (("[ -~]{0,200}", disks()), 1usize..6000, prop::option::of(1usize..6000));
     (machine, files).prop_map(
         |(
             (
@@ -106,7 +120,8 @@ fn vms() -> impl Strategy<Value = (VmConfig, usize, Option<usize>)> {
                 devices,
                 assign,
                 nets,
-                cmdline: files.0,
+                cmdline: files.0.0,
+                disks: files.0.1,
                 ..config("")
             };
             (vm, files.1, files.2)
@@ -162,7 +177,13 @@ proptest! {
                 vm.initrd.map(|initrd| manifest.payload(initrd)),
                 initrd.map(|size| &bytes[..size])
             );
-            let placed = VmConfig { kernel: vm.kernel, initrd: vm.initrd, ..fact.clone() };
+            let mut placed = VmConfig { kernel: vm.kernel, initrd: vm.initrd, ..fact.clone() };
+            for (disk, placed) in vm.disks.iter().zip(&mut placed.disks) {
+                if let DiskContents::Image(image) = disk.contents {
+                    prop_assert_eq!(manifest.payload(image), &bytes[..]);
+                    placed.contents = disk.contents;
+                }
+            }
             prop_assert_eq!(vm, &placed);
         }
     }

@@ -223,6 +223,9 @@ pub enum Bad {
     /// An indirect table whose size is 0, no multiple of a descriptor's, or more than the queue's.
     #[error("an indirect table of {0} bytes")]
     Table(u32),
+    /// A request without a place for what becomes of it.
+    #[error("a request has no place for its status")]
+    NoStatus,
 }
 
 /// The `size` bytes at `start`, if that is a multiple of `alignment`.

@@ -10,7 +10,7 @@ pub fn render(result: &Value) -> String {
 }
 
 /// Members whose numbers are sizes in bytes.
-const SIZES: [&str; 11] = [
+const SIZES: [&str; 12] = [
     "memory",
     "total",
     "free",
@@ -21,6 +21,7 @@ const SIZES: [&str; 11] = [
     "heap",
     "ram",
     "tables",
+    "disks",
     "size",
 ];
 

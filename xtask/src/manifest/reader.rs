@@ -385,6 +385,7 @@ impl Reader<'_> {
             Field::Devices => guest.devices = values::devices(value)?,
             Field::Assign => guest.assign = values::nodes(value)?,
             Field::Nets => guest.nets = networks::cards(value, &self.networks)?,
+            Field::Disks => guest.disks = values::disks(value, self.folder)?,
         }
         Ok(())
     }

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use plinth::addr::Ipa;
 use plinth::machine::CpuId;
 use plinth::manifest::{
-    Devices, MachineConfig, OnBadAccess, OnCrash, OnReboot, Shutdown, View, WhenIdle,
+    Devices, DiskConfig, DiskContents, MachineConfig, OnBadAccess, OnCrash, OnReboot, Shutdown,
+    View, WhenIdle,
 };
 use plinth::sched::policy::{Class, CpuSet, Wfi};
 
@@ -171,7 +172,7 @@ fn all_mistakes_come_at_once_each_with_line_column_and_field() {
          Known are escape, view, scrollback, when_idle, defaults",
             "6:12: vm 1, kernel: want a text in quotes, got a number",
             "7:1: vm 1, colour: unknown field; known are name, kernel, initrd, cmdline, memory, \
-         ram_base, vcpus, cpus, weight, cap, reservation, wfi, autostart, on_crash, on_reboot, on_bad_access, shutdown, devices, assign, nets",
+         ram_base, vcpus, cpus, weight, cap, reservation, wfi, autostart, on_crash, on_reboot, on_bad_access, shutdown, devices, assign, nets, disks",
             "9:1: vm 2, kernel: the field is missing",
             "10:8: vm 2, name: `a` is the name of vm 1 already; each name is given once",
             "11:10: vm 2, memory: `12` is not a size: the unit K, M or G is missing, e.g. 512M or 2G",
@@ -410,4 +411,70 @@ fn the_default_manifest_is_a_good_example() {
     let names: Vec<_> = good(text).entries.iter().map(|entry| entry.guest.name.clone()).collect();
     assert_eq!(names, ["debian1", "debian2", "heartbeat"]);
     assert_eq!(mistakes(text), Vec::<String>::new());
+}
+
+#[test]
+fn disks_are_read_with_their_defaults_and_images_are_relative_to_the_file() {
+    let disks = guest(
+        "disks = [ { image = \"a.qcow2\" }, { image = \"/b\", read_only = true }, \
+         { size = \"128M\", space = \"8K\", serial = \"log\" } ]",
+    )
+    .disks;
+    let image = |path: &str| DiskContents::Image(Source::Disk(PathBuf::from(path)));
+    let disk = |contents, space, read_only, serial: &str| DiskConfig {
+        contents,
+        space,
+        read_only,
+        serial: serial.to_owned(),
+    };
+    let wanted = [
+        disk(image("/base/a.qcow2"), None, false, "disk0"),
+        disk(image("/b"), None, true, "disk1"),
+        disk(DiskContents::Empty(128 << 20), Some(8192), false, "log"),
+    ];
+    assert_eq!(disks, wanted);
+}
+
+#[test]
+fn what_is_wrong_with_a_disk_is_told_where_it_stands() {
+    for (line, told) in [
+        ("disks = 3", "9: vm 1, disks: 3 will not do; want a list of disks"),
+        ("disks = [3]", "10: vm 1, disks 1: 3 will not do; want a table"),
+        ("disks = [{}]", "10: vm 1, disks 1: it has neither an `image` nor a `size`"),
+        (
+            "disks = [{ size = \"4M\" }, { sise = \"4M\", image = \"a\" }]",
+            "29: vm 1, disks 2.sise: unknown field; did you mean `size`?",
+        ),
+        (
+            "disks = [{ size = \"3K\" }]",
+            "19: vm 1, disks 1.size: 3K; it is a multiple of 4K up to 1024G",
+        ),
+        (
+            "disks = [{ size = \"4M\", space = \"0K\" }]",
+            "33: vm 1, disks 1.space: `0K` is not a size",
+        ),
+        (
+            "disks = [{ image = \"a\", size = \"4M\" }]",
+            "25: vm 1, disks 1.size: there is an image as well",
+        ),
+        (
+            "disks = [{ image = \"a\", read_only = true, space = \"4M\" }]",
+            "43: vm 1, disks 1.space: nothing is written",
+        ),
+        (
+            "disks = [{ size = \"4M\", read_only = true }]",
+            "25: vm 1, disks 1.read_only: an empty disk",
+        ),
+        (
+            "disks = [{ size = \"4M\", serial = \"a b\" }]",
+            "34: vm 1, disks 1.serial: a serial has 1 to 20",
+        ),
+    ] {
+        let found = mistake(line);
+        assert!(found.starts_with(told), "{line}\n{found}");
+    }
+    let many = "{ size = \"4M\" }, ".repeat(9);
+    assert!(mistake(&format!("disks = [{many}]")).contains("9 disks; 8 at most"));
+    let text = "[machine.defaults]\ndisks = []\n[[vm]]\nname = \"a\"\nkernel = \"k\"\n";
+    assert!(mistakes(text)[0].contains("unknown field"));
 }
