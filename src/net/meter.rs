@@ -1,8 +1,10 @@
 //! A limit on how much comes in: a bucket of credit that fills with time, and that what comes through takes from.
 //!
 //! Credit is counted in units of which one second's filling is the limit times the counter's frequency. So it grows by
-//! the limit with every tick, something of the size one costs the frequency, nothing is divided or rounded, and over any
-//! time no more comes through than the limit and a burst.
+//! the limit with every tick, something of the size one costs the frequency, and nothing is divided or rounded.
+//!
+//! What is larger than a burst takes a full bucket, and leaves it owing the rest: else it would never come through. So
+//! over any time no more comes through than the limit and a burst, or the largest thing where that is larger.
 
 use serde::{Deserialize, Serialize};
 use spin::mutex::SpinMutex;
@@ -12,7 +14,7 @@ use crate::time::{Frequency, Ticks};
 /// What a bucket has. A bucket that was never used is full.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Bucket {
-    /// What is missing from a full one.
+    /// What is missing from a full one; more than that has, where it owes something.
     missing: u64,
     /// When that was so: the latest moment that was ever told.
     at: Ticks,
@@ -59,13 +61,12 @@ impl Meter {
         let mut bucket = self.bucket.lock();
         let filled = self.filled(*bucket, now);
         let missing = filled.missing.saturating_add(self.cost(size));
-        let passes = missing <= self.capacity();
+        let passes = missing <= self.capacity() || filled.missing == 0;
         *bucket = if passes { Bucket { missing, ..filled } } else { filled };
         passes
     }
 
-    /// When something of the size `size` comes through, if nothing else does before: `now`, or later. What never
-    /// does is treated as if it were a burst.
+    /// When something of the size `size` comes through, if nothing else does before: `now`, or later.
     pub(super) fn ready(&self, size: u64, now: Ticks) -> Ticks {
         let filled = self.filled(*self.bucket.lock(), now);
         let missing = filled.missing.saturating_add(self.cost(size.min(self.burst)));
@@ -109,10 +110,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_larger_than_a_burst_never_comes_through() {
+    fn what_is_larger_than_a_burst_waits_for_a_full_bucket_and_is_paid_for_later() {
         let meter = Meter::new(10, 3, hertz(100));
-        assert!(!meter.take(4, Ticks(u64::MAX)));
-        assert_eq!(meter.ready(4, Ticks(u64::MAX)), Ticks(u64::MAX));
+        assert!(meter.take(1, Ticks(0)));
+        assert_eq!(meter.ready(13, Ticks(0)), Ticks(10));
+        assert!(!meter.take(13, Ticks(9)) && meter.take(13, Ticks(10)));
+        assert_eq!(meter.ready(1, Ticks(10)), Ticks(120));
+        assert!(!meter.take(1, Ticks(119)) && meter.take(1, Ticks(120)));
     }
 
     #[test]
@@ -120,8 +124,8 @@ mod tests {
         let meter = Meter::new(u64::MAX, u32::MAX, hertz(u32::MAX));
         assert!(meter.take(u64::from(u32::MAX), Ticks(0)));
         assert!(!meter.take(1, Ticks(0)));
-        assert!(!meter.take(u64::MAX, Ticks(u64::MAX)));
-        assert!(meter.take(1, Ticks(u64::MAX)));
+        assert!(meter.take(u64::MAX, Ticks(u64::MAX)));
+        assert!(!meter.take(1, Ticks(u64::MAX)));
         assert_eq!(Meter::new(1, 1, hertz(1)).ready(u64::MAX, Ticks(7)), Ticks(7));
     }
 
@@ -143,17 +147,18 @@ mod tests {
                 latest = now.max(latest);
                 let ready = meter.ready(size, Ticks(now));
                 let passes = meter.take(size, Ticks(now));
-                prop_assert_eq!(passes, ready.0 == now && size <= u64::from(burst));
+                prop_assert_eq!(passes, ready.0 == now);
                 if passes {
                     through.push((latest, size));
                 }
             }
             for first in 0..through.len() {
-                let mut sum = 0;
+                let (mut sum, mut most_at_once) = (0, u64::from(burst));
                 for (at, size) in &through[first..] {
                     sum += size;
+                    most_at_once = most_at_once.max(*size);
                     let window = at - through[first].0;
-                    let most = rate * window + u64::from(burst) * u64::from(frequency);
+                    let most = rate * window + most_at_once * u64::from(frequency);
                     prop_assert!(sum * u64::from(frequency) <= most);
                 }
             }
@@ -169,7 +174,7 @@ mod tests {
             let meter = Meter::new(rate, burst, hertz(frequency));
             let mut now = Ticks(1000);
             for size in sizes {
-                let size = u64::from(size.min(burst));
+                let size = u64::from(size);
                 let ready = meter.ready(size, now);
                 if ready > now {
                     prop_assert!(!meter.take(size, Ticks(ready.0 - 1)));

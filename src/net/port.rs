@@ -47,7 +47,8 @@ impl Default for Vlans {
 pub struct Rate {
     /// Bits a second, within [`RATES`]: those of the frames themselves, without preambles, checksums and gaps.
     pub bits: u64,
-    /// Bytes, within [`BURSTS`]. A frame that is longer never comes through.
+    /// Bytes, within [`BURSTS`]. A frame that is longer comes through when a whole burst is saved up, and the rest is
+    /// taken from what comes after it.
     pub burst: u32,
 }
 

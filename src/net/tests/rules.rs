@@ -211,7 +211,10 @@ fn a_rate_holds_for_all_that_comes_in_and_says_when_there_is_room() {
     // 10,000 bytes a second.
     assert_eq!(switch.ready(port(0, 0), 1500, Ticks(0)), Ticks(150));
     assert_eq!((sent(1500, 149), sent(1500, 150)), (Some(DropReason::Rate), None));
-    assert_eq!(sent(2049, u64::MAX), Some(DropReason::Rate), "longer than a burst");
+    // What is longer than a burst needs a whole one, and is paid for afterwards.
+    assert_eq!(switch.ready(port(0, 0), 12_048, Ticks(150)), Ticks(355));
+    assert_eq!((sent(12_048, 354), sent(12_048, 355)), (Some(DropReason::Rate), None));
+    assert_eq!((sent(48, 1359), sent(48, 1360)), (Some(DropReason::Rate), None));
     let unlimited = switch.ready(port(0, 1), usize::MAX, Ticks(3));
     assert_eq!(unlimited, Ticks(3));
 }
