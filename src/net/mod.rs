@@ -50,5 +50,5 @@ pub use set::{MAX_PORTS, PortId};
 pub use stations::Station;
 pub use switch::{Copies, MAX_NETWORKS, Plan, PlanError, PortState, Switch};
 
-#[cfg(test)]
+#[cfg(all(test, not(miri)))] // Minutes there, and nothing here is unsafe.
 mod tests;
