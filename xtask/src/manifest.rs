@@ -7,9 +7,11 @@
 //! |---|---|
 //! | [`reader`] | from text to guests: tables, fields, defaults |
 //! | [`values`] | what one value means |
+//! | [`disks`] | what a disk's table means |
 //! | [`networks`] | the same for networks and cards |
 //! | [`nearest`] | what somebody may have meant by an unknown word |
 
+mod disks;
 pub mod nearest;
 mod networks;
 mod reader;

@@ -12,6 +12,7 @@ use plinth::sched::policy::{Class, DEFAULT_WEIGHT, MAX_WEIGHT, Wfi};
 use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
 
+use super::disks;
 use super::nearest;
 use super::networks;
 use super::values::{self, Meaning, Value};
@@ -385,7 +386,7 @@ impl Reader<'_> {
             Field::Devices => guest.devices = values::devices(value)?,
             Field::Assign => guest.assign = values::nodes(value)?,
             Field::Nets => guest.nets = networks::cards(value, &self.networks)?,
-            Field::Disks => guest.disks = values::disks(value, self.folder)?,
+            Field::Disks => guest.disks = disks::disks(value, self.folder)?,
         }
         Ok(())
     }
