@@ -19,6 +19,7 @@
 //! | [`device`] | the IPA bus and the plain devices on it |
 //! | [`virtio`] | virtio over MMIO |
 //! | [`net`] | the switch between guests' network cards |
+//! | [`host`] | the machine's own network cards and disks |
 //! | [`firmware`] | what a guest takes for its firmware |
 //! | [`console`] | the host's serial line, shared by the log, the guests and the monitor |
 //! | [`monitor`] | the shell, and its machine-readable twin |
@@ -36,6 +37,7 @@ mod crc32;
 pub mod device;
 pub mod exit;
 pub mod firmware;
+pub mod host;
 pub mod hypervisor;
 pub mod machine;
 pub mod manifest;

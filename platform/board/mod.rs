@@ -8,6 +8,7 @@ mod cpu;
 mod gic;
 mod memory;
 mod uart;
+mod virtio;
 
 use alloc::borrow::ToOwned;
 use alloc::string::String;
@@ -26,8 +27,10 @@ pub use cpu::{BoardCpu, Conduit, EnableMethod};
 pub use gic::Gic;
 pub use memory::usable;
 pub use uart::{BoardUart, UartKind};
+pub use virtio::VirtioPlace;
 
-/// QEMU's `virt` board has 32 of these, more than all other nodes together, and no fact is read of any.
+/// QEMU's `virt` board has 32 of these, more than all other nodes together. What they say is read when somebody wants
+/// it: [`Board::virtio_places`].
 const UNUSED: &str = "virtio,mmio";
 
 /// The facts of one board.

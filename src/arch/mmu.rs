@@ -5,6 +5,8 @@ use aarch64_cpu::registers::{MAIR_EL2, SCTLR_EL2, TCR_EL2, TTBR0_EL2};
 use aarch64_paging::descriptor::El23Attributes;
 use aarch64_paging::idmap::IdMap;
 use aarch64_paging::paging::{El2, MemoryRegion};
+use spin::Once;
+use spin::mutex::TicketMutex;
 use tock_registers::interfaces::{ReadWriteable, Readable};
 
 use crate::addr::{PAGE_SIZE, PhysAddr, Region};
@@ -51,6 +53,9 @@ pub enum Use {
     /// Device registers: read and write.
     Device,
 }
+
+/// The tables in use.
+static SPACE: Once<TicketMutex<AddressSpace>> = Once::new();
 
 /// EL2's translation tables.
 #[derive(Debug)]
@@ -101,13 +106,22 @@ impl AddressSpace {
     pub unsafe fn activate(mut self) -> u64 {
         self.map.mark_active();
         let root = self.map.root_address().0 as u64;
-        core::mem::forget(self);
+        SPACE.call_once(|| TicketMutex::new(self));
         barrier::dsb(barrier::ISHST); // the walker sees the tables before it is sent there
         // SAFETY: everything in use is mapped one to one before and after, and the code in between
         // touches no memory.
         unsafe { super::boot::switch_tables(root) };
         enforce_wxn();
         root
+    }
+}
+
+/// Map the whole pages around `registers`, where nothing was mapped before, while the tables are in use.
+pub fn map_registers(registers: Region<PhysAddr>) {
+    if let Some(space) = SPACE.get() {
+        space.lock().map(registers, Use::Device);
+        barrier::dsb(barrier::ISHST); // every CPU's walker sees the new entries; no TLB has kept invalid ones
+        barrier::isb(barrier::SY);
     }
 }
 

@@ -18,6 +18,7 @@
 //! | [`id_registers`] | what the CPU says of itself |
 //! | [`crash`], [`power`], [`percpu`] | the last words |
 //! | [`monitor`] | what the console asks for |
+//! | [`host`] | the machine's own network cards and disks |
 //! | [`provoke`] | faults on request, to test the last words |
 //! | [`regs`] | registers that `aarch64-cpu` lacks |
 #![allow(unsafe_code)]
@@ -29,6 +30,7 @@ pub mod el1;
 pub mod errata;
 pub mod gic;
 pub mod heap;
+pub mod host;
 pub mod id_registers;
 pub mod maintenance;
 pub mod mmu;

@@ -13,7 +13,7 @@ use super::maintenance;
 use super::mmu::{AddressSpace, Use};
 use super::power::{self, Verdict};
 use super::this_cpu::ThisCpu;
-use super::{boot, errata, heap, monitor, percpu, provoke, smp, supply, timer, traps, world};
+use super::{boot, errata, heap, host, monitor, percpu, provoke, smp, supply, timer, traps, world};
 use crate::addr::{PAGE_SIZE, PhysAddr, Region};
 use crate::console::{self, Settings};
 use crate::cpu::{Cpu, Step};
@@ -72,6 +72,9 @@ extern "C" fn plinth_main(tree: u64) -> ! {
     let cpus = smp::start_others(board, this_mpidr(), stacks, frequency);
     log::info!("{cpus} CPUs at EL2");
 
+    if board.chosen.bootargs.split_ascii_whitespace().any(|word| word == host::ARGUMENT) {
+        host::find(&mut machine, &mut frames, &tree);
+    }
     let stock = supply::stock(board, &tree, frames, cpus, frequency);
     drop(tree);
     let machine_config = stock.machine();
@@ -127,8 +130,10 @@ pub fn run(machine: ThisCpu) -> ! {
     if let Some(board) = BOARD.get() {
         provoke::on_request(&board.chosen.bootargs, machine.id());
     }
-    let mut cpu = Cpu::new(machine, hypervisor, |hypervisor, machine, _| {
-        monitor::attend(hypervisor, machine);
+    let mut cpu = Cpu::new(machine, hypervisor, |hypervisor, machine, interrupt| {
+        if !host::attend(interrupt) {
+            monitor::attend(hypervisor, machine);
+        }
     })
     .with_background(monitor::deadline, monitor::attend);
     while cpu.step() != Step::Finished {}

@@ -13,6 +13,7 @@ use alloc::vec::Vec;
 use super::frames::{Clean, FramePool, Frames, Run};
 use super::maintenance::Maintenance;
 use super::phys::{self, Word};
+use super::segment::Segment;
 use super::stage2::{MapError, Mapping, MemoryType, Perms, Stage2, TableFrames};
 use super::store::Store;
 use crate::addr::{Ipa, PhysAddr, Region};
@@ -148,6 +149,14 @@ impl GuestMemory {
             }
         }
         Err(outside)
+    }
+
+    /// The bytes of `ipas` for a device of the machine's, in order of address.
+    pub fn segments(
+        &self,
+        ipas: Region<Ipa>,
+    ) -> Result<impl Iterator<Item = Segment> + use<'_>, OutsideRam> {
+        Ok(self.pieces(ipas)?.map(Segment::new))
     }
 
     /// Reads an integer; in one access where it is aligned.

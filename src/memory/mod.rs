@@ -9,6 +9,7 @@
 //! | [`maintenance`] | caches and TLBs: what only a CPU can do |
 //! | [`stage2`] | VMSAv8-64 stage-2 translation tables and VMIDs |
 //! | [`guest`] | a VM's RAM, reached by checked accesses through its IPAs |
+//! | [`segment`] | what of it a device of the machine's reads and writes by itself |
 //! | [`store`] | frames that the hypervisor itself keeps something in |
 //!
 //! The physical addresses used here come from [`FramePool`] and from nowhere else, and what enters the
@@ -24,6 +25,7 @@ pub mod guest;
 pub mod maintenance;
 pub mod phys;
 pub mod scrub;
+pub mod segment;
 pub mod stage2;
 pub mod store;
 
@@ -31,6 +33,7 @@ pub use frames::{Block, Clean, Dirty, FramePool, Frames, OutOfFrames, Scrubbed};
 pub use guest::{GuestMemory, OutsideEither, OutsideRam, RamOverlap};
 pub use maintenance::{Maintenance, Operation, Recorder, Vttbr};
 pub use phys::{Erasable, Ram, Word};
+pub use segment::Segment;
 pub use stage2::{
     Geometry, Leaf, MapError, Mapping, MemoryType, PaRange, Perms, Stage2, Stage2Error,
     TableFrames, Vmid, Vmids,

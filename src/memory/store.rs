@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 
 use super::frames::{FramePool, OutOfFrames, Run};
 use super::phys;
+use super::segment::Segment;
 use crate::addr::{PhysAddr, Region};
 
 /// One block of frames, and where in the store it ends.
@@ -97,6 +98,14 @@ impl Store {
     /// Not all of them lie inside.
     pub fn copy(&self, offset: u64, from: &Self, at: u64, size: u64) {
         phys::copy(from.within(at, size), self.within(offset, size), size);
+    }
+
+    /// The `size` bytes from `offset` on for a device of the machine's.
+    ///
+    /// # Panics
+    /// Not all of them lie inside.
+    pub fn segments(&self, offset: u64, size: u64) -> impl Iterator<Item = Segment> {
+        self.pieces(offset, size).map(Segment::new)
     }
 
     /// Where `size` bytes from `offset` on lie, which leave no frame.

@@ -5,6 +5,7 @@ mod blob;
 mod pi;
 mod qemu;
 mod refusals;
+mod virtio;
 
 use super::*;
 use crate::platform::Trigger;
