@@ -120,6 +120,12 @@ pub struct RunOptions {
     /// What the board's second serial line is connected to, as QEMU's `-serial` has it
     #[arg(long, value_name = "WHERE")]
     pub other_serial: Option<String>,
+    /// Gives the machine a network card that QEMU connects to the PC's network
+    #[arg(long)]
+    pub nic: bool,
+    /// Gives the machine a disk, a raw image or one named .qcow2; several times for several
+    #[arg(long, value_name = "FILE")]
+    pub disk: Vec<PathBuf>,
     /// Deterministic virtual time: one instruction is one nanosecond
     #[arg(long)]
     pub icount: bool,

@@ -37,7 +37,40 @@ pub struct Machine<'a> {
     pub serial: usize,
     /// What the other is connected to, as QEMU's `-serial` has it.
     pub other_serial: Option<&'a str>,
+    pub virtio: Virtio<'a>,
     pub extra: &'a [String],
+}
+
+/// The virtio devices of the `virt` board.
+#[derive(Clone, Copy, Default)]
+pub struct Virtio<'a> {
+    /// A network card on the PC's network, as QEMU's user mode has it.
+    pub nic: bool,
+    /// Disks, in the order in which they are numbered.
+    pub disks: &'a [PathBuf],
+}
+
+impl Virtio<'_> {
+    fn arguments(&self, args: &mut Vec<OsString>) {
+        if self.nic {
+            args.extend(["-netdev", "user,id=plinth-net"].map(Into::into));
+            args.extend(["-device", "virtio-net-device,netdev=plinth-net"].map(Into::into));
+        }
+        for (index, disk) in self.disks.iter().enumerate() {
+            // What a guest writes into a raw image may look like another format: QEMU is told, and does not guess.
+            let format = if is_qcow2(disk) { "qcow2" } else { "raw" };
+            let file = value(disk);
+            let drive = format!("file={file},if=none,id=plinth-disk{index},format={format}");
+            args.extend(["-drive".into(), drive.into()]);
+            let device = format!("virtio-blk-device,drive=plinth-disk{index}");
+            args.extend(["-device".into(), device.into()]);
+        }
+    }
+}
+
+/// Whether an image is not a raw one, by its name.
+fn is_qcow2(disk: &Path) -> bool {
+    disk.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("qcow2"))
 }
 
 /// How the machine comes to its first instruction.
@@ -106,6 +139,7 @@ impl Machine<'_> {
         if self.icount {
             args.extend(["-icount", "shift=0,sleep=off"].map(Into::into));
         }
+        self.virtio.arguments(&mut args);
         self.boot.arguments(&mut args);
         args.extend(self.extra.iter().map(Into::into));
         args
@@ -203,7 +237,7 @@ pub fn exec_with_parent(parent: u32, command: &[OsString]) -> Result<ExitCode> {
 mod tests {
     use std::path::Path;
 
-    use super::{Boot, Machine, emulates, version};
+    use super::{Boot, Machine, Virtio, emulates, version};
     use crate::board::{Board, Hardware};
 
     fn text(machine: &Machine<'_>) -> String {
@@ -249,13 +283,19 @@ mod tests {
             },
             serial: 0,
             other_serial: Some("file:x"),
+            virtio: Virtio { nic: true, disks: &["a,b.img".into(), "c.QCOW2".into()] },
             extra: &extra,
         };
         assert_eq!(
             text(&machine),
             "-M virt,virtualization=on,gic-version=2 -cpu max -smp 4 -m 1048576K -nodefaults \
              -display none -chardev stdio,id=console,signal=off -serial chardev:console \
-             -serial file:x -icount shift=0,sleep=off -kernel k.img -initrd b \
+             -serial file:x -icount shift=0,sleep=off -netdev user,id=plinth-net \
+             -device virtio-net-device,netdev=plinth-net \
+             -drive file=a,,b.img,if=none,id=plinth-disk0,format=raw \
+             -device virtio-blk-device,drive=plinth-disk0 \
+             -drive file=c.QCOW2,if=none,id=plinth-disk1,format=qcow2 \
+             -device virtio-blk-device,drive=plinth-disk1 -kernel k.img -initrd b \
              -append loglevel=debug -d int"
         );
     }
@@ -278,6 +318,7 @@ mod tests {
             boot,
             serial: 1,
             other_serial: None,
+            virtio: Virtio::default(),
             extra: &[],
         };
         assert_eq!(

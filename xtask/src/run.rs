@@ -16,7 +16,7 @@ use crate::channel::socket::Socket;
 use crate::cli::RunOptions;
 use crate::console::{self, End, LastWords, Watch};
 use crate::guest::{self, Guest, Payload, Problem};
-use crate::qemu::{Boot, Machine};
+use crate::qemu::{Boot, Machine, Virtio};
 use crate::source::{Part, Source, Store};
 use crate::symbols::Symbols;
 use crate::{build, paths, qemu, rpi4, size};
@@ -158,6 +158,7 @@ fn run_plinth(options: &RunOptions, hardware: &Hardware, bundle: &Bundle) -> Res
         },
         serial: serial.unwrap_or(0),
         other_serial: options.other_serial.as_deref(),
+        virtio: virtio(options, hardware)?,
         extra: &options.qemu,
     };
     boot(options, &qemu, &machine, symbols.as_ref())
@@ -179,6 +180,7 @@ fn run_card(options: &RunOptions, hardware: &Hardware, card: &Path) -> Result<Ex
         boot: Boot::Loaded(&memory),
         serial,
         other_serial: options.other_serial.as_deref(),
+        virtio: virtio(options, hardware)?,
         extra: &options.qemu,
     };
     boot(options, &qemu, &machine, None)
@@ -212,9 +214,25 @@ fn run_bare(options: &RunOptions, hardware: &Hardware, guest: &Payload) -> Resul
         },
         serial: 0,
         other_serial: options.other_serial.as_deref(),
+        virtio: virtio(options, &hardware)?,
         extra: &options.qemu,
     };
     boot(options, &qemu, &machine, None)
+}
+
+/// The virtio devices that the options name.
+fn virtio<'a>(options: &'a RunOptions, hardware: &Hardware) -> Result<Virtio<'a>> {
+    let virtio = Virtio { nic: options.nic, disks: &options.disk };
+    if hardware.board != Board::QemuVirt && (virtio.nic || !virtio.disks.is_empty()) {
+        bail!(
+            "the board {} has no place for a virtio device: --nic and --disk are for qemu-virt",
+            hardware.board
+        );
+    }
+    if let Some(disk) = virtio.disks.iter().find(|disk| !disk.is_file()) {
+        bail!("there is no disk {}", disk.display());
+    }
+    Ok(virtio)
 }
 
 /// Files of one run, gone after it.

@@ -22,7 +22,7 @@ use crate::console::Killed;
 use crate::guest::Payload;
 use crate::image;
 use crate::paths;
-use crate::qemu::{self, Boot, Machine, Qemu};
+use crate::qemu::{self, Boot, Machine, Qemu, Virtio};
 
 /// What a machine may find different from run to run, and must not here.
 const SAME_EVERY_TIME: [&str; 4] = ["-seed", "1", "-rtc", "base=2025-01-01,clock=vm"];
@@ -138,8 +138,16 @@ impl Counter {
         let mut extra = SAME_EVERY_TIME.map(str::to_owned).to_vec();
         extra.extend(self.plugin.arguments(&report, Some(&tree), icount));
         extra.extend(more.iter().map(|argument| (*argument).to_owned()));
-        let machine =
-            Machine { hardware, el2, icount, boot, serial: 0, other_serial: None, extra: &extra };
+        let machine = Machine {
+            hardware,
+            el2,
+            icount,
+            boot,
+            serial: 0,
+            other_serial: None,
+            virtio: Virtio::default(),
+            extra: &extra,
+        };
         let (status, console) = self.to_the_end(&machine, limit)?;
         if !status.success() {
             bail!("QEMU: {status}\n{}", tail(&console));

@@ -25,7 +25,7 @@ use anyhow::{Context, Result, bail};
 use crate::board::Hardware;
 use crate::build;
 use crate::console::{End, Killed, drain_line};
-use crate::qemu::{self, Boot, Machine, Qemu};
+use crate::qemu::{self, Boot, Machine, Qemu, Virtio};
 use crate::rpi4::Tree;
 use crate::run::RunFiles;
 
@@ -120,7 +120,16 @@ fn image(payload: &Path) -> Result<Vec<u8>> {
 
 /// The machine with virtual time, as for Plinth.
 fn machine<'a>(hardware: &'a Hardware, boot: Boot<'a>, extra: &'a [String]) -> Machine<'a> {
-    Machine { hardware, el2: true, icount: true, boot, serial: 0, other_serial: None, extra }
+    Machine {
+        hardware,
+        el2: true,
+        icount: true,
+        boot,
+        serial: 0,
+        other_serial: None,
+        virtio: Virtio::default(),
+        extra,
+    }
 }
 
 /// The device tree that QEMU would give to what it boots.
