@@ -198,8 +198,11 @@ impl Devices {
         nics.chain(disks.map(|disk| disk.interrupt))
     }
 
-    /// One line for each device: what it is, and where.
+    /// One line for each device: what it is, and where; or one that there is none.
     pub fn describe(&self, mut line: impl FnMut(fmt::Arguments<'_>)) {
+        if self.nics.is_empty() && self.disks.is_empty() {
+            line(format_args!("no virtio network card and no disk, {} places", self.places));
+        }
         for (index, Placed { at, interrupt, device, .. }) in self.nics.iter().enumerate() {
             let head = format_args!("network card {index} at {at}, interrupt {}: ", interrupt.0);
             match device {

@@ -139,6 +139,7 @@ impl<H: Hal, const SIZE: usize> Ring<H, SIZE> {
     /// # Errors
     /// There is no room for it. It is given back.
     #[allow(clippy::result_large_err, reason = "it is given back as it was")]
+    #[inline(never)]
     pub fn add(&mut self, mut chain: Chain<H>) -> Result<(), Chain<H>> {
         // SAFETY: nobody can reach the request's own buffer until `pop` gives it back, and of the data, which is of frames
         // that the pool has handed out, no reference is ever made elsewhere.
@@ -168,6 +169,7 @@ impl<H: Hal, const SIZE: usize> Ring<H, SIZE> {
     ///
     /// # Errors
     /// Something has come back that the device was not given. It has to be reset before anything else is done.
+    #[inline(never)]
     pub fn pop(&mut self) -> Result<Option<(Chain<H>, usize)>, OutOfOrder> {
         let Some(head) = self.queue.peek_used() else { return Ok(None) };
         let slot = self.chains.get_mut(usize::from(head)).ok_or(OutOfOrder)?;
