@@ -25,7 +25,7 @@ use crate::vgic::IntId;
 pub const ARGUMENT: &str = "host-devices";
 
 /// How much memory a driver takes, in bytes, at most.
-const MEMORY_EACH: u64 = 256 << 10;
+const MEMORY_EACH: u64 = 384 << 10;
 
 static DEVICES: Once<Devices> = Once::new();
 

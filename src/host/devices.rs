@@ -206,10 +206,7 @@ impl Devices {
         for (index, Placed { at, interrupt, device, .. }) in self.nics.iter().enumerate() {
             let head = format_args!("network card {index} at {at}, interrupt {}: ", interrupt.0);
             match device {
-                Ok(nic) => {
-                    let [a, b, c, d, e, f] = nic.mac();
-                    line(format_args!("{head}{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}"));
-                }
+                Ok(nic) => line(format_args!("{head}{}", nic.mac())),
                 Err(why) => line(format_args!("{head}{why}")),
             }
         }

@@ -35,9 +35,7 @@ const TYPE_FLUSH: u32 = 4;
 const STATUS_OK: u8 = 0;
 const STATUS_UNSUPPORTED: u8 = 2;
 
-/// How many descriptors the queue has.
-const DESCRIPTORS: usize = 128;
-/// How many requests can be under way.
+/// How many requests can be under way, if the queue has room for their segments.
 const REQUESTS: usize = 32;
 /// What a request has of its own: what is to be done, and behind it the status.
 const HEADER: usize = 16;
@@ -46,7 +44,7 @@ const CELL: usize = 32;
 struct Inner<H: Hal, T> {
     /// Dropped first: that resets the disk.
     transport: T,
-    ring: Ring<H, DESCRIPTORS>,
+    ring: Ring<H>,
     free: Vec<Buffer<H>>,
     /// What has come back without the disk's doing: flushes that it need not be asked for, [`REQUESTS`] at most, and what a
     /// disk that was turned off has left. There is room for both.

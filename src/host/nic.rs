@@ -14,6 +14,7 @@ use super::buffer::Buffer;
 use super::ring::{Chain, OutOfOrder, Ring};
 use super::session::{self, StartError, VERSION_1};
 use super::uplink::{MAX_FRAME, NotSent, Uplink};
+use crate::net::MacAddr;
 
 /// `VIRTIO_NET_F_MAC`: the card has an address.
 const MAC: u64 = 1 << 5;
@@ -34,7 +35,7 @@ const LEGACY_HEADER: usize = 10;
 
 /// What is under way to the card, and the buffers for more.
 struct Transmit<H: Hal> {
-    ring: Ring<H, TRANSMIT>,
+    ring: Ring<H>,
     free: Vec<Buffer<H>>,
 }
 
@@ -42,9 +43,9 @@ struct Transmit<H: Hal> {
 pub struct Nic<H: Hal, T: Transport> {
     /// Dropped first: that resets the card. Its lock is taken last.
     transport: TicketMutex<T>,
-    receive: TicketMutex<Ring<H, RECEIVE>>,
+    receive: TicketMutex<Ring<H>>,
     transmit: TicketMutex<Transmit<H>>,
-    mac: [u8; 6],
+    mac: MacAddr,
     /// How many bytes stand before each frame.
     header: usize,
     out_of_order: AtomicBool,
@@ -59,11 +60,10 @@ impl<H: Hal, T: Transport> Nic<H, T> {
         let features = session::begin(&mut transport, MAC)?;
         let header = if features & VERSION_1 == 0 { LEGACY_HEADER } else { HEADER };
         let mac = if features & MAC == 0 {
-            // Locally administered, and of nobody in particular.
-            [0x02, 0, 0, 0, 0, 1]
+            MacAddr::derived("uplink", 0)
         } else {
             let read = transport.read_consistent(|| transport.read_config_space::<[u8; 6]>(0));
-            read.map_err(|_| StartError::Config)?
+            MacAddr(read.map_err(|_| StartError::Config)?)
         };
         let mut receive = Ring::new(&mut transport, RECEIVE_QUEUE)?;
         let mut transmit = Ring::new(&mut transport, TRANSMIT_QUEUE)?;
@@ -108,7 +108,7 @@ impl<H: Hal> Transmit<H> {
 }
 
 impl<H: Hal, T: Transport + Send> Uplink for Nic<H, T> {
-    fn mac(&self) -> [u8; 6] {
+    fn mac(&self) -> MacAddr {
         self.mac
     }
 

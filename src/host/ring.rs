@@ -20,6 +20,9 @@ use crate::memory::Segment;
 /// The most pieces that a request has: its own buffer's, and those of its data.
 const PIECES: usize = MAX_SEGMENTS + 2;
 
+/// How many descriptors each queue has. All have as many, so that the image has this code once.
+const DESCRIPTORS: usize = 64;
+
 /// The device has used what it was not given.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct OutOfOrder;
@@ -118,20 +121,20 @@ impl<H: Hal> Chain<H> {
     }
 }
 
-/// A queue of `SIZE` descriptors.
-pub struct Ring<H: Hal, const SIZE: usize> {
+/// A queue.
+pub struct Ring<H: Hal> {
     number: u16,
-    queue: VirtQueue<H, SIZE>,
+    queue: VirtQueue<H, DESCRIPTORS>,
     /// Those under way, by their first descriptor.
     chains: Box<[Option<Chain<H>>]>,
 }
 
-impl<H: Hal, const SIZE: usize> Ring<H, SIZE> {
+impl<H: Hal> Ring<H> {
     /// Queue `number` of a device, empty.
     pub fn new(transport: &mut impl Transport, number: u16) -> Result<Self, StartError> {
         let queue = VirtQueue::new(transport, number, false, false)
             .map_err(|error| StartError::Queue { number, error })?;
-        Ok(Self { number, queue, chains: (0..SIZE).map(|_| None).collect() })
+        Ok(Self { number, queue, chains: (0..DESCRIPTORS).map(|_| None).collect() })
     }
 
     /// Hands a request over; the device notices it when it is [told](Self::tell).

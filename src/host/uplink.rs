@@ -1,5 +1,7 @@
 //! A network card of the machine's, as a virtual switch sees it.
 
+use crate::net::MacAddr;
+
 /// The longest frame that is sent or received, in bytes, without its checksum: Ethernet's with a VLAN tag.
 pub const MAX_FRAME: usize = 1518;
 
@@ -23,7 +25,7 @@ pub enum NotSent {
 /// may send. [`send`](Self::send) fills the frame under a lock that comes last but for the console's.
 pub trait Uplink: Send + Sync {
     /// Its own address.
-    fn mac(&self) -> [u8; 6];
+    fn mac(&self) -> MacAddr;
 
     /// Sends a frame of `length` bytes, which `fill` writes where the card reads them: each byte has an old value before.
     /// It does not wait, and `fill` is called once or, with an error, not at all.
