@@ -353,7 +353,7 @@ fn a_card_that_gives_back_what_it_was_not_given_is_turned_off() {
         let (card, wire) = nic(VERSION_1);
         wire.board().give(queue, head, 20);
         assert!(attend(&card).is_empty());
-        assert_eq!(send(&card, &[1; 60]).is_err(), true, "queue {queue}, {head}");
+        assert!(send(&card, &[1; 60]).is_err(), "queue {queue}, {head}");
         assert_eq!(send(&card, &[1; 60]), Err(NotSent::OutOfOrder));
         assert_eq!(wire.board().status, 0);
         assert!(attend(&card).is_empty());
@@ -390,6 +390,11 @@ fn contents(store: &Store, offset: u64, size: u64) -> Vec<u8> {
     (offset..offset + size).step_by(4).flat_map(|at| store.word(at).to_le_bytes()).collect()
 }
 
+/// How many bytes so many sectors have.
+fn bytes_in(sectors: u64) -> usize {
+    usize::try_from(sectors * 512).unwrap()
+}
+
 /// A disk's side of its requests.
 #[derive(Default)]
 struct Platter {
@@ -400,7 +405,7 @@ struct Platter {
 
 impl Platter {
     fn new() -> Self {
-        Self { data: vec![0; SECTORS as usize * 512], ..Self::default() }
+        Self { data: vec![0; bytes_in(SECTORS)], ..Self::default() }
     }
 
     fn fetch(&mut self, wire: &Wire) {
@@ -414,7 +419,7 @@ impl Platter {
         assert!(!header.writable && header.size == 16 && end.writable && end.size == 1);
         let header = bytes(header);
         let sector = u64::from_le_bytes(header[8..].try_into().unwrap());
-        let mut at = sector as usize * 512;
+        let mut at = bytes_in(sector);
         let mut written = 1;
         for piece in data {
             let there = &mut self.data[at..at + piece.size];
@@ -583,11 +588,12 @@ proptest! {
     ) {
         let ((disk, wire), store) = (disk(VERSION_1 | FLUSH), frames());
         let mut platter = Platter::new();
-        let mut model = vec![0u8; SECTORS as usize * 512];
+        let mut model = vec![0u8; bytes_in(SECTORS)];
         let mut under_way: Vec<Asked> = Vec::new();
         for (token, (step, sector, count, seed)) in (0..).zip(steps) {
-            let size = count.min(SECTORS - sector) * 512;
-            let range = sector as usize * 512..(sector * 512 + size) as usize;
+            let count = count.min(SECTORS - sector);
+            let size = count * 512;
+            let range = bytes_in(sector)..bytes_in(sector) + bytes_in(count);
             // No two that touch are under way: their order is nobody's concern.
             let touches = |it: &Asked| it.range.start < range.end && range.start < it.range.end;
             let is_free = |place: &u64| under_way.iter().all(|it| it.place != *place);

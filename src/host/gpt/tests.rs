@@ -13,6 +13,11 @@ const USABLE: (u64, u64) = (34, SECTORS - 34);
 
 type Disk = Vec<[u8; BYTES]>;
 
+/// A number of sectors, or the place of one.
+fn index(sector: u64) -> usize {
+    usize::try_from(sector).unwrap()
+}
+
 fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
     bytes[at..at + value.len()].copy_from_slice(value);
 }
@@ -57,12 +62,12 @@ fn header(at: u64, entries_at: u64, entries: &[u8], change: impl Fn(&mut [u8])) 
 fn changed(partitions: &[(u32, &str, u64, u64)], change: impl Fn(&mut [u8])) -> Disk {
     let last = SECTORS - 1;
     let entries = entries(partitions);
-    let mut disk = vec![[0; BYTES]; SECTORS as usize];
+    let mut disk = vec![[0; BYTES]; index(SECTORS)];
     disk[1] = header(1, 2, &entries, change);
-    disk[last as usize] = header(last, last - 32, &entries, |_| {});
+    disk[index(last)] = header(last, last - 32, &entries, |_| {});
     for (at, sector) in entries.chunks_exact(BYTES).enumerate() {
         disk[2 + at].copy_from_slice(sector);
-        disk[last as usize - 32 + at].copy_from_slice(sector);
+        disk[index(last) - 32 + at].copy_from_slice(sector);
     }
     disk
 }
@@ -78,7 +83,7 @@ fn search(disk: &Disk, wanted: Wanted) -> (Result<Partition, NotFound>, usize) {
     let mut search = Search::new(wanted, disk.len() as u64);
     for steps in 0.. {
         match search.next() {
-            Next::Sector(at) => search.take(&disk[usize::try_from(at).unwrap()]),
+            Next::Sector(at) => search.take(&disk[index(at)]),
             Next::Found(partition) => return (Ok(partition), steps),
             Next::Failed(error) => return (Err(error), steps),
         }
@@ -126,7 +131,7 @@ fn the_table_at_the_end_serves_where_the_first_is_damaged() {
     entries[20][3] ^= 1;
     assert_eq!(search(&entries, name("boot")), (boot, 66));
     // That one is damaged as well: what is wrong with the first is told.
-    wiped[SECTORS as usize - 1][60] ^= 1;
+    wiped[index(SECTORS) - 1][60] ^= 1;
     let error = NotFound::NoTable(Damage::NoHeader);
     assert_eq!(search(&wiped, name("boot")), (Err(error), 2));
 }
