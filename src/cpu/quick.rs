@@ -10,6 +10,7 @@ use crate::exit::Exit;
 use crate::machine::{Interrupt, Machine};
 use crate::vgic::Notify;
 use crate::vm::Vm;
+use crate::vm::quick::Touched;
 use crate::vm::tally::Reason;
 
 impl<M: Machine> Cpu<'_, M> {
@@ -30,7 +31,9 @@ impl<M: Machine> Cpu<'_, M> {
                 return Leave::Exit;
             };
             loaded.tally.count(answer.reason);
-            if answer.device && self.after_device(loaded, answer.sooner) {
+            if answer.device != Touched::Nothing
+                && self.after_device(loaded, answer.device == Touched::DueSooner)
+            {
                 return Leave::Interrupted(None);
             }
             if !answer.others.is_empty() && self.tell(loaded, answer.others) {

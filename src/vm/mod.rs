@@ -17,7 +17,7 @@ pub mod lifecycle;
 pub mod loading;
 mod mmio;
 pub mod ptimer;
-mod quick;
+pub mod quick;
 mod report;
 pub mod snapshot;
 pub mod stolen;

@@ -25,15 +25,24 @@ pub struct Answer {
     pub reason: Reason,
     /// Other vCPUs that have to look at their interrupts.
     pub others: Notify,
-    /// A device was accessed: the hypervisor's own work for it may be due earlier than before.
-    pub device: bool,
-    /// That device is itself due earlier than before.
-    pub sooner: bool,
+    /// Whether a device was accessed.
+    pub device: Touched,
+}
+
+/// Whether an exit has come to a device.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Touched {
+    /// To none.
+    Nothing,
+    /// To one: the hypervisor's own work for it may be due earlier than before, and others' bells have been rung.
+    Device,
+    /// The same, and the device is itself due earlier.
+    DueSooner,
 }
 
 impl Answer {
     const fn of(reason: Reason) -> Self {
-        Self { reason, others: Notify::NONE, device: false, sooner: false }
+        Self { reason, others: Notify::NONE, device: Touched::Nothing }
     }
 }
 
@@ -163,7 +172,8 @@ impl Vm {
             if !write {
                 vcpu.regs.write(access.gpr, access.extend(loaded));
             }
-            return Some(Answer { others, device: true, sooner, ..Answer::of(Reason::Mmio) });
+            let device = if sooner { Touched::DueSooner } else { Touched::Device };
+            return Some(Answer { others, device, ..Answer::of(Reason::Mmio) });
         }
         let offset = ipa.raw().wrapping_sub(GICD.base.raw());
         let others = if write && offset < GICD.size && !Vgic::is_live(Frame::Distributor, offset) {
