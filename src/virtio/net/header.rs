@@ -104,10 +104,10 @@ impl NetHeader {
         }
     }
 
-    /// Nothing is to be done, and nothing needs to be looked at again.
-    pub const fn settled() -> Self {
+    /// Nothing is to be done; a driver with these `features` need not look at the checksum either.
+    pub const fn settled(features: u64) -> Self {
         Self {
-            flags: DATA_VALID,
+            flags: if features & feature::GUEST_CSUM == 0 { 0 } else { DATA_VALID },
             gso_type: GSO_NONE,
             hdr_len: 0,
             gso_size: 0,

@@ -1,11 +1,14 @@
 //! The switch, and who is plugged into its ports.
 
 use alloc::boxed::Box;
+use alloc::vec;
 
 use spin::mutex::TicketMutex;
 
 use super::header::SIZE;
-use super::socket::{Frame, Plug, Undelivered};
+use super::offload::{SCRATCH, Segments, Undone};
+use super::sending::{self, Budget, Plain, Sending};
+use super::socket::{self, Frame, Plug, Undelivered};
 use crate::memory::OutsideRam;
 use crate::net::{HEADER, Header, PortId, Switch};
 use crate::time::Ticks;
@@ -15,12 +18,14 @@ type Socket = TicketMutex<Option<Plug>>;
 
 /// The networks of the machine, with the guests' cards.
 ///
-/// Lock order: a port's, then the queue by which the card there receives.
+/// Lock order: the one for plain frames, a port's, the queue by which the card there receives.
 #[derive(Debug)]
 pub struct Lan {
     switch: Switch,
     /// By network and place.
     sockets: Box<[Box<[Socket]>]>,
+    /// Plain frames are made here.
+    scratch: TicketMutex<Box<[u8]>>,
     /// The system counter.
     clock: fn() -> Ticks,
 }
@@ -33,7 +38,9 @@ impl Lan {
         let sockets = (0..networks)
             .map(|network| (0..count(network)).map(|_| TicketMutex::default()).collect())
             .collect();
-        Self { switch, sockets, clock }
+        let scratch = if networks == 0 { 0 } else { SCRATCH };
+        let scratch = TicketMutex::new(vec![0; scratch].into_boxed_slice());
+        Self { switch, sockets, scratch, clock }
     }
 
     /// The switch.
@@ -54,11 +61,12 @@ impl Lan {
         }
     }
 
-    /// Sends a frame by `from` to whom it is for. What cannot be delivered is counted, and lost.
+    /// A frame comes in by `from`: how it goes on, with [`go_on`](Self::go_on). `None` where it does not; that has been
+    /// counted.
     ///
     /// # Errors
     /// Its sender names what is no RAM.
-    pub fn send(&self, from: PortId, frame: &Frame<'_>) -> Result<(), OutsideRam> {
+    pub fn begin(&self, from: PortId, frame: &Frame<'_>) -> Result<Option<Sending>, OutsideRam> {
         let mut bytes = [0; HEADER];
         let taken = frame.length.min(HEADER as u64);
         let length = usize::try_from(frame.length).unwrap_or(usize::MAX);
@@ -67,24 +75,95 @@ impl Lan {
         let header = Header::parse(start).filter(|it| frame.header.is_behind(it.length()));
         let Some(header) = header else {
             self.switch.refused(from, length);
-            return Ok(());
+            return Ok(None);
         };
-        let Ok(copies) = self.switch.forward(from, &header, length, (self.clock)()) else {
-            return Ok(());
-        };
-        for (to, change) in copies {
-            let Some(socket) = self.socket(to) else { continue };
-            let socket = socket.lock();
-            let delivered = match &*socket {
-                Some(plug) => plug.deliver(frame, &change.head(&header)),
-                None => Err(Undelivered::NoRoom),
-            };
-            drop(socket);
-            match delivered {
-                Ok(()) => self.switch.went_out(to, length),
-                Err(Undelivered::NoRoom) => self.switch.lost(to),
-                Err(Undelivered::Sender(outside)) => return Err(outside),
+        let copies = self.switch.forward(from, &header, length, (self.clock)());
+        let left = frame.header;
+        Ok(copies.ok().map(|copies| Sending { left, header, copies, plain: None }))
+    }
+
+    /// Brings a frame to those whom it is for, as long as `budget` lasts. Returns whether that was all. What cannot be
+    /// delivered is counted, and lost.
+    ///
+    /// # Errors
+    /// Its sender names what is no RAM.
+    pub fn go_on(
+        &self,
+        sending: &mut Sending,
+        frame: &Frame<'_>,
+        budget: &mut Budget,
+    ) -> Result<bool, OutsideRam> {
+        while !budget.is_spent() {
+            if let Some(plain) = &mut sending.plain {
+                if !self.next_plain(plain, frame, budget)? {
+                    sending.plain = None;
+                }
+                continue;
             }
+            let Some((to, change)) = sending.copies.next() else { return Ok(true) };
+            let head = change.head(&sending.header);
+            budget.copied(frame.length);
+            match self.deliver(to, |plug| plug.deliver(frame, &head)) {
+                Err(Undelivered::Unfinished) => {
+                    let grows = socket::growth(&head);
+                    let work = frame.header.shifted(grows).work();
+                    let length = frame.length.saturating_add_signed(grows.into());
+                    match Segments::new(work, length) {
+                        Ok(segments) => sending.plain = Some(Plain { to, head, segments }),
+                        Err(_) => self.switch.lost(to),
+                    }
+                }
+                delivered => self.count(to, frame.length, delivered)?,
+            }
+        }
+        Ok(false)
+    }
+
+    /// Makes the next plain frame, and delivers it. Returns whether there may be more.
+    fn next_plain(
+        &self,
+        plain: &mut Plain,
+        frame: &Frame<'_>,
+        budget: &mut Budget,
+    ) -> Result<bool, OutsideRam> {
+        let Plain { to, head, segments } = plain;
+        let mut scratch = self.scratch.lock();
+        let read = |offset, into: &mut [u8]| sending::read(frame, head, offset, into);
+        let made = match segments.next(read, &mut scratch) {
+            None => return Ok(false),
+            Some(Err(Undone::Read(outside))) => return Err(outside),
+            Some(Err(Undone::Refused(_))) => {
+                self.switch.lost(*to);
+                return Ok(false);
+            }
+            Some(Ok(made)) => made,
+        };
+        budget.finished(made.len() as u64);
+        let delivered = self.deliver(*to, |plug| plug.deliver_plain(made));
+        let goes_on = delivered.is_ok();
+        self.count(*to, made.len() as u64, delivered)?;
+        Ok(goes_on)
+    }
+
+    fn deliver(
+        &self,
+        to: PortId,
+        deliver: impl FnOnce(&Plug) -> Result<(), Undelivered>,
+    ) -> Result<(), Undelivered> {
+        let socket = self.socket(to).map(TicketMutex::lock);
+        socket.as_ref().and_then(|plug| plug.as_ref()).map_or(Err(Undelivered::NoRoom), deliver)
+    }
+
+    fn count(
+        &self,
+        to: PortId,
+        length: u64,
+        delivered: Result<(), Undelivered>,
+    ) -> Result<(), OutsideRam> {
+        match delivered {
+            Ok(()) => self.switch.went_out(to, usize::try_from(length).unwrap_or(usize::MAX)),
+            Err(Undelivered::Sender(outside)) => return Err(outside),
+            Err(Undelivered::NoRoom | Undelivered::Unfinished) => self.switch.lost(to),
         }
         Ok(())
     }

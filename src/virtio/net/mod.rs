@@ -9,6 +9,7 @@
 //! | [`header`] | what stands before each packet |
 //! | [`socket`] | a card as others reach it |
 //! | [`lan`] | the switch, and who is plugged in |
+//! | [`sending`] | a frame on its way |
 //! | [`cabling`] | which cards the manifest gives to whom |
 //! | [`offload`] | what is left to be done to a packet, done here |
 
@@ -16,12 +17,17 @@ pub mod cabling;
 pub mod header;
 pub mod lan;
 pub mod offload;
+pub mod sending;
 pub mod socket;
+
+#[cfg(test)]
+mod tests;
 
 use alloc::sync::Arc;
 
 use self::header::{NetHeader, SIZE};
 use self::lan::Lan;
+use self::sending::{Budget, Sending};
 use self::socket::{Frame, RECEIVE};
 use super::backend::{Backend, Served};
 use super::queue::{Bad, Chain};
@@ -84,12 +90,16 @@ pub struct NetDevice {
     mac: MacAddr,
     /// What its driver has negotiated.
     features: u64,
+    /// The frame that is on its way.
+    sending: Option<Sending>,
+    /// What is left of what is done at one go.
+    budget: Budget,
 }
 
 impl NetDevice {
     /// A card at `port` of `lan`, with this address.
     pub const fn new(lan: Arc<Lan>, port: PortId, mac: MacAddr) -> Self {
-        Self { lan, port, mac, features: 0 }
+        Self { lan, port, mac, features: 0, sending: None, budget: Budget::WHOLE }
     }
 }
 
@@ -101,7 +111,7 @@ impl Drop for NetDevice {
 
 impl Backend for NetDevice {
     const ID: u32 = 1;
-    /// A small packet takes some thousand instructions, one of 64 KiB some ten thousand.
+    /// What they take is bounded by a [`Budget`].
     const AT_ONCE: usize = 16;
 
     fn features(&self) -> u64 {
@@ -140,13 +150,34 @@ impl Backend for NetDevice {
         let mut bytes = [0; SIZE];
         lan::read(&frame, 0, &mut bytes)?;
         frame.header = NetHeader::parse(&bytes);
-        if frame.header.is_allowed(self.features, length) {
-            self.lan.send(self.port, &frame)?;
+        if self.budget.is_spent() {
+            self.budget = Budget::WHOLE;
+            return Ok(Served::More);
         }
-        Ok(Served::Done(0))
+        let mut sending = match self.sending.take() {
+            Some(sending) => {
+                frame.header = sending.left;
+                sending
+            }
+            None if !frame.header.is_allowed(self.features, length) => return Ok(Served::Done(0)),
+            None => match self.lan.begin(self.port, &frame)? {
+                Some(sending) => sending,
+                None => return Ok(Served::Done(0)),
+            },
+        };
+        if self.lan.go_on(&mut sending, &frame, &mut self.budget)? {
+            return Ok(Served::Done(0));
+        }
+        self.sending = Some(sending);
+        Ok(Served::More)
+    }
+
+    fn stop(&mut self, _queue: usize) {
+        self.sending = None;
     }
 
     fn reset(&mut self) {
         self.features = 0;
+        self.sending = None;
     }
 }

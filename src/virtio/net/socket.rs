@@ -47,6 +47,8 @@ pub struct Plug {
 pub enum Undelivered {
     /// There was no room for it.
     NoRoom,
+    /// Something is left to be done to it that who gets it does not do.
+    Unfinished,
     /// It cannot be read: its sender's fault.
     Sender(OutsideRam),
 }
@@ -57,14 +59,30 @@ impl Plug {
     /// # Errors
     /// [`Undelivered`]; the queue is as it was.
     pub fn deliver(&self, frame: &Frame<'_>, head: &Head) -> Result<(), Undelivered> {
-        let features = self.queues.features();
-        let shift = head_shift(head);
-        let header = frame.header.shifted(shift);
-        if features == 0 || !header.is_taken(features) {
-            return Err(Undelivered::NoRoom);
+        let header = frame.header.shifted(growth(head));
+        let features = self.features()?;
+        if !header.is_taken(features) {
+            return Err(Undelivered::Unfinished);
         }
+        self.put(Source::new(frame, &header, head), features)
+    }
+
+    /// Puts a frame into the receive queue to which nothing is left to be done.
+    ///
+    /// # Errors
+    /// [`Undelivered`]; the queue is as it was.
+    pub fn deliver_plain(&self, frame: &[u8]) -> Result<(), Undelivered> {
+        let features = self.features()?;
+        self.put(Source::plain(frame, features), features)
+    }
+
+    /// What the driver has negotiated.
+    fn features(&self) -> Result<u64, Undelivered> {
+        Some(self.queues.features()).filter(|features| *features != 0).ok_or(Undelivered::NoRoom)
+    }
+
+    fn put(&self, mut source: Source<'_>, features: u64) -> Result<(), Undelivered> {
         let Some(ram) = self.queues.ram().get() else { return Err(Undelivered::NoRoom) };
-        let mut source = Source::new(frame, &header, head);
         let Some(mut queue) = self.queues.lock(RECEIVE) else { return Err(Undelivered::NoRoom) };
         let Queue { ring: Some(ring), chain, .. } = &mut *queue else {
             return Err(Undelivered::NoRoom);
@@ -95,7 +113,7 @@ impl Plug {
 }
 
 /// By how much a frame grows that begins with `head`.
-fn head_shift(head: &Head) -> i16 {
+pub(super) fn growth(head: &Head) -> i16 {
     let [new, old] = [head.bytes().len(), head.replaces()].map(|n| i16::try_from(n).unwrap_or(0));
     new - old
 }
@@ -182,76 +200,113 @@ fn place(buffers: &[Buffer], offset: u64) -> Option<Ipa> {
     None
 }
 
-/// What is left of a frame to be copied: what is made anew, then what is in its sender's RAM.
+/// What is left of a frame to be copied: what is made anew, then the rest of it.
 struct Source<'a> {
     made: [u8; SIZE + HEADER],
     made_from: usize,
     made_to: usize,
-    ram: &'a GuestMemory,
-    buffers: &'a [Buffer],
-    /// How much of the first of them is behind us.
-    offset: u64,
+    rest: Rest<'a>,
+}
+
+/// What is copied from where it is.
+enum Rest<'a> {
+    /// A finished frame.
+    Plain(&'a [u8]),
+    /// What is in its sender's RAM; so much of the first buffer is behind us.
+    Sender { ram: &'a GuestMemory, buffers: &'a [Buffer], offset: u64 },
 }
 
 impl<'a> Source<'a> {
     fn new(frame: &Frame<'a>, header: &NetHeader, head: &Head) -> Self {
+        let rest = Rest::Sender { ram: frame.ram, buffers: frame.buffers, offset: 0 };
+        let mut source = Self::of(header, head.bytes(), rest);
+        source.skip((SIZE + head.replaces()) as u64);
+        source
+    }
+
+    fn plain(frame: &'a [u8], features: u64) -> Self {
+        Self::of(&NetHeader::settled(features), &[], Rest::Plain(frame))
+    }
+
+    fn of(header: &NetHeader, head: &[u8], rest: Rest<'a>) -> Self {
         let mut made = [0; SIZE + HEADER];
-        let bytes = header.bytes().into_iter().chain(head.bytes().iter().copied());
+        let bytes = header.bytes().into_iter().chain(head.iter().copied());
         let mut made_to = 0;
         for (to, byte) in made.iter_mut().zip(bytes) {
             *to = byte;
             made_to += 1;
         }
-        let mut source =
-            Self { made, made_from: 0, made_to, ram: frame.ram, buffers: frame.buffers, offset: 0 };
-        source.skip((SIZE + head.replaces()) as u64);
-        source
+        Self { made, made_from: 0, made_to, rest }
     }
 
     fn is_empty(&self) -> bool {
-        self.made_from == self.made_to && self.buffers.is_empty()
+        self.made_from == self.made_to
+            && match &self.rest {
+                Rest::Plain(bytes) => bytes.is_empty(),
+                Rest::Sender { buffers, .. } => buffers.is_empty(),
+            }
     }
 
-    /// So many bytes of the sender's are behind us.
+    /// So many bytes of the rest are behind us.
     fn skip(&mut self, bytes: u64) {
-        self.offset += bytes;
-        while let Some((first, rest)) = self.buffers.split_first() {
-            let Some(beyond) = self.offset.checked_sub(first.size.into()) else { return };
-            (self.buffers, self.offset) = (rest, beyond);
+        match &mut self.rest {
+            Rest::Plain(rest) => {
+                *rest = usize::try_from(bytes).ok().and_then(|n| rest.get(n..)).unwrap_or_default();
+            }
+            Rest::Sender { buffers, offset, .. } => {
+                *offset += bytes;
+                while let Some((first, rest)) = buffers.split_first() {
+                    let Some(beyond) = offset.checked_sub(first.size.into()) else { return };
+                    (*buffers, *offset) = (rest, beyond);
+                }
+            }
         }
+    }
+
+    /// Copies what comes next, at most `room` bytes, to `at` of `ram`. How many bytes that were.
+    fn copy(&mut self, ram: &GuestMemory, at: Ipa, room: u64) -> Result<u64, OutsideEither> {
+        let most = usize::try_from(room).unwrap_or(usize::MAX);
+        if let Some(made) = self.made.get(self.made_from..self.made_to)
+            && !made.is_empty()
+        {
+            let made = made.get(..most).unwrap_or(made);
+            ram.write_from(at, made).map_err(OutsideEither::To)?;
+            self.made_from += made.len();
+            return Ok(made.len() as u64);
+        }
+        let copied = match &self.rest {
+            Rest::Plain(bytes) => {
+                let bytes = bytes.get(..most).unwrap_or(bytes);
+                ram.write_from(at, bytes).map_err(OutsideEither::To)?;
+                bytes.len() as u64
+            }
+            Rest::Sender { ram: sender, buffers, offset } => {
+                let Some(from) = buffers.first() else { return Ok(0) };
+                let size = (u64::from(from.size) - offset).min(room);
+                let outside = OutsideRam { ipa: from.ipa, size: from.size.into() };
+                let source = from.ipa.checked_add(*offset).ok_or(OutsideEither::From(outside))?;
+                sender.copy_to_guest(source, ram, at, size)?;
+                size
+            }
+        };
+        self.skip(copied);
+        Ok(copied)
     }
 
     /// Fills `buffers`, which are in `ram`, as far as there is something. How many bytes that were.
     fn fill(&mut self, ram: &GuestMemory, buffers: &[Buffer]) -> Result<u32, OutsideEither> {
         let mut written = 0u32;
         for buffer in buffers {
-            let (mut at, mut room) = (buffer.ipa, u64::from(buffer.size));
-            while room > 0 {
-                let now = match self.made.get(self.made_from..self.made_to) {
-                    Some(made) if !made.is_empty() => {
-                        let size = made.len().min(usize::try_from(room).unwrap_or(usize::MAX));
-                        let made = made.get(..size).unwrap_or_default();
-                        ram.write_from(at, made).map_err(OutsideEither::To)?;
-                        self.made_from += size;
-                        size as u64
-                    }
-                    _ => {
-                        let Some(from) = self.buffers.first() else { return Ok(written) };
-                        let now = (u64::from(from.size) - self.offset).min(room);
-                        let outside = OutsideRam { ipa: from.ipa, size: from.size.into() };
-                        let source = from.ipa.checked_add(self.offset);
-                        let source = source.ok_or(OutsideEither::From(outside))?;
-                        self.ram.copy_to_guest(source, ram, at, now)?;
-                        self.skip(now);
-                        now
-                    }
-                };
-                room -= now;
-                written = written.saturating_add(u32::try_from(now).unwrap_or(u32::MAX));
-                if room > 0 {
-                    let outside = OutsideRam { ipa: at, size: now };
-                    at = at.checked_add(now).ok_or(OutsideEither::To(outside))?;
+            let mut done = 0;
+            while done < u64::from(buffer.size) {
+                let outside = OutsideRam { ipa: buffer.ipa, size: buffer.size.into() };
+                let at = buffer.ipa.checked_add(done).ok_or(OutsideEither::To(outside))?;
+                let now = self.copy(ram, at, u64::from(buffer.size) - done)?;
+                if now == 0 {
+                    return Ok(written);
                 }
+                done += now;
+                written = written.saturating_add(u32::try_from(now).unwrap_or(u32::MAX));
             }
         }
         Ok(written)
