@@ -75,7 +75,7 @@ extern "C" fn plinth_main(tree: u64) -> ! {
     if board.chosen.bootargs.split_ascii_whitespace().any(|word| word == host::ARGUMENT) {
         host::find(&mut machine, &mut frames, &tree);
     }
-    let stock = supply::stock(board, &tree, frames, cpus, frequency);
+    let stock = supply::stock(board, &tree, &mut machine, frames, cpus, frequency);
     drop(tree);
     let machine_config = stock.machine();
     let view = machine_config.view;

@@ -1,6 +1,7 @@
 //! What VMs are made from on this machine: the bundle's descriptions, the board's facts, memory, randomness.
 
 use alloc::boxed::Box;
+use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -8,17 +9,20 @@ use aarch64_cpu::registers::ID_AA64MMFR0_EL1;
 use tock_registers::interfaces::Readable;
 
 use super::start::fail;
-use super::{checksum, gic, heap, id_registers, timer};
+use super::this_cpu::ThisCpu;
+use super::{checksum, gic, heap, host, id_registers, timer};
 use crate::addr::Region;
 use crate::console::{self, GuestLine, Settings};
 use crate::device::serial::SerialLine;
 use crate::firmware::entropy::Entropy;
+use crate::host::Devices;
 use crate::hypervisor::{HeapAccess, INTERRUPT_KINDS, Stock};
 use crate::manifest::{self, Manifest};
 use crate::memory::{FramePool, Geometry, PaRange};
 use crate::platform::board::{Assigned, Board, Gic};
 use crate::time::Frequency;
 use crate::vgic::{GicVersion, IntId};
+use crate::virtio::net::lan::Lan;
 use crate::vm::create::Host;
 use crate::vm::idregs::IdFacts;
 
@@ -49,7 +53,8 @@ fn with_scrollback(settings: Settings, guests: usize, frames: &FramePool) -> Set
 pub fn stock(
     board: &Board,
     tree: &[u8],
-    frames: FramePool,
+    machine: &mut ThisCpu,
+    mut frames: FramePool,
     cpus: u8,
     frequency: Frequency,
 ) -> Stock {
@@ -76,6 +81,7 @@ pub fn stock(
         Gic::V2 { gicv, .. } => (GicVersion::V2, Some(gicv.start())),
         Gic::V3 { .. } => (GicVersion::V3, None),
     };
+    let outside = Outside::of(&manifest, || host::find(machine, &mut frames, tree));
     let geometry = geometry();
     let host = Host {
         gic_version,
@@ -95,8 +101,41 @@ pub fn stock(
     };
     let line = |id, name: &str| -> Arc<dyn SerialLine> { Arc::new(GuestLine::new(id, name)) };
     let ram = board.memory.iter().map(Region::size).fold(0, u64::saturating_add);
-    Stock::new(host, manifest, frames, seed(board), Box::new(line))
-        .on_machine(ram, HeapAccess { reserve: heap::reserve, report: heap::report })
+    let stock = Stock::new(host, manifest, frames, seed(board), Box::new(line))
+        .on_machine(ram, HeapAccess { reserve: heap::reserve, report: heap::report });
+    if let Some(outside) = outside {
+        outside.connect(stock.cabling().lan());
+    }
+    stock
+}
+
+/// The network that goes on outside.
+struct Outside {
+    network: usize,
+    name: String,
+    devices: &'static Devices,
+}
+
+impl Outside {
+    /// The manifest's, if there is one: the machine's devices are looked for then.
+    fn of(manifest: &Manifest<'_>, find: impl FnOnce() -> &'static Devices) -> Option<Self> {
+        let mut networks = manifest.networks().iter().enumerate();
+        let (network, config) = networks.find(|(_, network)| network.uplink)?;
+        Some(Self { network, name: config.name.clone(), devices: find() })
+    }
+
+    /// Joins it to the machine's first network card.
+    fn connect(self, lan: &Arc<Lan>) {
+        let Some(port) = lan.switch().uplink(self.network) else { return };
+        match self.devices.nic(0) {
+            Ok(nic) => {
+                lan.connect(port, nic);
+                let lan = lan.clone();
+                self.devices.on_frame(0, Box::new(move |frame| lan.receive(frame)));
+            }
+            Err(missing) => log::warn!("network {}: it ends here: {missing}", self.name),
+        }
+    }
 }
 
 /// The devices of the board that each guest has for its own.

@@ -146,6 +146,10 @@ fn run_plinth(options: &RunOptions, hardware: &Hardware, bundle: &Bundle) -> Res
     };
     let serial = tree.as_ref().map(rpi4::Tree::serial_line).transpose()?;
     let tree = tree.map(|tree| files.write("board.dtb", &tree.bytes())).transpose()?;
+    let mut virtio = virtio(options, hardware)?;
+    // On another board the hypervisor says what is missing.
+    virtio.nic |= hardware.board == Board::QemuVirt
+        && bundle.manifest()?.networks().iter().any(|network| network.uplink);
     let machine = Machine {
         hardware,
         el2: true,
@@ -158,7 +162,7 @@ fn run_plinth(options: &RunOptions, hardware: &Hardware, bundle: &Bundle) -> Res
         },
         serial: serial.unwrap_or(0),
         other_serial: options.other_serial.as_deref(),
-        virtio: virtio(options, hardware)?,
+        virtio,
         extra: &options.qemu,
     };
     boot(options, &qemu, &machine, symbols.as_ref())

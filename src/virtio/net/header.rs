@@ -104,10 +104,10 @@ impl NetHeader {
         }
     }
 
-    /// Nothing is to be done; a driver with these `features` need not look at the checksum either.
-    pub const fn settled(features: u64) -> Self {
+    /// Nothing is to be done; and where it is `valid`, nobody need look at the checksum either.
+    pub const fn settled(valid: bool) -> Self {
         Self {
-            flags: if features & feature::GUEST_CSUM == 0 { 0 } else { DATA_VALID },
+            flags: if valid { DATA_VALID } else { 0 },
             gso_type: GSO_NONE,
             hdr_len: 0,
             gso_size: 0,

@@ -1,14 +1,19 @@
 //! The switch, and who is plugged into its ports.
 
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 use alloc::vec;
+use core::fmt;
 
+use spin::Once;
 use spin::mutex::TicketMutex;
 
 use super::header::SIZE;
 use super::offload::{SCRATCH, Segments, Undone};
 use super::sending::{self, Budget, Plain, Sending};
-use super::socket::{self, Frame, Plug, Undelivered};
+use super::socket::{self, Checksum, Frame, Plug, Undelivered};
+use crate::host::Uplink;
+use crate::host::uplink::MAX_FRAME;
 use crate::memory::OutsideRam;
 use crate::net::{HEADER, Header, PortId, Switch};
 use crate::time::Ticks;
@@ -18,12 +23,13 @@ type Socket = TicketMutex<Option<Plug>>;
 
 /// The networks of the machine, with the guests' cards.
 ///
-/// Lock order: the one for plain frames, a port's, the queue by which the card there receives.
-#[derive(Debug)]
+/// Lock order: the one for plain frames, a port's, the queue by which the card there receives; or the uplink's.
 pub struct Lan {
     switch: Switch,
     /// By network and place.
     sockets: Box<[Box<[Socket]>]>,
+    /// The machine's own card, and the port that it is at.
+    uplink: Once<(PortId, Arc<dyn Uplink>)>,
     /// Plain frames are made here.
     scratch: TicketMutex<Box<[u8]>>,
     /// The system counter.
@@ -40,7 +46,7 @@ impl Lan {
             .collect();
         let scratch = if networks == 0 { 0 } else { SCRATCH };
         let scratch = TicketMutex::new(vec![0; scratch].into_boxed_slice());
-        Self { switch, sockets, scratch, clock }
+        Self { switch, sockets, uplink: Once::new(), scratch, clock }
     }
 
     /// The switch.
@@ -58,6 +64,36 @@ impl Lan {
             // What was there is dropped when nobody can be using it any more.
             let before = core::mem::replace(&mut *socket.lock(), plug);
             drop(before);
+        }
+    }
+
+    /// The machine's own card is at `port` from now on. Only the first one stays.
+    pub fn connect(&self, port: PortId, uplink: Arc<dyn Uplink>) {
+        self.uplink.call_once(|| (port, uplink));
+    }
+
+    fn uplink(&self, port: PortId) -> Option<&dyn Uplink> {
+        self.uplink.get().filter(|(at, _)| *at == port).map(|(_, uplink)| &**uplink)
+    }
+
+    /// A frame has come from outside, by the uplink: whom it is for gets it.
+    pub fn receive(&self, frame: &[u8]) {
+        let Some((port, _)) = self.uplink.get() else { return };
+        let Some(header) = Header::parse(frame) else {
+            self.switch.refused(*port, frame.len());
+            return;
+        };
+        let now = (self.clock)();
+        for (to, change) in
+            self.switch.forward(*port, &header, frame.len(), now).into_iter().flatten()
+        {
+            let head = change.head(&header);
+            let rest = frame.get(head.replaces()..).unwrap_or_default();
+            match self.deliver(to, |plug| plug.deliver_plain(head.bytes(), rest, Checksum::Unknown))
+            {
+                Ok(()) => self.switch.went_out(to, head.bytes().len() + rest.len()),
+                Err(_) => self.switch.lost(to),
+            }
         }
     }
 
@@ -103,7 +139,11 @@ impl Lan {
             let Some((to, change)) = sending.copies.next() else { return Ok(true) };
             let head = change.head(&sending.header);
             budget.copied(frame.length);
-            match self.deliver(to, |plug| plug.deliver(frame, &head)) {
+            let delivered = match self.uplink(to) {
+                Some(_) => Err(Undelivered::Unfinished),
+                None => self.deliver(to, |plug| plug.deliver(frame, &head)),
+            };
+            match delivered {
                 Err(Undelivered::Unfinished) => {
                     let grows = socket::growth(&head);
                     let work = frame.header.shifted(grows).work();
@@ -129,7 +169,10 @@ impl Lan {
         let Plain { to, head, segments } = plain;
         let mut scratch = self.scratch.lock();
         let read = |offset, into: &mut [u8]| sending::read(frame, head, offset, into);
-        let made = match segments.next(read, &mut scratch) {
+        let uplink = self.uplink(*to);
+        let longest = if uplink.is_some() { MAX_FRAME } else { scratch.len() };
+        let scratch = scratch.get_mut(..longest).unwrap_or_default();
+        let made = match segments.next(read, scratch) {
             None => return Ok(false),
             Some(Err(Undone::Read(outside))) => return Err(outside),
             Some(Err(Undone::Refused(_))) => {
@@ -139,7 +182,12 @@ impl Lan {
             Some(Ok(made)) => made,
         };
         budget.finished(made.len() as u64);
-        let delivered = self.deliver(*to, |plug| plug.deliver_plain(made));
+        let delivered = match uplink {
+            Some(uplink) => uplink
+                .send(made.len(), &mut |frame| frame.copy_from_slice(made))
+                .map_err(|_| Undelivered::NoRoom),
+            None => self.deliver(*to, |plug| plug.deliver_plain(&[], made, Checksum::Computed)),
+        };
         let goes_on = delivered.is_ok();
         self.count(*to, made.len() as u64, delivered)?;
         Ok(goes_on)
@@ -166,6 +214,12 @@ impl Lan {
             Err(Undelivered::NoRoom | Undelivered::Unfinished) => self.switch.lost(to),
         }
         Ok(())
+    }
+}
+
+impl fmt::Debug for Lan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lan").field("switch", &self.switch).finish_non_exhaustive()
     }
 }
 

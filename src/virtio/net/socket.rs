@@ -42,6 +42,15 @@ pub struct Plug {
     pub bell: Doorbell,
 }
 
+/// What is known of a finished frame's checksums.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Checksum {
+    /// They were computed here.
+    Computed,
+    /// Nothing.
+    Unknown,
+}
+
 /// Why a frame has not been delivered.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Undelivered {
@@ -67,13 +76,20 @@ impl Plug {
         self.put(Source::new(frame, &header, head), features)
     }
 
-    /// Puts a frame into the receive queue to which nothing is left to be done.
+    /// Puts a frame into the receive queue to which nothing is left to be done: `head` and then `rest`. `head` is no longer
+    /// than [`HEADER`].
     ///
     /// # Errors
     /// [`Undelivered`]; the queue is as it was.
-    pub fn deliver_plain(&self, frame: &[u8]) -> Result<(), Undelivered> {
+    pub fn deliver_plain(
+        &self,
+        head: &[u8],
+        rest: &[u8],
+        checksum: Checksum,
+    ) -> Result<(), Undelivered> {
         let features = self.features()?;
-        self.put(Source::plain(frame, features), features)
+        let valid = checksum == Checksum::Computed && features & feature::GUEST_CSUM != 0;
+        self.put(Source::of(&NetHeader::settled(valid), head, Rest::Plain(rest)), features)
     }
 
     /// What the driver has negotiated.
@@ -222,10 +238,6 @@ impl<'a> Source<'a> {
         let mut source = Self::of(header, head.bytes(), rest);
         source.skip((SIZE + head.replaces()) as u64);
         source
-    }
-
-    fn plain(frame: &'a [u8], features: u64) -> Self {
-        Self::of(&NetHeader::settled(features), &[], Rest::Plain(frame))
     }
 
     fn of(header: &NetHeader, head: &[u8], rest: Rest<'a>) -> Self {

@@ -1,6 +1,9 @@
 //! Steps about networks: Debian guests reach each other where the manifest joins them, and nowhere else.
 
-use anyhow::{Result, bail};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+
+use anyhow::{Context, Result, bail};
 
 use super::session::{Session, said};
 use super::{Bench, Step};
@@ -46,7 +49,108 @@ pub fn steps() -> Vec<Step> {
     let step = |gic: &'static str| {
         Step::new(format!("debian/network-gicv{gic}"), move |bench| three(bench, gic).into())
     };
-    vec![step("2"), step("3")]
+    let outside = |gic: &'static str| {
+        Step::new(format!("debian/network-outside-gicv{gic}"), move |bench| {
+            outside(bench, gic).into()
+        })
+    };
+    vec![step("2"), step("3"), outside("2"), outside("3")]
+}
+
+/// A Debian guest on the network of QEMU's user mode, whose gateway leads to this PC.
+const OUTSIDE: &str = r#"
+[[network]]
+name = "wan"
+uplink = true
+
+[[vm]]
+name = "ada"
+kernel = "debian:kernel"
+initrd = "debian:initrd"
+cmdline = "console=ttyAMA0 quiet plinth.ip=10.0.2.21/24 plinth.gateway=10.0.2.2"
+memory = "256M"
+nets = ["wan"]
+
+[[vm]]
+name = "bob"
+kernel = "debian:kernel"
+initrd = "debian:initrd"
+cmdline = "console=ttyAMA0 quiet plinth.ip=10.0.2.22/24 plinth.gateway=10.0.2.2"
+memory = "256M"
+nets = ["wan"]
+"#;
+
+/// How much a guest loads, and sends back, in bytes.
+const LOAD: usize = 3 << 20;
+
+/// Serves a guest on this PC, as HTTP/1.0: each request's body, of so many bytes at most, is what comes next as the answer
+/// to a request without one. Gives the port.
+fn serve(first: Vec<u8>) -> Result<u16> {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).context("no port on this PC")?;
+    let port = listener.local_addr()?.port();
+    std::thread::spawn(move || {
+        let mut kept = first;
+        for stream in listener.incoming().flatten() {
+            // One that fails is noticed by the guest.
+            let _ = answer(stream, &mut kept);
+        }
+    });
+    Ok(port)
+}
+
+fn answer(stream: TcpStream, kept: &mut Vec<u8>) -> Result<()> {
+    let mut lines = BufReader::new(&stream);
+    let mut length = 0;
+    loop {
+        let mut line = String::new();
+        lines.read_line(&mut line)?;
+        let line = line.trim().to_ascii_lowercase();
+        if line.is_empty() {
+            break;
+        }
+        if let Some(number) = line.strip_prefix("content-length:") {
+            length = number.trim().parse::<usize>()?.min(LOAD);
+        }
+    }
+    if length > 0 {
+        let mut body = vec![0; length];
+        lines.read_exact(&mut body)?;
+        *kept = body;
+        return Ok((&stream).write_all(b"HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n")?);
+    }
+    write!(&stream, "HTTP/1.0 200 OK\r\nContent-Length: {}\r\n\r\n", kept.len())?;
+    Ok((&stream).write_all(kept)?)
+}
+
+/// A guest loads from this PC and sends there, and what comes back is what was sent; the other one loads that, too.
+fn outside(bench: &Bench, gic: &str) -> Result<()> {
+    bench.machine()?;
+    bench.debian()?;
+    let manifest = paths::target().join("xtask/outside.toml");
+    paths::write_if_changed(&manifest, OUTSIDE.as_bytes())?;
+    let port = serve((0..LOAD).map(|n| (n % 241).to_le_bytes()[0]).collect())?;
+    let manifest = manifest.to_string_lossy();
+    let args = [&manifest, "--gic", gic, "--smp", "2", "--memory", "1G"];
+    let mut session = Session::start(bench, &args, RUN_SECONDS)?;
+    for guest in ["ada", "bob"] {
+        session.says(guest, "plinth-guest-ready", BOOT_SECONDS)?;
+    }
+    let load = format!("wget -q -O /run/x http://10.0.2.2:{port}/ && sha256sum /run/x");
+    ask(&mut session, "ada", 1001, &format!("ping -c 1 -w 20 10.0.2.2 && {load}"))?;
+    // Text: busybox takes a zero byte for the end.
+    let send = format!(
+        "base64 /dev/urandom | head -c {LOAD} >/run/x && sha256sum /run/x && \
+         wget -q -O /dev/null --post-file /run/x http://10.0.2.2:{port}/ && {load}"
+    );
+    ask(&mut session, "ada", 1002, &send)?;
+    session.send("\x011")?;
+    ask(&mut session, "bob", 1003, &format!("ping -c 1 -w 20 10.0.2.21 && {load}"))?;
+    let text = session.text();
+    let [ada, bob] = ["ada", "bob"].map(|guest| sums(&said(&text, guest)));
+    match (&ada[..], &bob[..]) {
+        ([first, sent, back], [last]) if sent == back && back == last && first != sent => Ok(()),
+        _ => bail!("sums of ada {ada:?}, of bob {bob:?}\n{text}"),
+    }
 }
 
 /// Has the guest that is focused, `guest`, carry out a command, which succeeds. Each has a number of its own.
