@@ -187,7 +187,7 @@ mod tests {
         ram.add(base, frames).unwrap();
         let text: Vec<u8> = (0..4096u32).map(|n| (n % 251).to_le_bytes()[0]).collect();
         store.write(0, &text);
-        let step = crate::testing::pick(1, 7);
+        let step = crate::testing::pick(1, 13);
         for from in (0..17).step_by(step) {
             for to in (0..19).step_by(step) {
                 for size in [1u64, 7, 15, 16, 33, 64, 100, 200] {
