@@ -178,10 +178,12 @@ impl Drop for Session {
 }
 
 /// All that `guest` has said on a console that it shares. Others may speak in the middle of a line that
-/// takes long: what comes later stands in a line of its own, after the guest's name.
+/// takes long: what comes later stands in a line of its own, after the guest's name. The monitor's prompt is taken off
+/// the screen for each line.
 pub fn said(text: &str, guest: &str) -> String {
     let prefix = format!("[{guest}] ");
-    text.lines().filter_map(|line| line.strip_prefix(&prefix)).collect()
+    let shown = text.lines().filter_map(|line| line.rsplit("\x1b[K").next());
+    shown.filter_map(|line| line.strip_prefix(&prefix)).collect()
 }
 
 /// `xtask run ARGS`, which must not outlive us either.
