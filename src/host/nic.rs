@@ -112,10 +112,7 @@ impl<H: Hal, T: Transport + Send> Uplink for Nic<H, T> {
         self.mac
     }
 
-    fn send(&self, length: usize, fill: &mut dyn FnMut(&mut [u8])) -> Result<(), NotSent> {
-        if !(1..=MAX_FRAME).contains(&length) {
-            return Err(NotSent::Length);
-        }
+    fn send(&self, make: &mut dyn FnMut(&mut [u8]) -> usize) -> Result<(), NotSent> {
         if self.out_of_order.load(Ordering::Relaxed) {
             return Err(NotSent::OutOfOrder);
         }
@@ -125,11 +122,14 @@ impl<H: Hal, T: Transport + Send> Uplink for Nic<H, T> {
             return Err(NotSent::OutOfOrder);
         }
         let Some(mut buffer) = transmit.free.pop() else { return Err(NotSent::Full) };
-        let end = self.header.saturating_add(length);
         // The header's bytes are never written, and stay zero: no offload is asked for.
-        if let Some(frame) = buffer.bytes_mut().get_mut(self.header..end) {
-            fill(frame);
+        let room = buffer.bytes_mut().get_mut(self.header..).and_then(|it| it.get_mut(..MAX_FRAME));
+        let length = room.map_or(0, make);
+        if !(1..=MAX_FRAME).contains(&length) {
+            transmit.free.push(buffer);
+            return Err(NotSent::Length);
         }
+        let end = self.header + length;
         match transmit.ring.add(Chain::new(buffer, end, 0)) {
             Ok(()) => {
                 transmit.ring.tell(&mut *self.transport.lock());

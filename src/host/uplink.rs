@@ -27,12 +27,13 @@ pub trait Uplink: Send + Sync {
     /// Its own address.
     fn mac(&self) -> MacAddr;
 
-    /// Sends a frame of `length` bytes, which `fill` writes where the card reads them: each byte has an old value before.
-    /// It does not wait, and `fill` is called once or, with an error, not at all.
+    /// Sends the frame that `make` writes where the card reads it: it gets [`MAX_FRAME`] bytes, each with an old value, and
+    /// says how many of them the frame has. It does not wait, and `make` is called once or, with [`NotSent::Full`] and
+    /// [`NotSent::OutOfOrder`], not at all.
     ///
     /// # Errors
     /// The frame is not sent.
-    fn send(&self, length: usize, fill: &mut dyn FnMut(&mut [u8])) -> Result<(), NotSent>;
+    fn send(&self, make: &mut dyn FnMut(&mut [u8]) -> usize) -> Result<(), NotSent>;
 
     /// The card's interrupt was taken: `receive` gets each frame that has arrived, a bounded number. If there are more the
     /// interrupt comes again.

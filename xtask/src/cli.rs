@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::board::Board;
 use crate::channel::client::Which;
 use crate::guest::VCPUS;
+use crate::qemu::Forward;
 use crate::size;
 
 #[derive(Parser)]
@@ -123,6 +124,9 @@ pub struct RunOptions {
     /// Gives the machine a network card that QEMU connects to the PC's network
     #[arg(long)]
     pub nic: bool,
+    /// Makes TCP connections to a port of this PC a guest's: as in 8080:10.0.2.21:80; several times for several
+    #[arg(long, value_name = "PORT:ADDRESS:PORT", value_parser = Forward::parse, conflicts_with = "bare")]
+    pub forward: Vec<Forward>,
     /// Gives the machine a disk, a raw image or one named .qcow2; several times for several
     #[arg(long, value_name = "FILE")]
     pub disk: Vec<PathBuf>,

@@ -1,6 +1,7 @@
 //! QEMU: finding it, its arguments, and starting it so that it never outlives us.
 
 use std::ffi::OsString;
+use std::net::Ipv4Addr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
@@ -46,14 +47,47 @@ pub struct Machine<'a> {
 pub struct Virtio<'a> {
     /// A network card on the PC's network, as QEMU's user mode has it.
     pub nic: bool,
+    /// What comes to ports of the PC goes to guests.
+    pub forwards: &'a [Forward],
     /// Disks, in the order in which they are numbered.
     pub disks: &'a [PathBuf],
+}
+
+/// TCP connections to a port of the PC are a guest's.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Forward {
+    /// Of the PC's own address 127.0.0.1.
+    pub port: u16,
+    /// The guest's.
+    pub address: Ipv4Addr,
+    /// The guest's port.
+    pub to: u16,
+}
+
+impl Forward {
+    /// Reads `PORT:ADDRESS:PORT`.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let port = |text: &str| text.parse().ok().filter(|port| *port != 0);
+        let mut parts = text.split(':');
+        let mut next = || parts.next().unwrap_or_default();
+        let forward = (port(next()), next().parse().ok(), port(next()));
+        match (forward, parts.next()) {
+            ((Some(port), Some(address), Some(to)), None) => Ok(Self { port, address, to }),
+            _ => Err("a port of this PC, a guest's address and its port are wanted, as in \
+                      8080:10.0.2.21:80"
+                .to_owned()),
+        }
+    }
 }
 
 impl Virtio<'_> {
     fn arguments(&self, args: &mut Vec<OsString>) {
         if self.nic {
-            args.extend(["-netdev", "user,id=plinth-net"].map(Into::into));
+            let mut network = String::from("user,id=plinth-net");
+            for Forward { port, address, to } in self.forwards {
+                network += &format!(",hostfwd=tcp:127.0.0.1:{port}-{address}:{to}");
+            }
+            args.extend(["-netdev".into(), network.into()]);
             args.extend(["-device", "virtio-net-device,netdev=plinth-net"].map(Into::into));
         }
         for (index, disk) in self.disks.iter().enumerate() {
@@ -237,7 +271,7 @@ pub fn exec_with_parent(parent: u32, command: &[OsString]) -> Result<ExitCode> {
 mod tests {
     use std::path::Path;
 
-    use super::{Boot, Machine, Virtio, emulates, version};
+    use super::{Boot, Forward, Machine, Virtio, emulates, version};
     use crate::board::{Board, Hardware};
 
     fn text(machine: &Machine<'_>) -> String {
@@ -262,6 +296,16 @@ mod tests {
     }
 
     #[test]
+    fn what_is_forwarded_is_two_ports_and_an_address() {
+        for wrong in ["", "80", "80:10.0.2.21", "0:10.0.2.21:80", "80:host:80", "80:10.0.2.21:0"]
+            .into_iter()
+            .chain(["80:10.0.2.21:80:1", "65536:10.0.2.21:80", "80:10.0.2.21,x=1:80"])
+        {
+            assert!(Forward::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
     fn a_machine_becomes_arguments_and_the_users_come_last() {
         let extra = ["-d".to_owned(), "int".to_owned()];
         let hardware = Hardware {
@@ -283,14 +327,19 @@ mod tests {
             },
             serial: 0,
             other_serial: Some("file:x"),
-            virtio: Virtio { nic: true, disks: &["a,b.img".into(), "c.QCOW2".into()] },
+            virtio: Virtio {
+                nic: true,
+                forwards: &[Forward::parse("8080:10.0.2.21:80").expect("it is one")],
+                disks: &["a,b.img".into(), "c.QCOW2".into()],
+            },
             extra: &extra,
         };
         assert_eq!(
             text(&machine),
             "-M virt,virtualization=on,gic-version=2 -cpu max -smp 4 -m 1048576K -nodefaults \
              -display none -chardev stdio,id=console,signal=off -serial chardev:console \
-             -serial file:x -icount shift=0,sleep=off -netdev user,id=plinth-net \
+             -serial file:x -icount shift=0,sleep=off \
+             -netdev user,id=plinth-net,hostfwd=tcp:127.0.0.1:8080-10.0.2.21:80 \
              -device virtio-net-device,netdev=plinth-net \
              -drive file=a,,b.img,if=none,id=plinth-disk0,format=raw \
              -device virtio-blk-device,drive=plinth-disk0 \

@@ -226,10 +226,13 @@ fn run_bare(options: &RunOptions, hardware: &Hardware, guest: &Payload) -> Resul
 
 /// The virtio devices that the options name.
 fn virtio<'a>(options: &'a RunOptions, hardware: &Hardware) -> Result<Virtio<'a>> {
-    let virtio = Virtio { nic: options.nic, disks: &options.disk };
+    let forwards = &options.forward;
+    let nic = options.nic || !forwards.is_empty();
+    let virtio = Virtio { nic, forwards, disks: &options.disk };
     if hardware.board != Board::QemuVirt && (virtio.nic || !virtio.disks.is_empty()) {
         bail!(
-            "the board {} has no place for a virtio device: --nic and --disk are for qemu-virt",
+            "the board {} has no place for a virtio device: --nic, --forward and --disk are for \
+             qemu-virt",
             hardware.board
         );
     }

@@ -13,7 +13,6 @@ use super::offload::{SCRATCH, Segments, Undone};
 use super::sending::{self, Budget, Plain, Sending};
 use super::socket::{self, Checksum, Frame, Plug, Undelivered};
 use crate::host::Uplink;
-use crate::host::uplink::MAX_FRAME;
 use crate::memory::OutsideRam;
 use crate::net::{HEADER, Header, PortId, Switch};
 use crate::time::Ticks;
@@ -167,29 +166,42 @@ impl Lan {
         budget: &mut Budget,
     ) -> Result<bool, OutsideRam> {
         let Plain { to, head, segments } = plain;
-        let mut scratch = self.scratch.lock();
         let read = |offset, into: &mut [u8]| sending::read(frame, head, offset, into);
-        let uplink = self.uplink(*to);
-        let longest = if uplink.is_some() { MAX_FRAME } else { scratch.len() };
-        let scratch = scratch.get_mut(..longest).unwrap_or_default();
-        let made = match segments.next(read, scratch) {
-            None => return Ok(false),
-            Some(Err(Undone::Read(outside))) => return Err(outside),
-            Some(Err(Undone::Refused(_))) => {
+        let mut length = 0;
+        let mut end = None;
+        let mut make = |room: &mut [u8]| {
+            match segments.next(&read, room) {
+                Some(Ok(made)) => length = made.len(),
+                other => end = Some(other.map(|made| made.map(drop))),
+            }
+            length
+        };
+        let delivered = match self.uplink(*to) {
+            // It is made where the card reads it.
+            Some(uplink) => uplink.send(&mut make).map_err(|_| Undelivered::NoRoom),
+            None => {
+                let mut scratch = self.scratch.lock();
+                match make(&mut scratch) {
+                    0 => Ok(()),
+                    length => {
+                        let made = scratch.get(..length).unwrap_or_default();
+                        self.deliver(*to, |plug| plug.deliver_plain(&[], made, Checksum::Computed))
+                    }
+                }
+            }
+        };
+        match end {
+            None => {}
+            Some(Some(Err(Undone::Read(outside)))) => return Err(outside),
+            Some(Some(Err(Undone::Refused(_)))) => {
                 self.switch.lost(*to);
                 return Ok(false);
             }
-            Some(Ok(made)) => made,
-        };
-        budget.finished(made.len() as u64);
-        let delivered = match uplink {
-            Some(uplink) => uplink
-                .send(made.len(), &mut |frame| frame.copy_from_slice(made))
-                .map_err(|_| Undelivered::NoRoom),
-            None => self.deliver(*to, |plug| plug.deliver_plain(&[], made, Checksum::Computed)),
-        };
+            Some(_) => return Ok(false),
+        }
+        budget.finished(length as u64);
         let goes_on = delivered.is_ok();
-        self.count(*to, made.len() as u64, delivered)?;
+        self.count(*to, length as u64, delivered)?;
         Ok(goes_on)
     }
 

@@ -10,7 +10,7 @@ use plinth::manifest::MAGIC;
 use super::command::{self, Done};
 use super::ctl::Run;
 use super::session::Session;
-use super::{Bench, Step, refusals};
+use super::{Bench, Step, net, refusals};
 use crate::paths;
 
 const SECONDS: u64 = 120;
@@ -278,11 +278,27 @@ fn hypervisor_refuses(bench: &Bench, bundle: &Path, said: &str) -> Result<()> {
 fn default_manifest(bench: &Bench, gic: &str) -> Result<()> {
     bench.machine()?;
     bench.debian()?;
-    let mut session = Session::start(bench, &["--gic", gic], BOOT_SECONDS)?;
+    let mut session = Session::start(bench, &["--gic", gic], 2 * BOOT_SECONDS)?;
     for said in ["[debian1] plinth-guest-ready 42002", "[debian2] plinth-guest-ready 42002"] {
         session.wait_for(said, BOOT_SECONDS)?;
     }
-    session.wait_for("[heartbeat] heartbeat 3", SECONDS)
+    session.wait_for("[heartbeat] heartbeat 3", SECONDS)?;
+    // They reach each other and the outside, and have disks that a reboot leaves as they are.
+    let ping = |who| format!("ping -c 1 -w 20 {who}");
+    let way = format!("{} && {}", ping("10.0.2.22"), ping("10.0.2.2"));
+    net::ask(&mut session, "debian1", 1001, &way)?;
+    let write = "mke2fs /dev/vda >/dev/null && mount -t ext2 /dev/vda /mnt && \
+                 dd if=/dev/urandom of=/mnt/file bs=64k count=32 && cd /mnt && \
+                 sha256sum file >sum && cd && umount /mnt";
+    net::ask(&mut session, "debian1", 1002, write)?;
+    session.send("reboot -f\r")?;
+    session.wait_for("debian1: reset", BOOT_SECONDS)?;
+    session.expect("[debian1] plinth-guest-ready 42002", BOOT_SECONDS)?;
+    let look = "mount -t ext2 /dev/vda /mnt && cd /mnt && sha256sum -c sum && cd";
+    net::ask(&mut session, "debian1", 1003, look)?;
+    session.send("\x011")?;
+    let way = format!("{} && {}", ping("10.0.2.21"), ping("10.0.2.2"));
+    net::ask(&mut session, "debian2", 1004, &way)
 }
 
 /// A Debian guest whose RAM is not where it usually is, and which has no clock.

@@ -2,6 +2,8 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
@@ -85,17 +87,39 @@ const LOAD: usize = 3 << 20;
 
 /// Serves a guest on this PC, as HTTP/1.0: each request's body, of so many bytes at most, is what comes next as the answer
 /// to a request without one. Gives the port.
-fn serve(first: Vec<u8>) -> Result<u16> {
+fn serve(kept: Arc<Mutex<Vec<u8>>>) -> Result<u16> {
     let listener = TcpListener::bind(("127.0.0.1", 0)).context("no port on this PC")?;
     let port = listener.local_addr()?.port();
     std::thread::spawn(move || {
-        let mut kept = first;
         for stream in listener.incoming().flatten() {
             // One that fails is noticed by the guest.
-            let _ = answer(stream, &mut kept);
+            let _ = answer(stream, &mut lock(&kept));
         }
     });
     Ok(port)
+}
+
+fn lock(kept: &Mutex<Vec<u8>>) -> MutexGuard<'_, Vec<u8>> {
+    kept.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What `path` of the server behind this port of the PC has.
+fn load(port: u16, path: &str) -> Result<Vec<u8>> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).context("the port is not there")?;
+    stream.set_read_timeout(Some(Duration::from_secs(ANSWER_SECONDS)))?;
+    write!(&stream, "GET {path} HTTP/1.0\r\n\r\n")?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).context("the guest does not answer")?;
+    let end = answer.windows(4).position(|four| four == b"\r\n\r\n").context("it is no answer")?;
+    if !answer.starts_with(b"HTTP/1.1 200 ") && !answer.starts_with(b"HTTP/1.0 200 ") {
+        bail!("the guest refuses: {}", String::from_utf8_lossy(&answer[..end]));
+    }
+    Ok(answer.split_off(end + 4))
+}
+
+/// A port of the PC that nobody has.
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind(("127.0.0.1", 0)).context("no port on this PC")?.local_addr()?.port())
 }
 
 fn answer(stream: TcpStream, kept: &mut Vec<u8>) -> Result<()> {
@@ -122,15 +146,20 @@ fn answer(stream: TcpStream, kept: &mut Vec<u8>) -> Result<()> {
     Ok((&stream).write_all(kept)?)
 }
 
-/// A guest loads from this PC and sends there, and what comes back is what was sent; the other one loads that, too.
+/// A guest loads from this PC and sends there, and what comes back is what was sent; the other one loads that, too, and
+/// gives it to this PC when it is asked.
 fn outside(bench: &Bench, gic: &str) -> Result<()> {
     bench.machine()?;
     bench.debian()?;
     let manifest = paths::target().join("xtask/outside.toml");
     paths::write_if_changed(&manifest, OUTSIDE.as_bytes())?;
-    let port = serve((0..LOAD).map(|n| (n % 241).to_le_bytes()[0]).collect())?;
+    let first = (0..LOAD).map(|n| (n % 241).to_le_bytes()[0]).collect();
+    let kept = Arc::new(Mutex::new(first));
+    let port = serve(kept.clone())?;
+    let way_in = free_port()?;
+    let forward = format!("{way_in}:10.0.2.22:80");
     let manifest = manifest.to_string_lossy();
-    let args = [&manifest, "--gic", gic, "--smp", "2", "--memory", "1G"];
+    let args = [&manifest, "--gic", gic, "--smp", "2", "--memory", "1G", "--forward", &forward];
     let mut session = Session::start(bench, &args, RUN_SECONDS)?;
     for guest in ["ada", "bob"] {
         session.says(guest, "plinth-guest-ready", BOOT_SECONDS)?;
@@ -144,7 +173,11 @@ fn outside(bench: &Bench, gic: &str) -> Result<()> {
     );
     ask(&mut session, "ada", 1002, &send)?;
     session.send("\x011")?;
-    ask(&mut session, "bob", 1003, &format!("ping -c 1 -w 20 10.0.2.21 && {load}"))?;
+    let begin = format!("ping -c 1 -w 20 10.0.2.21 && {load} && httpd -h /run");
+    ask(&mut session, "bob", 1003, &begin)?;
+    if self::load(way_in, "/x")? != *lock(&kept) {
+        bail!("what bob gives this PC is not what ada has sent to it");
+    }
     let text = session.text();
     let [ada, bob] = ["ada", "bob"].map(|guest| sums(&said(&text, guest)));
     match (&ada[..], &bob[..]) {
@@ -154,7 +187,7 @@ fn outside(bench: &Bench, gic: &str) -> Result<()> {
 }
 
 /// Has the guest that is focused, `guest`, carry out a command, which succeeds. Each has a number of its own.
-fn ask(session: &mut Session, guest: &str, number: u32, command: &str) -> Result<()> {
+pub fn ask(session: &mut Session, guest: &str, number: u32, command: &str) -> Result<()> {
     // What shows that it is done is not in the question, so an echo alone does not pass.
     session.send(&format!("{command} && echo done-$(({number} * 7))\r"))?;
     session.says(guest, &format!("done-{}", number * 7), ANSWER_SECONDS)

@@ -1,5 +1,7 @@
 //! Claims about network cards, made with a model of their drivers.
 
+mod outside;
+
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec;
