@@ -8,7 +8,7 @@ use super::assigned;
 use super::ctl::Run;
 use super::many::{Guest, manifest};
 use super::session::{Session, said};
-use super::{Bench, Outcome, Step};
+use super::{Bench, Outcome, Step, net};
 use crate::board::Board;
 use crate::{paths, qemu};
 
@@ -91,7 +91,7 @@ fn debian(bench: &Bench) -> Result<()> {
     session.end_with(0, SECONDS)
 }
 
-/// What `cargo xtask run --board rpi4` boots: two Debian guests beside a bare-metal one.
+/// What `cargo xtask run --board rpi4` boots: two Debian guests beside a bare-metal one, with a network and disks.
 fn default_manifest(bench: &Bench) -> Result<()> {
     bench.machine()?;
     bench.debian()?;
@@ -104,7 +104,13 @@ fn default_manifest(bench: &Bench) -> Result<()> {
     for (guest, what) in wanted {
         session.says(guest, what, 2 * SECONDS)?;
     }
-    Ok(())
+    // The board has no virtio device of its own: networks between guests and disks in memory are there all the same.
+    let disk = "mke2fs /dev/vda >/dev/null && mount -t ext2 /dev/vda /mnt && cd /mnt && \
+                dd if=/dev/urandom of=file bs=64k count=32 && sha256sum file >sum && cd && \
+                umount /mnt && mount -t ext2 /dev/vda /mnt && cd /mnt && sha256sum -c sum && cd && \
+                umount /mnt && e2fsck -f -n /dev/vda";
+    net::ask(&mut session, "debian1", 1001, "ping -c 1 -w 20 10.0.0.2")?;
+    net::ask(&mut session, "debian1", 1002, disk)
 }
 
 /// The monitor's frames go over this board's serial line too.
