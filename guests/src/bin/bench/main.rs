@@ -12,6 +12,7 @@
 //! | `switch` | the other CPU's turn, where both share one |
 //! | `descheduled` | SGIs to the other CPU, where a third is busy meanwhile |
 //! | `device` | the interrupt of a PL011 that is the guest's own, `uart=BASE,INTID` |
+//! | `disk` | requests to a virtio disk, counted from outside (see [`counted`]) |
 //! | `scale` | an exit and a wake-up among many guests, named by `as=NAME` |
 //! | `idle`, `spin` | none: it sleeps, or is busy, until others have measured |
 //! | `yield` | none: it is busy for ever |
@@ -26,8 +27,10 @@
     reason = "what is timed is an instruction with its operands"
 )]
 
+mod counted;
 mod cross;
 mod device;
+mod disk;
 mod interrupts;
 mod sample;
 mod scale;
@@ -54,6 +57,7 @@ fn main(report: &mut Report) {
                 "switch" => cross::measure_switch(),
                 "descheduled" => cross::measure_descheduled(),
                 "device" => device::measure(words),
+                "disk" => disk::measure(),
                 "scale" => scale::measure(option("as=").unwrap_or("scale")),
                 "idle" => scale::idle(),
                 "spin" => scale::spin(),
