@@ -1,6 +1,7 @@
 //! The machine's own virtio devices, from their places in the device tree to their drivers: registers are mapped and
 //! looked at only where somebody wants a device.
 
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ptr::{self, NonNull};
@@ -10,15 +11,20 @@ use virtio_drivers::transport::mmio::{MmioTransport, VirtIOHeader};
 use virtio_drivers::transport::{DeviceType, Transport};
 
 use super::this_cpu::ThisCpu;
-use super::{heap, mmu};
+use super::{heap, mmu, timer};
 use crate::addr::{PAGE_SIZE, PhysAddr, Region};
+use crate::host::alarm::Alarm;
+use crate::host::allotment::{Allotment, Reader};
 use crate::host::buffer::Heap;
 use crate::host::devices::Unusable;
 use crate::host::drive::Drive;
 use crate::host::nic::Nic;
+use crate::host::share::{PATIENCE_SECONDS, Share};
 use crate::host::{Devices, HostDisk, StartError, Uplink};
-use crate::memory::FramePool;
+use crate::manifest::Manifest;
+use crate::memory::{FramePool, Store};
 use crate::platform::board::{Board, VirtioPlace};
+use crate::time::{Frequency, Ticks};
 use crate::vgic::IntId;
 
 /// The boot argument that has the devices looked for though no guest wants any.
@@ -27,7 +33,13 @@ pub const ARGUMENT: &str = "host-devices";
 /// How much memory a driver takes, in bytes, at most.
 const MEMORY_EACH: u64 = 384 << 10;
 
+/// For how long a disk may have a request before there are guests, in microseconds.
+const ANSWER_MICROS: u64 = 5_000_000;
+
 static DEVICES: Once<Devices> = Once::new();
+/// The disks that guests have parts of.
+static SHARES: Once<Vec<Arc<Share>>> = Once::new();
+static ALARM: Alarm = Alarm::new();
 
 /// The devices, if somebody has looked for them.
 pub fn devices() -> Option<&'static Devices> {
@@ -99,6 +111,55 @@ fn look(devices: &mut Devices, place: &VirtioPlace, frames: &mut FramePool) {
 
 fn usable<D>(coherent: bool, start: impl FnOnce() -> Result<D, StartError>) -> Result<D, Unusable> {
     if coherent { Ok(start()?) } else { Err(Unusable::NotCoherent) }
+}
+
+/// What the manifest's VMs are to have of the machine's disks, if any is to have something: the devices are looked for then, and
+/// the disks are read. Their interrupts have somebody from here on.
+pub fn allot(
+    machine: &mut ThisCpu,
+    frames: &mut FramePool,
+    tree: &[u8],
+    manifest: &Manifest<'_>,
+    frequency: Frequency,
+) -> Allotment {
+    let mut disks = manifest.vms().iter().flat_map(|vm| &vm.disks);
+    if disks.all(|disk| disk.host().is_none()) {
+        return Allotment::default();
+    }
+    let devices = find(machine, frames, tree);
+    let Ok(frame) = Store::take(frames, PAGE_SIZE) else { return Allotment::default() };
+    let patience = frequency.micros(ANSWER_MICROS);
+    let mut until = Ticks(0);
+    let mut wait = |begins: bool| {
+        let now = timer::now();
+        if begins {
+            until = now.saturating_add(patience);
+        }
+        now < until
+    };
+    let reader = Reader { frame: &frame, wait: &mut wait };
+    let patience = frequency.micros(PATIENCE_SECONDS * 1_000_000);
+    let share = |disk| Share::new(disk, timer::now, patience, &ALARM);
+    let allotment = Allotment::new(manifest.vms(), devices, reader, share);
+    for (index, share) in allotment.shares() {
+        let share = share.clone();
+        devices.on_completed(*index, Box::new(move || share.attend()));
+    }
+    SHARES.call_once(|| allotment.shares().iter().map(|(_, share)| share.clone()).collect());
+    frame.release(frames);
+    allotment
+}
+
+/// When a disk is to be looked at that may not have answered.
+#[inline]
+pub fn deadline() -> Option<Ticks> {
+    ALARM.due()
+}
+
+/// Looks at the disks, if it is time.
+pub fn check_disks() {
+    let now = timer::now();
+    ALARM.heed(now, || SHARES.get().into_iter().flatten().for_each(|share| share.look(now)));
 }
 
 /// An interrupt of one of the hypervisor's devices was taken. Returns whether it was one of these.

@@ -135,7 +135,16 @@ pub fn run(machine: ThisCpu) -> ! {
             monitor::attend(hypervisor, machine);
         }
     })
-    .with_background(monitor::deadline, monitor::attend);
+    .with_background(
+        || match (monitor::deadline(), host::deadline()) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        },
+        |hypervisor, machine| {
+            host::check_disks();
+            monitor::attend(hypervisor, machine);
+        },
+    );
     while cpu.step() != Step::Finished {}
     if cpu.machine().id() == CpuId(0) {
         if hypervisor.all_refused() {

@@ -82,6 +82,7 @@ pub fn stock(
         Gic::V3 { .. } => (GicVersion::V3, None),
     };
     let outside = Outside::of(&manifest, || host::find(machine, &mut frames, tree));
+    let allotment = host::allot(machine, &mut frames, tree, &manifest, frequency);
     let geometry = geometry();
     let host = Host {
         gic_version,
@@ -102,7 +103,8 @@ pub fn stock(
     let line = |id, name: &str| -> Arc<dyn SerialLine> { Arc::new(GuestLine::new(id, name)) };
     let ram = board.memory.iter().map(Region::size).fold(0, u64::saturating_add);
     let stock = Stock::new(host, manifest, frames, seed(board), Box::new(line))
-        .on_machine(ram, HeapAccess { reserve: heap::reserve, report: heap::report });
+        .on_machine(ram, HeapAccess { reserve: heap::reserve, report: heap::report })
+        .with_disks(allotment);
     if let Some(outside) = outside {
         outside.connect(stock.cabling().lan());
     }

@@ -78,7 +78,8 @@ impl<M: Machine> Cpu<'_, M> {
     /// somebody now waits for this CPU because of what came of it.
     #[inline(never)] // the short way round has few registers to spare
     pub(super) fn after_device(&mut self, loaded: &Loaded, sooner: bool) -> bool {
-        let queued = self.hypervisor.answer_doorbells(&mut self.machine);
+        // What holds the vCPU up is seen to the long way.
+        let queued = self.hypervisor.answer_doorbells(&mut self.machine) | loaded.vm.is_held_up();
         if sooner {
             self.hypervisor.device_timer_changed(&mut self.machine, &loaded.vm);
         }

@@ -253,6 +253,11 @@ impl<'h, M: Machine> Cpu<'h, M> {
             self.hold(entity);
             return None;
         }
+        if vm.is_held_up() && !requests.start {
+            vm.give_back(entity.vcpu, requests);
+            self.wait_for_disks(entity);
+            return None;
+        }
         if requests.start && !self.get_ready(entity, &vm) {
             vm.give_back(entity.vcpu, requests);
             return None;
@@ -283,6 +288,19 @@ impl<'h, M: Machine> Cpu<'h, M> {
             self.sync();
         }
         self.loaded.take()
+    }
+
+    /// A disk still has memory of a VM whose device has been reset: the vCPU, as if it worked, waits for a moment.
+    #[cold]
+    #[inline(never)]
+    fn wait_for_disks(&mut self, entity: Entity) {
+        self.unload();
+        self.hypervisor.invite(&mut self.machine);
+        self.clock.set_running(Some(entity));
+        self.arm_deadline();
+        if self.machine.interrupt_pending() {
+            self.interrupts(None);
+        }
     }
 
     /// Go on with what comes before a VM's first instruction, until something else comes up. Returns

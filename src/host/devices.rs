@@ -136,6 +136,11 @@ impl Devices {
         self.find(DeviceKind::Disk, &self.disks, index)
     }
 
+    /// How many disks there are, of use or not.
+    pub fn disk_count(&self) -> usize {
+        self.disks.len()
+    }
+
     fn find<D: ?Sized, L>(
         &self,
         kind: DeviceKind,

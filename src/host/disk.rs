@@ -25,6 +25,29 @@ pub enum Operation {
     Write(u64),
     /// What was written, and has come back before this is submitted, is to outlast a loss of power. There are no segments.
     Flush,
+    /// Nobody needs these sectors any more, which then have any value: the first, and how many. There are no segments.
+    Discard(u64, u32),
+    /// These sectors are to be zeros: the first, how many, and whether the disk may give up what they take. There are no
+    /// segments.
+    Zero(u64, u32, bool),
+    /// What the disk calls itself is read: [`SERIAL`] bytes, in one segment.
+    Serial,
+}
+
+/// How many bytes a serial has; a shorter one has zeros behind it.
+pub const SERIAL: u64 = 20;
+
+/// What a disk can do beside reading and writing.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Extras {
+    /// The most sectors that one request can discard; 0: none can.
+    pub discard: u32,
+    /// How many sectors a part has that can be discarded for itself.
+    pub discard_alignment: u32,
+    /// The most sectors that one request can make zeros; 0: none can.
+    pub zero: u32,
+    /// Sectors that are made zeros may give up what they take.
+    pub zero_unmaps: bool,
 }
 
 /// One request.
@@ -50,9 +73,12 @@ pub enum Refused {
     /// The disk can only be read.
     #[error("the disk is read-only")]
     ReadOnly,
-    /// The data is not a positive number of whole sectors, or a flush has data.
+    /// The data is not a positive number of whole sectors, or what has no data has some.
     #[error("a request is for whole sectors")]
     Length,
+    /// The disk cannot do it, or not for so many sectors.
+    #[error("the disk does not do that")]
+    Unsupported,
     /// The data is in more pieces, or in longer ones, than the disk takes.
     #[error("too many segments, or too long ones")]
     Segments,
@@ -97,6 +123,16 @@ pub trait HostDisk: Send + Sync {
     /// The most pieces that the data of a request may have: at least one, and [`MAX_SEGMENTS`] at most.
     fn max_segments(&self) -> usize;
 
+    /// The longest piece that it takes, in bytes.
+    fn max_segment_size(&self) -> u64 {
+        u64::MAX
+    }
+
+    /// What it can do beside reading and writing.
+    fn extras(&self) -> Extras {
+        Extras::default()
+    }
+
     /// Hands a request over. It does not wait, and takes no memory.
     ///
     /// # Errors
@@ -109,4 +145,8 @@ pub trait HostDisk: Send + Sync {
 
     /// The disk's interrupt was taken. What has come back is with [`completed`](Self::completed).
     fn attend(&self);
+
+    /// The disk is not to be relied on any more. It is turned off, so that it reaches no memory from here on; what was under
+    /// way comes back as failed, and nothing is taken any more.
+    fn give_up(&self);
 }

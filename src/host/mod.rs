@@ -11,6 +11,9 @@
 //! | [`uplink`] | what a network card is to the rest: [`Uplink`], and why there is none |
 //! | [`disk`] | what a disk is to the rest: [`HostDisk`] |
 //! | [`gpt`] | the partitions of a disk |
+//! | [`share`], [`part`] | a disk of which several guests have parts, and one of them |
+//! | [`alarm`] | when disks are looked at that may not have answered |
+//! | [`allotment`] | which guests have what of which disk |
 //! | [`nic`] | the driver of virtio network cards |
 //! | [`drive`] | the driver of virtio disks |
 //! | [`devices`] | all that were found, by their interrupts |
@@ -20,17 +23,21 @@
 //!
 //! Packed rings, multiple queues, offloads and PCI are not used.
 
+pub mod alarm;
+pub mod allotment;
 pub mod buffer;
 pub mod devices;
 pub mod disk;
 pub mod drive;
 pub mod gpt;
 pub mod nic;
+pub mod part;
 pub mod ring;
 pub mod session;
+pub mod share;
 pub mod uplink;
 
 pub use devices::{DeviceKind, Devices, Missing};
-pub use disk::{Completion, HostDisk, IoError, Operation, Refused, Request, SECTOR, Token};
+pub use disk::{Completion, Extras, HostDisk, IoError, Operation, Refused, Request, SECTOR, Token};
 pub use session::StartError;
 pub use uplink::{NotSent, Uplink};

@@ -70,6 +70,12 @@ impl<H: Hal> Chain<H> {
         self
     }
 
+    /// What the device has written to its own buffer, once it has come back.
+    pub fn answer(&self) -> &[u8] {
+        let written = self.own.bytes().get(self.read..).unwrap_or_default();
+        written.get(..self.written).unwrap_or(written)
+    }
+
     /// Its own buffer; the rest of it is done with.
     pub fn into_buffer(self) -> Buffer<H> {
         self.own

@@ -396,6 +396,7 @@ impl Hypervisor {
             self.at_home(vm, vcpu, |queue| queue.remove(entity, now));
         }
         self.unschedule(vm.id());
+        vm.abandon_disks();
         // What its UART has not sent yet.
         let _ = vm.serial_input(machine.now());
         let mut doomed = self.doomed.lock();
@@ -420,8 +421,9 @@ impl Hypervisor {
             // While another CPU builds a VM, nobody waits for the stock: that one comes by here afterwards.
             let Some(mut stock) = self.stock.try_lock() else { return };
             let mut doomed = self.doomed.lock();
-            // Nobody can find it any more, so a count of one stays one.
-            let free = doomed.iter().position(|vm| Arc::strong_count(vm) == 1);
+            // Nobody can find it any more, so a count of one stays one; and no disk gets more of its memory.
+            let is_free = |vm: &Arc<Vm>| Arc::strong_count(vm) == 1 && !vm.has_lent_memory();
+            let free = doomed.iter().position(is_free);
             let vm = free.map(|free| doomed.swap_remove(free));
             self.doomed_count.store(doomed.len(), Ordering::Release);
             drop(doomed);

@@ -8,6 +8,7 @@ use crate::addr::{PAGE_SIZE, PhysAddr, Region};
 use crate::device::doorbell::Doorbells;
 use crate::device::serial::SerialLine;
 use crate::firmware::entropy::Entropy;
+use crate::host::allotment::Allotment;
 use crate::manifest::{MachineConfig, Manifest, VmConfig};
 use crate::memory::{FramePool, Maintenance, Vmids};
 use crate::sched::VmId;
@@ -42,6 +43,8 @@ pub struct HeapAccess {
 /// What making a VM takes of the heap at most, and so much more for each of its vCPUs, in bytes.
 const HEAP_OF_VM: u64 = 64 << 10;
 const HEAP_OF_VCPU: u64 = 16 << 10;
+/// The same for each of the machine's disks that it has a part of.
+const HEAP_OF_HOST_DISK: u64 = 48 << 10;
 
 /// The memory for VMs, in bytes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -68,6 +71,8 @@ pub struct Stock {
     cabling: Cabling,
     /// The disk images that VMs have.
     images: Images,
+    /// Who has what of the machine's disks.
+    allotment: Allotment,
     /// All of the machine's memory, in bytes.
     ram: u64,
     heap: HeapAccess,
@@ -102,6 +107,7 @@ impl Stock {
             doorbells,
             cabling,
             images,
+            allotment: Allotment::default(),
             ram,
             heap,
             lent: 0,
@@ -112,6 +118,12 @@ impl Stock {
     #[must_use]
     pub fn on_machine(self, ram: u64, heap: HeapAccess) -> Self {
         Self { ram, heap, ..self }
+    }
+
+    /// The same with what VMs have of the machine's disks.
+    #[must_use]
+    pub fn with_disks(self, allotment: Allotment) -> Self {
+        Self { allotment, ..self }
     }
 
     /// Memory that is never given back: one aligned block of at least `bytes`.
@@ -165,7 +177,9 @@ impl Stock {
     ) -> Option<Result<Box<Vm>, CreateError>> {
         let config = self.manifest.vms().get(id.index())?;
         let vcpus = u64::from(config.vcpus);
-        if !(self.heap.reserve)(&mut self.frames, HEAP_OF_VM + vcpus * HEAP_OF_VCPU) {
+        let disks = config.disks.iter().filter(|disk| disk.host().is_some()).count() as u64;
+        let heap = HEAP_OF_VM + vcpus * HEAP_OF_VCPU + disks * HEAP_OF_HOST_DISK;
+        if !(self.heap.reserve)(&mut self.frames, heap) {
             return Some(Err(BootError::Heap.into()));
         }
         let heap_used = || {
@@ -181,6 +195,7 @@ impl Stock {
             doorbells: &self.doorbells,
             cabling: &self.cabling,
             images: &mut self.images,
+            allotment: &self.allotment,
             entropy: self.entropy.as_mut().map(Entropy::fork),
             now,
         };

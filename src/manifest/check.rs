@@ -81,7 +81,37 @@ pub(super) fn facts(
             disk(one, index, &place)?;
         }
     }
+    if let Some((one, other)) = shared(vms.iter()).next() {
+        let place = |(vm, disk): (usize, usize)| vms.get(vm).map(|of| (Place::new(vm, of), disk));
+        if let (Some((place, disk)), Some((other, other_disk))) = (place(one), place(other)) {
+            return Err(ManifestError::DiskShared { place, disk, other, other_disk });
+        }
+    }
     network::check(networks, vms)
+}
+
+/// A VM's place among the VMs, and a disk's among its disks.
+pub type DiskPlace = (usize, usize);
+
+/// Disks which certainly have something of a machine's disk in common with an earlier one though not both are read-only, and
+/// that one.
+pub fn shared<'a, P: 'a, T: AsRef<str> + 'a>(
+    vms: impl Iterator<Item = &'a VmConfig<P, T>> + Clone,
+) -> impl Iterator<Item = (DiskPlace, DiskPlace)> {
+    let all = move || {
+        vms.clone().enumerate().flat_map(|(vm, config)| {
+            let disks = config.disks.iter().enumerate();
+            disks.filter_map(move |(disk, config)| {
+                Some(((vm, disk), config.host()?, config.read_only))
+            })
+        })
+    };
+    all().enumerate().filter_map(move |(number, (place, host, read_only))| {
+        let other = all()
+            .take(number)
+            .find(|(_, other, other_only)| !(read_only && *other_only) && host.overlaps(other));
+        other.map(|(other, ..)| (place, other))
+    })
 }
 
 fn disk(config: &DiskConfig, disk: usize, place: &dyn Fn() -> Place) -> Result<(), ManifestError> {
@@ -91,8 +121,15 @@ fn disk(config: &DiskConfig, disk: usize, place: &dyn Fn() -> Place) -> Result<(
     {
         return Err(ManifestError::DiskSize { place: place(), disk, size });
     }
-    if config.read_only && (config.space.is_some() || config.image().is_none()) {
+    let is_empty = matches!(config.contents, DiskContents::Empty(_));
+    if config.read_only && (config.space.is_some() || is_empty) {
         return Err(ManifestError::DiskReadOnly { place: place(), disk });
+    }
+    if let Some(host) = config.host() {
+        host.check().map_err(|why| ManifestError::DiskPart { place: place(), disk, why })?;
+        if let Some(space) = config.space {
+            return Err(ManifestError::DiskSpace { place: place(), disk, space });
+        }
     }
     if let Some(space) = config.space
         && !possible(space)

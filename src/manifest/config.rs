@@ -6,6 +6,7 @@ use core::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::host_disk::HostDiskConfig;
 use super::network::CardConfig;
 use crate::addr::Ipa;
 use crate::sched::policy::Policy;
@@ -180,23 +181,26 @@ impl Default for Devices {
     }
 }
 
-/// What a disk begins with. `P` as in [`VmConfig`].
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
-pub enum DiskContents<P = Payload> {
+/// What a disk begins with, in memory, or where it is. `P` and `T` as in [`VmConfig`].
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub enum DiskContents<P = Payload, T = String> {
     /// Zeros: so many bytes, a multiple of 4 KiB, at most [`MAX_DISK`](crate::virtio::block::image::MAX_DISK).
     Empty(u64),
     /// What is in an image: see [`crate::virtio::block::image`].
     Image(P),
+    /// It is on a disk of the machine's.
+    Host(HostDiskConfig<T>),
 }
 
-/// A disk in memory. `P` and `T` as in [`VmConfig`].
+/// A disk. `P` and `T` as in [`VmConfig`].
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct DiskConfig<P = Payload, T = String> {
-    /// What it begins with.
-    pub contents: DiskContents<P>,
+    /// What it begins with, or where it is.
+    pub contents: DiskContents<P, T>,
     /// How much of it the guest can have written to at a time, in bytes, a multiple of 4 KiB and not 0; `None`: all of it.
+    /// One of the machine's has none.
     pub space: Option<u64>,
-    /// Whether nothing can be written. It has no `space` then, and begins with an image.
+    /// Whether nothing can be written. It has no `space` then, and does not begin with zeros.
     pub read_only: bool,
     /// What it calls itself: 1 to [`super::MAX_SERIAL`] printable ASCII characters.
     pub serial: T,
@@ -206,8 +210,16 @@ impl<P, T> DiskConfig<P, T> {
     /// What it begins with, where that is not zeros.
     pub const fn image(&self) -> Option<&P> {
         match &self.contents {
-            DiskContents::Empty(_) => None,
+            DiskContents::Empty(_) | DiskContents::Host(_) => None,
             DiskContents::Image(image) => Some(image),
+        }
+    }
+
+    /// What of the machine's disks it is, where it is.
+    pub const fn host(&self) -> Option<&HostDiskConfig<T>> {
+        match &self.contents {
+            DiskContents::Host(host) => Some(host),
+            DiskContents::Empty(_) | DiskContents::Image(_) => None,
         }
     }
 
@@ -219,13 +231,14 @@ impl<P, T> DiskConfig<P, T> {
 
     fn map<'a, Q, U>(
         &'a self,
-        text: impl FnOnce(&'a T) -> U,
+        mut text: impl FnMut(&'a T) -> U,
         payload: impl FnOnce(&'a P) -> Q,
     ) -> DiskConfig<Q, U> {
         DiskConfig {
             contents: match &self.contents {
                 DiskContents::Empty(size) => DiskContents::Empty(*size),
                 DiskContents::Image(image) => DiskContents::Image(payload(image)),
+                DiskContents::Host(host) => DiskContents::Host(host.map(&mut text)),
             },
             space: self.space,
             read_only: self.read_only,

@@ -3,6 +3,7 @@
 
 use alloc::string::String;
 
+use super::host_disk::PartError;
 use super::network::NetworkError;
 use super::{
     FORMAT_VERSION, MAX_ASSIGNED, MAX_CMDLINE, MAX_DISKS, MAX_MEMORY, MAX_NAME, MAX_NODE,
@@ -347,6 +348,31 @@ pub enum ManifestError {
         place: Place,
         /// Which of its disks, counted from 0.
         disk: usize,
+    },
+    /// There can be no such part of a machine's disk.
+    #[error("{place}: disk {}: {why}", disk + 1)]
+    DiskPart {
+        /// Which VM.
+        place: Place,
+        /// Which of its disks, counted from 0.
+        disk: usize,
+        /// Why not.
+        why: PartError,
+    },
+    /// Two have something of a machine's disk in common, and one of them can write to it.
+    #[error(
+        "{place}: disk {} and disk {} of {other} have something of a disk of the machine's in common, and not both are read-only",
+        disk + 1, other_disk + 1
+    )]
+    DiskShared {
+        /// Which VM.
+        place: Place,
+        /// Which of its disks, counted from 0.
+        disk: usize,
+        /// Which VM has it already.
+        other: Place,
+        /// As which of its disks, counted from 0.
+        other_disk: usize,
     },
     /// A serial that is empty, too long, or not printable.
     #[error(

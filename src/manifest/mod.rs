@@ -25,15 +25,17 @@ mod bundle;
 mod check;
 mod config;
 mod error;
+mod host_disk;
 mod network;
 
 pub use bundle::{Manifest, checksum, read, read_with, write};
-pub use check::{is_node, is_serial};
+pub use check::{DiskPlace, is_node, is_serial, shared};
 pub use config::{
     Devices, DiskConfig, DiskContents, MachineConfig, OnBadAccess, OnCrash, OnReboot, Payload,
     Shutdown, View, VmConfig, VmSource, WhenIdle,
 };
 pub use error::{ManifestError, PayloadKind, Place};
+pub use host_disk::{DiskName, DiskPart, HostDiskConfig, PartError};
 pub use network::{CardConfig, NetworkConfig, NetworkError, NetworkSource, is_name as is_network};
 
 use crate::vm::layout;
@@ -41,7 +43,7 @@ use crate::vm::layout;
 /// The first bytes of every bundle.
 pub const MAGIC: [u8; 8] = *b"PLBUNDLE";
 /// The format that is read and written.
-pub const FORMAT_VERSION: u32 = 8;
+pub const FORMAT_VERSION: u32 = 9;
 /// What a payload's offset is a multiple of.
 pub const PAYLOAD_ALIGN: u64 = 4096;
 /// The most VMs one manifest may name.
@@ -62,6 +64,8 @@ pub const MAX_CARDS: usize = 8;
 pub const MAX_DISKS: usize = 8;
 /// The longest that a disk can call itself, in bytes (VIRTIO 1.2, "Device Operation" of the block device).
 pub const MAX_SERIAL: usize = 20;
+/// The longest name of a partition, in UTF-16 code units (UEFI Specification 2.10, "GPT Partition Entry Array").
+pub const MAX_PARTITION_NAME: usize = 36;
 /// The memory of a VM that does not say how much it wants.
 pub const DEFAULT_MEMORY: u64 = 512 << 20;
 /// The most memory one VM can have: what QEMU's `virt` memory map keeps for RAM below

@@ -14,6 +14,7 @@ use spin::Once;
 use spin::mutex::{SpinMutex, TicketMutex};
 
 use super::assigned::PlaceError;
+use super::disks::VmDisk;
 use super::idregs::IdRegs;
 use super::lifecycle::Lifecycle;
 use super::loading::{BootError, Loading, Source};
@@ -30,6 +31,7 @@ use crate::device::pl031::Pl031;
 use crate::device::pl061::{Button, Pl061};
 use crate::device::serial::SerialLine;
 use crate::firmware::entropy::Entropy;
+use crate::host::allotment::Allotment;
 use crate::hypervisor::INTERRUPT_KINDS;
 use crate::machine::CpuId;
 use crate::manifest::{Devices, Manifest, VmConfig};
@@ -44,8 +46,9 @@ use crate::time::{Frequency, Ticks};
 use crate::vcpu::VcpuId;
 use crate::vgic::{GicVersion, IntId, Vgic};
 use crate::virtio::backend::Backend;
+use crate::virtio::block::BlockDevice;
 use crate::virtio::block::base::{DiskError, Images};
-use crate::virtio::block::{BlockDevice, SharedDisk};
+use crate::virtio::block::host::HostBlockDevice;
 use crate::virtio::entropy::EntropyDevice;
 use crate::virtio::net::NetDevice;
 use crate::virtio::net::cabling::Cabling;
@@ -114,6 +117,8 @@ pub struct Creation<'a> {
     pub cabling: &'a Cabling,
     /// The disk images in memory.
     pub images: &'a mut Images,
+    /// Who has what of the machine's disks.
+    pub allotment: &'a Allotment,
     /// Its own generator; `None` when there is no entropy.
     pub entropy: Option<Entropy>,
     /// Virtual time begins now.
@@ -186,14 +191,18 @@ impl Vm {
         vmids: &mut Vmids,
         cpu: &impl Maintenance,
     ) -> Result<Box<Self>, CreateError> {
-        let Creation { config, manifest, .. } = creation;
+        let Creation { id, config, manifest, allotment, .. } = creation;
         let before = frames.free_bytes();
-        let disks = disks::create(config, manifest, creation.images, frames)
+        let lent = Arc::default();
+        let images = &mut *creation.images;
+        let mut source = disks::Source { vm: id, config, manifest, images, allotment };
+        let disks = disks::create(&mut source, &lent, frames)
             .map_err(|(disk, why)| CreateError::Disk { disk, why })?;
         let taken = before.saturating_sub(frames.free_bytes());
         match Self::build(creation, &disks, line, frames, vmids, cpu) {
             Ok(mut vm) => {
                 vm.disk_memory = taken;
+                vm.lent = lent;
                 Ok(vm)
             }
             Err(error) => {
@@ -206,7 +215,7 @@ impl Vm {
     /// The VM with these disks.
     fn build<L: SerialLine + 'static>(
         creation: Creation<'_>,
-        disks: &[SharedDisk],
+        disks: &[VmDisk],
         line: L,
         frames: &mut FramePool,
         vmids: &mut Vmids,
@@ -234,7 +243,7 @@ impl Vm {
         let memory = SharedRam::default();
         let mut virtio = Slots { memory: &memory, vm: &config.name, devices: Vec::new() };
         virtio.add_entropy(entropy.as_mut());
-        virtio.add_disks(disks, config.vcpus);
+        virtio.add_disks(id, disks, config.vcpus, doorbells);
         virtio.add_cards(id, cabling, doorbells);
         let virtio = virtio.devices;
         source.virtio = u16::try_from(virtio.len()).unwrap_or(0);
@@ -256,6 +265,7 @@ impl Vm {
             virtio: names,
             disks: disks.to_vec(),
             disk_memory: 0,
+            lent: Arc::default(),
             assigned: assigned.into(),
             regime: Regime { vttbr: stage2.vttbr().raw(), vtcr: host.geometry.vtcr().get() },
             memory,
@@ -399,11 +409,21 @@ impl Slots<'_> {
     }
 
     /// Its disks, in their order.
-    fn add_disks(&mut self, disks: &[SharedDisk], vcpus: u8) {
+    fn add_disks(&mut self, vm: VmId, disks: &[VmDisk], vcpus: u8, doorbells: &Arc<Doorbells>) {
         for (number, disk) in disks.iter().enumerate() {
-            let device = BlockDevice::new(disk.clone(), vcpus);
-            let device = self.transport(device, &format!("disk {}", number + 1));
-            self.devices.push((Box::new(device), disks::device_name(disk)));
+            let what = format!("disk {}", number + 1);
+            let device: Box<dyn Device> = match disk {
+                VmDisk::Memory(disk) => {
+                    Box::new(self.transport(BlockDevice::new(disk.clone(), vcpus), &what))
+                }
+                VmDisk::Host(part, serial) => {
+                    let (part, memory) = (part.clone(), self.memory.clone());
+                    let device = HostBlockDevice::new(part, memory, serial.clone(), vcpus);
+                    Box::new(self.transport(device, &what))
+                }
+            };
+            disk.set_bell(Doorbell::new(doorbells.clone(), vm, self.next()));
+            self.devices.push((device, disk.device_name()));
         }
     }
 

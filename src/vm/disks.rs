@@ -1,4 +1,7 @@
 //! A VM's disks: made with it, made ready when it is loaded for the first time, kept over its resets, and given back with it.
+//!
+//! What a disk of the machine's still reads or writes of the VM's memory holds it up: after a reset, and before that memory is
+//! given back.
 
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -8,25 +11,56 @@ use alloc::vec::Vec;
 use spin::mutex::TicketMutex;
 
 use super::Vm;
+use crate::device::doorbell::Doorbell;
+use crate::host::allotment::Allotment;
+use crate::host::part::Part;
+use crate::host::share::Lent;
 use crate::manifest::{DiskConfig, DiskContents, Manifest, VmConfig};
 use crate::memory::FramePool;
+use crate::sched::VmId;
 use crate::virtio::block::SharedDisk;
 use crate::virtio::block::base::{DiskError, Images};
 use crate::virtio::block::disk::{Creation, Disk, Owner};
 use crate::virtio::block::image::ImageError;
 
-/// The disks that `config` asks for. With an error, which says of which disk, nothing was taken.
+/// A disk of a VM's.
+#[derive(Clone)]
+pub(super) enum VmDisk {
+    /// In memory.
+    Memory(SharedDisk),
+    /// A part of a disk of the machine's, and what it is called.
+    Host(Arc<Part>, String),
+}
+
+/// What disks are made from.
+pub(super) struct Source<'a> {
+    pub vm: VmId,
+    pub config: &'a VmConfig,
+    pub manifest: &'a Manifest<'static>,
+    pub images: &'a mut Images,
+    /// What it has of the machine's disks.
+    pub allotment: &'a Allotment,
+}
+
+/// The disks that the VM's description asks for; what the machine's disks have of its memory is counted in `lent`. With an error,
+/// which says of which disk, nothing was taken.
 pub(super) fn create(
-    config: &VmConfig,
-    manifest: &Manifest<'static>,
-    images: &mut Images,
+    source: &mut Source<'_>,
+    lent: &Arc<Lent>,
     frames: &mut FramePool,
-) -> Result<Vec<SharedDisk>, (usize, DiskError)> {
-    let owner = Arc::new(Owner::new(config.name.clone()));
+) -> Result<Vec<VmDisk>, (usize, DiskError)> {
+    let owner = Arc::new(Owner::new(source.config.name.clone()));
     let mut disks = Vec::new();
-    for (index, one) in config.disks.iter().enumerate() {
-        match disk(one, &owner, manifest, images, frames) {
-            Ok(disk) => disks.push(Arc::new(TicketMutex::new(disk))),
+    for (index, one) in source.config.disks.iter().enumerate() {
+        let made = if one.host().is_some() {
+            let part = source.allotment.part(source.vm, index).map_err(DiskError::from);
+            part.map(|place| VmDisk::Host(Arc::new(Part::new(place, lent)), one.serial.clone()))
+        } else {
+            let disk = disk(one, &owner, source.manifest, source.images, frames);
+            disk.map(|disk| VmDisk::Memory(Arc::new(TicketMutex::new(disk))))
+        };
+        match made {
+            Ok(disk) => disks.push(disk),
             Err(error) => {
                 release(disks, frames);
                 return Err((index, error));
@@ -49,23 +83,47 @@ fn disk(
             let base = images.get(manifest.payload(image), frames)?;
             (base.size(), Some(base))
         }
+        // Made elsewhere.
+        DiskContents::Host(_) => (0, None),
     };
     let (serial, space) = (config.serial.clone(), config.space_of(size));
     Ok(Disk::new(Creation { size, base, space, serial, owner: owner.clone() }, frames)?)
 }
 
 /// Gives the disks' memory back. No device has them any more.
-pub(super) fn release(disks: Vec<SharedDisk>, frames: &mut FramePool) {
-    for disk in disks.into_iter().filter_map(Arc::into_inner) {
-        disk.into_inner().release(frames);
+pub(super) fn release(disks: Vec<VmDisk>, frames: &mut FramePool) {
+    for disk in disks {
+        if let VmDisk::Memory(disk) = disk
+            && let Some(disk) = Arc::into_inner(disk)
+        {
+            disk.into_inner().release(frames);
+        }
     }
 }
 
-/// What the monitor calls a disk's device.
-pub(super) fn device_name(disk: &SharedDisk) -> String {
-    let disk = disk.lock();
-    let kind = if disk.is_read_only() { ", read-only" } else { "" };
-    format!("virtio-blk {} ({}{kind})", disk.serial(), shown(disk.size()))
+impl VmDisk {
+    /// What the monitor calls its device.
+    pub(super) fn device_name(&self) -> String {
+        let kind = |read_only| if read_only { ", read-only" } else { "" };
+        match self {
+            Self::Memory(disk) => {
+                let disk = disk.lock();
+                let (size, kind) = (shown(disk.size()), kind(disk.is_read_only()));
+                format!("virtio-blk {} ({size}{kind})", disk.serial())
+            }
+            Self::Host(part, serial) => {
+                let (size, kind) = (shown(part.sectors() << 9), kind(part.is_read_only()));
+                format!("virtio-blk {serial} ({size} of a host disk{kind})")
+            }
+        }
+    }
+
+    /// `bell` is rung when something has come back of it.
+    pub(super) fn set_bell(&self, bell: Doorbell) {
+        if let Self::Host(part, _) = self {
+            part.set_bell(bell);
+        }
+    }
 }
 
 /// A size for people: whole MiB, or KiB.
@@ -79,7 +137,30 @@ fn shown(size: u64) -> String {
 impl Vm {
     /// One step of making disk `index` ready. Returns whether it is; `None` when there is no such disk.
     pub(super) fn disk_step(&self, index: usize) -> Option<Result<bool, ImageError>> {
-        self.disks.get(index).map(|disk| disk.lock().step())
+        self.disks.get(index).map(|disk| match disk {
+            VmDisk::Memory(disk) => disk.lock().step(),
+            VmDisk::Host(..) => Ok(true),
+        })
+    }
+
+    /// Whether a disk still reads or writes the VM's memory for a device that has been reset meanwhile: its vCPUs wait.
+    #[inline]
+    pub fn is_held_up(&self) -> bool {
+        self.lent.has_orphans()
+    }
+
+    /// Whether a disk still reads or writes the VM's memory, which then stays.
+    pub fn has_lent_memory(&self) -> bool {
+        self.lent.is_any()
+    }
+
+    /// Nobody waits for anything of the machine's disks any more.
+    pub fn abandon_disks(&self) {
+        for disk in &self.disks {
+            if let VmDisk::Host(part, _) = disk {
+                part.close();
+            }
+        }
     }
 
     /// How much memory was taken for its disks when it was made, in bytes. What they begin with is counted for the VM that

@@ -36,6 +36,7 @@ use spin::mutex::{SpinMutex, SpinMutexGuard, TicketMutex};
 use crate::addr::{Ipa, Region};
 use crate::device::bus::Bus;
 use crate::firmware::entropy::Entropy;
+use crate::host::share::Lent;
 use crate::machine::{CpuId, Machine, Space};
 use crate::manifest::{OnBadAccess, OnCrash, OnReboot};
 use crate::memory::Stage2;
@@ -43,7 +44,6 @@ use crate::sched::VmId;
 use crate::time::Ticks;
 use crate::vcpu::{Vcpu, VcpuId};
 use crate::vgic::{GicVersion, IntId, Notify, Vgic};
-use crate::virtio::block::SharedDisk;
 use crate::virtio::ram::SharedRam;
 
 pub use handle::{Next, Outcome};
@@ -107,7 +107,9 @@ pub struct Vm {
     bus: Bus,
     /// What is in the first virtio slots.
     virtio: Vec<String>,
-    disks: Vec<SharedDisk>,
+    disks: Vec<disks::VmDisk>,
+    /// What the machine's disks have of its memory.
+    lent: Arc<Lent>,
     /// How much memory was taken for those, in bytes.
     disk_memory: u64,
     assigned: assigned::Assigned,

@@ -9,6 +9,7 @@ use plinth::cpu::{Cpu, Step};
 use plinth::device::doorbell::Doorbells;
 use plinth::device::serial::{ScriptedLine, SerialLine};
 use plinth::exit::Width;
+use plinth::host::allotment::Allotment;
 use plinth::hypervisor::{Hypervisor, Stock};
 use plinth::machine::fake::{INTID, IRQ_VECTOR, OnPause, Op, Scripted, Seen, VIRTUAL_TIMER, World};
 use plinth::machine::{CpuId, Machine};
@@ -131,9 +132,19 @@ pub fn create(
     let (networks, vms) = (manifest.networks(), manifest.vms());
     let cabling = &Cabling::new(networks, vms, host.frequency, host.clock).unwrap();
     let (id, images) = (VmId(id), &mut Images::default());
-    let entropy = None;
-    let creation =
-        Creation { id, config, manifest, host, doorbells, cabling, images, entropy, now };
+    let (entropy, allotment) = (None, &Allotment::default());
+    let creation = Creation {
+        id,
+        config,
+        manifest,
+        host,
+        doorbells,
+        cabling,
+        images,
+        allotment,
+        entropy,
+        now,
+    };
     Ok((*Vm::create(creation, line.clone(), frames, vmids, cpu)?, line))
 }
 

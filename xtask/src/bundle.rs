@@ -66,7 +66,7 @@ impl Bundle {
         let mut sum = 0u64;
         for vm in manifest.vms().iter().filter(|vm| vm.autostart) {
             sum = sum.saturating_add(vm.memory);
-            for disk in &vm.disks {
+            for disk in vm.disks.iter().filter(|disk| disk.host().is_none()) {
                 let size = disk_size(&manifest, disk)?;
                 sum = sum.saturating_add(Disk::memory(size, disk.space_of(size)));
                 // What disks begin with is there once, however many begin with it.
@@ -87,9 +87,10 @@ impl Bundle {
     }
 }
 
-/// A disk's size in bytes.
+/// A disk's size in bytes; of one of the machine's nothing is known, and it takes no memory.
 fn disk_size(manifest: &Manifest<'_>, disk: &DiskConfig) -> Result<u64> {
     match disk.contents {
+        DiskContents::Host(_) => Ok(0),
         DiskContents::Empty(size) => Ok(size),
         DiskContents::Image(image) => Ok(Image::new(manifest.payload(image))?.size()),
     }
@@ -144,6 +145,10 @@ fn summary(manifest: &Manifest<'_>) -> Result<String> {
 
 /// A disk, for people: its size, what is stored of it, and what can be written.
 fn disk_in_words(manifest: &Manifest<'_>, disk: &DiskConfig) -> Result<String> {
+    if let Some(host) = disk.host() {
+        let kind = if disk.read_only { " read-only" } else { "" };
+        return Ok(format!("{} on {host}{kind}", disk.serial));
+    }
     let bytes = disk_size(manifest, disk)?;
     let mut text = format!("{} {}", disk.serial, size::show_rounded(bytes));
     if let Some(image) = disk.image() {

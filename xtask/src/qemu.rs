@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 
 use anyhow::{Context, Error, Result, bail};
+use plinth::manifest::{MAX_SERIAL, is_serial};
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 
 use crate::apt;
@@ -94,12 +95,24 @@ impl Virtio<'_> {
             // What a guest writes into a raw image may look like another format: QEMU is told, and does not guess.
             let format = if is_qcow2(disk) { "qcow2" } else { "raw" };
             let file = value(disk);
-            let drive = format!("file={file},if=none,id=plinth-disk{index},format={format}");
+            // What a guest discards is given back by the image too.
+            let drive =
+                format!("file={file},if=none,id=plinth-disk{index},format={format},discard=unmap");
             args.extend(["-drive".into(), drive.into()]);
-            let device = format!("virtio-blk-device,drive=plinth-disk{index}");
+            let serial =
+                serial_of(disk).map_or_else(String::new, |serial| format!(",serial={serial}"));
+            let device = format!("virtio-blk-device,drive=plinth-disk{index}{serial}");
             args.extend(["-device".into(), device.into()]);
         }
     }
+}
+
+/// What a disk calls itself: as its file is named, without its extension, as far as a serial can have that.
+fn serial_of(disk: &Path) -> Option<String> {
+    let stem = disk.file_stem()?.to_string_lossy().into_owned();
+    let serial: String = stem.chars().filter(|c| c.is_ascii_graphic() && *c != ',').collect();
+    let serial: String = serial.chars().take(MAX_SERIAL).collect();
+    is_serial(&serial).then_some(serial)
 }
 
 /// Whether an image is not a raw one, by its name.
@@ -341,10 +354,10 @@ mod tests {
              -serial file:x -icount shift=0,sleep=off \
              -netdev user,id=plinth-net,hostfwd=tcp:127.0.0.1:8080-10.0.2.21:80 \
              -device virtio-net-device,netdev=plinth-net \
-             -drive file=a,,b.img,if=none,id=plinth-disk0,format=raw \
-             -device virtio-blk-device,drive=plinth-disk0 \
-             -drive file=c.QCOW2,if=none,id=plinth-disk1,format=qcow2 \
-             -device virtio-blk-device,drive=plinth-disk1 -kernel k.img -initrd b \
+             -drive file=a,,b.img,if=none,id=plinth-disk0,format=raw,discard=unmap \
+             -device virtio-blk-device,drive=plinth-disk0,serial=ab \
+             -drive file=c.QCOW2,if=none,id=plinth-disk1,format=qcow2,discard=unmap \
+             -device virtio-blk-device,drive=plinth-disk1,serial=c -kernel k.img -initrd b \
              -append loglevel=debug -d int"
         );
     }

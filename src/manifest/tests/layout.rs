@@ -43,12 +43,23 @@ fn the_table_is_byte_by_byte_as_the_book_has_it() {
             },
         }],
         cmdline: "quiet",
-        disks: vec![DiskConfig {
-            contents: DiskContents::Empty(128 << 20),
-            space: Some(4 << 20),
-            read_only: false,
-            serial: "log",
-        }],
+        disks: vec![
+            DiskConfig {
+                contents: DiskContents::Empty(128 << 20),
+                space: Some(4 << 20),
+                read_only: false,
+                serial: "log",
+            },
+            DiskConfig {
+                contents: DiskContents::Host(HostDiskConfig {
+                    disk: DiskName::Serial("data"),
+                    part: DiskPart::Range(1 << 20, None),
+                }),
+                space: None,
+                read_only: true,
+                serial: "rest",
+            },
+        ],
         ..VmSource::new("rt", b"boot")
     };
     let table = [
@@ -60,7 +71,9 @@ fn the_table_is_byte_by_byte_as_the_book_has_it() {
         &[1, 0, 0x52, 0x54, 0, 0x12, 0x34, 1, 1, 2, 10, 0xc8, 1, 1, 1],
         &[1, 1, 0x80, 0xc2, 0xd7, 0x2f, 0x80, 0x80, 4, 0xe8, 7],
         &[0x80, 0x20, 4, 0, 5, b'q', b'u', b'i', b'e', b't'],
-        &[1, 0, 0x80, 0x80, 0x80, 0x40, 1, 0x80, 0x80, 0x80, 2, 0, 3, b'l', b'o', b'g'],
+        &[2, 0, 0x80, 0x80, 0x80, 0x40, 1, 0x80, 0x80, 0x80, 2, 0, 3, b'l', b'o', b'g'],
+        &[2, 1, 4, b'd', b'a', b't', b'a', 3, 0x80, 0x80, 0x40, 0],
+        &[0, 1, 4, b'r', b'e', b's', b't'],
     ]
     .concat();
     let lan = NetworkSource { name: "lan", uplink: true };
@@ -115,4 +128,30 @@ fn the_book_is_about_this_format() {
     let book = include_str!("../../../docs/src/manifests.md");
     assert!(book.contains(&format!("### Format {FORMAT_VERSION}, byte by byte")));
     assert!(book.contains(&format!("| the format, {FORMAT_VERSION} |")));
+}
+
+#[test]
+fn parts_of_a_disk_overlap_if_something_is_certainly_in_both() {
+    let on = |disk: u8, part| HostDiskConfig { disk: DiskName::Number(disk), part };
+    let range = |start, size| on(0, DiskPart::Range(start, size));
+    let named = |name: &str| on(0, DiskPart::Named(name.to_owned()));
+    let cases = [
+        (on(0, DiskPart::Whole), on(0, DiskPart::Partition(3)), true),
+        (on(0, DiskPart::Whole), on(1, DiskPart::Whole), false),
+        (on(0, DiskPart::Partition(1)), on(0, DiskPart::Partition(2)), false),
+        (on(0, DiskPart::Partition(2)), on(0, DiskPart::Partition(2)), true),
+        (named("a"), named("a"), true),
+        (named("a"), named("b"), false),
+        // That is found out when there is a disk.
+        (named("a"), on(0, DiskPart::Partition(1)), false),
+        (named("a"), range(0, None), false),
+        (range(0, Some(512)), range(512, Some(512)), false),
+        (range(0, Some(513 * 512)), range(512 * 512, None), true),
+        (range(1 << 20, None), range(1 << 40, None), true),
+        (range(0, Some(1 << 20)), range(1 << 20, None), false),
+    ];
+    for (one, other, overlap) in cases {
+        assert_eq!(one.overlaps(&other), overlap, "{one:?}, {other:?}");
+        assert_eq!(other.overlaps(&one), overlap, "{other:?}, {one:?}");
+    }
 }

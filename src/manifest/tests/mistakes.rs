@@ -40,7 +40,7 @@ fn reserved(budget: u32, period: u32) -> Class {
 #[test]
 fn each_mistake_has_its_own_error() {
     type Mistake = (fn(&mut VmConfig), fn(&ManifestError) -> bool);
-    let mistakes: [Mistake; 47] = [
+    let mistakes: [Mistake; 56] = [
         (|vm| vm.name.clear(), |e| matches!(e, ManifestError::NameEmpty { index: 0 })),
         (
             |vm| vm.name = "n".repeat(33),
@@ -189,6 +189,53 @@ fn each_mistake_has_its_own_error() {
         (
             |vm| vm.disks = vec![disk(DiskContents::Empty(4096), "two words".into())],
             |e| matches!(e, ManifestError::DiskSerial { .. }),
+        ),
+        (
+            |vm| vm.disks = vec![on_host(DiskName::Serial("a b".into()), DiskPart::Whole)],
+            |e| matches!(e, ManifestError::DiskPart { why: PartError::Serial, .. }),
+        ),
+        (
+            |vm| vm.disks = vec![on_host(DiskName::Number(0), DiskPart::Partition(0))],
+            |e| matches!(e, ManifestError::DiskPart { why: PartError::Number, .. }),
+        ),
+        (
+            |vm| vm.disks = vec![on_host(DiskName::Number(0), DiskPart::Partition(1025))],
+            |e| matches!(e, ManifestError::DiskPart { why: PartError::Number, .. }),
+        ),
+        (
+            |vm| vm.disks = vec![on_host(DiskName::Number(0), DiskPart::Named("p".repeat(37)))],
+            |e| matches!(e, ManifestError::DiskPart { why: PartError::Name, .. }),
+        ),
+        (
+            |vm| vm.disks = vec![on_host(DiskName::Number(0), DiskPart::Range(512, Some(0)))],
+            |e| matches!(e, ManifestError::DiskPart { why: PartError::Range, .. }),
+        ),
+        (
+            |vm| vm.disks = vec![on_host(DiskName::Number(0), DiskPart::Range(100, None))],
+            |e| matches!(e, ManifestError::DiskPart { why: PartError::Range, .. }),
+        ),
+        (
+            |vm| {
+                let range = DiskPart::Range(u64::MAX - 511, Some(512));
+                vm.disks = vec![on_host(DiskName::Number(0), range)];
+            },
+            |e| matches!(e, ManifestError::DiskPart { why: PartError::Range, .. }),
+        ),
+        (
+            |vm| {
+                let good = on_host(DiskName::Number(0), DiskPart::Whole);
+                vm.disks = vec![DiskConfig { space: Some(4096), ..good }];
+            },
+            |e| matches!(e, ManifestError::DiskSpace { .. }),
+        ),
+        (
+            |vm| {
+                let whole = on_host(DiskName::Number(1), DiskPart::Whole);
+                let other = on_host(DiskName::Number(0), DiskPart::Whole);
+                let part = on_host(DiskName::Number(1), DiskPart::Named("x".into()));
+                vm.disks = vec![whole, other, DiskConfig { read_only: true, ..part }];
+            },
+            |e| matches!(e, ManifestError::DiskShared { disk: 2, other_disk: 0, .. }),
         ),
     ];
     for (number, (change, expected)) in mistakes.into_iter().enumerate() {

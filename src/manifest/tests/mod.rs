@@ -45,7 +45,11 @@ fn config(name: &str) -> VmConfig {
 }
 
 /// A disk that begins so, with space for all of it.
-fn disk<P, T>(contents: DiskContents<P>, serial: T) -> DiskConfig<P, T> {
+fn on_host(disk: DiskName, part: DiskPart) -> DiskConfig {
+    super::tests::disk(DiskContents::Host(HostDiskConfig { disk, part }), "d".into())
+}
+
+fn disk<P, T>(contents: DiskContents<P, T>, serial: T) -> DiskConfig<P, T> {
     DiskConfig { contents, space: None, read_only: false, serial }
 }
 

@@ -61,9 +61,23 @@ fn disks() -> impl Strategy<Value = Vec<DiskConfig>> {
     let pages = || 1u64..=1 << 28;
     let empty = (pages(), prop::option::of(pages()))
         .prop_map(|(size, space)| (DiskContents::Empty(size * 4096), space, false));
-    let image = DiskContents::Image(Payload { offset: 4096, size: 4 });
-    let writable = prop::option::of(pages()).prop_map(move |space| (image, space, false));
-    let facts = prop_oneof![empty, writable, Just((image, None, true))];
+    let image = || DiskContents::Image(Payload { offset: 4096, size: 4 });
+    let writable = prop::option::of(pages()).prop_map(move |space| (image(), space, false));
+    let name = prop_oneof![
+        any::<u8>().prop_map(DiskName::Number),
+        "[!-~]{1,20}".prop_map(DiskName::Serial),
+    ];
+    let part = prop_oneof![
+        Just(DiskPart::Whole),
+        (1u16..=1024).prop_map(DiskPart::Partition),
+        "[ -~äß]{1,36}".prop_map(DiskPart::Named),
+        (pages(), prop::option::of(pages()))
+            .prop_map(|(start, size)| DiskPart::Range(start * 512, size.map(|size| size * 512))),
+    ];
+    // What can only be read may be anybody's.
+    let host = (name, part)
+        .prop_map(|(disk, part)| (DiskContents::Host(HostDiskConfig { disk, part }), None, true));
+    let facts = prop_oneof![empty, writable, Just((image(), None, true)), host];
     let disk = (facts, "[!-~]{1,20}").prop_map(|((contents, space, read_only), serial)| {
         DiskConfig { contents, space: space.map(|pages| pages * 4096), read_only, serial }
     });
@@ -179,9 +193,9 @@ proptest! {
             );
             let mut placed = VmConfig { kernel: vm.kernel, initrd: vm.initrd, ..fact.clone() };
             for (disk, placed) in vm.disks.iter().zip(&mut placed.disks) {
-                if let DiskContents::Image(image) = disk.contents {
-                    prop_assert_eq!(manifest.payload(image), &bytes[..]);
-                    placed.contents = disk.contents;
+                if let DiskContents::Image(image) = &disk.contents {
+                    prop_assert_eq!(manifest.payload(*image), &bytes[..]);
+                    placed.contents = DiskContents::Image(*image);
                 }
             }
             prop_assert_eq!(vm, &placed);

@@ -11,6 +11,7 @@ use spin::mutex::TicketMutex;
 
 use super::image::{CHUNK, Image, ImageError, Unpacker, chunks_of};
 use crate::addr::PAGE_SIZE;
+use crate::host::allotment::NoPart;
 use crate::memory::{FramePool, OutOfFrames, Store};
 
 /// How much of the table one step clears, in bytes.
@@ -162,11 +163,14 @@ pub struct Images {
 }
 
 /// Why a disk cannot be made.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum DiskError {
     /// Its image cannot be used.
     #[error("{0}")]
     Image(#[from] ImageError),
+    /// It is no part of a machine's disk.
+    #[error("{0}")]
+    Host(#[from] NoPart),
     /// There is not enough memory.
     #[error("{0}; give the disk less `space`, or the machine more memory")]
     Memory(#[from] OutOfFrames),

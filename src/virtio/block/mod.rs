@@ -6,11 +6,13 @@
 //! | [`base`] | one of them in memory, shared by VMs |
 //! | [`disk`] | a VM's disk: what it began with, and what was written since |
 //! | [`request`] | one request, worked off in steps |
+//! | [`host`] | the device of a part of a machine's disk |
 //!
-//! Not offered: a write-back switch (nothing is ever on its way to anywhere else), lifetime, secure erase, zones.
+//! Not offered: a write-back switch (nothing in memory is ever on its way to anywhere else), lifetime, secure erase, zones.
 
 pub mod base;
 pub mod disk;
+pub mod host;
 pub mod image;
 pub mod request;
 
@@ -100,13 +102,7 @@ impl Backend for BlockDevice {
     }
 
     fn read_config(&self, offset: u64, width: Width) -> u64 {
-        let mut bytes = [0; 8];
-        let size = usize::try_from(width.bytes()).unwrap_or(0);
-        let from = usize::try_from(offset).ok().and_then(|offset| self.config.get(offset..));
-        for (to, from) in bytes.iter_mut().take(size).zip(from.unwrap_or_default()) {
-            *to = *from;
-        }
-        u64::from_le_bytes(bytes)
+        read_config(&self.config, offset, width)
     }
 
     fn serve(&mut self, queue: usize, chain: &Chain, ram: &impl GuestRam) -> Result<Served, Bad> {
@@ -153,6 +149,17 @@ impl Backend for BlockDevice {
     fn reset(&mut self) {
         self.state = State::default();
     }
+}
+
+/// The low bits of a configuration at `offset`.
+fn read_config(config: &[u8; CONFIG_SIZE], offset: u64, width: Width) -> u64 {
+    let mut bytes = [0; 8];
+    let size = usize::try_from(width.bytes()).unwrap_or(0);
+    let from = usize::try_from(offset).ok().and_then(|offset| config.get(offset..));
+    for (to, from) in bytes.iter_mut().take(size).zip(from.unwrap_or_default()) {
+        *to = *from;
+    }
+    u64::from_le_bytes(bytes)
 }
 
 /// "Device configuration layout".

@@ -13,17 +13,17 @@ use crate::virtio::queue::{Buffer, Chain};
 use crate::virtio::ram::GuestRam;
 
 /// `struct virtio_blk_req`: the size of what comes before the data.
-const HEADER: usize = 16;
+pub(super) const HEADER: usize = 16;
 /// `struct virtio_blk_discard_write_zeroes`: its size, and its one flag.
-const SEGMENT: usize = 16;
-const UNMAP: u32 = 1;
+pub(super) const SEGMENT: usize = 16;
+pub(super) const UNMAP: u32 = 1;
 /// The types of requests.
-const IN: u32 = 0;
-const OUT: u32 = 1;
-const FLUSH: u32 = 4;
-const GET_ID: u32 = 8;
-const DISCARD: u32 = 11;
-const WRITE_ZEROES: u32 = 13;
+pub(super) const IN: u32 = 0;
+pub(super) const OUT: u32 = 1;
+pub(super) const FLUSH: u32 = 4;
+pub(super) const GET_ID: u32 = 8;
+pub(super) const DISCARD: u32 = 11;
+pub(super) const WRITE_ZEROES: u32 = 13;
 /// How long a disk's name is.
 pub const ID_SIZE: usize = 20;
 
@@ -36,7 +36,7 @@ pub const MAX_SEGMENTS: u32 = 16;
 pub const MAX_SEGMENT_SECTORS: u32 = 1 << 18;
 
 /// What a request comes to.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub enum Status {
     /// `VIRTIO_BLK_S_OK`.
     Ok = 0,
@@ -83,14 +83,14 @@ impl Budget {
 
 /// A place in a list of buffers.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
-struct Cursor {
+pub(super) struct Cursor {
     buffer: u32,
     offset: u32,
 }
 
 impl Cursor {
     /// The next bytes that lie in one buffer, at most `most`, and goes on behind them. `None` at the end.
-    fn take(&mut self, buffers: &[Buffer], most: u64) -> Option<(Ipa, u64)> {
+    pub(super) fn take(&mut self, buffers: &[Buffer], most: u64) -> Option<(Ipa, u64)> {
         let buffer = buffers.get(self.buffer as usize)?;
         let rest = buffer.size.saturating_sub(self.offset);
         let size = most.min(rest.into());
@@ -105,7 +105,7 @@ impl Cursor {
     }
 
     /// Reads so many bytes, from as many buffers as it takes.
-    fn read<const N: usize>(
+    pub(super) fn read<const N: usize>(
         &mut self,
         buffers: &[Buffer],
         ram: &impl GuestRam,
@@ -188,7 +188,7 @@ impl Request {
             }
             OUT => (Task::Write, given()),
             FLUSH => return Ok(Begun::Done(Status::Ok, 0)),
-            GET_ID => return Self::tell_id(disk, chain, room, ram),
+            GET_ID => return tell_id(disk.serial(), chain, room, ram),
             DISCARD => return Self::segments(Task::Discard, disk, given(), cursor),
             WRITE_ZEROES => {
                 return Self::segments(Task::WriteZeros { unmap: false }, disk, given(), cursor);
@@ -200,29 +200,6 @@ impl Request {
         }
         let at = place(disk, sector, size / SECTOR)?;
         Ok(Begun::Request(Self { task, at, left: size, segments: 0, cursor, written: 0 }))
-    }
-
-    fn tell_id(
-        disk: &Disk,
-        chain: &Chain,
-        room: u64,
-        ram: &impl GuestRam,
-    ) -> Result<Begun, Status> {
-        let mut id = [0; ID_SIZE];
-        for (to, from) in id.iter_mut().zip(disk.serial().bytes()) {
-            *to = from;
-        }
-        let size = room.min(ID_SIZE as u64);
-        let (mut cursor, mut rest) = (Cursor::default(), &id[..]);
-        rest = rest.get(..usize::try_from(size).unwrap_or(0)).unwrap_or_default();
-        while !rest.is_empty() {
-            let next = cursor.take(chain.writable(), rest.len() as u64);
-            let (ipa, size) = next.ok_or(Status::IoError)?;
-            let (now, later) = rest.split_at(usize::try_from(size).unwrap_or(ID_SIZE));
-            ram.write_bytes(ipa, now)?;
-            rest = later;
-        }
-        Ok(Begun::Done(Status::Ok, u32::try_from(size).unwrap_or(0)))
     }
 
     /// A request that consists of segments: `size` bytes of them.
@@ -337,6 +314,30 @@ impl Request {
         self.segments -= 1;
         Ok(())
     }
+}
+
+/// Writes what a disk calls itself.
+pub(super) fn tell_id(
+    serial: &str,
+    chain: &Chain,
+    room: u64,
+    ram: &impl GuestRam,
+) -> Result<Begun, Status> {
+    let mut id = [0; ID_SIZE];
+    for (to, from) in id.iter_mut().zip(serial.bytes()) {
+        *to = from;
+    }
+    let size = room.min(ID_SIZE as u64);
+    let (mut cursor, mut rest) = (Cursor::default(), &id[..]);
+    rest = rest.get(..usize::try_from(size).unwrap_or(0)).unwrap_or_default();
+    while !rest.is_empty() {
+        let next = cursor.take(chain.writable(), rest.len() as u64);
+        let (ipa, size) = next.ok_or(Status::IoError)?;
+        let (now, later) = rest.split_at(usize::try_from(size).unwrap_or(ID_SIZE));
+        ram.write_bytes(ipa, now)?;
+        rest = later;
+    }
+    Ok(Begun::Done(Status::Ok, u32::try_from(size).unwrap_or(0)))
 }
 
 /// The first byte of so many sectors, all of which the disk has.

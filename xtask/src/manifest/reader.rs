@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use plinth::manifest::{
-    MAX_VMS, MachineConfig, NetworkConfig, OnBadAccess, OnCrash, OnReboot, View, WhenIdle,
+    MAX_VMS, MachineConfig, NetworkConfig, OnBadAccess, OnCrash, OnReboot, View, WhenIdle, shared,
 };
 use plinth::net::{MAX_NETWORKS, MAX_PORTS, MacAddr};
 use plinth::sched::policy::{Class, DEFAULT_WEIGHT, MAX_WEIGHT, Wfi};
@@ -169,6 +169,7 @@ impl Reader<'_> {
             }
         }
         self.cards_go_together(&draft.entries);
+        self.disks_go_together(&draft.entries);
         draft.networks = std::mem::take(&mut self.networks);
         draft
     }
@@ -240,6 +241,20 @@ impl Reader<'_> {
                     ));
                 }
             }
+        }
+    }
+
+    /// No two guests have one part of a disk of the machine's, if one of them can write to it.
+    fn disks_go_together(&mut self, entries: &[Entry]) {
+        for ((vm, disk), (other, other_disk)) in shared(entries.iter().map(|entry| &entry.guest)) {
+            let text = format!(
+                "disk {} has something of a disk of the machine's in common with disk {} of vm {}; not both are read-only",
+                disk + 1,
+                other_disk + 1,
+                entries[other].number
+            );
+            let mistake = entries[vm].mistake(&Problem { field: Field::Disks, text });
+            self.mistakes.push(mistake);
         }
     }
 
