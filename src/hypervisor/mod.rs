@@ -233,7 +233,9 @@ impl Hypervisor {
                 machine.kick(cpu);
                 false
             }
-            _ => self.wake(machine, vm, vcpu),
+            // The exit that is being dealt with is its own: it has to leave for the requests to be looked at.
+            Some(_) => true,
+            None => self.wake(machine, vm, vcpu),
         }
     }
 
