@@ -334,7 +334,8 @@ unsafe extern "C" fn el0_begins(vcpu: c_uint, _: *mut c_void) {
 unsafe extern "C" fn marked(vcpu: c_uint, number: *mut c_void) {
     let Some(plugin) = PLUGIN.get() else { return };
     let now = plugin.now(vcpu);
-    let _ = plugin.told().report.mark(number.addr() as u8, vcpu, &now);
+    let Told { report, stretches } = &mut *plugin.told();
+    let _ = report.mark(number.addr() as u8, vcpu, &now, stretches.exits);
 }
 
 unsafe extern "C" fn stretch_begins(vcpu: c_uint, start: *mut c_void) {

@@ -5,7 +5,7 @@
 //! plinth-count version=1
 //! first-guest vcpu=0 all=0,0,0,0,2874131,0 own=0,0,0,0,2874131,0
 //! first-el0 vcpu=0 all=… own=…
-//! mark number=0x70 vcpu=0 all=… own=…
+//! mark number=0x70 vcpu=0 all=… own=… exits=31
 //! stretch vcpu=0 length=2130 start=0x40015400 end=0x40015084 vector=0x400 class=0x16 detail=0x84000008
 //! entry vector=0x480 class=0x0 detail=0x0 count=31 instructions=40112 longest=1911
 //! vcpu number=0 own=…
@@ -16,7 +16,8 @@
 //!   one: at EL0 and EL1 with nothing below, at EL0 and EL1 of a guest (`HCR_EL2.VM` = 1), at EL2, at EL3.
 //!   An instruction that takes an exception counts.
 //! - `first-guest`: a guest's first instruction is about to be executed. `first-el0`: the first at EL0.
-//! - `mark`: a marker, `HINT #number`, is about to be executed.
+//! - `mark`: a marker, `HINT #number`, is about to be executed; `exits`: how many exceptions have brought a vCPU to EL2
+//!   since `first-guest`.
 //! - `stretch`: one of the longest stretches at EL2 of a vCPU (see [`crate::stretch`]) that began after
 //!   `first-guest`; the first of a vCPU is its longest.
 //! - `entry`: all stretches that began in the same way, the boot's again apart. `vector` is the offset of the
@@ -66,14 +67,14 @@ impl<W: Write> Report<W> {
     }
 
     /// A marker.
-    pub fn mark(&mut self, number: u8, vcpu: u32, now: &Now) -> io::Result<()> {
+    pub fn mark(&mut self, number: u8, vcpu: u32, now: &Now, exits: u64) -> io::Result<()> {
         let Some(room) = self.room.checked_sub(1) else {
             self.dropped += 1;
             return Ok(());
         };
         self.room = room;
         let (all, own) = (list(&now.all), list(&now.own));
-        writeln!(self.to, "mark number={number:#x} vcpu={vcpu} all={all} own={own}")
+        writeln!(self.to, "mark number={number:#x} vcpu={vcpu} all={all} own={own} exits={exits}")
     }
 
     /// All that is told at the end; `vcpus` has what each executed.

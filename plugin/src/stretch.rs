@@ -57,6 +57,8 @@ pub struct Stretch {
 #[derive(Debug, Default)]
 pub struct Stretches {
     vcpus: Vec<Vcpu>,
+    /// How many exceptions brought a vCPU to EL2.
+    pub exits: u64,
     /// By what began them.
     pub tallies: BTreeMap<Entry, Tally>,
 }
@@ -86,6 +88,7 @@ impl Stretches {
 
     /// A stretch begins at `start`, after `before` instructions at EL2.
     pub fn begin(&mut self, vcpu: usize, entry: Entry, start: u64, before: u64) {
+        self.exits += u64::from(entry.vector < Entry::WAKE);
         self.vcpu(vcpu).open = Some(Open { entry, start, before });
     }
 

@@ -43,7 +43,8 @@ impl Bundle {
         Self::pack_with(machine, &[], guests)
     }
 
-    fn pack_with(
+    /// The bundle of these guests, and of networks.
+    pub fn pack_with(
         machine: &MachineConfig,
         networks: &[NetworkConfig],
         guests: &[Payload],

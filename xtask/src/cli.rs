@@ -185,6 +185,9 @@ pub struct BenchOptions {
     /// Makes what is measured the baseline
     #[arg(long)]
     pub update_baseline: bool,
+    /// Measures virtio devices alone, and holds nothing to the baseline
+    #[arg(long, conflicts_with_all = ["against", "update_baseline"])]
+    pub virtio: bool,
 }
 
 /// Another hypervisor.

@@ -155,6 +155,8 @@ pub struct Mark {
     pub number: u8,
     /// When.
     pub at: Moment,
+    /// How many exceptions had brought a CPU to EL2 since the first guest's first instruction.
+    pub exits: u64,
 }
 
 /// What brought a CPU to EL2.
@@ -289,8 +291,8 @@ impl Counts {
                 "first-guest" => counts.first_guest = Some(line.moment()?),
                 "first-el0" => counts.first_el0 = Some(line.moment()?),
                 "mark" => {
-                    let mark = Mark { number: line.small("number")?, at: line.moment()? };
-                    counts.marks.push(mark);
+                    let (number, exits) = (line.small("number")?, line.number("exits")?);
+                    counts.marks.push(Mark { number, at: line.moment()?, exits });
                 }
                 "stretch" => counts.stretches.push(Stretch {
                     vcpu: line.small("vcpu")?,
@@ -397,8 +399,8 @@ mod tests {
     const REPORT: &str = "plinth-count version=1\n\
         first-guest vcpu=0 all=0,0,0,0,500,0 own=0,0,0,0,400,0\n\
         first-el0 vcpu=1 all=0,0,0,7,600,0 own=0,0,0,7,300,0\n\
-        mark number=0x70 vcpu=1 all=0,0,2,7,700,0 own=0,0,2,7,300,0\n\
-        mark number=0x70 vcpu=1 all=0,0,4,9,900,0 own=0,0,4,9,500,0\n\
+        mark number=0x70 vcpu=1 all=0,0,2,7,700,0 own=0,0,2,7,300,0 exits=2\n\
+        mark number=0x70 vcpu=1 all=0,0,4,9,900,0 own=0,0,4,9,500,0 exits=3\n\
         stretch vcpu=0 length=30 start=0x40201400 end=0x402 vector=0x400 class=0x16 detail=0x84000000\n\
         stretch vcpu=1 length=40 start=0x40201480 end=0x402 vector=0x480 class=0x0 detail=0x0\n\
         entry vector=0x400 class=0x16 detail=0x84000000 count=2 instructions=50 longest=30\n\

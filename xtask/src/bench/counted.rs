@@ -111,14 +111,20 @@ impl Counter {
         self.plinth(on, &bundle, limit).with_context(|| format!("payload {name}"))
     }
 
-    /// Runs an ELF file straight on the machine until it powers off.
+    /// Runs an ELF file straight on the machine, with more arguments for QEMU, until it powers off.
     ///
     /// # Errors
     /// As for [`Counter::plinth`].
-    pub fn bare(&self, hardware: &Hardware, image: &[u8], limit: Duration) -> Result<Run> {
+    pub fn bare(
+        &self,
+        hardware: &Hardware,
+        image: &[u8],
+        more: &[&str],
+        limit: Duration,
+    ) -> Result<Run> {
         let kernel = self.write("bare.elf", image)?;
         let boot = Boot::Kernel { kernel: &kernel, initrd: None, append: "", tree: None };
-        self.run(hardware, false, boot, &[], limit)
+        self.run(hardware, false, boot, more, limit)
     }
 
     fn run(

@@ -58,7 +58,7 @@ pub fn compare(counter: &Counter, gic: u8) -> Result<Comparison> {
 
     let tree = run.tree.context("the guest's device tree was not found in its memory")?;
     let image = bare::image(&guest, &tree)?;
-    let bare = counter.bare(&hardware(gic, 1, GUEST_MEMORY), &image, LIMIT);
+    let bare = counter.bare(&hardware(gic, 1, GUEST_MEMORY), &image, &[], LIMIT);
     let bare = bare.context("Debian without Plinth")?;
     let mut bare = init(&bare.counts, &bare.console).context("Debian without Plinth")?.all;
     bare.el1 -= bare::STUB_INSTRUCTIONS;

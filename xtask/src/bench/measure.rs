@@ -12,6 +12,7 @@ use super::count::Counts;
 use super::counted::{self, Counter};
 use super::debian;
 use super::scale;
+use super::virtio;
 use super::xen::{Guest, Xen};
 use crate::board::{Board, Hardware};
 use crate::bundle::Bundle;
@@ -30,7 +31,7 @@ pub struct Spread {
 pub type Figures = BTreeMap<String, Spread>;
 
 /// The machine's CPU: its counter counts nanoseconds, one of which is one instruction.
-const CPU: &str = "cortex-a72,cntfrq=1000000000";
+pub const CPU: &str = "cortex-a72,cntfrq=1000000000";
 
 /// How long one run may take on a PC that does other things.
 pub const LIMIT: Duration = Duration::from_secs(300);
@@ -111,6 +112,7 @@ pub fn plinth(gic: u8) -> Result<Figures> {
         });
     }
     figures.extend(scale::figures(&counter, gic)?);
+    figures.extend(virtio::figures(&counter, gic)?);
     figures.extend(counted(&counter, gic)?);
     Ok(figures)
 }
@@ -137,7 +139,11 @@ pub fn counted_along(
 /// What guests measure on a machine with several CPUs whose instructions are its time, until the first guest is done.
 /// The plugin cannot count those.
 pub fn together(gic: u8, cpus: u32, guests: &[Payload]) -> Result<Figures> {
-    let bundle = Bundle::pack(&MachineConfig::default(), guests)?;
+    together_on(gic, cpus, &Bundle::pack(&MachineConfig::default(), guests)?)
+}
+
+/// The same with the guests of a bundle.
+pub fn together_on(gic: u8, cpus: u32, bundle: &Bundle) -> Result<Figures> {
     let path = paths::scratch("bench-bundle")?;
     std::fs::write(&path, bundle.bytes()).context("cannot write a bundle")?;
     let mut command = command(gic, cpus);

@@ -13,6 +13,10 @@
 //! | `descheduled` | SGIs to the other CPU, where a third is busy meanwhile |
 //! | `device` | the interrupt of a PL011 that is the guest's own, `uart=BASE,INTID` |
 //! | `disk` | requests to a virtio disk, counted from outside (see [`counted`]) |
+//! | `net` | frames between two network cards of its own, counted from outside |
+//! | `net-pair` | frames to another guest, and back |
+//! | `net-answer` | none: it is that other guest |
+//! | `asleep` | a second of sleep, counted from outside |
 //! | `scale` | an exit and a wake-up among many guests, named by `as=NAME` |
 //! | `idle`, `spin` | none: it sleeps, or is busy, until others have measured |
 //! | `yield` | none: it is busy for ever |
@@ -32,6 +36,7 @@ mod cross;
 mod device;
 mod disk;
 mod interrupts;
+mod net;
 mod sample;
 mod scale;
 mod traps;
@@ -58,6 +63,10 @@ fn main(report: &mut Report) {
                 "descheduled" => cross::measure_descheduled(),
                 "device" => device::measure(words),
                 "disk" => disk::measure(),
+                "net" => net::measure(),
+                "net-pair" => net::measure_pair(),
+                "net-answer" => net::answer(),
+                "asleep" => scale::asleep(),
                 "scale" => scale::measure(option("as=").unwrap_or("scale")),
                 "idle" => scale::idle(),
                 "spin" => scale::spin(),

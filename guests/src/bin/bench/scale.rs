@@ -3,6 +3,7 @@
 use guests::timer::{self, Timer};
 use guests::{gic, instruction, psci};
 
+use crate::counted;
 use crate::interrupts;
 use crate::sample::row;
 use crate::timed;
@@ -44,6 +45,11 @@ fn sleep(micros: u64) {
     vectors::sleep_for_one();
     gic::disable(Timer::Virtual.intid());
     vectors::remove();
+}
+
+/// What is counted of a second of sleep.
+pub fn asleep() {
+    counted::row("asleep", 1, || sleep(1_000_000));
 }
 
 /// Sleeps until all has been measured.
