@@ -29,6 +29,7 @@ const UNSAFE: &[&str] = &[
     "tests/virtio.rs",
     // Devices reach what drivers lend them.
     "tests/host.rs",
+    "tests/common/disk.rs",
     // QEMU calls it, and gives it pointers.
     "plugin/",
 ];

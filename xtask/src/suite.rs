@@ -24,6 +24,7 @@ mod debian;
 mod disks;
 mod firmware;
 mod host;
+mod host_disks;
 mod hostile;
 mod images;
 mod machine;
@@ -170,6 +171,7 @@ pub fn run(filter: Option<&str>, bare: bool) -> Result<ExitCode> {
         steps.extend(manifests::debian_steps());
         steps.extend(net::steps());
         steps.extend(disks::steps());
+        steps.extend(host_disks::steps());
         steps.extend(hostile::steps());
         steps.extend(many::steps());
         steps.extend(bench::steps());
