@@ -160,33 +160,45 @@ impl GuestMemory {
     }
 
     /// Reads an integer; in one access where it is aligned.
+    #[inline]
     pub fn read<T: Word>(&self, ipa: Ipa) -> Result<T, OutsideRam> {
         match self.aligned::<T>(ipa) {
             Some(at) => Ok(phys::read(at)),
-            None => {
-                let mut bytes = [0; 8];
-                let len = bytes.len().min(word_len::<T>());
-                self.read_into(ipa, &mut bytes[..len])?;
-                Ok(T::from_u64(u64::from_le_bytes(bytes)))
-            }
+            None => self.read_by_bytes(ipa),
         }
     }
 
+    #[cold]
+    fn read_by_bytes<T: Word>(&self, ipa: Ipa) -> Result<T, OutsideRam> {
+        let mut bytes = [0; 8];
+        let len = bytes.len().min(word_len::<T>());
+        self.read_into(ipa, &mut bytes[..len])?;
+        Ok(T::from_u64(u64::from_le_bytes(bytes)))
+    }
+
     /// Writes an integer; in one access where it is aligned.
+    #[inline]
     pub fn write<T: Word>(&self, ipa: Ipa, value: T) -> Result<(), OutsideRam> {
         match self.aligned::<T>(ipa) {
             Some(at) => phys::write(at, value),
-            None => {
-                let bytes = value.to_u64().to_le_bytes();
-                let len = bytes.len().min(word_len::<T>());
-                self.write_from(ipa, &bytes[..len])?;
-            }
+            None => return self.write_by_bytes(ipa, value),
         }
         Ok(())
     }
 
+    #[cold]
+    fn write_by_bytes<T: Word>(&self, ipa: Ipa, value: T) -> Result<(), OutsideRam> {
+        let bytes = value.to_u64().to_le_bytes();
+        let len = bytes.len().min(word_len::<T>());
+        self.write_from(ipa, &bytes[..len])
+    }
+
     /// Copies guest RAM from `ipa` on into `into`.
     pub fn read_into(&self, ipa: Ipa, mut into: &mut [u8]) -> Result<(), OutsideRam> {
+        if let Some(at) = self.in_one_block(ipa, into.len() as u64) {
+            phys::read_into(at, into);
+            return Ok(());
+        }
         let Some(ipas) = bytes(ipa, into.len())? else { return Ok(()) };
         for piece in self.pieces(ipas)? {
             let len = slice_len(&piece).min(into.len());
@@ -199,6 +211,10 @@ impl GuestMemory {
 
     /// Copies `from` to guest RAM from `ipa` on.
     pub fn write_from(&self, ipa: Ipa, mut from: &[u8]) -> Result<(), OutsideRam> {
+        if let Some(at) = self.in_one_block(ipa, from.len() as u64) {
+            phys::write_from(at, from);
+            return Ok(());
+        }
         let Some(ipas) = bytes(ipa, from.len())? else { return Ok(()) };
         for piece in self.pieces(ipas)? {
             let len = slice_len(&piece).min(from.len());
@@ -242,6 +258,11 @@ impl GuestMemory {
         to: Ipa,
         size: u64,
     ) -> Result<(), OutsideEither> {
+        let both = (self.in_one_block(ipa, size), other.in_one_block(to, size));
+        if let (Some(from), Some(to)) = both {
+            phys::copy(from, to, size);
+            return Ok(());
+        }
         let here = OutsideEither::From(OutsideRam { ipa, size });
         let there = OutsideEither::To(OutsideRam { ipa: to, size });
         let ours = self.pieces(Region::new(ipa, size).ok_or(here)?).map_err(|_| here)?;
@@ -276,8 +297,13 @@ impl GuestMemory {
         size: u64,
         mut each: impl FnMut(PhysAddr, PhysAddr, u64),
     ) -> Result<(), OutsideRam> {
+        let ours = store.within(offset, size);
+        if let Some(at) = self.in_one_block(ipa, size) {
+            each(ours, at, size);
+            return Ok(());
+        }
         let ipas = Region::new(ipa, size).ok_or(OutsideRam { ipa, size })?;
-        let mut ours = store.within(offset, size).raw();
+        let mut ours = ours.raw();
         for piece in self.pieces(ipas)? {
             each(PhysAddr::new(ours), piece.start(), piece.size());
             ours = ours.wrapping_add(piece.size());
@@ -312,12 +338,22 @@ impl GuestMemory {
     }
 
     /// Where the integer at `ipa` lies, when one access reaches it.
+    #[inline]
     fn aligned<T: Word>(&self, ipa: Ipa) -> Option<PhysAddr> {
-        let index = self.pieces.partition_point(|piece| piece.ipas.last() < ipa);
-        let piece = self.pieces.get(index)?;
         // Blocks are whole pages, so an aligned integer does not leave the one it starts in.
+        self.in_one_block(ipa, 1).filter(|_| ipa.is_aligned(T::SIZE))
+    }
+
+    /// Where `size` bytes from `ipa` on lie, if all of them are in one block, as nearly always.
+    #[inline]
+    fn in_one_block(&self, ipa: Ipa, size: u64) -> Option<PhysAddr> {
+        let piece = match self.pieces.as_slice() {
+            [only] => only,
+            all => all.get(all.partition_point(|piece| piece.ipas.last() < ipa))?,
+        };
         let offset = ipa.offset_from(piece.ipas.start())?;
-        ipa.is_aligned(T::SIZE).then(|| piece.run.start().checked_add(offset))?
+        let inside = offset <= piece.ipas.size() && size <= piece.ipas.size() - offset;
+        (inside && size != 0).then(|| PhysAddr::new(piece.run.start().raw().wrapping_add(offset)))
     }
 }
 

@@ -246,7 +246,15 @@ pub(super) fn copy(from: PhysAddr, to: PhysAddr, size: u64) {
     } else if from.is_multiple_of(8) {
         copy_words(&mut from, &mut to, rest / 8);
     } else {
-        copy_shifted(&mut from, &mut to, rest / 8);
+        match from & 7 {
+            1 => copy_shifted::<8>(&mut from, &mut to, rest / 8),
+            2 => copy_shifted::<16>(&mut from, &mut to, rest / 8),
+            3 => copy_shifted::<24>(&mut from, &mut to, rest / 8),
+            4 => copy_shifted::<32>(&mut from, &mut to, rest / 8),
+            5 => copy_shifted::<40>(&mut from, &mut to, rest / 8),
+            6 => copy_shifted::<48>(&mut from, &mut to, rest / 8),
+            _ => copy_shifted::<56>(&mut from, &mut to, rest / 8),
+        }
     }
     copy_bytes(&mut from, &mut to, rest % 8);
 }
@@ -269,23 +277,42 @@ fn copy_words(from: &mut u64, to: &mut u64, count: u64) {
     }
 }
 
-/// So many double words, of which each is put together from two: where they come from they are not aligned. A word that
-/// holds one of the bytes lies in the frame that the byte lies in.
-fn copy_shifted(from: &mut u64, to: &mut u64, count: u64) {
+/// So many double words, of which each is put together from two: where they come from they are not aligned, but begin `BITS`
+/// bits into a word. A word that holds one of the bytes lies in the frame that the byte lies in.
+fn copy_shifted<const BITS: u64>(from: &mut u64, to: &mut u64, count: u64) {
     if count == 0 {
         return;
     }
-    let shift = 8 * (*from & 7);
-    let mut at = *from & !7;
-    let mut word: u64 = read(PhysAddr::new(at));
-    for _ in 0..count {
-        at = at.wrapping_add(8);
-        let next: u64 = read(PhysAddr::new(at));
-        write(PhysAddr::new(*to), word >> shift | next << (64 - shift));
-        *to = to.wrapping_add(8);
+    let joined = |low: u64, high: u64| low >> BITS | high << (64 - BITS);
+    let mut source: *mut u64 = pointer(PhysAddr::new(*from & !7));
+    let mut target: *mut u64 = pointer(PhysAddr::new(*to));
+    // SAFETY: as for `read`; and so on below, as for `write`: all of them are words that hold bytes that the caller names.
+    let mut word = unsafe { source.read_volatile() };
+    for _ in 0..count / 4 {
+        // SAFETY: as above.
+        unsafe {
+            let [a, b] = [source.add(1).read_volatile(), source.add(2).read_volatile()];
+            let [c, d] = [source.add(3).read_volatile(), source.add(4).read_volatile()];
+            target.write_volatile(joined(word, a));
+            target.add(1).write_volatile(joined(a, b));
+            target.add(2).write_volatile(joined(b, c));
+            target.add(3).write_volatile(joined(c, d));
+            word = d;
+        }
+        source = source.wrapping_add(4);
+        target = target.wrapping_add(4);
+    }
+    for _ in 0..count % 4 {
+        source = source.wrapping_add(1);
+        // SAFETY: as above.
+        let next = unsafe { source.read_volatile() };
+        // SAFETY: as above.
+        unsafe { target.write_volatile(joined(word, next)) };
+        target = target.wrapping_add(1);
         word = next;
     }
     *from = from.wrapping_add(8 * count);
+    *to = to.wrapping_add(8 * count);
 }
 
 /// Zeroes `region`.

@@ -110,8 +110,16 @@ impl Store {
 
     /// Where `size` bytes from `offset` on lie, which leave no frame.
     pub(super) fn within(&self, offset: u64, size: u64) -> PhysAddr {
-        let found = self.pieces(offset, size).next().filter(|piece| piece.size() == size);
-        found.expect("bytes of a frame of this store").start()
+        let first = match self.pieces.as_slice() {
+            [only] => Some(only),
+            all => all.get(all.partition_point(|piece| piece.end <= offset)),
+        };
+        let found = first.and_then(|piece| {
+            let within = offset.wrapping_sub(piece.end - piece.run.size());
+            let inside = within <= piece.run.size() && size <= piece.run.size() - within;
+            (inside && size != 0).then(|| piece.run.start().raw().wrapping_add(within))
+        });
+        PhysAddr::new(found.expect("bytes of a frame of this store"))
     }
 
     /// Where the bytes lie.

@@ -93,6 +93,25 @@ impl Vgic {
         }
     }
 
+    /// An SPI has become pending for `whom`. Whether that is one vCPU, which has had it last and to which nothing else has
+    /// happened; that is remembered then.
+    #[inline(always)]
+    pub(super) fn comes_again(&mut self, whom: Notify, place: Place) -> bool {
+        let mut all = whom.iter();
+        let (Some(vcpu), None) = (all.next(), all.next()) else { return false };
+        let v = usize::from(vcpu.0);
+        let Some(private) = self.private.get_mut(v).filter(|_| place.bank != 0) else {
+            return false;
+        };
+        let interface = &mut private.interface;
+        if self.dirty.has(v) || interface.attention {
+            return false;
+        }
+        let slot = interface.slots.iter().position(|slot| is_plain(slot, place.intid()));
+        interface.again |= slot.map_or(0, |slot| 1 << slot);
+        slot.is_some()
+    }
+
     /// Give `v` what has fired, if no more is to be done than that. Otherwise a fold and a refill have to follow.
     #[inline(always)]
     pub(super) fn give_again(&mut self, v: usize, lrs: &mut impl ListRegisters) -> bool {
@@ -102,6 +121,31 @@ impl Vgic {
                 return false;
             }
         }
+        let again = core::mem::take(&mut self.private[v].interface.again);
+        for index in bits(again) {
+            if !self.give_spi_again(v, index, lrs) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// The SPI in a list register, which is pending once more.
+    #[inline(always)]
+    fn give_spi_again(&mut self, v: usize, slot: usize, lrs: &mut impl ListRegisters) -> bool {
+        let lr = self.private[v].interface.slots.get(slot).copied().flatten();
+        let Some(place) = lr.and_then(|lr| Place::of(lr.intid)) else { return false };
+        let bank = self.bank_mut(v, place.bank);
+        if bank.latch & place.bit() == 0 {
+            // Taken back since.
+            return true;
+        }
+        if !lrs.is_empty(slot) {
+            return false;
+        }
+        // It goes along in the register, as it did the last time.
+        bank.latch &= !place.bit();
+        lrs.repeat(slot);
         true
     }
 
@@ -143,6 +187,15 @@ fn is_again(slot: &Option<ListRegister>, intid: IntId) -> bool {
         let linked =
             matches!(lr.link, Link::Hardware { .. } | Link::Software { eoi_maintenance: true, .. });
         lr.intid == intid && lr.state == LrState::Pending && linked
+    })
+}
+
+/// Whether this list register has given the SPI `intid`, is asked nothing at its end, and can give it again as it was.
+#[inline]
+fn is_plain(slot: &Option<ListRegister>, intid: IntId) -> bool {
+    slot.is_some_and(|lr| {
+        let plain = matches!(lr.link, Link::Software { eoi_maintenance: false, .. });
+        lr.intid == intid && lr.state == LrState::Pending && plain
     })
 }
 

@@ -131,6 +131,8 @@ pub(super) struct Interface {
     pub slot_of: [Slot; PRIVATE],
     /// What of the private bank has fired since the last sync, where that is all that has happened.
     pub fired: u32,
+    /// The list registers whose SPIs have come again since, where that is all that has happened.
+    pub again: u32,
     /// This fold has found something newly active.
     pub renewed: bool,
     pub no_pending: bool,

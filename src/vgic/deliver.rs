@@ -18,7 +18,8 @@ impl Vgic {
         let notify = self.fold(vcpu, lrs);
         self.refill(v, lrs);
         self.dirty = self.dirty.but(v);
-        self.private[v].interface.fired = 0;
+        let interface = &mut self.private[v].interface;
+        (interface.fired, interface.again) = (0, 0);
         notify
     }
 
@@ -74,7 +75,8 @@ impl Vgic {
         }
         interface.set_maintenance(false, false, lrs);
         interface.slot_of = Default::default();
-        (interface.attention, interface.fired, interface.renewed) = (false, 0, false);
+        (interface.attention, interface.renewed) = (false, false);
+        (interface.fired, interface.again) = (0, 0);
         self.release_physical(v, lrs);
         self.dirty = self.dirty | Notify::bit(v);
         notify

@@ -34,11 +34,12 @@ impl Vgic {
             bank.latch |= bit & bank.edge;
             let wanted = bit & bank.enabled;
             let notify = self.concerned(v, place.bank, wanted);
-            return self.mark(notify);
+            return if self.comes_again(notify, place) { notify } else { self.mark(notify) };
         }
         if !high {
             bank.line &= !bit;
-            let held = bit & bank.held;
+            // Of one that is triggered by edges, the low input takes nothing back.
+            let held = bit & bank.held & !bank.edge;
             let holder = self.owners(v, place.bank, held);
             self.dirty = self.dirty | holder;
         }

@@ -220,7 +220,10 @@ impl Vgic {
     /// runs on. A withdrawal is no [`Notify`], so whoever runs `vcpu` asks after each change.
     #[inline]
     pub fn wants_sync(&self, vcpu: VcpuId) -> bool {
-        let fired = |v: usize| self.private[v].interface.fired != 0;
+        let fired = |v: usize| {
+            let interface = &self.private[v].interface;
+            interface.fired | interface.again != 0
+        };
         self.dirty.contains(vcpu) || self.index(vcpu).is_some_and(fired)
     }
 

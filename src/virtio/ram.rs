@@ -89,26 +89,32 @@ pub trait GuestRam {
 }
 
 impl GuestRam for GuestMemory {
+    #[inline]
     fn read_u16(&self, ipa: Ipa) -> Result<u16, OutsideRam> {
         self.read(ipa)
     }
 
+    #[inline]
     fn write_u16(&self, ipa: Ipa, value: u16) -> Result<(), OutsideRam> {
         self.write(ipa, value)
     }
 
+    #[inline]
     fn read_u32(&self, ipa: Ipa) -> Result<u32, OutsideRam> {
         self.read(ipa)
     }
 
+    #[inline]
     fn write_u32(&self, ipa: Ipa, value: u32) -> Result<(), OutsideRam> {
         self.write(ipa, value)
     }
 
+    #[inline]
     fn read_u64(&self, ipa: Ipa) -> Result<u64, OutsideRam> {
         self.read(ipa)
     }
 
+    #[inline]
     fn write_u64(&self, ipa: Ipa, value: u64) -> Result<(), OutsideRam> {
         self.write(ipa, value)
     }
@@ -146,26 +152,32 @@ impl GuestRam for GuestMemory {
 pub type SharedRam = Arc<Once<GuestMemory>>;
 
 impl GuestRam for SharedRam {
+    #[inline]
     fn read_u16(&self, ipa: Ipa) -> Result<u16, OutsideRam> {
         self.get().ok_or(OutsideRam { ipa, size: 2 })?.read_u16(ipa)
     }
 
+    #[inline]
     fn write_u16(&self, ipa: Ipa, value: u16) -> Result<(), OutsideRam> {
         self.get().ok_or(OutsideRam { ipa, size: 2 })?.write_u16(ipa, value)
     }
 
+    #[inline]
     fn read_u32(&self, ipa: Ipa) -> Result<u32, OutsideRam> {
         self.get().ok_or(OutsideRam { ipa, size: 4 })?.read_u32(ipa)
     }
 
+    #[inline]
     fn write_u32(&self, ipa: Ipa, value: u32) -> Result<(), OutsideRam> {
         self.get().ok_or(OutsideRam { ipa, size: 4 })?.write_u32(ipa, value)
     }
 
+    #[inline]
     fn read_u64(&self, ipa: Ipa) -> Result<u64, OutsideRam> {
         self.get().ok_or(OutsideRam { ipa, size: 8 })?.read_u64(ipa)
     }
 
+    #[inline]
     fn write_u64(&self, ipa: Ipa, value: u64) -> Result<(), OutsideRam> {
         self.get().ok_or(OutsideRam { ipa, size: 8 })?.write_u64(ipa, value)
     }

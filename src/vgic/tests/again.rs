@@ -128,3 +128,69 @@ fn an_sgi_that_was_taken_back_is_not_given() {
     machine.sync(0);
     assert_eq!(machine.ack(0), None);
 }
+
+/// A device's line, edge-triggered: whatever happens to it between two of its interrupts, the quick way gives what the long
+/// way gives.
+#[test]
+fn a_devices_interrupt_comes_again_by_the_quick_way_as_by_the_long_one() {
+    let changes: [(u64, u32); 6] = [
+        (0x184, 1 << 16), // ICENABLER: off,
+        (0x104, 1 << 16), // and on again
+        (0x430, 0x40),    // IPRIORITYR
+        (0x284, 1 << 16), // ICPENDR
+        (0x204, 1 << 16), // ISPENDR
+        (0xc0c, 0),       // ICFGR: by level
+    ];
+    let disk = || {
+        let mut machine = Machine::v2(2, 4);
+        machine.write(0, 0xc0c, 0b10); // ICFGR: by edges
+        machine
+    };
+    let (mut quick, mut slow) = (disk(), disk());
+    let mut quickly = 0;
+    for round in 0..18 {
+        let mut seen = Vec::new();
+        for (machine, quick) in [(&mut quick, true), (&mut slow, false)] {
+            let notify = machine.vgic.set_level(vcpu(0), DISK, true);
+            if quick {
+                quickly += usize::from(!machine.vgic.dirty.has(0) && !notify.is_empty());
+            } else {
+                machine.vgic.dirty = machine.vgic.dirty | notify;
+            }
+            machine.settle(notify);
+            machine.sync(0);
+            let taken = machine.ack(0);
+            machine.set_level(0, DISK, false);
+            seen.push((taken, machine.ack(0)));
+            if taken.is_some() {
+                machine.end(0, DISK);
+            }
+            if let Some((offset, value)) = changes.get(round / 3).filter(|_| round % 3 == 2) {
+                machine.write(0, *offset, *value);
+            }
+        }
+        assert_eq!(seen[0], seen[1], "round {round}");
+    }
+    assert!((6..18).contains(&quickly), "{quickly} of 18");
+    for machine in [&mut quick, &mut slow] {
+        machine.unload(0);
+    }
+    assert!(quick.vgic == slow.vgic);
+}
+
+#[test]
+fn a_devices_interrupt_that_comes_while_the_last_one_is_active_is_not_lost() {
+    let mut machine = Machine::v2(2, 4);
+    machine.write(0, 0xc0c, 0b10); // ICFGR: by edges
+    for _ in 0..3 {
+        machine.set_level(0, DISK, true);
+        assert_eq!(machine.ack(0), Some(DISK));
+        machine.set_level(0, DISK, false);
+        machine.set_level(0, DISK, true);
+        machine.set_level(0, DISK, false);
+        machine.end(0, DISK);
+        assert_eq!(machine.ack(0), Some(DISK));
+        machine.end(0, DISK);
+        assert_eq!(machine.ack(0), None);
+    }
+}
