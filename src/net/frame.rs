@@ -108,6 +108,11 @@ impl Head {
         self.bytes.get(..self.length.into()).unwrap_or_default()
     }
 
+    /// The same with zeros behind them, and how many they are.
+    pub const fn padded(&self) -> ([u8; HEADER], usize) {
+        (self.bytes, self.length as usize)
+    }
+
     /// How many of the frame's own first bytes they are sent instead of.
     pub const fn replaces(&self) -> usize {
         self.replaces as usize
@@ -122,22 +127,16 @@ impl TagChange {
             Self::Insert(tag) | Self::Replace(tag) => Some(tag),
             Self::Strip => None,
         };
-        let mut bytes = [0; HEADER];
-        let mut sent = 0;
-        let mut put = |more: &[u8]| {
-            for (to, byte) in bytes.iter_mut().skip(sent.into()).zip(more) {
-                *to = *byte;
-                sent += 1;
+        let ([a, b, c, d, e, f], [g, h, i, j, k, l]) = (header.destination.0, header.source.0);
+        let [m, n] = header.ethertype.to_be_bytes();
+        let (bytes, length) = match tag {
+            None => ([a, b, c, d, e, f, g, h, i, j, k, l, m, n, 0, 0, 0, 0], 14),
+            Some(Tag(tag)) => {
+                let ([t, u], [v, w]) = (TAGGED.to_be_bytes(), tag.to_be_bytes());
+                ([a, b, c, d, e, f, g, h, i, j, k, l, t, u, v, w, m, n], 18)
             }
         };
-        put(&header.destination.0);
-        put(&header.source.0);
-        if let Some(Tag(tag)) = tag {
-            put(&TAGGED.to_be_bytes());
-            put(&tag.to_be_bytes());
-        }
-        put(&header.ethertype.to_be_bytes());
-        Head { bytes, length: sent, replaces: header.length() }
+        Head { bytes, length, replaces: header.length() }
     }
 }
 

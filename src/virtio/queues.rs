@@ -7,12 +7,13 @@
 //! receives. Who has one of the last takes no other.
 
 use alloc::boxed::Box;
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use spin::mutex::{TicketMutex, TicketMutexGuard};
 
 use super::backend::{Backend, Served};
-use super::queue::{Bad, Chain, Virtqueue};
+use super::queue::{Bad, Chain, Head, Virtqueue};
 use super::ram::GuestRam;
 
 /// "InterruptStatus": a buffer was used.
@@ -27,6 +28,8 @@ pub struct Queue {
     pub ring: Option<Virtqueue>,
     /// The chain that was taken last. Kept, so that its memory is.
     pub chain: Chain,
+    /// The chains that one frame was put into, and how much into each. Kept as well.
+    pub filled: Vec<(Head, u32)>,
     /// That chain is to be served again.
     in_hand: bool,
 }
@@ -144,7 +147,7 @@ impl<R: GuestRam> Queues<R> {
     ) -> Result<Progress, Bad> {
         let ram = &self.ram;
         let Some(mut queue) = self.lock(index) else { return Ok(Progress::default()) };
-        let Queue { ring: Some(ring), chain, in_hand } = &mut *queue else {
+        let Queue { ring: Some(ring), chain, in_hand, .. } = &mut *queue else {
             return Ok(Progress::default());
         };
         // While chains are taken, the driver need not say that there are more.

@@ -8,13 +8,12 @@ use core::fmt;
 use spin::Once;
 use spin::mutex::TicketMutex;
 
-use super::header::SIZE;
 use super::offload::{SCRATCH, Segments, Undone};
 use super::sending::{self, Budget, Plain, Sending};
 use super::socket::{self, Checksum, Frame, Plug, Undelivered};
 use crate::host::Uplink;
 use crate::memory::OutsideRam;
-use crate::net::{HEADER, Header, PortId, Switch};
+use crate::net::{Header, PortId, Switch};
 use crate::time::Ticks;
 
 /// What is plugged into a port.
@@ -101,20 +100,16 @@ impl Lan {
     ///
     /// # Errors
     /// Its sender names what is no RAM.
-    pub fn begin(&self, from: PortId, frame: &Frame<'_>) -> Result<Option<Sending>, OutsideRam> {
-        let mut bytes = [0; HEADER];
-        let taken = frame.length.min(HEADER as u64);
+    pub fn begin(&self, from: PortId, frame: &Frame<'_>, start: &[u8]) -> Option<Sending> {
         let length = usize::try_from(frame.length).unwrap_or(usize::MAX);
-        let start = bytes.get_mut(..usize::try_from(taken).unwrap_or(0)).unwrap_or_default();
-        read(frame, SIZE as u64, start)?;
         let header = Header::parse(start).filter(|it| frame.header.is_behind(it.length()));
         let Some(header) = header else {
             self.switch.refused(from, length);
-            return Ok(None);
+            return None;
         };
         let copies = self.switch.forward(from, &header, length, (self.clock)());
         let left = frame.header;
-        Ok(copies.ok().map(|copies| Sending { left, header, copies, plain: None }))
+        copies.ok().map(|copies| Sending { left, header, copies })
     }
 
     /// Brings a frame to those whom it is for, as long as `budget` lasts. Returns whether that was all. What cannot be
@@ -125,13 +120,14 @@ impl Lan {
     pub fn go_on(
         &self,
         sending: &mut Sending,
+        plain: &mut Option<Plain>,
         frame: &Frame<'_>,
         budget: &mut Budget,
     ) -> Result<bool, OutsideRam> {
         while !budget.is_spent() {
-            if let Some(plain) = &mut sending.plain {
-                if !self.next_plain(plain, frame, budget)? {
-                    sending.plain = None;
+            if let Some(next) = plain {
+                if !self.next_plain(next, frame, budget)? {
+                    *plain = None;
                 }
                 continue;
             }
@@ -148,7 +144,7 @@ impl Lan {
                     let work = frame.header.shifted(grows).work();
                     let length = frame.length.saturating_add_signed(grows.into());
                     match Segments::new(work, length) {
-                        Ok(segments) => sending.plain = Some(Plain { to, head, segments }),
+                        Ok(segments) => *plain = Some(Plain { to, head, segments }),
                         Err(_) => self.switch.lost(to),
                     }
                 }

@@ -27,13 +27,13 @@ use alloc::sync::Arc;
 
 use self::header::{NetHeader, SIZE};
 use self::lan::Lan;
-use self::sending::{Budget, Sending};
+use self::sending::{Budget, Plain, Sending};
 use self::socket::{Frame, RECEIVE};
 use super::backend::{Backend, Served};
 use super::queue::{Bad, Chain};
 use super::ram::GuestRam;
 use crate::exit::Width;
-use crate::net::{MacAddr, PortId};
+use crate::net::{HEADER, MacAddr, PortId};
 
 /// "Network Device: Feature bits".
 pub mod feature {
@@ -92,6 +92,8 @@ pub struct NetDevice {
     features: u64,
     /// The frame that is on its way.
     sending: Option<Sending>,
+    /// Who gets it in plain frames, and what is left of that.
+    plain: Option<Plain>,
     /// What is left of what is done at one go.
     budget: Budget,
 }
@@ -99,7 +101,24 @@ pub struct NetDevice {
 impl NetDevice {
     /// A card at `port` of `lan`, with this address.
     pub const fn new(lan: Arc<Lan>, port: PortId, mac: MacAddr) -> Self {
-        Self { lan, port, mac, features: 0, sending: None, budget: Budget::WHOLE }
+        Self { lan, port, mac, features: 0, sending: None, plain: None, budget: Budget::WHOLE }
+    }
+}
+
+impl NetDevice {
+    /// Looks at what `frame` begins with, and whom it is for.
+    #[inline]
+    fn begin_frame(&mut self, frame: &mut Frame<'_>) -> Result<(), Bad> {
+        let mut bytes = [0; SIZE + HEADER];
+        let taken = usize::try_from(frame.length).unwrap_or(HEADER).min(HEADER);
+        let start = bytes.get_mut(..SIZE + taken).unwrap_or_default();
+        lan::read(frame, 0, start)?;
+        let Some((header, start)) = start.split_first_chunk() else { return Ok(()) };
+        frame.header = NetHeader::parse(header);
+        if frame.header.is_allowed(self.features, frame.length) {
+            self.sending = self.lan.begin(self.port, frame, start);
+        }
+        Ok(())
     }
 }
 
@@ -112,7 +131,7 @@ impl Drop for NetDevice {
 impl Backend for NetDevice {
     const ID: u32 = 1;
     /// What they take is bounded by a [`Budget`].
-    const AT_ONCE: usize = 16;
+    const AT_ONCE: usize = 32;
 
     fn features(&self) -> u64 {
         feature::ALL
@@ -146,38 +165,29 @@ impl Backend for NetDevice {
             return Ok(Served::Done(0));
         };
         let Some(ram) = ram.memory() else { return Ok(Served::Done(0)) };
-        let mut frame = Frame { ram, buffers, length, header: NetHeader::default() };
-        let mut bytes = [0; SIZE];
-        lan::read(&frame, 0, &mut bytes)?;
-        frame.header = NetHeader::parse(&bytes);
         if self.budget.is_spent() {
             self.budget = Budget::WHOLE;
             return Ok(Served::More);
         }
-        let mut sending = match self.sending.take() {
-            Some(sending) => {
-                frame.header = sending.left;
-                sending
-            }
-            None if !frame.header.is_allowed(self.features, length) => return Ok(Served::Done(0)),
-            None => match self.lan.begin(self.port, &frame)? {
-                Some(sending) => sending,
-                None => return Ok(Served::Done(0)),
-            },
-        };
-        if self.lan.go_on(&mut sending, &frame, &mut self.budget)? {
-            return Ok(Served::Done(0));
+        let mut frame = Frame { ram, buffers, length, header: NetHeader::default() };
+        if self.sending.is_none() {
+            self.begin_frame(&mut frame)?;
         }
-        self.sending = Some(sending);
-        Ok(Served::More)
+        let Some(sending) = &mut self.sending else { return Ok(Served::Done(0)) };
+        frame.header = sending.left;
+        let sent = self.lan.go_on(sending, &mut self.plain, &frame, &mut self.budget);
+        if !matches!(sent, Ok(false)) {
+            (self.sending, self.plain) = (None, None);
+        }
+        Ok(if sent? { Served::Done(0) } else { Served::More })
     }
 
     fn stop(&mut self, _queue: usize) {
-        self.sending = None;
+        (self.sending, self.plain) = (None, None);
     }
 
     fn reset(&mut self) {
         self.features = 0;
-        self.sending = None;
+        (self.sending, self.plain) = (None, None);
     }
 }

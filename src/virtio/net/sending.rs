@@ -16,13 +16,11 @@ pub struct Sending {
     pub(super) header: Header,
     /// To whom it is still to go.
     pub(super) copies: Copies,
-    /// Who gets it in plain frames, and what is left of that.
-    pub(super) plain: Option<Plain>,
 }
 
 /// A frame that is sent as plain ones.
 #[derive(Clone, Debug)]
-pub(super) struct Plain {
+pub struct Plain {
     pub(super) to: PortId,
     pub(super) head: Head,
     pub(super) segments: Segments,

@@ -3,6 +3,7 @@
 //! The CPU on which a frame is sent copies it, from one guest's RAM straight into the other's. That is the only copy.
 
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 
 use super::feature;
 use super::header::{NUM_BUFFERS, NetHeader, SIZE};
@@ -89,6 +90,9 @@ impl Plug {
     ) -> Result<(), Undelivered> {
         let features = self.features()?;
         let valid = checksum == Checksum::Computed && features & feature::GUEST_CSUM != 0;
+        let mut padded = [0; HEADER];
+        padded.iter_mut().zip(head).for_each(|(to, byte)| *to = *byte);
+        let head = (padded, head.len().min(HEADER));
         self.put(Source::of(&NetHeader::settled(valid), head, Rest::Plain(rest)), features)
     }
 
@@ -100,11 +104,11 @@ impl Plug {
     fn put(&self, mut source: Source<'_>, features: u64) -> Result<(), Undelivered> {
         let Some(ram) = self.queues.ram().get() else { return Err(Undelivered::NoRoom) };
         let Some(mut queue) = self.queues.lock(RECEIVE) else { return Err(Undelivered::NoRoom) };
-        let Queue { ring: Some(ring), chain, .. } = &mut *queue else {
+        let Queue { ring: Some(ring), chain, filled, .. } = &mut *queue else {
             return Err(Undelivered::NoRoom);
         };
         let mergeable = features & feature::MRG_RXBUF != 0;
-        let mut receiver = Receiver { ram, ring, chain, queues: &self.queues };
+        let mut receiver = Receiver { ram, ring, chain, filled, queues: &self.queues };
         let interrupt = match receiver.put(&mut source, mergeable) {
             Ok(()) => ring.publish(self.queues.ram()),
             Err(Failed::Undelivered(why)) => return Err(why),
@@ -150,29 +154,34 @@ struct Receiver<'a> {
     ram: &'a GuestMemory,
     ring: &'a mut Virtqueue,
     chain: &'a mut Chain,
+    filled: &'a mut Vec<(Taken, u32)>,
     queues: &'a Queues<SharedRam>,
 }
 
 impl Receiver<'_> {
     /// Puts all of `source` into chains, and gives them back; or into none.
     fn put(&mut self, source: &mut Source<'_>, mergeable: bool) -> Result<(), Failed> {
-        let mut used = [(Taken::default(), 0u32); MOST_CHAINS];
-        let mut count = 0;
+        self.filled.clear();
         let mut buffer_count_at = None;
         let ended = loop {
-            let Some(slot) = used.get_mut(count) else { break Err(Failed::Undelivered(NO_ROOM)) };
+            if self.filled.len() == MOST_CHAINS {
+                break Err(Failed::Undelivered(NO_ROOM));
+            }
             match self.ring.take(self.queues.ram(), self.chain) {
                 Ok(true) => {}
                 Ok(false) => break Err(Failed::Undelivered(NO_ROOM)),
                 Err(bad) => break Err(bad.into()),
             }
-            slot.0 = self.chain.head;
-            count += 1;
-            if count == 1 {
+            self.filled.push((self.chain.head, 0));
+            if self.filled.len() == 1 {
                 buffer_count_at = place(self.chain.writable(), NUM_BUFFERS);
             }
             match source.fill(self.ram, self.chain.writable()) {
-                Ok(written) => slot.1 = written,
+                Ok(now) => {
+                    if let Some((_, written)) = self.filled.last_mut() {
+                        *written = now;
+                    }
+                }
                 Err(OutsideEither::From(outside)) => {
                     break Err(Failed::Undelivered(Undelivered::Sender(outside)));
                 }
@@ -185,16 +194,15 @@ impl Receiver<'_> {
                 break Err(Failed::Undelivered(NO_ROOM));
             }
         };
-        let used = used.get(..count).unwrap_or_default();
         if let Err(failed) = ended {
-            used.iter().rev().for_each(|(head, _)| self.ring.untake(*head));
+            self.filled.iter().rev().for_each(|(head, _)| self.ring.untake(*head));
             return Err(failed);
         }
-        if let (Some(at), [_, _, ..]) = (buffer_count_at, used) {
-            let count = u16::try_from(count).unwrap_or(u16::MAX);
+        if let (Some(at), [_, _, ..]) = (buffer_count_at, self.filled.as_slice()) {
+            let count = u16::try_from(self.filled.len()).unwrap_or(u16::MAX);
             self.ram.write_from(at, &count.to_le_bytes()).map_err(Bad::from)?;
         }
-        for (head, written) in used {
+        for (head, written) in self.filled.iter() {
             self.ring.give_back(self.queues.ram(), *head, *written)?;
         }
         Ok(())
@@ -235,20 +243,20 @@ enum Rest<'a> {
 impl<'a> Source<'a> {
     fn new(frame: &Frame<'a>, header: &NetHeader, head: &Head) -> Self {
         let rest = Rest::Sender { ram: frame.ram, buffers: frame.buffers, offset: 0 };
-        let mut source = Self::of(header, head.bytes(), rest);
+        let mut source = Self::of(header, head.padded(), rest);
         source.skip((SIZE + head.replaces()) as u64);
         source
     }
 
-    fn of(header: &NetHeader, head: &[u8], rest: Rest<'a>) -> Self {
+    #[inline]
+    fn of(header: &NetHeader, head: ([u8; HEADER], usize), rest: Rest<'a>) -> Self {
+        let (head, length) = head;
         let mut made = [0; SIZE + HEADER];
-        let bytes = header.bytes().into_iter().chain(head.iter().copied());
-        let mut made_to = 0;
-        for (to, byte) in made.iter_mut().zip(bytes) {
-            *to = byte;
-            made_to += 1;
+        if let Some((first, behind)) = made.split_first_chunk_mut() {
+            *first = header.bytes();
+            behind.iter_mut().zip(head).for_each(|(to, byte)| *to = byte);
         }
-        Self { made, made_from: 0, made_to, rest }
+        Self { made, made_from: 0, made_to: SIZE + length, rest }
     }
 
     fn is_empty(&self) -> bool {
