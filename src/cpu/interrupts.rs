@@ -5,6 +5,9 @@ use crate::machine::{Interrupt, Machine};
 use crate::time::Ticks;
 use crate::vm::layout::{PHYSICAL_TIMER_IRQ, VIRTUAL_TIMER_IRQ};
 
+/// How many steps a device goes on at an exit of its guest's.
+const STEPS: usize = 16;
+
 impl<M: Machine> Cpu<'_, M> {
     /// Take every pending physical interrupt, `first` being one that has been acknowledged.
     pub(super) fn interrupts(&mut self, mut first: Option<Interrupt>) {
@@ -79,14 +82,39 @@ impl<M: Machine> Cpu<'_, M> {
     #[inline(never)] // the short way round has few registers to spare
     pub(super) fn after_device(&mut self, loaded: &Loaded, sooner: bool) -> bool {
         // What holds the vCPU up is seen to the long way.
-        let queued = self.hypervisor.answer_doorbells(&mut self.machine) | loaded.vm.is_held_up();
+        let mut queued =
+            self.hypervisor.answer_doorbells(&mut self.machine) | loaded.vm.is_held_up();
         if sooner {
+            queued = queued || self.go_on(loaded);
             self.hypervisor.device_timer_changed(&mut self.machine, &loaded.vm);
         }
         if sooner || self.is_due_earlier() {
             self.arm_for(loaded);
         }
         queued
+    }
+
+    /// A device of the loaded VM's has more to do at once: it goes on, a step at a time, as long as nobody else wants this
+    /// CPU, and not for ever. Returns whether somebody now waits for it.
+    #[inline(never)]
+    fn go_on(&mut self, loaded: &Loaded) -> bool {
+        let (vm, me) = (&loaded.vm, loaded.entity.vcpu);
+        for _ in 0..STEPS {
+            let now = self.machine.now();
+            let due = vm.device_deadline().is_some_and(|at| at <= now);
+            if !due || self.machine.interrupt_pending() {
+                return false;
+            }
+            let mut notify = vm.advance_devices(now);
+            if notify.contains(me) {
+                notify = notify.without(me) | vm.sync(&mut self.machine, me);
+            }
+            let told = self.hypervisor.notify(&mut self.machine, vm, notify);
+            if self.hypervisor.answer_doorbells(&mut self.machine) || told {
+                return true;
+            }
+        }
+        false
     }
 
     /// Whether background work is due before anything the deadline timer is set for: the last exit may

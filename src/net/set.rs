@@ -56,13 +56,13 @@ impl Iterator for PortSet {
     type Item = u8;
 
     fn next(&mut self) -> Option<u8> {
-        for (word, base) in self.0.iter_mut().zip([0, 64, 128, 192]) {
+        for (index, word) in self.0.iter_mut().enumerate() {
             let bit = word.trailing_zeros();
             if let Ok(bit) = u8::try_from(bit)
                 && bit < 64
             {
                 *word &= *word - 1;
-                return Some(base | bit);
+                return u8::try_from(index << 6).ok().map(|base| base | bit);
             }
         }
         None

@@ -102,14 +102,17 @@ impl Lan {
     /// Its sender names what is no RAM.
     pub fn begin(&self, from: PortId, frame: &Frame<'_>, start: &[u8]) -> Option<Sending> {
         let length = usize::try_from(frame.length).unwrap_or(usize::MAX);
-        let header = Header::parse(start).filter(|it| frame.header.is_behind(it.length()));
-        let Some(header) = header else {
-            self.switch.refused(from, length);
+        let header = match Header::parse(start) {
+            Some(header) if frame.header.is_behind(header.length()) => header,
+            _ => {
+                self.switch.refused(from, length);
+                return None;
+            }
+        };
+        let Ok(copies) = self.switch.forward(from, &header, length, (self.clock)()) else {
             return None;
         };
-        let copies = self.switch.forward(from, &header, length, (self.clock)());
-        let left = frame.header;
-        copies.ok().map(|copies| Sending { left, header, copies })
+        Some(Sending { left: frame.header, header, copies })
     }
 
     /// Brings a frame to those whom it is for, as long as `budget` lasts. Returns whether that was all. What cannot be

@@ -31,7 +31,7 @@ pub struct Plain {
 pub struct Budget(u64);
 
 /// What finding a place for one more frame takes, in bytes that are copied meanwhile.
-const EACH: u64 = 1024;
+const EACH: u64 = 4096;
 /// How much longer a byte takes that is summed up, too.
 const SUMMED: u64 = 4;
 
