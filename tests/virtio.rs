@@ -314,10 +314,11 @@ impl Cards {
         let lan = Arc::new(Lan::new(plan.build(frequency).unwrap(), || Ticks(1)));
         let bells = Arc::new(Doorbells::new(1));
         let registers = [0, 1].map(|at| {
-            let card = NetDevice::new(lan.clone(), ports[at], MACS[at]);
+            let card = NetDevice::new(lan.clone(), ports[at], MACS[at], 1);
+            let steering = card.steering().clone();
             let card = OurTransport::new(card, ram(), String::from("test"));
             let bell = Doorbell::new(bells.clone(), VmId(0), u16::try_from(at).unwrap());
-            lan.plug(ports[at], Some(Plug { queues: card.queues().clone(), bell }));
+            lan.plug(ports[at], Some(Plug { queues: card.queues().clone(), bell, steering }));
             Registers::of(card)
         });
         Self { lan, ports, bells, registers }

@@ -18,6 +18,7 @@
 //! |---|---|
 //! | `mac` | addresses |
 //! | `frame` | a frame's header, and its tag |
+//! | `flow` | which conversation it belongs to |
 //! | `port` | what is asked of a port |
 //! | `switch` | all networks |
 //! | `segment` | one network: the way of a frame |
@@ -29,6 +30,7 @@
 
 mod counters;
 mod fixed;
+mod flow;
 mod frame;
 mod mac;
 mod meter;
@@ -39,6 +41,7 @@ mod stations;
 mod switch;
 
 pub use counters::{Counts, DropReason};
+pub use flow::{FLOW, flow};
 pub use frame::{HEADER, Head, Header, Tag, TagChange};
 pub use mac::{BadMac, MacAddr};
 pub use meter::Bucket;

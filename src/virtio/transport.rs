@@ -90,6 +90,8 @@ struct State {
     busy: u32,
     /// A bit for each queue that goes on when something has happened outside.
     waits: u32,
+    /// The queue after the one that was worked off last by itself.
+    turn: u32,
 }
 
 /// How often a guest's mistakes are told.
@@ -119,6 +121,11 @@ impl<B: Backend, R: GuestRam> Transport<B, R> {
     /// Its queues, for who uses them from outside the guest.
     pub const fn queues(&self) -> &Arc<Queues<R>> {
         &self.queues
+    }
+
+    /// What is behind it.
+    pub const fn backend(&self) -> &B {
+        &self.backend
     }
 
     fn offered(&self) -> u64 {
@@ -243,7 +250,7 @@ impl<B: Backend, R: GuestRam> Transport<B, R> {
             set &= !status::DRIVER_OK;
         }
         self.state.status |= set;
-        if set & status::DRIVER_OK != 0 {
+        if set & status::DRIVER_OK != 0 && !self.has(status::DEVICE_NEEDS_RESET) {
             self.backend.begin(features);
             self.queues.set_features(features);
         }
@@ -355,10 +362,13 @@ impl<B: Backend, R: GuestRam + Send + Sync> Device for Transport<B, R> {
     }
 
     fn advance(&mut self, _now: Ticks) {
-        for index in 0..self.queues.count() {
-            if self.state.busy >> index & 1 != 0 {
-                self.work(index);
-            }
+        // One queue, for each may take as long as one go does; the others are due.
+        let busy = self.state.busy;
+        let later = busy & u32::MAX.checked_shl(self.state.turn).unwrap_or(0);
+        let index = if later == 0 { busy } else { later }.trailing_zeros();
+        if index < u32::BITS {
+            self.state.turn = index + 1;
+            self.work(index as usize);
         }
     }
 

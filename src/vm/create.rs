@@ -244,7 +244,7 @@ impl Vm {
         let mut virtio = Slots { memory: &memory, vm: &config.name, devices: Vec::new() };
         virtio.add_entropy(entropy.as_mut());
         virtio.add_disks(id, disks, config.vcpus, doorbells);
-        virtio.add_cards(id, cabling, doorbells);
+        virtio.add_cards(id, config.vcpus, cabling, doorbells);
         let virtio = virtio.devices;
         source.virtio = u16::try_from(virtio.len()).unwrap_or(0);
         let (virtio, names) = virtio.into_iter().unzip();
@@ -428,12 +428,19 @@ impl Slots<'_> {
     }
 
     /// Its network cards, each plugged in.
-    fn add_cards(&mut self, vm: VmId, cabling: &Cabling, doorbells: &Arc<Doorbells>) {
+    fn add_cards(
+        &mut self,
+        vm: VmId,
+        vcpus: u8,
+        cabling: &Cabling,
+        doorbells: &Arc<Doorbells>,
+    ) {
         for (number, card) in cabling.cards(vm).iter().enumerate() {
-            let device = NetDevice::new(cabling.lan().clone(), card.port, card.mac);
+            let device = NetDevice::new(cabling.lan().clone(), card.port, card.mac, vcpus);
+            let steering = device.steering().clone();
             let device = self.transport(device, &format!("network card {}", number + 1));
             let bell = Doorbell::new(doorbells.clone(), vm, self.next());
-            let plug = Plug { queues: device.queues().clone(), bell };
+            let plug = Plug { queues: device.queues().clone(), bell, steering };
             cabling.lan().plug(card.port, Some(plug));
             self.devices.push((Box::new(device), "virtio-net".into()));
         }

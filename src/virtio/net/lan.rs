@@ -12,9 +12,10 @@ use super::offload::{SCRATCH, Segments, Undone};
 use super::sending::{self, Budget, Plain, Sending};
 use super::socket::{self, Checksum, Frame, Plug, Undelivered};
 use crate::host::Uplink;
-use crate::memory::OutsideRam;
-use crate::net::{Header, PortId, Switch};
+use crate::memory::{GuestMemory, OutsideRam};
+use crate::net::{Header, PortId, Switch, flow};
 use crate::time::Ticks;
+use crate::virtio::queue::Buffer;
 
 /// What is plugged into a port.
 type Socket = TicketMutex<Option<Plug>>;
@@ -65,6 +66,12 @@ impl Lan {
         }
     }
 
+    /// Does something while no frame is being brought to `port`.
+    pub(super) fn alone(&self, port: PortId, then: impl FnOnce()) {
+        let _held = self.socket(port).map(TicketMutex::lock);
+        then();
+    }
+
     /// The machine's own card is at `port` from now on. Only the first one stays.
     pub fn connect(&self, port: PortId, uplink: Arc<dyn Uplink>) {
         self.uplink.call_once(|| (port, uplink));
@@ -87,8 +94,10 @@ impl Lan {
         {
             let head = change.head(&header);
             let rest = frame.get(head.replaces()..).unwrap_or_default();
-            match self.deliver(to, |plug| plug.deliver_plain(head.bytes(), rest, Checksum::Unknown))
-            {
+            let number = || flow(frame);
+            match self.deliver(to, |plug| {
+                plug.deliver_plain(head.bytes(), rest, number, Checksum::Unknown)
+            }) {
                 Ok(()) => self.switch.went_out(to, head.bytes().len() + rest.len()),
                 Err(_) => self.switch.lost(to),
             }
@@ -112,7 +121,7 @@ impl Lan {
         let Ok(copies) = self.switch.forward(from, &header, length, (self.clock)()) else {
             return None;
         };
-        Some(Sending { left: frame.header, header, copies })
+        Some(Sending { left: frame.header, header, copies, flow: None })
     }
 
     /// Brings a frame to those whom it is for, as long as `budget` lasts. Returns whether that was all. What cannot be
@@ -139,7 +148,10 @@ impl Lan {
             budget.copied(frame.length);
             let delivered = match self.uplink(to) {
                 Some(_) => Err(Undelivered::Unfinished),
-                None => self.deliver(to, |plug| plug.deliver(frame, &head)),
+                None => {
+                    let number = || sending::flow(&mut sending.flow, frame);
+                    self.deliver(to, |plug| plug.deliver(frame, &head, number))
+                }
             };
             match delivered {
                 Err(Undelivered::Unfinished) => {
@@ -184,7 +196,9 @@ impl Lan {
                     0 => Ok(()),
                     length => {
                         let made = scratch.get(..length).unwrap_or_default();
-                        self.deliver(*to, |plug| plug.deliver_plain(&[], made, Checksum::Computed))
+                        let number = || flow(made);
+                        let computed = Checksum::Computed;
+                        self.deliver(*to, |plug| plug.deliver_plain(&[], made, number, computed))
                     }
                 }
             }
@@ -234,10 +248,15 @@ impl fmt::Debug for Lan {
     }
 }
 
-/// Copies what a frame has from `offset` on, counted from the header before it.
-pub(super) fn read(frame: &Frame<'_>, offset: u64, mut into: &mut [u8]) -> Result<(), OutsideRam> {
+/// Copies what `buffers` have from `offset` on.
+pub(super) fn read(
+    ram: &GuestMemory,
+    buffers: &[Buffer],
+    offset: u64,
+    mut into: &mut [u8],
+) -> Result<(), OutsideRam> {
     let mut skip = offset;
-    for buffer in frame.buffers {
+    for buffer in buffers {
         let size = u64::from(buffer.size);
         if let Some(beyond) = skip.checked_sub(size) {
             skip = beyond;
@@ -247,7 +266,7 @@ pub(super) fn read(frame: &Frame<'_>, offset: u64, mut into: &mut [u8]) -> Resul
         let at = buffer.ipa.checked_add(skip).ok_or(outside)?;
         let now = usize::try_from(size - skip).unwrap_or(usize::MAX).min(into.len());
         let (first, rest) = into.split_at_mut(now);
-        frame.ram.read_into(at, first)?;
+        ram.read_into(at, first)?;
         into = rest;
         if into.is_empty() {
             break;

@@ -5,7 +5,7 @@ use super::lan;
 use super::offload::Segments;
 use super::socket::Frame;
 use crate::memory::OutsideRam;
-use crate::net::{Copies, Head, Header, PortId};
+use crate::net::{Copies, FLOW, Head, Header, PortId};
 
 /// How far a frame has come.
 #[derive(Clone, Debug)]
@@ -16,6 +16,8 @@ pub struct Sending {
     pub(super) header: Header,
     /// To whom it is still to go.
     pub(super) copies: Copies,
+    /// Its number among conversations, once somebody has asked.
+    pub(super) flow: Option<u32>,
 }
 
 /// A frame that is sent as plain ones.
@@ -74,5 +76,18 @@ pub(super) fn read(
     if into.is_empty() {
         return Ok(());
     }
-    lan::read(frame, (SIZE + head.replaces()) as u64 + behind, into)
+    lan::read(frame.ram, frame.buffers, (SIZE + head.replaces()) as u64 + behind, into)
+}
+
+/// The number of `frame`, kept in `known`. It only chooses a queue: where its sender has no such RAM any more it is 0.
+pub(super) fn flow(known: &mut Option<u32>, frame: &Frame<'_>) -> u32 {
+    *known.get_or_insert_with(|| {
+        let mut bytes = [0; FLOW];
+        let taken = usize::try_from(frame.length).unwrap_or(FLOW).min(FLOW);
+        let start = bytes.get_mut(..taken).unwrap_or_default();
+        match lan::read(frame.ram, frame.buffers, SIZE as u64, start) {
+            Ok(()) => crate::net::flow(start),
+            Err(_) => 0,
+        }
+    })
 }

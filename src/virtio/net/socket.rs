@@ -1,4 +1,4 @@
-//! Where a network card is plugged in: a frame is put into its receive queue.
+//! Where a network card is plugged in: a frame is put into one of its receive queues.
 //!
 //! The CPU on which a frame is sent copies it, from one guest's RAM straight into the other's. That is the only copy.
 
@@ -7,6 +7,8 @@ use alloc::vec::Vec;
 
 use super::feature;
 use super::header::{NUM_BUFFERS, NetHeader, SIZE};
+use super::receive;
+use super::steering::Steering;
 use crate::addr::Ipa;
 use crate::device::doorbell::Doorbell;
 use crate::memory::{GuestMemory, OutsideEither, OutsideRam};
@@ -14,9 +16,6 @@ use crate::net::{HEADER, Head};
 use crate::virtio::queue::{Bad, Buffer, Chain, Head as Taken, Virtqueue};
 use crate::virtio::queues::{Queue, Queues, USED_BUFFER};
 use crate::virtio::ram::SharedRam;
-
-/// The receive queue ("Network Device: Virtqueues").
-pub const RECEIVE: usize = 0;
 
 /// The most chains that one frame is divided over: one of 64 KiB into buffers of a kilobyte.
 const MOST_CHAINS: usize = 68;
@@ -41,6 +40,8 @@ pub struct Plug {
     pub queues: Arc<Queues<SharedRam>>,
     /// Makes somebody look at it.
     pub bell: Doorbell,
+    /// Which of them a frame goes to.
+    pub steering: Arc<Steering>,
 }
 
 /// What is known of a finished frame's checksums.
@@ -64,21 +65,27 @@ pub enum Undelivered {
 }
 
 impl Plug {
-    /// Puts a frame into the receive queue, beginning with `head`.
+    /// Puts a frame into a receive queue, beginning with `head`. It is of this `flow`, which is asked for where there are
+    /// several queues.
     ///
     /// # Errors
     /// [`Undelivered`]; the queue is as it was.
-    pub fn deliver(&self, frame: &Frame<'_>, head: &Head) -> Result<(), Undelivered> {
+    pub fn deliver(
+        &self,
+        frame: &Frame<'_>,
+        head: &Head,
+        flow: impl FnOnce() -> u32,
+    ) -> Result<(), Undelivered> {
         let header = frame.header.shifted(growth(head));
         let features = self.features()?;
         if !header.is_taken(features) {
             return Err(Undelivered::Unfinished);
         }
-        self.put(Source::new(frame, &header, head), features)
+        self.put(Source::new(frame, &header, head), features, self.steering.pair(flow))
     }
 
-    /// Puts a frame into the receive queue to which nothing is left to be done: `head` and then `rest`. `head` is no longer
-    /// than [`HEADER`].
+    /// Puts a frame into a receive queue to which nothing is left to be done: `head` and then `rest`. `head` is no longer
+    /// than [`HEADER`]. `flow` as above.
     ///
     /// # Errors
     /// [`Undelivered`]; the queue is as it was.
@@ -86,6 +93,7 @@ impl Plug {
         &self,
         head: &[u8],
         rest: &[u8],
+        flow: impl FnOnce() -> u32,
         checksum: Checksum,
     ) -> Result<(), Undelivered> {
         let features = self.features()?;
@@ -93,7 +101,8 @@ impl Plug {
         let mut padded = [0; HEADER];
         padded.iter_mut().zip(head).for_each(|(to, byte)| *to = *byte);
         let head = (padded, head.len().min(HEADER));
-        self.put(Source::of(&NetHeader::settled(valid), head, Rest::Plain(rest)), features)
+        let source = Source::of(&NetHeader::settled(valid), head, Rest::Plain(rest));
+        self.put(source, features, self.steering.pair(flow))
     }
 
     /// What the driver has negotiated.
@@ -101,9 +110,10 @@ impl Plug {
         Some(self.queues.features()).filter(|features| *features != 0).ok_or(Undelivered::NoRoom)
     }
 
-    fn put(&self, mut source: Source<'_>, features: u64) -> Result<(), Undelivered> {
+    fn put(&self, mut source: Source<'_>, features: u64, pair: u8) -> Result<(), Undelivered> {
         let Some(ram) = self.queues.ram().get() else { return Err(Undelivered::NoRoom) };
-        let Some(mut queue) = self.queues.lock(RECEIVE) else { return Err(Undelivered::NoRoom) };
+        let queue = self.queues.lock(receive(pair));
+        let Some(mut queue) = queue else { return Err(Undelivered::NoRoom) };
         let Queue { ring: Some(ring), chain, filled, .. } = &mut *queue else {
             return Err(Undelivered::NoRoom);
         };

@@ -1,6 +1,7 @@
 //! Claims about network cards, made with a model of their drivers.
 
 mod outside;
+mod pairs;
 
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -40,6 +41,8 @@ struct Card {
     device: Transport<NetDevice, SharedRam>,
     transmit: Driver,
     receive: Driver,
+    /// The other pairs' queues, from receive queue 2 on, and the control queue.
+    more: Vec<Driver>,
     /// For each name of a receive buffer's where it is.
     buffers: Vec<(u16, Buffer)>,
     next: u64,
@@ -57,16 +60,29 @@ fn ram() -> SharedRam {
 }
 
 fn place(queue: u64) -> Place {
-    let at = BASE + 0x4000 * queue;
+    let at = BASE + 0x3000 * queue;
     Place { size: SIZE_OF_QUEUE, descriptors: at, driver: at + 0x1000, device: at + 0x2000 }
 }
 
 impl Card {
     fn new(lan: &Arc<Lan>, port: PortId, mac: MacAddr, bell: Doorbell, features: u64) -> Self {
+        Self::with_vcpus(lan, port, mac, bell, features, 1)
+    }
+
+    fn with_vcpus(
+        lan: &Arc<Lan>,
+        port: PortId,
+        mac: MacAddr,
+        bell: Doorbell,
+        features: u64,
+        vcpus: u8,
+    ) -> Self {
         let ram = ram();
-        let card = NetDevice::new(lan.clone(), port, mac);
+        let card = NetDevice::new(lan.clone(), port, mac, vcpus);
+        let steering = card.steering().clone();
+        let queues = u64::try_from(card.queues().len()).unwrap();
         let mut device = Transport::new(card, ram.clone(), String::from("test"));
-        lan.plug(port, Some(Plug { queues: device.queues().clone(), bell }));
+        lan.plug(port, Some(Plug { queues: device.queues().clone(), bell, steering }));
         let mut set = |offset: u64, value: u64| device.write(offset, Width::Word, value, NOW);
         let features = features | VERSION_1;
         for status in [0, 1, 3] {
@@ -77,7 +93,7 @@ impl Card {
             set(0x020, half);
         }
         set(0x070, 11);
-        for queue in [0, 1] {
+        for queue in 0..queues {
             let place = place(queue);
             set(0x030, queue);
             set(0x038, place.size.into());
@@ -93,7 +109,8 @@ impl Card {
         let negotiated = Negotiated::default();
         let driver = |queue| Driver::new(place(queue), negotiated, 0);
         let (receive, transmit) = (driver(0), driver(1));
-        Self { ram, device, transmit, receive, buffers: vec![], next: RECEIVED }
+        let more = (2..queues).map(driver).collect();
+        Self { ram, device, transmit, receive, more, buffers: vec![], next: RECEIVED }
     }
 
     /// Offers receive buffers of these sizes.

@@ -1,0 +1,105 @@
+//! Which of a card's receive queues a frame goes to ("Automatic receive steering in multiqueue mode").
+//!
+//! A conversation comes in by the pair of queues by which its guest has last sent something of it, so one vCPU has both
+//! directions. One that it has not spoken in is spread by its number. What is kept is a hint: two conversations that share an
+//! entry are steered as one.
+
+use core::sync::atomic::{AtomicU8, Ordering};
+
+/// The most pairs of a receive and a transmit queue.
+pub const MAX_PAIRS: u8 = 4;
+
+/// How many entries there are for conversations, as a power of two.
+const ORDER: u32 = 8;
+
+/// A card's pairs of queues, and who uses which.
+#[derive(Debug)]
+pub struct Steering {
+    /// How many the driver uses.
+    pairs: AtomicU8,
+    /// For some of a flow's bits one more than the pair by which it was sent last; 0: it was not.
+    last: [AtomicU8; 1 << ORDER],
+}
+
+impl Default for Steering {
+    /// One pair.
+    fn default() -> Self {
+        Self { pairs: AtomicU8::new(1), last: [const { AtomicU8::new(0) }; 1 << ORDER] }
+    }
+}
+
+impl Steering {
+    /// How many pairs are in use: 1 to [`MAX_PAIRS`].
+    #[inline]
+    pub fn pairs(&self) -> u8 {
+        self.pairs.load(Ordering::Relaxed)
+    }
+
+    /// So many are in use from now on. Nobody puts a frame into a queue meanwhile.
+    pub(super) fn set_pairs(&self, pairs: u8) {
+        self.pairs.store(pairs.clamp(1, MAX_PAIRS), Ordering::Relaxed);
+    }
+
+    /// The guest has sent something of `flow` by `pair`.
+    pub(super) fn sent(&self, flow: u32, pair: u8) {
+        if let Some(last) = self.entry(flow) {
+            last.store(pair.saturating_add(1), Ordering::Relaxed);
+        }
+    }
+
+    /// The pair by which a frame of `flow` comes in, which is asked for where there are several.
+    #[inline]
+    pub fn pair(&self, flow: impl FnOnce() -> u32) -> u8 {
+        match self.pairs() {
+            0 | 1 => 0,
+            pairs => self.among(pairs, flow()),
+        }
+    }
+
+    fn among(&self, pairs: u8, flow: u32) -> u8 {
+        let last = self.entry(flow).map_or(0, |last| last.load(Ordering::Relaxed));
+        match last.checked_sub(1).filter(|pair| *pair < pairs) {
+            Some(pair) => pair,
+            // Other bits than those that choose an entry.
+            None => flow.to_le_bytes()[2] % pairs,
+        }
+    }
+
+    fn entry(&self, flow: u32) -> Option<&AtomicU8> {
+        self.last.get((flow >> (u32::BITS - ORDER)) as usize)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FLOWS: [u32; 3] = [0x0100_0000, 0x0201_0000, 0xff02_0000];
+
+    #[test]
+    fn what_its_guest_has_sent_comes_in_by_the_same_pair_and_the_rest_is_spread() {
+        let steering = Steering::default();
+        assert_eq!(FLOWS.map(|flow| steering.pair(|| flow)), [0; 3]);
+        steering.set_pairs(4);
+        assert_eq!(FLOWS.map(|flow| steering.pair(|| flow)), [0, 1, 2]);
+        for pair in [3, 1, 0] {
+            steering.sent(FLOWS[2], pair);
+            assert_eq!(FLOWS.map(|flow| steering.pair(|| flow)), [0, 1, pair]);
+        }
+    }
+
+    #[test]
+    fn a_pair_that_is_not_in_use_is_never_chosen_and_one_alone_needs_no_look_at_the_frame() {
+        let steering = Steering::default();
+        steering.set_pairs(4);
+        FLOWS.iter().for_each(|flow| steering.sent(*flow, 3));
+        steering.set_pairs(2);
+        assert_eq!(FLOWS.map(|flow| steering.pair(|| flow)), [0, 1, 0]);
+        steering.set_pairs(1);
+        assert_eq!(steering.pair(|| unreachable!("nobody asks")), 0);
+        for (asked, got) in [(0, 1), (200, MAX_PAIRS)] {
+            steering.set_pairs(asked);
+            assert_eq!(steering.pairs(), got);
+        }
+    }
+}
