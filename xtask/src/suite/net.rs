@@ -193,6 +193,17 @@ pub fn ask(session: &mut Session, guest: &str, number: u32, command: &str) -> Re
     session.says(guest, &format!("done-{}", number * 7), ANSWER_SECONDS)
 }
 
+/// A guest of two vCPUs has two pairs of queues. What each vCPU loads goes out by its own, and comes in by the same: its
+/// kernel says for each packet by which, and counts those that come in from 1.
+const BY_PAIRS: &str = "\
+    cd /sys/class/net/eth0/queues && [ \"$(echo *)\" = 'rx-0 rx-1 tx-0 tx-1' ] && \
+    cd /sys/kernel/tracing && mount -t tracefs tracefs . && cd /sys/kernel/tracing && \
+    echo 1 >events/net/net_dev_start_xmit/enable && \
+    echo 1 >events/net/napi_gro_receive_entry/enable && \
+    by() { taskset $1 wget -q -O /dev/null http://10.0.0.2/x; \
+    grep -c start_xmit.*queue_mapping=$2 trace; grep -c receive.*queue_mapping=$3 trace; echo >trace; } && \
+    echo >trace && by 1 0 1 && by 2 1 2 && cd";
+
 fn three(bench: &Bench, gic: &str) -> Result<()> {
     bench.machine()?;
     bench.debian()?;
@@ -230,6 +241,8 @@ fn three(bench: &Bench, gic: &str) -> Result<()> {
                  ip address add 10.0.0.1/24 dev eth0 && ip link set eth0 up; done && cd && \
                  ping -c 1 -w 20 10.0.0.2 && wget -q -O - http://10.0.0.2/x | sha256sum";
     ask(&mut session, "ada", 1007, again)?;
+
+    ask(&mut session, "ada", 1008, BY_PAIRS)?;
 
     let text = session.text();
     let [ada, bob] = ["ada", "bob"].map(|guest| sums(&said(&text, guest)));
