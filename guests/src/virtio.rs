@@ -8,11 +8,14 @@
 //! |---|---|
 //! | [`memory`] | memory that is shared with devices |
 //! | [`split`] | a split virtqueue |
+//! | [`packed`] | a packed one |
 
 pub mod memory;
+pub mod packed;
 pub mod split;
 
 use crate::mmio::{read8, read16, read32, write32};
+use packed::Packed;
 use split::Split;
 
 /// The first slot, how far the next one is, and how many there are.
@@ -206,6 +209,14 @@ impl Device {
         let size = size.min(self.largest(index));
         let queue = Split::new(size, features & feature::EVENT_IDX != 0);
         let ready = size > 0 && self.place(index, size, queue.table, queue.avail, queue.used);
+        ready.then_some(queue)
+    }
+
+    /// The same for a packed queue, where `RING_PACKED` was negotiated.
+    pub fn packed(&self, index: u16, size: u16) -> Option<Packed> {
+        let size = size.min(self.largest(index));
+        let queue = Packed::new(size.max(1));
+        let ready = size > 0 && self.place(index, size, queue.ring, queue.driver, queue.device);
         ready.then_some(queue)
     }
 

@@ -1,13 +1,17 @@
 //! Which of a card's receive queues a frame goes to ("Automatic receive steering in multiqueue mode").
 //!
-//! A conversation comes in by the pair of queues by which its guest has last sent something of it, so one vCPU has both
-//! directions. One that it has not spoken in is spread by its number. What is kept is a hint: two conversations that share an
-//! entry are steered as one.
+//! A conversation comes in by the pair of queues by which its guest sends it, so one vCPU has both directions. One that it
+//! has not spoken in is spread by its number. It moves to another pair when some packets one after the other were sent by
+//! that: a guest that answers on two vCPUs in turn would otherwise get what comes in out of order. What is kept is a hint:
+//! two conversations that share an entry are steered as one.
 
 use core::sync::atomic::{AtomicU8, Ordering};
 
 /// The most pairs of a receive and a transmit queue.
 pub const MAX_PAIRS: u8 = 4;
+
+/// After how many packets by another pair a conversation moves.
+const STEADY: u8 = 16;
 
 /// How many entries there are for conversations, as a power of two.
 const ORDER: u32 = 8;
@@ -17,7 +21,8 @@ const ORDER: u32 = 8;
 pub struct Steering {
     /// How many the driver uses.
     pairs: AtomicU8,
-    /// For some of a flow's bits one more than the pair by which it was sent last; 0: it was not.
+    /// For some of a flow's bits: in the lower half one more than its pair, or 0, and in the upper half how many packets were
+    /// sent by another one since.
     last: [AtomicU8; 1 << ORDER],
 }
 
@@ -42,8 +47,15 @@ impl Steering {
 
     /// The guest has sent something of `flow` by `pair`.
     pub(super) fn sent(&self, flow: u32, pair: u8) {
-        if let Some(last) = self.entry(flow) {
-            last.store(pair.saturating_add(1), Ordering::Relaxed);
+        let Some(entry) = self.entry(flow) else { return };
+        let (new, old) = (pair.saturating_add(1) & 15, entry.load(Ordering::Relaxed));
+        let others = (old >> 4) + 1;
+        let next = match old & 15 {
+            at if at == new || at == 0 || others == STEADY => new,
+            at => others << 4 | at,
+        };
+        if next != old {
+            entry.store(next, Ordering::Relaxed);
         }
     }
 
@@ -57,7 +69,7 @@ impl Steering {
     }
 
     fn among(&self, pairs: u8, flow: u32) -> u8 {
-        let last = self.entry(flow).map_or(0, |last| last.load(Ordering::Relaxed));
+        let last = self.entry(flow).map_or(0, |last| last.load(Ordering::Relaxed) & 15);
         match last.checked_sub(1).filter(|pair| *pair < pairs) {
             Some(pair) => pair,
             // Other bits than those that choose an entry.
@@ -82,8 +94,16 @@ mod tests {
         assert_eq!(FLOWS.map(|flow| steering.pair(|| flow)), [0; 3]);
         steering.set_pairs(4);
         assert_eq!(FLOWS.map(|flow| steering.pair(|| flow)), [0, 1, 2]);
-        for pair in [3, 1, 0] {
-            steering.sent(FLOWS[2], pair);
+        let sent = |pair, times| (0..times).for_each(|_| steering.sent(FLOWS[2], pair));
+        // The first time at once, then when it has become steady.
+        sent(3, 1);
+        assert_eq!(FLOWS.map(|flow| steering.pair(|| flow)), [0, 1, 3]);
+        for (before, pair) in [(3, 1), (1, 0)] {
+            sent(pair, STEADY - 1);
+            sent(before, 1);
+            sent(pair, STEADY - 1);
+            assert_eq!(FLOWS.map(|flow| steering.pair(|| flow)), [0, 1, before]);
+            sent(pair, 1);
             assert_eq!(FLOWS.map(|flow| steering.pair(|| flow)), [0, 1, pair]);
         }
     }

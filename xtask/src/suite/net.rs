@@ -200,9 +200,10 @@ const BY_PAIRS: &str = "\
     cd /sys/kernel/tracing && mount -t tracefs tracefs . && cd /sys/kernel/tracing && \
     echo 1 >events/net/net_dev_start_xmit/enable && \
     echo 1 >events/net/napi_gro_receive_entry/enable && \
-    by() { taskset $1 wget -q -O /dev/null http://10.0.0.2/x; \
-    grep -c start_xmit.*queue_mapping=$2 trace; grep -c receive.*queue_mapping=$3 trace; echo >trace; } && \
-    echo >trace && by 1 0 1 && by 2 1 2 && cd";
+    many() { echo $1 $(grep -c $1 trace); [ $(grep -c $1 trace) -gt 20 ]; } && \
+    by() { echo >trace; taskset $1 wget -q -O /dev/null http://10.0.0.2/x; \
+    many xmit.*mapping=$2 && many receive.*mapping=$(($2 + 1)); } && \
+    by 1 0 && ! many xmit.*mapping=1 && ! many receive.*mapping=2 && by 2 1 && cd";
 
 fn three(bench: &Bench, gic: &str) -> Result<()> {
     bench.machine()?;
