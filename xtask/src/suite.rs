@@ -36,6 +36,7 @@ mod refusals;
 mod rpi4;
 mod session;
 mod shares;
+mod virtio;
 mod waits;
 
 use std::cell::OnceCell;
@@ -174,6 +175,7 @@ pub fn run(filter: Option<&str>, bare: bool) -> Result<ExitCode> {
         steps.extend(host_disks::steps());
         steps.extend(hostile::steps());
         steps.extend(many::steps());
+        steps.extend(virtio::steps());
         steps.extend(bench::steps());
         steps.extend(shares::steps());
         steps.extend(waits::steps());

@@ -39,8 +39,18 @@ pub struct Guest<'a> {
 
 /// Writes a manifest of payloads.
 pub fn manifest(bench: &Bench, name: &str, guests: &[Guest<'_>]) -> Result<PathBuf> {
+    manifest_with(bench, name, "", guests)
+}
+
+/// The same, beginning with `head`.
+pub fn manifest_with(
+    bench: &Bench,
+    name: &str,
+    head: &str,
+    guests: &[Guest<'_>],
+) -> Result<PathBuf> {
     let folder = bench.payloads()?;
-    let mut text = String::new();
+    let mut text = head.to_owned();
     for Guest { name, payload, more } in guests {
         let kernel = folder.join(payload);
         text += &format!("[[vm]]\nname = \"{name}\"\nkernel = {:?}\n{more}\n\n", kernel.display());
@@ -51,7 +61,7 @@ pub fn manifest(bench: &Bench, name: &str, guests: &[Guest<'_>]) -> Result<PathB
 }
 
 /// Runs a manifest until every guest has given its verdict and the run has ended.
-fn all_pass(bench: &Bench, manifest: &str, args: &[&str], guests: &[Guest<'_>]) -> Result<()> {
+pub fn all_pass(bench: &Bench, manifest: &str, args: &[&str], guests: &[Guest<'_>]) -> Result<()> {
     bench.machine()?;
     let mut session = Session::start(bench, &[&[manifest], args].concat(), SECONDS)?;
     let ended = session.end_with(0, SECONDS + 10);

@@ -17,6 +17,8 @@ struct Place {
 }
 
 type Lie = fn(&mut Place);
+/// Of a packed ring: what is told, and by which chain.
+type PackedLie = (&'static str, &'static [(u64, u32, u16)]);
 
 const SIZE: u16 = 8;
 
@@ -108,7 +110,7 @@ pub fn ask(report: &mut Report, device: Device) {
         report.equal(lie, [begun, works, told, idle, stays, again], [true; 6]);
     }
     empty(report, device, &mut it);
-    packed(report, device, data, table);
+    packed(report, device);
 }
 
 /// What is odd, and allowed.
@@ -126,15 +128,14 @@ fn empty(report: &mut Report, device: Device, it: &mut Place) {
     report.equal("no room for an answer is an answer of no bytes", got, (true, true, [Some(0); 2]));
 }
 
-fn packed(report: &mut Report, device: Device, data: u64, table: u64) {
-    const EIGHT: [(u64, u32, u16); 8] = [(0, 0, WRITE); 8];
-    let lies: [(&str, &[(u64, u32, u16)]); 4] = [
-        ("packed: a chain that never ends", &EIGHT),
-        ("packed: a table in a chain", &[(data, 8, WRITE), (table, 16, INDIRECT)]),
-        ("packed: a table of one and a half descriptors", &[(table, 24, INDIRECT)]),
+fn packed(report: &mut Report, device: Device) {
+    const LIES: [PackedLie; 4] = [
+        ("packed: a chain that never ends", &[(0, 0, WRITE); 8]),
+        ("packed: a table in a chain", &[(0, 0, WRITE), (0, 16, INDIRECT)]),
+        ("packed: a table of one and a half descriptors", &[(0, 24, INDIRECT)]),
         ("packed: a buffer that is no RAM", &[(0x1000, 8, WRITE)]),
     ];
-    for (number, (lie, buffers)) in lies.iter().enumerate() {
+    for (number, (lie, buffers)) in LIES.iter().enumerate() {
         let agreed = device.negotiate(feature::RING_PACKED | feature::INDIRECT_DESC);
         if agreed.is_none_or(|agreed| agreed & feature::RING_PACKED == 0) {
             return report.skip(lie, "the device does not offer it");

@@ -3,7 +3,10 @@
 use guests::machine::machine;
 use guests::mmio::{read8, read16, read64, write8, write16};
 use guests::report::Report;
-use guests::virtio::register::*;
+use guests::virtio::register::{
+    CONFIG, DEVICE_FEATURES, DEVICE_FEATURES_SEL, INTERRUPT_STATUS, MAGIC_VALUE, QUEUE_READY,
+    QUEUE_SEL, SHM_LEN_LOW, STATUS, VENDOR_ID, VERSION,
+};
 use guests::virtio::split::Split;
 use guests::virtio::{Device, feature, status};
 
