@@ -428,13 +428,7 @@ impl Slots<'_> {
     }
 
     /// Its network cards, each plugged in.
-    fn add_cards(
-        &mut self,
-        vm: VmId,
-        vcpus: u8,
-        cabling: &Cabling,
-        doorbells: &Arc<Doorbells>,
-    ) {
+    fn add_cards(&mut self, vm: VmId, vcpus: u8, cabling: &Cabling, doorbells: &Arc<Doorbells>) {
         for (number, card) in cabling.cards(vm).iter().enumerate() {
             let device = NetDevice::new(cabling.lan().clone(), card.port, card.mac, vcpus);
             let steering = device.steering().clone();

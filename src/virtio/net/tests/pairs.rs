@@ -60,9 +60,8 @@ impl Card {
 
     /// How many frames have come in by each pair.
     fn came(&mut self, pairs: usize) -> Vec<usize> {
-        let count = |driver: &mut Driver, ram: &SharedRam| {
-            core::iter::from_fn(|| driver.used(ram)).count()
-        };
+        let count =
+            |driver: &mut Driver, ram: &SharedRam| core::iter::from_fn(|| driver.used(ram)).count();
         let first = count(&mut self.receive, &self.ram);
         let rest = (1..pairs).map(|pair| count(&mut self.more[2 * pair - 2], &self.ram));
         core::iter::once(first).chain(rest).collect()
@@ -73,10 +72,8 @@ impl Card {
         let bytes = [&[0; 12], frame].concat();
         self.ram.get().unwrap().write_from(Ipa::new(SENT), &bytes).unwrap();
         let size = u32::try_from(bytes.len()).unwrap();
-        let offer = Offer {
-            readable: vec![Buffer { ipa: Ipa::new(SENT), size }],
-            ..Offer::default()
-        };
+        let offer =
+            Offer { readable: vec![Buffer { ipa: Ipa::new(SENT), size }], ..Offer::default() };
         self.more[2 * pair - 1].offer(&self.ram, &offer).unwrap();
         self.more[2 * pair - 1].show(&self.ram);
         self.device.write(0x050, Width::Word, (2 * pair + 1).try_into().unwrap(), NOW);
