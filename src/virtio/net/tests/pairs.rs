@@ -67,6 +67,12 @@ impl Card {
         core::iter::once(first).chain(rest).collect()
     }
 
+    /// Sends a frame, all of it at once.
+    fn bring(&mut self, frame: &[u8]) {
+        self.send(&[0; 12], frame, &[]);
+        self.go_on();
+    }
+
     /// Sends by pair `pair`, not the first.
     fn send_by(&mut self, pair: usize, frame: &[u8]) {
         let bytes = [&[0; 12], frame].concat();
@@ -153,16 +159,16 @@ fn a_conversation_comes_in_by_the_pair_that_its_guest_sends_it_by() {
     card.expect(&[2000; 30]);
     (1..4).for_each(|pair| card.expect_by(pair, 30));
     // Before the driver says that it uses them all comes in by the first.
-    (0..8).for_each(|n| other.send(&[0; 12], &udp(1, 100 + n), &[]));
+    (0..8).for_each(|n| other.bring(&udp(1, 100 + n)));
     assert_eq!(card.came(4), [8, 0, 0, 0]);
     assert_eq!(card.use_pairs(4, 8), 0);
-    (0..40).for_each(|n| other.send(&[0; 12], &udp(1, 100 + n), &[]));
+    (0..40).for_each(|n| other.bring(&udp(1, 100 + n)));
     let spread = card.came(4);
     assert_eq!(spread.iter().sum::<usize>(), 40);
     assert!(spread.iter().all(|count| *count > 0), "{spread:?}");
     for pair in [3, 1, 2] {
         (0..16).for_each(|_| card.send_by(pair, &udp(0, 100)));
-        (0..3).for_each(|_| other.send(&[0; 12], &udp(1, 100), &[]));
+        (0..3).for_each(|_| other.bring(&udp(1, 100)));
         let mut expected = [0; 4];
         expected[pair] = 3;
         assert_eq!(card.came(4), expected);
@@ -171,10 +177,10 @@ fn a_conversation_comes_in_by_the_pair_that_its_guest_sends_it_by() {
     // One that has no buffers loses its frames, and the others get theirs.
     card.device.write(0x030, Width::Word, 4, NOW);
     card.device.write(0x0c0, Width::Word, 1, NOW);
-    other.send(&[0; 12], &udp(1, 100), &[]);
+    other.bring(&udp(1, 100));
     assert_eq!(lan.switch().counts(port).dropped(DropReason::NoRoom), 1);
     (0..16).for_each(|_| card.send_by(1, &udp(0, 100)));
-    other.send(&[0; 12], &udp(1, 100), &[]);
+    other.bring(&udp(1, 100));
     assert_eq!(card.came(4), [0, 1, 0, 0]);
 }
 
