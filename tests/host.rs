@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use plinth::addr::PhysAddr;
 use plinth::host::buffer::Heap;
 use plinth::host::devices::Unusable;
-use plinth::host::disk::MAX_SEGMENTS;
+use plinth::host::disk::{Extras, MAX_SEGMENTS};
 use plinth::host::drive::Drive;
 use plinth::host::nic::Nic;
 use plinth::host::uplink::MAX_FRAME;
@@ -56,6 +56,8 @@ struct Board {
     /// It refuses the features it offers.
     stubborn: bool,
     interrupt: bool,
+    /// An interrupt about its configuration.
+    configuration: bool,
     told: usize,
 }
 
@@ -190,8 +192,12 @@ impl Transport for Wire {
     }
 
     fn ack_interrupt(&mut self) -> InterruptStatus {
-        let pending = std::mem::take(&mut self.board().interrupt);
-        if pending { InterruptStatus::QUEUE_INTERRUPT } else { InterruptStatus::empty() }
+        let mut board = self.board();
+        let mut status = InterruptStatus::empty();
+        status.set(InterruptStatus::QUEUE_INTERRUPT, std::mem::take(&mut board.interrupt));
+        let changed = std::mem::take(&mut board.configuration);
+        status.set(InterruptStatus::DEVICE_CONFIGURATION_INTERRUPT, changed);
+        status
     }
 
     fn read_config_generation(&self) -> u32 {
@@ -566,6 +572,99 @@ fn a_disk_that_gives_back_what_it_was_not_given_is_turned_off_and_all_it_had_has
         assert_eq!(all, [0, 1, 2].map(|token| failed(Token(token))));
         assert_eq!(wire.board().status, 0);
         assert_eq!(submit(&disk, 4, Operation::Read(0), &data), Err(Refused::OutOfOrder));
+        assert!(done(&disk).is_empty());
+    }
+}
+
+/// What a disk without data is asked for: the header, and a range of sectors.
+fn asked(wire: &Wire) -> (u16, u32, Vec<Piece>) {
+    let (head, pieces) = wire.board().take(0).unwrap();
+    (head, load(pieces[0].at), pieces)
+}
+
+#[test]
+fn ranges_are_discarded_and_made_zeros_as_the_disk_allows() {
+    let mut config = vec![0; 60];
+    for (at, value) in [(0, 64u32), (36, 16), (40, 1), (44, 8), (48, 32), (52, 1), (56, 1)] {
+        config[at..at + 4].copy_from_slice(&value.to_le_bytes());
+    }
+    let (discard, zeroes) = (1u64 << 13, 1u64 << 14);
+    let wire = Wire::of(VERSION_1 | discard | zeroes, &config);
+    let disk = Drive::<Heap, _>::new(wire.clone()).unwrap();
+    let extras = Extras { discard: 16, discard_alignment: 8, zero: 32, zero_unmaps: true };
+    assert_eq!(disk.extras(), extras);
+    for (operation, kind, range) in [
+        (Operation::Discard(8, 16), 11, (8, 16, 0)),
+        (Operation::Zero(0, 32, true), 13, (0, 32, 1)),
+        (Operation::Zero(60, 4, false), 13, (60, 4, 0)),
+    ] {
+        submit(&disk, 5, operation, &[]).unwrap();
+        let (head, found, pieces) = asked(&wire);
+        let [about, status] = pieces.as_slice() else { panic!("{pieces:?}") };
+        assert_eq!((found, about.size, about.writable), (kind, 32, false));
+        let words = (load::<u64>(about.at + 16), load::<u32>(about.at + 24), load(about.at + 28));
+        assert_eq!(words, range);
+        assert_eq!((load::<u64>(about.at + 8), status.size, status.writable), (0, 1, true));
+        put(status, &[0]);
+        wire.board().give(0, head, 1);
+        assert_eq!(done(&disk), [Completion { token: Token(5), result: Ok(()) }]);
+    }
+    for (operation, refused) in [
+        (Operation::Discard(8, 17), Refused::Unsupported),
+        (Operation::Discard(8, 0), Refused::Length),
+        (Operation::Zero(0, 33, true), Refused::Unsupported),
+        (Operation::Zero(61, 4, true), Refused::OutOfRange),
+        (Operation::Discard(u64::MAX, 1), Refused::OutOfRange),
+    ] {
+        assert_eq!(submit(&disk, 0, operation, &[]), Err(refused), "{operation:?}");
+    }
+    // One that does not offer it is not asked, nor one that can only be read.
+    for features in [VERSION_1, VERSION_1 | READ_ONLY | discard | zeroes] {
+        let wire = Wire::of(features, &config);
+        let disk = Drive::<Heap, _>::new(wire).unwrap();
+        let refused = submit(&disk, 0, Operation::Discard(0, 1), &[]).unwrap_err();
+        assert!(matches!(refused, Refused::Unsupported | Refused::ReadOnly), "{refused}");
+    }
+}
+
+#[test]
+fn a_disk_says_what_it_calls_itself() {
+    let ((disk, wire), store) = (disk(VERSION_1), frames());
+    for size in [19, 21, 512] {
+        let wrong = submit(&disk, 1, Operation::Serial, &segments(&store, &[(0, size)]));
+        assert_eq!(wrong, Err(Refused::Length));
+    }
+    submit(&disk, 1, Operation::Serial, &segments(&store, &[(0, 20)])).unwrap();
+    let (head, kind, pieces) = asked(&wire);
+    let [_, text, status] = pieces.as_slice() else { panic!("{pieces:?}") };
+    assert_eq!((kind, text.size, text.writable), (8, 20, true));
+    put(text, b"archive");
+    put(status, &[0]);
+    wire.board().give(0, head, 21);
+    assert_eq!(done(&disk), [Completion { token: Token(1), result: Ok(()) }]);
+    assert_eq!(contents(&store, 0, 8)[..7], *b"archive");
+}
+
+#[test]
+fn a_disk_that_needs_a_reset_or_has_lost_its_driver_is_turned_off() {
+    for status in
+        [DeviceStatus::DRIVER_OK | DeviceStatus::DEVICE_NEEDS_RESET, DeviceStatus::empty()]
+    {
+        let ((disk, wire), store) = (disk(VERSION_1), frames());
+        let data = segments(&store, &[(0, 512)]);
+        (0..3).for_each(|token| submit(&disk, token, Operation::Write(token), &data).unwrap());
+        // An interrupt about the configuration, and all is well.
+        wire.board().configuration = true;
+        assert!(done(&disk).is_empty());
+        wire.board().configuration = true;
+        wire.board().status = status.bits();
+        let mut all = done(&disk);
+        all.sort_by_key(|it| it.token);
+        let failed = |token| Completion { token: Token(token), result: Err(IoError::OutOfOrder) };
+        assert_eq!(all, [0, 1, 2].map(failed));
+        assert_eq!(wire.board().status, 0, "it reaches no memory any more");
+        assert_eq!(submit(&disk, 4, Operation::Read(0), &data), Err(Refused::OutOfOrder));
+        disk.give_up();
         assert!(done(&disk).is_empty());
     }
 }

@@ -253,7 +253,7 @@ impl<'h, M: Machine> Cpu<'h, M> {
             self.hold(entity);
             return None;
         }
-        if vm.is_held_up() && !requests.start {
+        if vm.is_held_up() {
             vm.give_back(entity.vcpu, requests);
             self.wait_for_disks(entity);
             return None;
@@ -290,7 +290,8 @@ impl<'h, M: Machine> Cpu<'h, M> {
         self.loaded.take()
     }
 
-    /// A disk still has memory of a VM whose device has been reset: the vCPU, as if it worked, waits for a moment.
+    /// A disk still has memory of a VM whose device has been reset, with the VM or by itself: the vCPU, as if it worked, waits
+    /// for a moment.
     #[cold]
     #[inline(never)]
     fn wait_for_disks(&mut self, entity: Entity) {

@@ -153,10 +153,6 @@ impl Vm {
 
     /// One step of what has to be done before the boot vCPU can start. No vCPU is on.
     pub(crate) fn load_step(&self, cpu: &impl Maintenance) -> Result<LoadStep, BootError> {
-        if self.is_held_up() {
-            // A disk may still write where the image goes.
-            return Ok(LoadStep::More);
-        }
         let mut loading = self.loading.lock();
         // Most steps are of this kind: all stays where it is.
         if let Loading::Scrub(scrubbing) = &mut *loading

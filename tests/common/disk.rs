@@ -1,5 +1,7 @@
 //! A disk of the machine's that does what a test tells it to, when the test tells it to.
 
+#![allow(dead_code, reason = "each test file uses a part")]
+
 use std::collections::VecDeque;
 use std::ptr;
 use std::sync::{Arc, Mutex, MutexGuard};

@@ -197,12 +197,26 @@ impl Room {
         memory: u64,
         on_pause: Box<OnPause>,
     ) -> Self {
+        let disks = Allotment::default();
+        Self::with_disks(host, list_registers, bundle, memory, disks, on_pause)
+    }
+
+    /// The same, with what guests have of the machine's disks.
+    pub fn with_disks(
+        host: Host,
+        list_registers: usize,
+        bundle: &Manifest<'static>,
+        memory: u64,
+        disks: Allotment,
+        on_pause: Box<OnPause>,
+    ) -> Self {
         let count = host.cpus;
         let lines: Vec<_> =
             bundle.vms().iter().map(|_| Arc::new(ScriptedLine::default())).collect();
         let of_vm = lines.clone();
         let line = move |id: VmId, _: &str| -> Arc<dyn SerialLine> { of_vm[id.index()].clone() };
-        let stock = Stock::new(host, bundle.clone(), pool(memory), None, Box::new(line));
+        let stock =
+            Stock::new(host, bundle.clone(), pool(memory), None, Box::new(line)).with_disks(disks);
         let hypervisor: &'static Hypervisor = Box::leak(Box::new(Hypervisor::new(stock)));
         let world = World::new(count, on_pause);
         let mut machines: Vec<_> =
