@@ -226,20 +226,16 @@ pub(super) fn copy(from: PhysAddr, to: PhysAddr, size: u64) {
     if from.is_multiple_of(WORD) {
         let (mut source, mut target): (*mut u128, *mut u128) =
             (pointer(PhysAddr::new(from)), pointer(PhysAddr::new(to)));
-        for _ in 0..rest / (4 * WORD) {
-            // SAFETY: as for `read` and `write`: the four words are among the bytes that the caller names, and aligned.
+        for _ in 0..rest / (8 * WORD) {
+            // SAFETY: as for `read` and `write`: the eight words are among the bytes that the caller names, and aligned.
             unsafe {
-                let [a, b] = [source.read_volatile(), source.add(1).read_volatile()];
-                let [c, d] = [source.add(2).read_volatile(), source.add(3).read_volatile()];
-                target.write_volatile(a);
-                target.add(1).write_volatile(b);
-                target.add(2).write_volatile(c);
-                target.add(3).write_volatile(d);
+                copy_line(source, target);
+                copy_line(source.add(4), target.add(4));
             }
-            source = source.wrapping_add(4);
-            target = target.wrapping_add(4);
+            source = source.wrapping_add(8);
+            target = target.wrapping_add(8);
         }
-        let done = rest / (4 * WORD) * (4 * WORD);
+        let done = rest / (8 * WORD) * (8 * WORD);
         from = from.wrapping_add(done);
         to = to.wrapping_add(done);
         copy_words(&mut from, &mut to, (rest - done) / 8);
@@ -257,6 +253,24 @@ pub(super) fn copy(from: PhysAddr, to: PhysAddr, size: u64) {
         }
     }
     copy_bytes(&mut from, &mut to, rest % 8);
+}
+
+/// Four words of [`copy`].
+///
+/// # Safety
+///
+/// They are in frames of the pool (module page), at either end.
+#[inline(always)]
+unsafe fn copy_line(from: *const u128, to: *mut u128) {
+    // SAFETY: as the caller promises, the words are there; both ends are aligned, as pointers of this type are here.
+    unsafe {
+        let [a, b] = [from.read_volatile(), from.add(1).read_volatile()];
+        let [c, d] = [from.add(2).read_volatile(), from.add(3).read_volatile()];
+        to.write_volatile(a);
+        to.add(1).write_volatile(b);
+        to.add(2).write_volatile(c);
+        to.add(3).write_volatile(d);
+    }
 }
 
 /// So many bytes of [`copy`].

@@ -43,6 +43,15 @@ pub trait GuestRam {
     /// Not all of it is RAM.
     fn read_u64(&self, ipa: Ipa) -> Result<u64, OutsideRam>;
 
+    /// Reads two little-endian 64-bit words from `ipa` on, each in one access where they are aligned.
+    ///
+    /// # Errors
+    /// Not all of them are RAM.
+    fn read_pair(&self, ipa: Ipa) -> Result<[u64; 2], OutsideRam> {
+        let second = ipa.checked_add(8).ok_or(OutsideRam { ipa, size: 16 })?;
+        Ok([self.read_u64(ipa)?, self.read_u64(second)?])
+    }
+
     /// Writes the little-endian 64-bit word at `ipa`, in one access where it is aligned.
     ///
     /// # Errors
@@ -115,6 +124,11 @@ impl GuestRam for GuestMemory {
     }
 
     #[inline]
+    fn read_pair(&self, ipa: Ipa) -> Result<[u64; 2], OutsideRam> {
+        Self::read_pair(self, ipa)
+    }
+
+    #[inline]
     fn write_u64(&self, ipa: Ipa, value: u64) -> Result<(), OutsideRam> {
         self.write(ipa, value)
     }
@@ -175,6 +189,11 @@ impl GuestRam for SharedRam {
     #[inline]
     fn read_u64(&self, ipa: Ipa) -> Result<u64, OutsideRam> {
         self.get().ok_or(OutsideRam { ipa, size: 8 })?.read_u64(ipa)
+    }
+
+    #[inline]
+    fn read_pair(&self, ipa: Ipa) -> Result<[u64; 2], OutsideRam> {
+        self.get().ok_or(OutsideRam { ipa, size: 16 })?.read_pair(ipa)
     }
 
     #[inline]

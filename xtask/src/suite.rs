@@ -22,6 +22,7 @@ mod crash;
 mod ctl;
 mod debian;
 mod disks;
+mod exits;
 mod firmware;
 mod host;
 mod host_disks;
@@ -171,6 +172,7 @@ pub fn run(filter: Option<&str>, bare: bool) -> Result<ExitCode> {
     if !bare {
         steps.extend(manifests::debian_steps());
         steps.extend(net::steps());
+        steps.extend(exits::steps());
         steps.extend(disks::steps());
         steps.extend(host_disks::steps());
         steps.extend(hostile::steps());

@@ -113,27 +113,27 @@ impl Backend for BlockDevice {
             return Ok(Served::More);
         }
         let mut disk = self.disk.lock();
-        let begun = match kept.take() {
-            Some(request) => Begun::Request(request),
-            None => {
-                self.budget.spend(request::COST);
-                Request::begin(&disk, chain, room, ram)
+        let mut done = None;
+        if kept.is_none() {
+            self.budget.spend(request::COST);
+            match Request::begin(&disk, chain, room, ram) {
+                Begun::Done(status, written) => done = Some((status, written)),
+                Begun::Request(request) => *kept = Some(request),
             }
-        };
-        let (status, written) = match begun {
-            Begun::Done(status, written) => (status, written),
-            Begun::Request(mut request) => {
-                match request.go_on(&mut disk, chain, ram, &mut self.budget) {
-                    Ok(true) => (Status::Ok, request.written()),
-                    Ok(false) => {
-                        *kept = Some(request);
-                        self.budget = Budget::WHOLE;
-                        return Ok(Served::More);
-                    }
-                    Err(status) => (status, request.written()),
+        }
+        if let Some(request) = kept {
+            let status = match request.go_on(&mut disk, chain, ram, &mut self.budget) {
+                Ok(true) => Status::Ok,
+                Ok(false) => {
+                    self.budget = Budget::WHOLE;
+                    return Ok(Served::More);
                 }
-            }
-        };
+                Err(status) => status,
+            };
+            done = Some((status, request.written()));
+            *kept = None;
+        }
+        let (status, written) = done.unwrap_or((Status::IoError, 0));
         drop(disk);
         ram.write_bytes(place, &[status as u8])?;
         // What is said to be written has no gaps.

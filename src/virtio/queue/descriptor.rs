@@ -68,7 +68,7 @@ impl Table {
             return Err(Bad::Descriptor(number));
         }
         let at = self.at.wrapping_add(DESCRIPTOR * u64::from(number));
-        let ipa = ram.read_u64(Ipa::new(at))?;
-        Ok((ipa, ram.read_u64(Ipa::new(at.wrapping_add(REST)))?))
+        let [ipa, rest] = ram.read_pair(Ipa::new(at))?;
+        Ok((ipa, rest))
     }
 }
