@@ -85,7 +85,7 @@ impl<M: Machine> Cpu<'_, M> {
         let mut queued =
             self.hypervisor.answer_doorbells(&mut self.machine) | loaded.vm.is_held_up();
         if sooner {
-            queued = queued || self.go_on(loaded);
+            queued |= self.go_on(loaded);
             self.hypervisor.device_timer_changed(&mut self.machine, &loaded.vm);
         }
         if sooner || self.is_due_earlier() {
@@ -99,22 +99,21 @@ impl<M: Machine> Cpu<'_, M> {
     #[inline(never)]
     fn go_on(&mut self, loaded: &Loaded) -> bool {
         let (vm, me) = (&loaded.vm, loaded.entity.vcpu);
+        let mut queued = false;
         for _ in 0..STEPS {
             let now = self.machine.now();
             let due = vm.device_deadline().is_some_and(|at| at <= now);
             if !due || self.machine.interrupt_pending() {
-                return false;
+                break;
             }
             let mut notify = vm.advance_devices(now);
             if notify.contains(me) {
                 notify = notify.without(me) | vm.sync(&mut self.machine, me);
             }
-            let told = self.hypervisor.notify(&mut self.machine, vm, notify);
-            if self.hypervisor.answer_doorbells(&mut self.machine) || told {
-                return true;
-            }
+            queued |= self.hypervisor.notify(&mut self.machine, vm, notify);
+            queued |= self.hypervisor.answer_doorbells(&mut self.machine);
         }
-        false
+        queued
     }
 
     /// Whether background work is due before anything the deadline timer is set for: the last exit may
