@@ -75,6 +75,16 @@ impl Split {
         Self { size, table, avail, used, event_index, offered: 0, shown: 0, seen: 0 }
     }
 
+    /// As if it were new: nothing was offered, and nothing used.
+    pub fn restart(&mut self) {
+        let rings =
+            [(self.avail, 6 + 2 * u64::from(self.size)), (self.used, 6 + 8 * u64::from(self.size))];
+        for (start, size) in rings {
+            (0..size).step_by(2).for_each(|at| write16(start + at, 0));
+        }
+        (self.offered, self.shown, self.seen) = (0, 0, 0);
+    }
+
     /// Writes descriptor `number`.
     pub fn describe(&self, number: u16, descriptor: Descriptor) {
         descriptor.write(self.table, number);

@@ -17,7 +17,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use guests::report::Report;
 use guests::virtio::split::Split;
 use guests::virtio::{Device, kind, status};
-use guests::{gic, interrupt, mmio, sysreg};
+use guests::{gic, interrupt, sysreg};
 
 guests::payload!(main);
 
@@ -74,13 +74,7 @@ fn interrupts(device: Device) -> u32 {
 
 /// A queue as if it were new, in the same memory.
 fn renew(queue: &mut Split, event_index: bool) {
-    for at in (0..6 + 2 * u64::from(queue.size)).step_by(2) {
-        mmio::write16(queue.avail + at, 0);
-    }
-    for at in (0..6 + 8 * u64::from(queue.size)).step_by(2) {
-        mmio::write16(queue.used + at, 0);
-    }
-    (queue.offered, queue.shown, queue.seen) = (0, 0, 0);
+    queue.restart();
     queue.event_index = event_index;
 }
 
