@@ -1,7 +1,7 @@
 //! A disk of the machine's of which several guests have parts.
 //!
 //! A [`Part`](super::part::Part) hands its requests to its *lane*, where they wait until the disk takes them, one of each lane in turn; so nobody
-//! who asks for much keeps others from their turn. A lane has [`DEPTH`] requests at most, and [`AT_DISK`] with the disk.
+//! who asks for much keeps others from their turn. A lane has [`DEPTH`] requests at most, and half of them with the disk.
 //! What has come back waits in the lane until the part's device asks, whose bell is rung.
 //!
 //! The frames of a request are with the disk from the moment it is submitted until it has come back. [`Lent`] counts these
