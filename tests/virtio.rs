@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use plinth::addr::Ipa;
 use plinth::device::doorbell::{Doorbell, Doorbells};
+use plinth::device::serial::ScriptedLine;
 use plinth::device::{Device, Signal};
 use plinth::exit::Width;
 use plinth::firmware::entropy::Entropy;
@@ -19,6 +20,7 @@ use plinth::sched::VmId;
 use plinth::time::{Frequency, Ticks};
 use plinth::virtio::block::disk::{Creation, Disk, Owner};
 use plinth::virtio::block::{BlockDevice, SharedDisk};
+use plinth::virtio::console::ConsoleDevice;
 use plinth::virtio::entropy::EntropyDevice;
 use plinth::virtio::net::NetDevice;
 use plinth::virtio::net::lan::Lan;
@@ -26,6 +28,7 @@ use plinth::virtio::net::socket::Plug;
 use plinth::virtio::ram::SharedRam;
 use plinth::virtio::transport::Transport as OurTransport;
 use virtio_drivers::device::blk::VirtIOBlk;
+use virtio_drivers::device::console::VirtIOConsole;
 use virtio_drivers::device::net::VirtIONet;
 use virtio_drivers::device::rng::VirtIORng;
 use virtio_drivers::transport::{DeviceStatus, DeviceType, InterruptStatus, Transport};
@@ -457,4 +460,27 @@ fn a_driver_of_others_is_told_what_fails() {
     }
     assert_eq!(driver.write_blocks(8 * 128, &[1; 512]), Err(virtio_drivers::Error::IoError));
     driver.write_blocks(1, &[1; 512]).unwrap();
+}
+
+#[test]
+fn a_driver_of_others_has_a_console() {
+    let line = Arc::new(ScriptedLine::default());
+    let bell = Doorbell::new(Arc::new(Doorbells::new(1)), VmId(0), 0);
+    let device = ConsoleDevice::new(line.clone(), true, Vec::new(), bell);
+    let registers = Registers::of(OurTransport::new(device, ram(), String::from("test")));
+    let mut driver = VirtIOConsole::<Memory, _>::new(registers.clone()).unwrap();
+    let text: Vec<u8> = (0..1000u32).map(|n| (n % 251).to_le_bytes()[0]).collect();
+    driver.send_bytes(&text).unwrap();
+    driver.send(b'!').unwrap();
+    assert!(line.take_output() == [&text[..], b"!"].concat());
+    line.type_in(b"typed by somebody");
+    let mut got = Vec::new();
+    for _ in 0..100 {
+        registers.0.borrow_mut().signal(Signal::Input, Ticks(0));
+        driver.ack_interrupt().unwrap();
+        got.extend(driver.recv(true).unwrap());
+    }
+    assert_eq!(got, b"typed by somebody");
+    driver.emergency_write(b'x').unwrap();
+    assert_eq!(line.take_output(), b"x");
 }

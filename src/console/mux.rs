@@ -229,7 +229,8 @@ impl Mux {
         let room = self.has_room(id, now);
         // A guest that nobody connected has nowhere to send to.
         let Some(port) = self.port_mut(id) else { return true };
-        port.refused = !room;
+        // Until somebody has looked: another of its devices may have been refused before.
+        port.refused |= !room;
         if room {
             port.write(byte, now);
         }

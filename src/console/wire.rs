@@ -404,6 +404,13 @@ impl SerialLine for GuestLine {
         with(|mux, now| mux.send(self.0, byte, now)).unwrap_or(true)
     }
 
+    fn send_all(&self, bytes: &[u8]) -> usize {
+        let send = |mux: &mut Mux, now| {
+            bytes.iter().take_while(|byte| mux.send(self.0, **byte, now)).count()
+        };
+        with(send).unwrap_or(bytes.len())
+    }
+
     fn receive(&self) -> Option<u8> {
         // Asked at each of the guest's accesses: in most cases there is nothing, and nothing changes.
         let mut host = HOST.lock();

@@ -16,6 +16,11 @@ pub trait SerialLine: Send + Sync {
     #[must_use]
     fn send(&self, byte: u8) -> bool;
 
+    /// The guest sends all of these: how many of them there is room for.
+    fn send_all(&self, bytes: &[u8]) -> usize {
+        bytes.iter().take_while(|byte| self.send(**byte)).count()
+    }
+
     /// The next byte for the guest, taken off the line. A UART asks only when it has room, so what
     /// is waiting waits here; the line bounds how much.
     fn receive(&self) -> Option<u8>;
@@ -29,6 +34,10 @@ impl<L: SerialLine + ?Sized> SerialLine for Arc<L> {
         (**self).send(byte)
     }
 
+    fn send_all(&self, bytes: &[u8]) -> usize {
+        (**self).send_all(bytes)
+    }
+
     fn receive(&self) -> Option<u8> {
         (**self).receive()
     }
@@ -36,6 +45,21 @@ impl<L: SerialLine + ?Sized> SerialLine for Arc<L> {
     fn discard(&self) {
         (**self).discard();
     }
+}
+
+/// A line by which nothing is received: what comes is for another device at the same line.
+pub struct Deaf<L>(pub L);
+
+impl<L: SerialLine> SerialLine for Deaf<L> {
+    fn send(&self, byte: u8) -> bool {
+        self.0.send(byte)
+    }
+
+    fn receive(&self) -> Option<u8> {
+        None
+    }
+
+    fn discard(&self) {}
 }
 
 /// A line for tests: receives what it was told to and keeps what was sent.

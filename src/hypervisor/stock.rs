@@ -14,6 +14,7 @@ use crate::memory::{FramePool, Maintenance, Vmids};
 use crate::sched::VmId;
 use crate::time::Ticks;
 use crate::virtio::block::base::Images;
+use crate::virtio::console::channel::{self, Channels};
 use crate::virtio::net::cabling::Cabling;
 use crate::vm::Vm;
 use crate::vm::create::{CreateError, Creation, Host};
@@ -69,6 +70,7 @@ pub struct Stock {
     line: Box<MakeLine>,
     doorbells: Arc<Doorbells>,
     cabling: Cabling,
+    channels: Channels,
     /// The disk images that VMs have.
     images: Images,
     /// Who has what of the machine's disks.
@@ -97,8 +99,10 @@ impl Stock {
         let (networks, vms) = (manifest.networks(), manifest.vms());
         let cabling = Cabling::new(networks, vms, host.frequency, host.clock)
             .expect("networks of a manifest that was checked");
+        let channels = Channels::new(vms);
         Self {
             host,
+            channels,
             manifest,
             frames,
             vmids,
@@ -178,7 +182,8 @@ impl Stock {
         let config = self.manifest.vms().get(id.index())?;
         let vcpus = u64::from(config.vcpus);
         let disks = config.disks.iter().filter(|disk| disk.host().is_some()).count() as u64;
-        let heap = HEAP_OF_VM + vcpus * HEAP_OF_VCPU + disks * HEAP_OF_HOST_DISK;
+        let ports = config.ports.len() as u64 * 2 * channel::ROOM as u64;
+        let heap = HEAP_OF_VM + vcpus * HEAP_OF_VCPU + disks * HEAP_OF_HOST_DISK + ports;
         if !(self.heap.reserve)(&mut self.frames, heap) {
             return Some(Err(BootError::Heap.into()));
         }
@@ -194,6 +199,7 @@ impl Stock {
             host: &self.host,
             doorbells: &self.doorbells,
             cabling: &self.cabling,
+            channels: &self.channels,
             images: &mut self.images,
             allotment: &self.allotment,
             entropy: self.entropy.as_mut().map(Entropy::fork),

@@ -3,6 +3,7 @@
 use super::config::{DiskConfig, DiskContents, MachineConfig, Payload, Shutdown, VmConfig};
 use super::error::{ManifestError, PayloadKind, Place};
 use super::network::{self, NetworkConfig};
+use super::port;
 use super::{
     MAX_ASSIGNED, MAX_CMDLINE, MAX_DISKS, MAX_MEMORY, MAX_NAME, MAX_NODE, MAX_SERIAL, MAX_SHUTDOWN,
     MAX_VMS, PAYLOAD_ALIGN, RAM_BASE_ALIGN, RAM_LIMIT, SCROLLBACK,
@@ -87,6 +88,7 @@ pub(super) fn facts(
             return Err(ManifestError::DiskShared { place, disk, other, other_disk });
         }
     }
+    port::check(vms)?;
     network::check(networks, vms)
 }
 

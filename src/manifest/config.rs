@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::host_disk::HostDiskConfig;
 use super::network::CardConfig;
+use super::port::{ConsolePort, Keys};
 use crate::addr::Ipa;
 use crate::sched::policy::Policy;
 use crate::vm::layout;
@@ -279,6 +280,10 @@ pub struct VmConfig<P = Payload, T = String> {
     pub assign: Vec<T>,
     /// Its network cards, at most [`super::MAX_CARDS`].
     pub nets: Vec<CardConfig>,
+    /// Where it gets what is typed.
+    pub keys: Keys,
+    /// The named ports of its virtio console, at most [`crate::virtio::console::MAX_PORTS`].
+    pub ports: Vec<ConsolePort<T>>,
     /// The kernel image, not empty.
     pub kernel: P,
     /// The initial RAM disk, not empty when there is one.
@@ -312,6 +317,8 @@ impl<P, T> VmConfig<P, T> {
             devices: Devices::default(),
             assign: Vec::new(),
             nets: Vec::new(),
+            keys: Keys::default(),
+            ports: Vec::new(),
             kernel,
             initrd: None,
             cmdline: T::default(),
@@ -339,6 +346,8 @@ impl<P, T> VmConfig<P, T> {
             devices: self.devices,
             assign: self.assign.iter().map(&mut text).collect(),
             nets: self.nets.clone(),
+            keys: self.keys,
+            ports: self.ports.iter().map(|port| port.map(&mut text)).collect(),
             kernel: payload(&self.kernel),
             initrd: self.initrd.as_ref().map(&mut payload),
             cmdline: text(&self.cmdline),

@@ -27,6 +27,7 @@ mod config;
 mod error;
 mod host_disk;
 mod network;
+mod port;
 
 pub use bundle::{Manifest, checksum, read, read_with, write};
 pub use check::{DiskPlace, is_node, is_serial, shared};
@@ -37,13 +38,14 @@ pub use config::{
 pub use error::{ManifestError, PayloadKind, Place};
 pub use host_disk::{DiskName, DiskPart, HostDiskConfig, PartError};
 pub use network::{CardConfig, NetworkConfig, NetworkError, NetworkSource, is_name as is_network};
+pub use port::{ConsolePort, Keys, MAX_PORT_NAME, PortsError, is_joined, is_port};
 
 use crate::vm::layout;
 
 /// The first bytes of every bundle.
 pub const MAGIC: [u8; 8] = *b"PLBUNDLE";
 /// The format that is read and written.
-pub const FORMAT_VERSION: u32 = 9;
+pub const FORMAT_VERSION: u32 = 10;
 /// What a payload's offset is a multiple of.
 pub const PAYLOAD_ALIGN: u64 = 4096;
 /// The most VMs one manifest may name.

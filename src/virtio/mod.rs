@@ -11,9 +11,11 @@
 //! | [`entropy`] | the entropy device |
 //! | [`net`] | the network device |
 //! | [`block`] | the block device |
+//! | [`console`] | the console device |
 
 pub mod backend;
 pub mod block;
+pub mod console;
 pub mod entropy;
 pub mod net;
 pub mod queue;

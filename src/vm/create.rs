@@ -4,8 +4,6 @@
 //! takes long comes when it is started: [`loading`](super::loading).
 
 use alloc::boxed::Box;
-use alloc::format;
-use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64};
@@ -18,6 +16,7 @@ use super::disks::VmDisk;
 use super::idregs::IdRegs;
 use super::lifecycle::Lifecycle;
 use super::loading::{BootError, Loading, Source};
+use super::slots::Slots;
 use super::snapshot::Snapshot;
 use super::stolen::StolenTime;
 use super::tally::Tally;
@@ -25,16 +24,16 @@ use super::{Regime, VcpuSlot, Vm, assigned, disks, layout};
 use crate::addr::{Ipa, PAGE_SIZE, PhysAddr, Region};
 use crate::device::Device;
 use crate::device::bus::{Bus, Conflict, Peripheral};
-use crate::device::doorbell::{Doorbell, Doorbells};
+use crate::device::doorbell::Doorbells;
 use crate::device::pl011::Pl011;
 use crate::device::pl031::Pl031;
 use crate::device::pl061::{Button, Pl061};
-use crate::device::serial::SerialLine;
+use crate::device::serial::{Deaf, SerialLine};
 use crate::firmware::entropy::Entropy;
 use crate::host::allotment::Allotment;
 use crate::hypervisor::INTERRUPT_KINDS;
 use crate::machine::CpuId;
-use crate::manifest::{Devices, Manifest, VmConfig};
+use crate::manifest::{Devices, Keys, Manifest, VmConfig};
 use crate::memory::scrub::Scrubbing;
 use crate::memory::{
     Dirty, FramePool, Frames, Geometry, GuestMemory, Maintenance, MapError, OutOfFrames, Perms,
@@ -45,17 +44,11 @@ use crate::sched::VmId;
 use crate::time::{Frequency, Ticks};
 use crate::vcpu::VcpuId;
 use crate::vgic::{GicVersion, IntId, Vgic};
-use crate::virtio::backend::Backend;
-use crate::virtio::block::BlockDevice;
 use crate::virtio::block::base::{DiskError, Images};
-use crate::virtio::block::host::HostBlockDevice;
-use crate::virtio::entropy::EntropyDevice;
-use crate::virtio::net::NetDevice;
+use crate::virtio::console::channel::Channels;
 use crate::virtio::net::cabling::Cabling;
-use crate::virtio::net::socket::Plug;
 use crate::virtio::ram::SharedRam;
 use crate::virtio::slot::EmptySlots;
-use crate::virtio::transport::Transport;
 
 /// A guest that resets itself in a loop gets a second's peace between two resets.
 const RESET_INTERVAL_MICROS: u64 = 1_000_000;
@@ -115,6 +108,8 @@ pub struct Creation<'a> {
     pub doorbells: &'a Arc<Doorbells>,
     /// The networks.
     pub cabling: &'a Cabling,
+    /// The channels between guests.
+    pub channels: &'a Channels,
     /// The disk images in memory.
     pub images: &'a mut Images,
     /// Who has what of the machine's disks.
@@ -221,8 +216,8 @@ impl Vm {
         vmids: &mut Vmids,
         cpu: &impl Maintenance,
     ) -> Result<Box<Self>, CreateError> {
-        let Creation { id, config, manifest, host, doorbells, cabling, mut entropy, now, .. } =
-            creation;
+        let Creation { id, config, manifest, host, doorbells, cabling, channels, .. } = creation;
+        let Creation { mut entropy, now, .. } = creation;
         let ram = Region::new(config.ram_base, config.memory)
             .filter(|ram| host.geometry.ipas().contains_region(ram))
             .ok_or(CreateError::AddressSpace {
@@ -245,10 +240,16 @@ impl Vm {
         virtio.add_entropy(entropy.as_mut());
         virtio.add_disks(id, disks, config.vcpus, doorbells);
         virtio.add_cards(id, config.vcpus, cabling, doorbells);
+        let line = Arc::new(line);
+        let console = virtio.add_console(id, config, &line, channels, doorbells);
         let virtio = virtio.devices;
         source.virtio = u16::try_from(virtio.len()).unwrap_or(0);
         let (virtio, names) = virtio.into_iter().unzip();
-        let bus = devices(config.devices, host, line, virtio)?;
+        let uart: Box<dyn Device> = match config.keys {
+            Keys::Uart => Box::new(Pl011::new(line)),
+            Keys::Virtio => Box::new(Pl011::new(Deaf(line))),
+        };
+        let bus = devices(config.devices, host, uart, virtio)?;
         let assigned = host.assigned.get(id.index()).cloned().unwrap_or_else(|| Ok(Vec::new()))?;
         assigned::check(&assigned, ram, &host.geometry, &bus)?;
         let Space { ram, stolen, stage2 } =
@@ -262,6 +263,7 @@ impl Vm {
             vgic,
             gic_version: host.gic_version,
             bus,
+            console,
             virtio: names,
             disks: disks.to_vec(),
             disk_memory: 0,
@@ -381,76 +383,15 @@ impl Space {
     }
 }
 
-/// The guest's virtio devices and what they are called, each for the slot with its number.
-struct Slots<'a> {
-    memory: &'a SharedRam,
-    /// The VM's name.
-    vm: &'a str,
-    devices: Vec<(Box<dyn Device>, String)>,
-}
-
-impl Slots<'_> {
-    /// The slot that the next device gets.
-    fn next(&self) -> u16 {
-        u16::try_from(self.devices.len()).unwrap_or(u16::MAX)
-    }
-
-    fn transport<B: Backend>(&self, backend: B, what: &str) -> Transport<B, SharedRam> {
-        Transport::new(backend, self.memory.clone(), format!("{}: {what}", self.vm))
-    }
-
-    /// An entropy device, where there is entropy.
-    fn add_entropy(&mut self, entropy: Option<&mut Entropy>) {
-        if let Some(entropy) = entropy {
-            let device = EntropyDevice::new(entropy.fork());
-            let device = self.transport(device, "the entropy device");
-            self.devices.push((Box::new(device), "virtio-rng".into()));
-        }
-    }
-
-    /// Its disks, in their order.
-    fn add_disks(&mut self, vm: VmId, disks: &[VmDisk], vcpus: u8, doorbells: &Arc<Doorbells>) {
-        for (number, disk) in disks.iter().enumerate() {
-            let what = format!("disk {}", number + 1);
-            let device: Box<dyn Device> = match disk {
-                VmDisk::Memory(disk) => {
-                    Box::new(self.transport(BlockDevice::new(disk.clone(), vcpus), &what))
-                }
-                VmDisk::Host(part, serial) => {
-                    let (part, memory) = (part.clone(), self.memory.clone());
-                    let device = HostBlockDevice::new(part, memory, serial.clone(), vcpus);
-                    Box::new(self.transport(device, &what))
-                }
-            };
-            disk.set_bell(Doorbell::new(doorbells.clone(), vm, self.next()));
-            self.devices.push((device, disk.device_name()));
-        }
-    }
-
-    /// Its network cards, each plugged in.
-    fn add_cards(&mut self, vm: VmId, vcpus: u8, cabling: &Cabling, doorbells: &Arc<Doorbells>) {
-        for (number, card) in cabling.cards(vm).iter().enumerate() {
-            let device = NetDevice::new(cabling.lan().clone(), card.port, card.mac, vcpus);
-            let steering = device.steering().clone();
-            let device = self.transport(device, &format!("network card {}", number + 1));
-            let bell = Doorbell::new(doorbells.clone(), vm, self.next());
-            let plug = Plug { queues: device.queues().clone(), bell, steering };
-            cabling.lan().plug(card.port, Some(plug));
-            self.devices.push((Box::new(device), "virtio-net".into()));
-        }
-    }
-}
-
 /// The guest machine's devices: those that every guest has, those in `optional`, and `virtio` in the first slots.
-fn devices<L: SerialLine + 'static>(
+fn devices(
     optional: Devices,
     host: &Host,
-    line: L,
+    uart: Box<dyn Device>,
     virtio: Vec<Box<dyn Device>>,
 ) -> Result<Bus, Conflict> {
     let mut devices: Vec<Peripheral> = alloc::vec![
-        Peripheral::new(layout::UART.region(), Box::new(Pl011::new(Arc::new(line))))
-            .with_irq(layout::UART_IRQ),
+        Peripheral::new(layout::UART.region(), uart).with_irq(layout::UART_IRQ),
         gpio(host),
     ];
     if optional.contains(Devices::RTC) {

@@ -338,8 +338,11 @@ impl Vm {
         notify
     }
 
-    /// Bytes may have come for the UART.
+    /// Bytes may have come by the serial line, or it has room again.
     pub fn serial_input(&self, now: Ticks) -> Notify {
+        if let Some(bell) = &self.console {
+            bell.ring();
+        }
         self.signal(UART_IRQ, Signal::Input, now)
     }
 

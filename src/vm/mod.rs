@@ -19,6 +19,7 @@ mod mmio;
 pub mod ptimer;
 pub mod quick;
 mod report;
+mod slots;
 pub mod snapshot;
 pub mod stolen;
 pub mod sysreg;
@@ -35,6 +36,7 @@ use spin::mutex::{SpinMutex, SpinMutexGuard, TicketMutex};
 
 use crate::addr::{Ipa, Region};
 use crate::device::bus::Bus;
+use crate::device::doorbell::Doorbell;
 use crate::firmware::entropy::Entropy;
 use crate::host::share::Lent;
 use crate::machine::{CpuId, Machine, Space};
@@ -105,6 +107,8 @@ pub struct Vm {
     vgic: Box<SpinMutex<Vgic>>,
     gic_version: GicVersion,
     bus: Bus,
+    /// The console device's bell, where it has one.
+    console: Option<Doorbell>,
     /// What is in the first virtio slots.
     virtio: Vec<String>,
     disks: Vec<disks::VmDisk>,

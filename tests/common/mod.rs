@@ -20,6 +20,7 @@ use plinth::time::Frequency;
 use plinth::vcpu::VcpuId;
 use plinth::vgic::{GicVersion, IntId};
 use plinth::virtio::block::base::Images;
+use plinth::virtio::console::channel::Channels;
 use plinth::virtio::net::cabling::Cabling;
 use plinth::vm::Vm;
 use plinth::vm::create::{CreateError, Creation, Host};
@@ -140,6 +141,7 @@ pub fn create(
         host,
         doorbells,
         cabling,
+        channels: &Channels::new(manifest.vms()),
         images,
         allotment,
         entropy,

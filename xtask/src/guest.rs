@@ -51,6 +51,8 @@ pub enum Field {
     Assign,
     Nets,
     Disks,
+    Keys,
+    Ports,
 }
 
 /// What there is to say of a field.
@@ -65,7 +67,7 @@ struct Row {
 }
 
 /// Every field, in the order of their declaration.
-const ROWS: [Row; 21] = [
+const ROWS: [Row; 23] = [
     own(Field::Name, "name", None),
     own(Field::Kernel, "kernel", Some("--kernel")),
     own(Field::Initrd, "initrd", Some("--initrd")),
@@ -87,6 +89,8 @@ const ROWS: [Row; 21] = [
     own(Field::Assign, "assign", None),
     shared(Field::Nets, "nets", None),
     own(Field::Disks, "disks", None),
+    shared(Field::Keys, "keys", None),
+    own(Field::Ports, "ports", None),
 ];
 
 const fn own(field: Field, key: &'static str, option: Option<&'static str>) -> Row {

@@ -14,6 +14,7 @@
 mod disks;
 pub mod nearest;
 mod networks;
+mod ports;
 mod reader;
 mod values;
 

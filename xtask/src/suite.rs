@@ -33,6 +33,7 @@ mod manifests;
 mod many;
 mod net;
 mod payloads;
+mod ports;
 mod refusals;
 mod rpi4;
 mod session;
@@ -173,6 +174,7 @@ pub fn run(filter: Option<&str>, bare: bool) -> Result<ExitCode> {
         steps.extend(manifests::debian_steps());
         steps.extend(net::steps());
         steps.extend(exits::steps());
+        steps.extend(ports::steps());
         steps.extend(disks::steps());
         steps.extend(host_disks::steps());
         steps.extend(hostile::steps());

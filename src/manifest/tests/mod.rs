@@ -4,6 +4,7 @@ mod damage;
 mod layout;
 mod mistakes;
 mod networks;
+mod ports;
 mod property;
 
 use alloc::format;

@@ -17,7 +17,7 @@ fn with_cards(name: &str, cards: Vec<CardConfig>) -> VmConfig {
 }
 
 /// What is said of them when they are written and when they are read: the same.
-fn said(networks: &[NetworkConfig], vms: &[VmConfig]) -> Option<ManifestError> {
+pub(super) fn said(networks: &[NetworkConfig], vms: &[VmConfig]) -> Option<ManifestError> {
     let sources: Vec<_> = vms.iter().map(|vm| vm.map(String::as_str, |_| &b"file"[..])).collect();
     let named: Vec<_> = networks.iter().map(NetworkConfig::source).collect();
     let written = write(&MachineConfig::default(), &named, &sources);

@@ -105,7 +105,7 @@ fn vms() -> impl Strategy<Value = (VmConfig, usize, Option<usize>)> {
         any::<bool>(),
         crash,
         reboot,
-        (bad, shutdown, clock, assign, cards()),
+        (bad, shutdown, clock, assign, cards(), any::<bool>()),
     );
     let files = (("[ -~]{0,200}", disks()), 1usize..6000, prop::option::of(1usize..6000));
     (machine, files).prop_map(
@@ -117,7 +117,7 @@ fn vms() -> impl Strategy<Value = (VmConfig, usize, Option<usize>)> {
                 autostart,
                 on_crash,
                 on_reboot,
-                (on_bad_access, shutdown, devices, assign, nets),
+                (on_bad_access, shutdown, devices, assign, nets, keys),
             ),
             files,
         )| {
@@ -134,6 +134,7 @@ fn vms() -> impl Strategy<Value = (VmConfig, usize, Option<usize>)> {
                 devices,
                 assign,
                 nets,
+                keys: if keys { Keys::Virtio } else { Keys::Uart },
                 cmdline: files.0.0,
                 disks: files.0.1,
                 ..config("")
@@ -171,8 +172,16 @@ proptest! {
         networks in networks(),
         mut facts in prop::collection::vec(vms(), 1..8),
     ) {
+        let count = facts.len();
         for (index, fact) in facts.iter_mut().enumerate() {
             fact.0.name = format!("vm-{index}");
+            // Every second is joined to the one before it, by as many ports as the first's number has it.
+            let port = |number| ConsolePort {
+                name: format!("port-{number}"),
+                to: format!("vm-{}", index ^ 1),
+            };
+            let joined = if index ^ 1 < count { index / 2 * 3 % 9 } else { 0 };
+            fact.0.ports = (0..joined).map(port).collect();
             fact.0.nets.truncate(networks.len());
             for (card, config) in fact.0.nets.iter_mut().enumerate() {
                 config.network %= u8::try_from(networks.len()).unwrap();

@@ -20,7 +20,8 @@ while read -r module; do
     insmod "/lib/modules/$module" 2>/dev/null
 done </lib/modules/order
 
-# The first network card, as the command line says.
+# Where the shell is, and the first network card, as the command line says.
+tty=/dev/ttyAMA0
 ip link set lo up
 for word in $(cat /proc/cmdline); do
     case "$word" in
@@ -28,11 +29,11 @@ for word in $(cat /proc/cmdline); do
         ip address add "${word#*=}" dev eth0
         ip link set eth0 up
         ;;
+    plinth.tty=*) tty="/dev/${word#*=}" ;;
     plinth.gateway=*) ip route add default via "${word#*=}" ;;
     esac
 done
 
-tty=/dev/ttyAMA0
 [ -c "$tty" ] || tty=/dev/console
 
 # The power button is on pin 3 of the PL061. This kernel is built without the driver for such keys

@@ -17,7 +17,7 @@ const CARD: [&str; 9] =
 pub const UNTOLD: MacAddr = MacAddr([0; 6]);
 
 /// Reads the fields of a table: what `set` cannot make sense of, and unknown ones, is noted.
-fn fields<'a>(
+pub(super) fn fields<'a>(
     table: &'a DeTable<'_>,
     known: &[&str],
     wrongs: &mut Vec<Wrong>,
@@ -60,7 +60,7 @@ fn check_name(name: &str) -> Result<(), String> {
     is_network(name).then_some(()).ok_or_else(rule)
 }
 
-fn missing(name: &str, table: &DeTable<'_>, at: usize, wrongs: &mut Vec<Wrong>) {
+pub(super) fn missing(name: &str, table: &DeTable<'_>, at: usize, wrongs: &mut Vec<Wrong>) {
     if !table.keys().any(|key| key.get_ref() == name) {
         let text = "the field is missing".to_owned();
         wrongs.push(Wrong { at, part: format!(".{name}"), text });

@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use plinth::manifest::{
-    MAX_VMS, MachineConfig, NetworkConfig, OnBadAccess, OnCrash, OnReboot, View, WhenIdle, shared,
+    Keys, MAX_VMS, MachineConfig, NetworkConfig, OnBadAccess, OnCrash, OnReboot, View, WhenIdle,
+    is_joined, shared,
 };
 use plinth::net::{MAX_NETWORKS, MAX_PORTS, MacAddr};
 use plinth::sched::policy::{Class, DEFAULT_WEIGHT, MAX_WEIGHT, Wfi};
@@ -15,6 +16,7 @@ use toml::de::{DeArray, DeTable, DeValue};
 use super::disks;
 use super::nearest;
 use super::networks;
+use super::ports;
 use super::values::{self, Meaning, Value};
 use crate::guest::{self, Field, Guest, Problem};
 use crate::source::Source;
@@ -82,6 +84,7 @@ const ON_BAD_ACCESS: [(&str, OnBadAccess); 2] =
     [("abort", OnBadAccess::Abort), ("crash", OnBadAccess::Crash)];
 const ON_CRASH: [(&str, OnCrash); 3] =
     [("preserve", OnCrash::Preserve), ("restart", OnCrash::Restart), ("destroy", OnCrash::Destroy)];
+const KEYS: [(&str, Keys); 2] = [("uart", Keys::Uart), ("virtio", Keys::Virtio)];
 const ON_REBOOT: [(&str, OnReboot); 3] =
     [("restart", OnReboot::Restart), ("stop", OnReboot::Stop), ("destroy", OnReboot::Destroy)];
 
@@ -170,6 +173,7 @@ impl Reader<'_> {
         }
         self.cards_go_together(&draft.entries);
         self.disks_go_together(&draft.entries);
+        self.ports_are_joined(&draft.entries);
         draft.networks = std::mem::take(&mut self.networks);
         draft
     }
@@ -211,6 +215,21 @@ impl Reader<'_> {
                 self.wrong(place("uplink"), text);
             }
             self.networks.push(network);
+        }
+    }
+
+    /// Each port has another end.
+    fn ports_are_joined(&mut self, entries: &[Entry]) {
+        let guests: Vec<_> = entries.iter().map(|entry| &entry.guest).collect();
+        for (index, entry) in entries.iter().enumerate() {
+            for port in entry.guest.ports.iter().filter(|port| !is_joined(&guests, index, port)) {
+                let (name, to, own) = (&port.name, &port.to, &entry.guest.name);
+                let text = format!(
+                    "`{name}` leads to `{to}`, which has no port {{ name = \"{name}\", to = \"{own}\" }}"
+                );
+                let mistake = entry.mistake(&Problem { field: Field::Ports, text });
+                self.mistakes.push(mistake);
+            }
         }
     }
 
@@ -401,6 +420,8 @@ impl Reader<'_> {
             Field::Devices => guest.devices = values::devices(value)?,
             Field::Assign => guest.assign = values::nodes(value)?,
             Field::Nets => guest.nets = networks::cards(value, &self.networks)?,
+            Field::Keys => guest.keys = values::choice(value, &KEYS)?,
+            Field::Ports => guest.ports = ports::ports(value)?,
             Field::Disks => guest.disks = disks::disks(value, self.folder)?,
         }
         Ok(())

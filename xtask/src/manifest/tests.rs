@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use plinth::addr::Ipa;
 use plinth::machine::CpuId;
 use plinth::manifest::{
-    Devices, DiskConfig, DiskContents, DiskName, DiskPart, HostDiskConfig, MachineConfig,
+    Devices, DiskConfig, DiskContents, DiskName, DiskPart, HostDiskConfig, Keys, MachineConfig,
     OnBadAccess, OnCrash, OnReboot, Shutdown, View, WhenIdle,
 };
 use plinth::sched::policy::{Class, CpuSet, Wfi};
@@ -172,7 +172,7 @@ fn all_mistakes_come_at_once_each_with_line_column_and_field() {
          Known are escape, view, scrollback, when_idle, defaults",
             "6:12: vm 1, kernel: want a text in quotes, got a number",
             "7:1: vm 1, colour: unknown field; known are name, kernel, initrd, cmdline, memory, \
-         ram_base, vcpus, cpus, weight, cap, reservation, wfi, autostart, on_crash, on_reboot, on_bad_access, shutdown, devices, assign, nets, disks",
+         ram_base, vcpus, cpus, weight, cap, reservation, wfi, autostart, on_crash, on_reboot, on_bad_access, shutdown, devices, assign, nets, disks, keys, ports",
             "9:1: vm 2, kernel: the field is missing",
             "10:8: vm 2, name: `a` is the name of vm 1 already; each name is given once",
             "11:10: vm 2, memory: `12` is not a size: the unit K, M or G is missing, e.g. 512M or 2G",
@@ -247,6 +247,36 @@ fn each_field_says_what_it_takes() {
         let found = mistake(line);
         assert!(found.starts_with(said), "{line}: {found}");
     }
+}
+
+#[test]
+fn ports_are_joined_by_their_names_and_keys_are_one_devices() {
+    let two = |first: &str, second: &str| {
+        format!(
+            "[[vm]]\nname = \"a\"\nkernel = \"k\"\nports = [{first}]\n\
+             [[vm]]\nname = \"b\"\nkernel = \"k\"\nports = [{second}]\nkeys = \"virtio\"\n"
+        )
+    };
+    let (to_b, to_a) = ("{ name = \"x\", to = \"b\" }", "{ name = \"x\", to = \"a\" }");
+    let draft = good(&two(to_b, to_a));
+    let guests: Vec<_> = draft.entries.iter().map(|entry| &entry.guest).collect();
+    assert_eq!((guests[0].ports[0].name.as_str(), guests[0].ports[0].to.as_str()), ("x", "b"));
+    assert_eq!((guests[0].keys, guests[1].keys), (Keys::Uart, Keys::Virtio));
+    let loose =
+        "4:9: vm 1, ports: `x` leads to `b`, which has no port { name = \"x\", to = \"a\" }";
+    assert_eq!(mistakes(&two(to_b, "")), [loose]);
+    for (ports, said) in [
+        ("3", "vm 1, ports: 3 will not do; want a table as in { name"),
+        ("{ name = \"a b\", to = \"b\" }", "vm 1, ports.name: a port's name has 1 to 64 printable"),
+        ("{ nam = \"x\", to = \"b\" }", "vm 1, ports.nam: unknown field; did you mean `name`?"),
+        ("{ name = \"x\" }", "vm 1, ports.to: the field is missing"),
+    ] {
+        let found = mistakes(&two(ports, ""));
+        assert!(found.iter().any(|one| one.contains(said)), "{ports}: {found:?}");
+    }
+    let twice = mistakes(&two(&format!("{to_b}, {to_b}"), to_a)).concat();
+    assert!(twice.contains("vm 1, ports: `x` is the name of port 1 already"), "{twice}");
+    assert!(mistake("keys = \"both\"").contains("want \"uart\" or \"virtio\""));
 }
 
 #[test]

@@ -187,3 +187,17 @@ fn a_guest_that_goes_away_is_shown_to_its_end_and_a_new_one_begins_a_new_line() 
     bench.send(B, b"again\n");
     assert_eq!(bench.shown(), "\r\n[b] again\r\n");
 }
+
+#[test]
+fn a_guest_that_was_refused_is_looked_at_though_another_of_its_devices_has_sent_since() {
+    let mut bench = Bench::new(&["one", "two"]);
+    let id = VmId(0);
+    let line = [&[b'x'; 63][..], b"\n"].concat();
+    while bench.send(id, &line) == line.len() {}
+    assert_eq!(bench.mux.take_attention(bench.now), None, "there is no room yet");
+    bench.drain(usize::MAX);
+    // By its other device.
+    assert_eq!(bench.send(id, b"y"), 1);
+    assert_eq!(bench.mux.take_attention(bench.now), Some(id));
+    assert_eq!(bench.mux.take_attention(bench.now), None);
+}

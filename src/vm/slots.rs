@@ -1,0 +1,112 @@
+//! The virtio devices of a VM, by slot.
+
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use super::disks::VmDisk;
+use crate::device::Device;
+use crate::device::doorbell::{Doorbell, Doorbells};
+use crate::device::serial::SerialLine;
+use crate::firmware::entropy::Entropy;
+use crate::manifest::{Keys, VmConfig};
+use crate::sched::VmId;
+use crate::virtio::backend::Backend;
+use crate::virtio::block::BlockDevice;
+use crate::virtio::block::host::HostBlockDevice;
+use crate::virtio::console::ConsoleDevice;
+use crate::virtio::console::channel::Channels;
+use crate::virtio::entropy::EntropyDevice;
+use crate::virtio::net::NetDevice;
+use crate::virtio::net::cabling::Cabling;
+use crate::virtio::net::socket::Plug;
+use crate::virtio::ram::SharedRam;
+use crate::virtio::transport::Transport;
+
+/// The guest's virtio devices and what they are called, each for the slot with its number.
+pub(super) struct Slots<'a> {
+    pub memory: &'a SharedRam,
+    /// The VM's name.
+    pub vm: &'a str,
+    pub devices: Vec<(Box<dyn Device>, String)>,
+}
+
+impl Slots<'_> {
+    /// The slot that the next device gets.
+    fn next(&self) -> u16 {
+        u16::try_from(self.devices.len()).unwrap_or(u16::MAX)
+    }
+
+    fn transport<B: Backend>(&self, backend: B, what: &str) -> Transport<B, SharedRam> {
+        Transport::new(backend, self.memory.clone(), format!("{}: {what}", self.vm))
+    }
+
+    /// An entropy device, where there is entropy.
+    pub fn add_entropy(&mut self, entropy: Option<&mut Entropy>) {
+        if let Some(entropy) = entropy {
+            let device = EntropyDevice::new(entropy.fork());
+            let device = self.transport(device, "the entropy device");
+            self.devices.push((Box::new(device), "virtio-rng".into()));
+        }
+    }
+
+    /// Its disks, in their order.
+    pub fn add_disks(&mut self, vm: VmId, disks: &[VmDisk], vcpus: u8, doorbells: &Arc<Doorbells>) {
+        for (number, disk) in disks.iter().enumerate() {
+            let what = format!("disk {}", number + 1);
+            let device: Box<dyn Device> = match disk {
+                VmDisk::Memory(disk) => {
+                    Box::new(self.transport(BlockDevice::new(disk.clone(), vcpus), &what))
+                }
+                VmDisk::Host(part, serial) => {
+                    let (part, memory) = (part.clone(), self.memory.clone());
+                    let device = HostBlockDevice::new(part, memory, serial.clone(), vcpus);
+                    Box::new(self.transport(device, &what))
+                }
+            };
+            disk.set_bell(Doorbell::new(doorbells.clone(), vm, self.next()));
+            self.devices.push((device, disk.device_name()));
+        }
+    }
+
+    /// Its network cards, each plugged in.
+    pub fn add_cards(
+        &mut self,
+        vm: VmId,
+        vcpus: u8,
+        cabling: &Cabling,
+        doorbells: &Arc<Doorbells>,
+    ) {
+        for (number, card) in cabling.cards(vm).iter().enumerate() {
+            let device = NetDevice::new(cabling.lan().clone(), card.port, card.mac, vcpus);
+            let steering = device.steering().clone();
+            let device = self.transport(device, &format!("network card {}", number + 1));
+            let bell = Doorbell::new(doorbells.clone(), vm, self.next());
+            let plug = Plug { queues: device.queues().clone(), bell, steering };
+            cabling.lan().plug(card.port, Some(plug));
+            self.devices.push((Box::new(device), "virtio-net".into()));
+        }
+    }
+
+    /// Its console device, where it has ports or gets what is typed there: whom to tell when the line has something new.
+    pub fn add_console<L: SerialLine + 'static>(
+        &mut self,
+        vm: VmId,
+        config: &VmConfig,
+        line: &Arc<L>,
+        channels: &Channels,
+        doorbells: &Arc<Doorbells>,
+    ) -> Option<Doorbell> {
+        let has_keys = config.keys == Keys::Virtio;
+        if config.ports.is_empty() && !has_keys {
+            return None;
+        }
+        let bell = Doorbell::new(doorbells.clone(), vm, self.next());
+        let device = ConsoleDevice::new(line.clone(), has_keys, channels.of(vm), bell.clone());
+        let device = self.transport(device, "the console");
+        self.devices.push((Box::new(device), "virtio-console".into()));
+        Some(bell)
+    }
+}
