@@ -143,6 +143,13 @@ impl World {
         }
     }
 
+    /// The device is saved, and another goes on from that.
+    fn save_and_restore(&mut self) {
+        let saved = postcard::to_allocvec(&(self.queue, &self.held)).unwrap();
+        (self.queue, self.held) = postcard::from_bytes(&saved).unwrap();
+        self.chain = Chain::default();
+    }
+
     /// The device takes some chains, the first of them twice, and gives some back, in an order that `choice` says.
     fn serve(&mut self, takes: usize, gives: usize, choice: usize) {
         self.queue.want_notification(&self.ram, false).unwrap();
@@ -164,6 +171,9 @@ impl World {
             assert!(offer.is(&self.chain), "{offer:?} came as {:?}", self.chain);
             self.held.push(self.chain.head);
         }
+        if choice & 16 != 0 {
+            self.save_and_restore();
+        }
         for _ in 0..gives.min(self.held.len()) {
             let next = if self.in_order { 0 } else { choice % self.held.len() };
             let head = self.held.remove(next);
@@ -173,6 +183,9 @@ impl World {
             let written = if choice & 3 == 0 { self.written } else { all };
             self.queue.give_back(&self.ram, head, written).unwrap();
             self.used.push_back((head.id, written));
+        }
+        if choice & 32 != 0 {
+            self.save_and_restore();
         }
         if self.queue.publish(&self.ram).unwrap() {
             self.driver_sleeps = false;
