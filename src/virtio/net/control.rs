@@ -1,7 +1,7 @@
 //! The control queue ("Control Virtqueue"): how many pairs of queues the driver uses.
 //!
-//! The other classes are not there. A filter for receiving would have nothing to do: the switch brings a card no frame for
-//! somebody else's address, unless it may send from others' itself. And the address is the manifest's.
+//! The other classes are not there. A filter for receiving would have little to do: the switch brings a card no frame for an
+//! address that another port has, only those for many and for whom it does not know. And the address is the manifest's.
 
 use super::lan;
 use super::steering::MAX_PAIRS;
