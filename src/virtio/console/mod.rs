@@ -1,7 +1,7 @@
 //! The console device (VIRTIO 1.2, "Console Device"), with several ports.
 //!
 //! Port 0 is a console: what the guest writes there appears where its UART's output does, a buffer for one exit instead of a byte. The
-//! others have names, and each is one end of a [`channel`](self::channel) to another guest.
+//! others have names, and each is one end of a [`channel`] to another guest.
 //!
 //! | module | what it is |
 //! |---|---|
