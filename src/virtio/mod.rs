@@ -12,6 +12,7 @@
 //! | [`net`] | the network device |
 //! | [`block`] | the block device |
 //! | [`console`] | the console device |
+//! | [`vsock`] | the socket device |
 
 pub mod backend;
 pub mod block;
@@ -23,3 +24,4 @@ pub mod queues;
 pub mod ram;
 pub mod slot;
 pub mod transport;
+pub mod vsock;

@@ -1,0 +1,177 @@
+//! The socket device (VIRTIO 1.2, "Socket Device"): streams between a guest and the hypervisor.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`packet`] | what stands before each packet |
+//! | [`credit`] | how much each side may send |
+//! | [`connections`] | the connections of one guest |
+
+pub mod connections;
+pub mod credit;
+pub mod packet;
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use spin::mutex::TicketMutex;
+
+use self::connections::{Connections, PACKET};
+use self::packet::{PacketHeader, SIZE};
+use super::backend::{Backend, Served};
+use super::queue::{Bad, Buffer, Chain};
+use super::ram::GuestRam;
+use crate::device::doorbell::Doorbell;
+use crate::exit::Width;
+
+/// "Socket Device: Virtqueues".
+const RECEIVE: usize = 0;
+const TRANSMIT: usize = 1;
+
+/// How many chains a queue can have.
+const QUEUE_SIZE: u16 = 128;
+
+/// The connections of a guest, shared by its device and who answers.
+pub type SharedConnections = Arc<TicketMutex<Connections>>;
+
+/// A socket device.
+#[derive(Debug)]
+pub struct VsockDevice {
+    connections: SharedConnections,
+    cid: u64,
+    /// Makes the device look whether something is to be received.
+    bell: Doorbell,
+    /// A packet's payload. Kept, so that its memory is.
+    payload: Vec<u8>,
+}
+
+impl VsockDevice {
+    /// The device by which a guest has `connections`; `bell` is its own.
+    pub fn new(connections: SharedConnections, bell: Doorbell) -> Self {
+        let cid = connections.lock().guest();
+        Self { connections, cid, bell, payload: Vec::new() }
+    }
+
+    fn transmit(&mut self, chain: &Chain, ram: &impl GuestRam) -> Result<Served, Bad> {
+        let buffers = chain.readable();
+        let whole: u64 = buffers.iter().map(|buffer| u64::from(buffer.size)).sum();
+        let Some(length) = whole.checked_sub(SIZE as u64) else { return Ok(Served::Done(0)) };
+        let mut bytes = [0; SIZE];
+        gather(buffers, 0, &mut bytes, ram)?;
+        let header = PacketHeader::parse(&bytes);
+        let size = usize::try_from(header.len).unwrap_or(usize::MAX);
+        // More than a connection ever holds is refused without a look at it.
+        let is_whole = size <= credit::BUFFER as usize && u64::from(header.len) <= length;
+        let payload = if is_whole {
+            self.payload.resize(size, 0);
+            gather(buffers, SIZE as u64, &mut self.payload, ram)?;
+            Some(&self.payload[..])
+        } else {
+            None
+        };
+        let mut connections = self.connections.lock();
+        if connections.input(&header, payload).is_err() {
+            return Ok(Served::NotNow);
+        }
+        if connections.has_output() {
+            self.bell.ring();
+        }
+        Ok(Served::Done(0))
+    }
+
+    fn receive(&mut self, chain: &Chain, ram: &impl GuestRam) -> Result<Served, Bad> {
+        let room = chain.room().checked_sub(SIZE as u64);
+        let Some(room) = room else { return Ok(Served::Done(0)) };
+        let room = usize::try_from(room).unwrap_or(usize::MAX).min(PACKET);
+        let mut connections = self.connections.lock();
+        let waited = connections.is_full();
+        let Some(header) = connections.output(room, &mut self.payload) else {
+            return Ok(Served::NotNow);
+        };
+        drop(connections);
+        if waited {
+            self.bell.ring(); // what the guest sends was left where it is
+        }
+        scatter(chain.writable(), &header.bytes(), &self.payload, ram)?;
+        Ok(Served::Done(u32::try_from(SIZE + self.payload.len()).unwrap_or(0)))
+    }
+}
+
+impl Backend for VsockDevice {
+    const ID: u32 = 19;
+    /// Each takes some 3,000 instructions.
+    const AT_ONCE: usize = 4;
+
+    fn queues(&self) -> &[u16] {
+        &[QUEUE_SIZE; 3]
+    }
+
+    /// `guest_cid`.
+    fn read_config(&self, offset: u64, width: Width) -> u64 {
+        let shift = u32::try_from(offset).unwrap_or(u32::MAX).saturating_mul(8);
+        self.cid.checked_shr(shift).unwrap_or(0) & width.mask()
+    }
+
+    fn serve(&mut self, queue: usize, chain: &Chain, ram: &impl GuestRam) -> Result<Served, Bad> {
+        match queue {
+            RECEIVE => self.receive(chain, ram),
+            TRANSMIT => self.transmit(chain, ram),
+            // There are no events: a guest never moves to another machine.
+            _ => Ok(Served::NotNow),
+        }
+    }
+
+    fn reset(&mut self) {
+        self.connections.lock().reset();
+    }
+}
+
+/// Copies what `buffers` have from `offset` on.
+fn gather(
+    buffers: &[Buffer],
+    offset: u64,
+    mut into: &mut [u8],
+    ram: &impl GuestRam,
+) -> Result<(), Bad> {
+    let mut skip = offset;
+    for buffer in buffers {
+        if into.is_empty() {
+            break;
+        }
+        let size = u64::from(buffer.size);
+        if let Some(beyond) = skip.checked_sub(size) {
+            skip = beyond;
+            continue;
+        }
+        let now = usize::try_from(size - skip).unwrap_or(usize::MAX).min(into.len());
+        let (first, rest) = into.split_at_mut(now);
+        let outside = crate::memory::OutsideRam { ipa: buffer.ipa, size };
+        ram.read_bytes(buffer.ipa.checked_add(skip).ok_or(outside)?, first)?;
+        into = rest;
+        skip = 0;
+    }
+    Ok(())
+}
+
+/// Copies `head` and then `rest` to `buffers`, which have room for both.
+fn scatter(buffers: &[Buffer], head: &[u8], rest: &[u8], ram: &impl GuestRam) -> Result<(), Bad> {
+    let mut parts = [head, rest];
+    for buffer in buffers {
+        let mut at = buffer.ipa;
+        let mut size = usize::try_from(buffer.size).unwrap_or(usize::MAX);
+        for part in &mut parts {
+            let (now, later) = part.split_at(size.min(part.len()));
+            if now.is_empty() {
+                continue;
+            }
+            ram.write_bytes(at, now)?;
+            *part = later;
+            size -= now.len();
+            if size == 0 {
+                break;
+            }
+            let outside = crate::memory::OutsideRam { ipa: at, size: now.len() as u64 };
+            at = at.checked_add(now.len() as u64).ok_or(outside)?;
+        }
+    }
+    Ok(())
+}
