@@ -27,10 +27,15 @@ use plinth::virtio::net::lan::Lan;
 use plinth::virtio::net::socket::Plug;
 use plinth::virtio::ram::SharedRam;
 use plinth::virtio::transport::Transport as OurTransport;
+use plinth::virtio::vsock::connections::{Connections, HOST, PORT};
+use plinth::virtio::vsock::{SharedConnections, VsockDevice};
 use virtio_drivers::device::blk::VirtIOBlk;
 use virtio_drivers::device::console::VirtIOConsole;
 use virtio_drivers::device::net::VirtIONet;
 use virtio_drivers::device::rng::VirtIORng;
+use virtio_drivers::device::socket::{
+    DisconnectReason, VirtIOSocket, VsockAddr, VsockConnectionManager, VsockEvent, VsockEventType,
+};
 use virtio_drivers::transport::{DeviceStatus, DeviceType, InterruptStatus, Transport};
 use virtio_drivers::{BufferDirection, Hal, PhysAddr};
 
@@ -43,9 +48,8 @@ struct Guest {
     /// Where it lies in this process.
     at: u64,
     taken: u64,
-    /// How many buffers are shared now, and how much was taken before the first of them was.
-    shared: u32,
-    before: u64,
+    /// Places of buffers that are shared no more, and their sizes.
+    free: Vec<(u64, u64)>,
 }
 
 impl Guest {
@@ -59,7 +63,7 @@ impl Guest {
         assert_eq!(memory.blocks().len(), 1, "it is in one piece");
         let ram = SharedRam::default();
         ram.call_once(|| memory);
-        Self { ram, at, taken: 0, shared: 0, before: 0 }
+        Self { ram, at, taken: 0, free: Vec::new() }
     }
 
     fn take(&mut self, bytes: u64) -> u64 {
@@ -104,11 +108,12 @@ unsafe impl Hal for Memory {
 
     unsafe fn share(buffer: NonNull<[u8]>, direction: BufferDirection) -> PhysAddr {
         let at = GUEST.with_borrow_mut(|guest| {
-            if guest.shared == 0 {
-                guest.before = guest.taken;
+            let size = (buffer.len() as u64).next_multiple_of(4096);
+            let free = guest.free.iter().position(|place| place.1 == size);
+            BASE + match free {
+                Some(at) => guest.free.swap_remove(at).0,
+                None => guest.take(size),
             }
-            guest.shared += 1;
-            BASE + guest.take(buffer.len() as u64)
         });
         if direction != BufferDirection::DeviceToDriver {
             // SAFETY: valid, and nobody else's meanwhile, by this function's contract.
@@ -124,13 +129,9 @@ unsafe impl Hal for Memory {
             let bytes = unsafe { buffer.as_mut() };
             ram().get().unwrap().read_into(Ipa::new(paddr), bytes).unwrap();
         }
-        // When all is taken back its place is free again, so that a test may go on for long.
-        GUEST.with_borrow_mut(|guest| {
-            guest.shared -= 1;
-            if guest.shared == 0 {
-                guest.taken = guest.before;
-            }
-        });
+        // Its place is free again, so that a test may go on for long.
+        let size = (buffer.len() as u64).next_multiple_of(4096);
+        GUEST.with_borrow_mut(|guest| guest.free.push((paddr - BASE, size)));
     }
 }
 
@@ -483,4 +484,126 @@ fn a_driver_of_others_has_a_console() {
     assert_eq!(got, b"typed by somebody");
     driver.emergency_write(b'x').unwrap();
     assert_eq!(line.take_output(), b"x");
+}
+
+/// A socket device, and what rings when something is to be received by it.
+struct Sockets {
+    connections: SharedConnections,
+    bells: Arc<Doorbells>,
+    bell: Doorbell,
+    registers: Registers,
+}
+
+type SocketDriver = VsockConnectionManager<Memory, Registers>;
+
+const MONITOR: VsockAddr = VsockAddr { cid: HOST, port: PORT };
+
+impl Sockets {
+    fn new() -> Self {
+        let connections = SharedConnections::new(Connections::new(3).into());
+        let bells = Arc::new(Doorbells::new(1));
+        let bell = Doorbell::new(bells.clone(), VmId(0), 0);
+        let device = VsockDevice::new(connections.clone(), bell.clone());
+        let registers = Registers::of(OurTransport::new(device, ram(), String::from("test")));
+        Self { connections, bells, bell, registers }
+    }
+
+    fn driver(&self) -> SocketDriver {
+        SocketDriver::new(VirtIOSocket::new(self.registers.clone()).unwrap())
+    }
+
+    /// What a CPU does after an exit.
+    fn answer_bells(&self) {
+        while self.bells.is_rung() {
+            self.bells.answer(|_, _| {});
+            let mut device = self.registers.0.borrow_mut();
+            device.signal(Signal::Input, Ticks(0));
+            while device.deadline().is_some() {
+                device.advance(Ticks(0));
+            }
+        }
+    }
+
+    /// Answers each line with what `answer` makes of it.
+    fn serve(&self, answer: impl Fn(Vec<u8>) -> Vec<u8>) {
+        loop {
+            let line = self.connections.lock().take_line();
+            let Some((id, line)) = line else { break };
+            self.connections.lock().answer(id, answer(line));
+        }
+        self.bell.ring();
+        self.answer_bells();
+    }
+
+    fn event(&self, driver: &mut SocketDriver) -> Option<VsockEvent> {
+        self.answer_bells();
+        let event = driver.poll().unwrap();
+        self.answer_bells();
+        event
+    }
+
+    fn connect(&self, driver: &mut SocketDriver, port: u32) {
+        driver.connect(MONITOR, port).unwrap();
+        let event = self.event(driver).unwrap();
+        assert_eq!((event.source, event.event_type), (MONITOR, VsockEventType::Connected));
+    }
+
+    /// All that comes, read at once.
+    fn read(&self, driver: &mut SocketDriver, port: u32) -> Vec<u8> {
+        let mut all = Vec::new();
+        while let Some(event) = self.event(driver) {
+            if let VsockEventType::Received { length } = event.event_type {
+                let mut bytes = vec![0; length];
+                assert_eq!(driver.recv(MONITOR, port, &mut bytes).unwrap(), length);
+                all.extend(bytes);
+                driver.update_credit(MONITOR, port).unwrap();
+            }
+        }
+        all
+    }
+}
+
+#[test]
+fn a_socket_driver_of_others_gets_its_lines_answered() {
+    let sockets = Sockets::new();
+    let mut driver = sockets.driver();
+    assert_eq!(driver.guest_cid(), 3);
+    sockets.connect(&mut driver, 1000);
+    // More than both sides' buffers hold at once goes both ways, as credit allows.
+    for round in 0..50_usize {
+        let mut line: Vec<u8> =
+            (0..300 + round).map(|n| b'a' + u8::try_from(n % 26).unwrap()).collect();
+        line.push(b'\n');
+        driver.send(MONITOR, 1000, &line).unwrap();
+        sockets.serve(|line| [&line[..], b"|"].concat().repeat(20));
+        line.pop();
+        line.push(b'|');
+        let got = sockets.read(&mut driver, 1000);
+        assert!(got == line.repeat(20), "round {round}: {} bytes", got.len());
+    }
+    driver.shutdown(MONITOR, 1000).unwrap();
+    let event = sockets.event(&mut driver).unwrap();
+    let reason = DisconnectReason::Reset;
+    assert_eq!(event.event_type, VsockEventType::Disconnected { reason });
+    assert_eq!(sockets.connections.lock().count(), 0);
+}
+
+#[test]
+fn a_socket_driver_of_others_is_refused_where_nobody_listens_and_begins_anew_after_a_reset() {
+    let sockets = Sockets::new();
+    for _ in 0..3 {
+        let mut driver = sockets.driver();
+        for nobody in [VsockAddr { cid: HOST, port: 2 }, VsockAddr { cid: 4, port: PORT }] {
+            driver.connect(nobody, 7).unwrap();
+            let event = sockets.event(&mut driver).unwrap();
+            let reason = DisconnectReason::Reset;
+            assert_eq!(event.event_type, VsockEventType::Disconnected { reason });
+            assert_eq!(event.source, nobody);
+        }
+        sockets.connect(&mut driver, 7);
+        driver.send(MONITOR, 7, b"half a line").unwrap();
+        assert_eq!(sockets.connections.lock().count(), 1);
+        sockets.registers.set(0x070, 0);
+        assert_eq!(sockets.connections.lock().count(), 0);
+    }
 }

@@ -45,6 +45,8 @@ struct Connection {
     credit: Credit,
     /// What of the guest was not yet taken as a line.
     incoming: Vec<u8>,
+    /// How many lines end in it.
+    lines: usize,
     /// A line was taken, and is not yet answered.
     asked: bool,
     outgoing: Vec<u8>,
@@ -64,6 +66,7 @@ impl Connection {
             id,
             credit: Credit::default(),
             incoming: Vec::new(),
+            lines: 0,
             asked: false,
             outgoing: Vec::new(),
             gone: 0,
@@ -77,13 +80,9 @@ impl Connection {
         self.outgoing.get(self.gone..).unwrap_or_default()
     }
 
-    fn line_ends(&self) -> Option<usize> {
-        self.incoming.iter().position(|byte| *byte == b'\n')
-    }
-
     /// Nothing more will happen.
     fn is_finished(&self) -> bool {
-        self.ends && !self.asked && self.left().is_empty() && self.line_ends().is_none()
+        self.ends && !self.asked && self.left().is_empty() && self.lines == 0
     }
 
     fn has_output(&self) -> bool {
@@ -246,14 +245,14 @@ impl Connections {
     /// The next line that is to be answered, without its end.
     pub fn take_line(&mut self) -> Option<(ConnectionId, Vec<u8>)> {
         let count = self.all.len();
-        let is_due =
-            |it: &Connection| !it.asked && it.left().is_empty() && it.line_ends().is_some();
+        let is_due = |it: &Connection| !it.asked && it.left().is_empty() && it.lines > 0;
         let at = (0..count)
             .map(|n| (self.turn % count + n) % count)
             .find(|at| self.all.get(*at).is_some_and(is_due))?;
         let it = self.all.get_mut(at)?;
-        let end = it.line_ends()?;
+        let end = it.incoming.iter().position(|byte| *byte == b'\n')?;
         let mut line: Vec<u8> = it.incoming.drain(..=end).collect();
+        it.lines -= 1;
         it.asked = true;
         it.credit.forward(u32::try_from(line.len()).unwrap_or(u32::MAX));
         it.tell |= it.credit.is_to_be_told();
@@ -284,9 +283,10 @@ fn goes_on(it: &mut Connection, header: &PacketHeader, payload: Option<&[u8]>) -
                 return false;
             }
             it.incoming.extend_from_slice(payload);
+            it.lines += payload.iter().filter(|byte| **byte == b'\n').count();
             it.tell |= it.credit.is_to_be_told();
             // A line for which there is no room never ends.
-            it.incoming.len() < BUFFER as usize || it.line_ends().is_some()
+            it.incoming.len() < BUFFER as usize || it.lines > 0
         }
         op::SHUTDOWN => {
             it.ends |= header.flags & NO_SEND != 0;

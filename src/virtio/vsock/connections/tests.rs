@@ -165,7 +165,11 @@ proptest! {
                 prop_assert!(payload.len() <= room && header.len as usize == payload.len());
             }
             prop_assert!(it.count() <= MOST && it.refusals.len() <= MOST_REFUSALS);
-            prop_assert!(it.all.iter().all(|one| one.incoming.len() <= BUFFER as usize));
+            for one in &it.all {
+                prop_assert!(one.incoming.len() <= BUFFER as usize);
+                let lines = one.incoming.iter().filter(|byte| **byte == b'\n').count();
+                prop_assert_eq!(one.lines, lines);
+            }
         }
         // At most a packet for each byte, and what else is owed.
         let most = MOST_REFUSALS + it.all.len() * (50 + 3);
