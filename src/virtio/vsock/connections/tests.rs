@@ -115,6 +115,19 @@ fn who_sends_more_than_he_may_or_a_line_without_end_is_cut_off() {
 }
 
 #[test]
+fn who_has_filled_more_than_half_of_the_buffer_is_told_when_there_is_room_again() {
+    let mut it = connected(1);
+    let mut line = vec![b'x'; BUFFER as usize / 2];
+    line.push(b'\n');
+    send(&mut it, op::RW, 1, &line);
+    assert_eq!(next(&mut it), None);
+    assert!(it.take_line().is_some());
+    // Before there is an answer.
+    assert_eq!(next(&mut it), Some((op::CREDIT_UPDATE, 1, vec![])));
+    assert_eq!(next(&mut it), None);
+}
+
+#[test]
 fn an_answer_goes_as_credit_allows_and_never_to_a_later_connection() {
     let mut it = Connections::new(GUEST);
     let small = PacketHeader { buf_alloc: 3, ..packet(op::REQUEST, 1, 0) };
