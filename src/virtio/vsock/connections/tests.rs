@@ -1,3 +1,5 @@
+//! Connections of guests that keep to the rules, and of others.
+
 use super::*;
 use proptest::prelude::*;
 
