@@ -5,6 +5,9 @@
 //! | [`packet`] | what stands before each packet |
 //! | [`credit`] | how much each side may send |
 //! | [`connections`] | the connections of one guest |
+//!
+//! No guest has one yet: a manifest cannot ask for it, and nobody answers. Before that, what all connections of a guest hold of
+//! answers together has to be bounded.
 
 pub mod connections;
 pub mod credit;
