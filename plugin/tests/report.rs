@@ -66,8 +66,8 @@ fn a_report_tells_what_happened_and_how_many_markers_it_had_no_room_for() {
     let mut report = Report::new(&mut text, 1).expect("memory takes it");
     let now = Now { all: [0, 0, 0, 4, 10, 0], own: [0, 0, 0, 3, 5, 0] };
     report.first("guest", 1, &now).expect("memory takes it");
-    report.mark(0x70, 1, &now).expect("memory takes it");
-    report.mark(0x71, 1, &now).expect("memory takes it");
+    report.mark(0x70, 1, &now, 31).expect("memory takes it");
+    report.mark(0x71, 1, &now, 32).expect("memory takes it");
     let mut stretches = Stretches::default();
     stretches.begin(0, HVC, 0x400, 0);
     stretches.end(0, 0x500, 1, false);
@@ -79,7 +79,7 @@ fn a_report_tells_what_happened_and_how_many_markers_it_had_no_room_for() {
         [
             "plinth-count version=1",
             "first-guest vcpu=1 all=0,0,0,4,10,0 own=0,0,0,3,5,0",
-            "mark number=0x70 vcpu=1 all=0,0,0,4,10,0 own=0,0,0,3,5,0",
+            "mark number=0x70 vcpu=1 all=0,0,0,4,10,0 own=0,0,0,3,5,0 exits=31",
             "stretch vcpu=0 length=2 start=0x400 end=0x500 vector=0x400 class=0x16 detail=0x84000000",
             "entry vector=0x400 class=0x16 detail=0x84000000 count=1 instructions=2 longest=2",
             "vcpu number=0 own=0,0,0,1,6,0",
