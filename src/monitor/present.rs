@@ -10,9 +10,9 @@ use ::log::LevelFilter;
 
 use super::command::{SchedChange, Target, VmChange};
 use super::reply::{
-    Asked, BalloonEntry, ConsoleState, ConsoleTail, CpuSummary, DeviceEntry, ExitStats, Hex,
-    IrqEntry, MemoryReport, NamedRegister, SchedEntry, StatsEntry, VcpuDump, VcpuSummary,
-    VmDetails, VmMemory, VmState, VmSummary,
+    Asked, ConsoleState, ConsoleTail, CpuSummary, DeviceEntry, ExitStats, Hex, IrqEntry,
+    MemoryReport, NamedRegister, SchedEntry, StatsEntry, VcpuDump, VcpuSummary, VmDetails,
+    VmMemory, VmState, VmSummary,
 };
 use super::{Control, Refusal};
 use crate::console::{self, End, tail::Tail};
@@ -23,7 +23,6 @@ use crate::sched::policy::{Class, Policy};
 use crate::sched::{Entity, VmId};
 use crate::time::{Frequency, Ticks};
 use crate::vcpu::VcpuId;
-use crate::vm::balloon::BalloonReport;
 use crate::vm::snapshot::Registers;
 use crate::vm::tally::{Exits, Reason};
 use crate::vm::{Status, Stop, Vm, layout};
@@ -216,7 +215,6 @@ impl<M: Machine> Control for Present<'_, M> {
             sched: self.sched_entry(id, config),
             vcpu_list: vm.as_deref().map(vcpus).unwrap_or_default(),
             devices: vm.as_deref().map(devices).unwrap_or_default(),
-            balloon: vm.as_deref().and_then(Vm::balloon).map(balloon),
         })
     }
 
@@ -249,7 +247,6 @@ impl<M: Machine> Control for Present<'_, M> {
             VmChange::Stop { force: true } => hypervisor.stop(machine, id, Stop::Forced),
             VmChange::Reset => hypervisor.stop(machine, id, Stop::Restart),
             VmChange::Destroy => hypervisor.destroy(machine, id),
-            VmChange::Balloon(size) => hypervisor.balloon(id, size),
         };
         done.map_err(|why| denied(&why))?;
         let asks = change == VmChange::Stop { force: false };
@@ -265,7 +262,6 @@ impl<M: Machine> Control for Present<'_, M> {
         let of_vm = |vm: Arc<Vm>| VmMemory {
             name: vm.name().into(),
             ram: vm.memory_size(),
-            given_back: vm.given_back(),
             disks: vm.disk_size(),
             tables: vm.table_size(),
             heap: vm.heap_size(),
@@ -422,19 +418,6 @@ fn state(vm: Option<&Vm>) -> VmState {
 fn exits(vm: &Vm) -> u64 {
     let tallies = (0..vm.vcpu_count()).filter_map(|id| vm.tally(VcpuId(id)));
     tallies.flat_map(|tally| Reason::ALL.map(|reason| tally.exits(reason).count)).sum()
-}
-
-fn balloon(report: BalloonReport) -> BalloonEntry {
-    BalloonEntry {
-        min: report.keep,
-        target: report.target,
-        actual: report.actual,
-        given_back: report.given_back,
-        reported: report.reported,
-        waits: report.waits,
-        guest_free: report.guest_free,
-        guest_available: report.guest_available,
-    }
 }
 
 fn devices(vm: &Vm) -> Vec<DeviceEntry> {

@@ -120,29 +120,6 @@ pub struct VmDetails {
     pub vcpu_list: Vec<VcpuSummary>,
     /// Its devices.
     pub devices: Vec<DeviceEntry>,
-    /// Its balloon, if it has one.
-    pub balloon: Option<BalloonEntry>,
-}
-
-/// How much memory a VM with a balloon has, and is to have, in bytes.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
-pub struct BalloonEntry {
-    /// What it keeps whatever happens.
-    pub min: u64,
-    /// What it is to have.
-    pub target: u64,
-    /// What it has, as its guest says of its balloon.
-    pub actual: u64,
-    /// What of its RAM is back in the pool.
-    pub given_back: u64,
-    /// What its guest has reported as free and was taken, in all.
-    pub reported: u64,
-    /// It waits for memory that others have.
-    pub waits: bool,
-    /// What is free in the guest, as it has said.
-    pub guest_free: Option<u64>,
-    /// What it could use without swapping, as it has said.
-    pub guest_available: Option<u64>,
 }
 
 /// `vm stop` without force.
@@ -198,8 +175,6 @@ pub struct VmMemory {
     pub name: String,
     /// Its RAM, in bytes.
     pub ram: u64,
-    /// What of that is back in the pool, as the guest does not use it.
-    pub given_back: u64,
     /// Its disks, in bytes: an image that several have is counted for the first.
     pub disks: u64,
     /// Its stage-2 tables, in bytes.

@@ -51,7 +51,6 @@ impl Control for Fake {
             sched: self.sched()?.remove(0),
             vcpu_list: Vec::new(),
             devices: Vec::new(),
-            balloon: None,
         })
     }
 
@@ -199,7 +198,6 @@ fn every_command_of_the_help_has_both_answers() {
             ["log", "level"] => "log level warn".into(),
             ["vm", "list"] => "vm list".into(),
             ["vm", "resume"] => continue,
-            ["vm", "balloon"] => "vm balloon web 256M".into(),
             ["vm", ..] | ["console", "tail"] => format!("{} web", usage.words.join(" ")),
             words => words.join(" "),
         };

@@ -72,12 +72,6 @@ pub const USAGES: &[Usage] = &[
         "vm destroy NAME",
         "take it apart and free what it has",
     ),
-    usage(
-        &["vm", "balloon"],
-        &[Argument::Vm],
-        "vm balloon NAME SIZE",
-        "let it have so much memory, as 256M: its balloon takes the rest",
-    ),
     usage(&["cpu"], &[], "cpu", "all CPUs: what they run, how busy they are"),
     usage(&["memory"], &[], "memory", "memory in all, free, and of each VM"),
     usage(&["irq"], &[Argument::Vm], "irq [NAME]", "the hypervisor's interrupts, or those of a VM"),

@@ -16,12 +16,11 @@ const CHECKER_PACKAGE: &str = "e2fsck-static";
 
 /// The modules that bring up Plinth's virtio devices, and a file system for its disks, where it is not built in; what
 /// they depend on comes with them.
-const MODULES: [&str; 8] = [
+const MODULES: [&str; 7] = [
     "virtio_mmio",
     "virtio_blk",
     "virtio_net",
     "virtio_console",
-    "virtio_balloon",
     "virtio-rng",
     "arm_smccc_trng",
     "ext4",

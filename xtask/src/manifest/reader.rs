@@ -423,7 +423,6 @@ impl Reader<'_> {
             Field::Keys => guest.keys = values::choice(value, &KEYS)?,
             Field::Ports => guest.ports = ports::ports(value)?,
             Field::Disks => guest.disks = disks::disks(value, self.folder)?,
-            Field::Balloon => guest.balloon = values::balloon(value)?,
         }
         Ok(())
     }
