@@ -62,7 +62,7 @@ impl Peripheral {
     fn with_device<T>(
         &self,
         access: impl FnOnce(&mut dyn Device) -> T,
-        line: impl FnOnce(IntId, bool),
+        mut line: impl FnMut(IntId, bool),
     ) -> (T, bool) {
         let mut device = self.device.lock();
         let answer = access(&mut **device);
@@ -75,6 +75,9 @@ impl Peripheral {
             if self.reported.load(Ordering::Relaxed) != u8::from(level) {
                 self.reported.store(level.into(), Ordering::Relaxed);
                 line(irq, level);
+            } else if level && device.has_fallen() {
+                line(irq, false);
+                line(irq, true);
             }
         }
         (answer, sooner)
@@ -137,7 +140,7 @@ impl Bus {
         ipa: Ipa,
         width: Width,
         now: Ticks,
-        line: impl FnOnce(IntId, bool),
+        line: impl FnMut(IntId, bool),
     ) -> Option<(u64, bool)> {
         let (peripheral, offset) = self.find(ipa, width)?;
         let (value, sooner) =
@@ -163,7 +166,7 @@ impl Bus {
         width: Width,
         value: u64,
         now: Ticks,
-        line: impl FnOnce(IntId, bool),
+        line: impl FnMut(IntId, bool),
     ) -> Option<bool> {
         let (peripheral, offset) = self.find(ipa, width)?;
         let value = value & width.mask();
@@ -178,7 +181,7 @@ impl Bus {
         irq: IntId,
         signal: Signal,
         now: Ticks,
-        line: impl FnOnce(IntId, bool),
+        line: impl FnMut(IntId, bool),
     ) -> bool {
         let peripheral = self.peripherals.iter().find(|p| p.irq == Some(irq));
         peripheral.is_some_and(|it| it.with_device(|device| device.signal(signal, now), line).1)

@@ -50,6 +50,12 @@ pub trait Device: Send {
         false
     }
 
+    /// Whether the output has been low for a moment since this was asked last: somebody outside may have raised it again
+    /// before its level was looked at, and who looks for edges is to see one.
+    fn has_fallen(&mut self) -> bool {
+        false
+    }
+
     /// Takes in what happened outside the guest up to `now`: time that passed, bytes that came.
     fn advance(&mut self, _now: Ticks) {}
 

@@ -107,6 +107,8 @@ pub struct Transport<B, R> {
     owner: String,
     /// How many more of its driver's mistakes are told.
     complaints: u8,
+    /// The interrupt was acknowledged, and may have been raised again since, on another CPU.
+    fallen: bool,
 }
 
 impl<B: Backend, R: GuestRam> Transport<B, R> {
@@ -115,7 +117,7 @@ impl<B: Backend, R: GuestRam> Transport<B, R> {
         let count = backend.queues().len().min(MAX_QUEUES);
         let state = State { places: alloc::vec![Place::default(); count], ..State::default() };
         let queues = Arc::new(Queues::new(count, ram));
-        Self { state, backend, queues, owner, complaints: COMPLAINTS }
+        Self { state, backend, queues, owner, complaints: COMPLAINTS, fallen: false }
     }
 
     /// Its queues, for who uses them from outside the guest.
@@ -177,7 +179,9 @@ impl<B: Backend, R: GuestRam> Transport<B, R> {
             register::QUEUE_SEL => state.queue_sel = value,
             register::QUEUE_READY => self.set_ready(value & 1 != 0),
             register::QUEUE_NOTIFY => self.notified(value),
-            register::INTERRUPT_ACK => self.queues.acknowledge(value.to_le_bytes()[0]),
+            register::INTERRUPT_ACK => {
+                self.fallen |= self.queues.acknowledge(value.to_le_bytes()[0]);
+            }
             register::STATUS => self.set_status(value),
             register::QUEUE_RESET if value & 1 != 0 => self.set_ready(false),
             _ => self.set_place(offset, value),
@@ -354,6 +358,10 @@ impl<B: Backend, R: GuestRam + Send + Sync> Device for Transport<B, R> {
 
     fn irq_level(&self) -> bool {
         self.queues.interrupt() != 0
+    }
+
+    fn has_fallen(&mut self) -> bool {
+        core::mem::take(&mut self.fallen)
     }
 
     fn signal(&mut self, _signal: Signal, now: Ticks) {

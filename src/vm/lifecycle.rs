@@ -370,7 +370,7 @@ impl Vm {
     fn signal(&self, irq: IntId, signal: Signal, now: Ticks) -> Notify {
         let mut notify = Notify::NONE;
         self.bus.signal(irq, signal, self.virtual_now(now), |irq, level| {
-            notify = self.vgic.lock().set_level(VcpuId(0), irq, level);
+            notify = notify | self.vgic.lock().set_level(VcpuId(0), irq, level);
         });
         notify
     }

@@ -114,7 +114,7 @@ impl Vm {
         let now = self.virtual_now(machine.now());
         let mut notify = Notify::NONE;
         let line = |irq, level| {
-            notify = self.drive(me, irq, level);
+            notify = notify | self.drive(me, irq, level);
         };
         let (loaded, sooner) = match value {
             None => self.bus.read(ipa, width, now, line)?,

@@ -16,6 +16,31 @@ use proptest::prelude::*;
 use std::sync::mpsc;
 use std::thread;
 
+/// Holds its interrupt high, but for a moment at each write.
+struct Impatient {
+    fallen: bool,
+}
+
+impl Device for Impatient {
+    fn read(&mut self, _offset: u64, _width: Width, _now: Ticks) -> u64 {
+        0
+    }
+
+    fn write(&mut self, _offset: u64, _width: Width, _value: u64, _now: Ticks) {
+        self.fallen = true;
+    }
+
+    fn irq_level(&self) -> bool {
+        true
+    }
+
+    fn has_fallen(&mut self) -> bool {
+        core::mem::take(&mut self.fallen)
+    }
+
+    fn reset(&mut self) {}
+}
+
 /// Answers with its tag and the offset, and holds its interrupt at the last bit written.
 struct Probe {
     tag: u64,
@@ -151,6 +176,20 @@ fn an_access_reports_the_level_it_leaves_if_that_is_another_than_before() {
     assert_eq!(read(ipa), []);
     assert_eq!(write(0), [(irq, false)]);
     assert_eq!(read(Ipa::new(0)), []);
+}
+
+#[test]
+fn an_output_that_was_low_only_between_two_looks_is_reported_as_an_edge() {
+    let window = Region::new(Ipa::new(0), 0x1000).unwrap();
+    let device = Peripheral::new(window, Box::new(Impatient { fallen: false }));
+    let bus = Bus::new(vec![device.with_irq(IntId(40))]).unwrap();
+    let read = || lines(|line| assert!(bus.read(Ipa::new(0), Width::Word, NOW, line).is_some()));
+    let write =
+        || lines(|line| assert!(bus.write(Ipa::new(0), Width::Word, 1, NOW, line).is_some()));
+    assert_eq!(read(), [(IntId(40), true)]);
+    assert_eq!(read(), []);
+    assert_eq!(write(), [(IntId(40), false), (IntId(40), true)]);
+    assert_eq!(read(), []);
 }
 
 #[test]

@@ -7,6 +7,7 @@ use crate::addr::Ipa;
 use crate::memory::{FramePool, GuestMemory, Ram, Recorder};
 use crate::virtio::backend::Served;
 use crate::virtio::queue::Chain;
+use crate::virtio::queues::USED_BUFFER;
 
 const NOW: Ticks = Ticks(0);
 const BASE: u64 = 0x4000_0000;
@@ -282,4 +283,21 @@ proptest! {
             prop_assert!(!ready || status & 8 != 0);
         }
     }
+}
+
+#[test]
+fn what_is_raised_between_an_acknowledgement_and_a_look_at_the_level_is_an_edge() {
+    let mut device = device();
+    device.start();
+    assert!(device.queues().raise(USED_BUFFER));
+    assert!(device.irq_level() && !device.has_fallen());
+    device.set(register::INTERRUPT_ACK, USED_BUFFER.into());
+    // Another CPU, which has used a buffer, before this one looks at the level.
+    assert!(device.queues().raise(USED_BUFFER));
+    assert!(device.irq_level() && device.has_fallen());
+    assert!(!device.has_fallen(), "it is told once");
+    // While something else is to be seen the output stays high.
+    device.queues().raise(CONFIGURATION);
+    device.set(register::INTERRUPT_ACK, USED_BUFFER.into());
+    assert!(device.irq_level() && !device.has_fallen());
 }
