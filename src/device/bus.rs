@@ -74,6 +74,9 @@ impl Peripheral {
             let level = device.irq_level();
             if self.reported.load(Ordering::Relaxed) != u8::from(level) {
                 self.reported.store(level.into(), Ordering::Relaxed);
+                if level {
+                    device.has_fallen(); // this is the edge
+                }
                 line(irq, level);
             } else if level && device.has_fallen() {
                 line(irq, false);
