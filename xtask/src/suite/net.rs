@@ -261,7 +261,7 @@ fn three(bench: &Bench, gic: &str) -> Result<()> {
 
 /// The SHA-256 sums in what a guest has said: each is followed by two spaces and a name. What comes before may be the
 /// end of another line.
-fn sums(said: &str) -> Vec<String> {
+pub fn sums(said: &str) -> Vec<String> {
     let before = |(end, _)| said.get(usize::checked_sub(end, 64)?..end);
     let is_sum = |word: &&str| word.bytes().all(|byte| byte.is_ascii_hexdigit());
     said.match_indices("  ").filter_map(before).filter(is_sum).map(str::to_owned).collect()

@@ -1,9 +1,9 @@
-//! Steps about virtio consoles: Debian guests use their second console, and find the ports of channels to each other.
+//! Steps about virtio consoles: Debian guests use their second console, and channels to each other.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
-use super::net::ask;
-use super::session::Session;
+use super::net::{ask, sums};
+use super::session::{Session, said};
 use super::{Bench, Step};
 use crate::paths;
 
@@ -70,6 +70,47 @@ fn ports(bench: &Bench, gic: &str) -> Result<()> {
         &mut session,
         "bob",
         1003,
-        &format!("[ \"$(tty)\" = /dev/hvc0 ] && {port}; p=$(port data); exec 3<>$p"),
-    )
+        &format!("[ \"$(tty)\" = /dev/hvc0 ] && {port}; p=$(port data); exec 3<>$p; echo x >&3"),
+    )?;
+    // A reader comes to the end as long as its guest does not know that the other end is open: each has heard of it when it could write.
+    session.send("\x010")?;
+    ask(&mut session, "ada", 1011, "echo x >&3 && read y <&3 && [ $y = x ]")?;
+    session.send("\x011")?;
+    ask(&mut session, "bob", 1012, "read y <&3 && [ $y = x ]")?;
+    // Both ways at once, and the bytes are those that were sent.
+    let make = "dd if=/dev/urandom of=/run/x bs=64k count=32 2>/dev/null && sha256sum /run/x";
+    let talk = |number: u32| {
+        format!(
+            "{make}; (head -c 2097152 <&3 | sha256sum && echo got-$(({number} * 7))) & \
+             cat /run/x >&3\r"
+        )
+    };
+    session.send(&talk(1004))?;
+    session.send("\x010")?;
+    session.send(&talk(1005))?;
+    session.says("ada", &format!("got-{}", 1005 * 7), ANSWER_SECONDS)?;
+    session.says("bob", &format!("got-{}", 1004 * 7), ANSWER_SECONDS)?;
+    ask(&mut session, "ada", 1006, "wait; exec 3>&-")?;
+    let text = session.text();
+    let [ada, bob] = ["ada", "bob"].map(|guest| sums(&said(&text, guest)));
+    match (&ada[..], &bob[..]) {
+        ([a, from_b], [b, from_a]) if a == from_a && b == from_b && a != b => {}
+        _ => bail!("sums of ada {ada:?}, of bob {bob:?}\n{text}"),
+    }
+    // Who has closed its end is seen to have: a reader comes to the end.
+    session.send("\x011")?;
+    ask(&mut session, "bob", 1007, "wait; timeout 60 cat <&3 | wc -c | grep -qx 0; exec 3>&-")?;
+    session.send("\x010")?;
+    // Nobody is at the other end: what is written waits, and nobody else does.
+    ask(&mut session, "ada", 1008, "q=$(port silent); ! timeout 2 sh -c \"echo x >$q\"")?;
+    // A new driver begins anew. It is given time to find its ports: Linux's own has a race where it is taken away before.
+    let bus = "/sys/bus/virtio/drivers/virtio_console";
+    let again = format!(
+        "l=$(readlink -f /sys/class/virtio-ports/${{p#/dev/}}); l=${{l%/virtio-ports*}}; d=${{l##*/}}; \
+         for i in 1 2; do echo $d >{bus}/unbind && echo $d >{bus}/bind && sleep 1; done; \
+         p=$(port data); [ -c $p ]"
+    );
+    ask(&mut session, "ada", 1009, &again)?;
+    session.send("(echo again >$p) &\r\x011")?;
+    ask(&mut session, "bob", 1010, "timeout 60 head -n 1 <$p | grep -qx again")
 }
