@@ -66,12 +66,14 @@ impl Peripheral {
     ) -> (T, bool) {
         let mut device = self.device.lock();
         let answer = access(&mut **device);
-        self.polled.store(polled(&**device), Ordering::Release);
         let due = device.deadline().map_or(NEVER, |at| at.0);
         let sooner = due < self.due.load(Ordering::Relaxed);
         self.due.store(due, Ordering::Relaxed);
+        let level = device.irq_level();
+        // Behind the level, which somebody outside may have raised just before it was looked at: whoever is interrupted finds
+        // out why. And before it is told: the driver may look at once, on another CPU.
+        self.polled.store(polled(&**device), Ordering::Release);
         if let Some(irq) = self.irq {
-            let level = device.irq_level();
             if self.reported.load(Ordering::Relaxed) != u8::from(level) {
                 self.reported.store(level.into(), Ordering::Relaxed);
                 if level {

@@ -37,7 +37,8 @@ pub trait Device: Send {
     fn read(&mut self, offset: u64, width: Width, now: Ticks) -> u64;
 
     /// A register that drivers poll, by its offset, a multiple of 4 below 2^32, and what reading that word gives now: nothing
-    /// is changed by reading it, and who changes it otherwise does so by a call of this trait.
+    /// is changed by reading it, and who changes it otherwise makes a call of this trait afterwards. Asked after
+    /// [`irq_level`](Self::irq_level): it tells of whatever has made that high.
     fn polled(&self) -> Option<(u64, u32)> {
         None
     }
@@ -50,8 +51,8 @@ pub trait Device: Send {
         false
     }
 
-    /// Whether the output has been low for a moment since this was asked last: somebody outside may have raised it again
-    /// before its level was looked at, and who looks for edges is to see one.
+    /// Whether what is high is to be told once more, since this was asked last: its driver has answered an interrupt, and
+    /// somebody outside may have raised it again before the level was looked at. Who looks for edges is to see one.
     fn has_fallen(&mut self) -> bool {
         false
     }

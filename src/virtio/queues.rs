@@ -106,9 +106,9 @@ impl<R: GuestRam> Queues<R> {
         self.interrupt.fetch_or(bits, Ordering::AcqRel) == 0
     }
 
-    /// The driver has seen these. Returns whether there is nothing else to be seen, for a moment at least.
-    pub(super) fn acknowledge(&self, bits: u8) -> bool {
-        self.interrupt.fetch_and(!bits, Ordering::AcqRel) & !bits == 0
+    /// The driver has seen these.
+    pub(super) fn acknowledge(&self, bits: u8) {
+        self.interrupt.fetch_and(!bits, Ordering::AcqRel);
     }
 
     /// The driver has broken a rule in a queue that is used from outside: the device needs a reset, once it looks.

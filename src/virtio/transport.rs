@@ -107,7 +107,7 @@ pub struct Transport<B, R> {
     owner: String,
     /// How many more of its driver's mistakes are told.
     complaints: u8,
-    /// The interrupt was acknowledged, and may have been raised again since, on another CPU.
+    /// The driver has acknowledged an interrupt, and what there is by now it may not have seen.
     fallen: bool,
 }
 
@@ -180,7 +180,9 @@ impl<B: Backend, R: GuestRam> Transport<B, R> {
             register::QUEUE_READY => self.set_ready(value & 1 != 0),
             register::QUEUE_NOTIFY => self.notified(value),
             register::INTERRUPT_ACK => {
-                self.fallen |= self.queues.acknowledge(value.to_le_bytes()[0]);
+                self.queues.acknowledge(value.to_le_bytes()[0]);
+                // Whatever is left, or has come since, is another interrupt, also where this one was for nothing.
+                self.fallen = true;
             }
             register::STATUS => self.set_status(value),
             register::QUEUE_RESET if value & 1 != 0 => self.set_ready(false),

@@ -11,6 +11,7 @@ use crate::vm::layout;
 use alloc::sync::Arc;
 use alloc::vec;
 use core::num::NonZeroU32;
+use core::sync::atomic::AtomicU32;
 use core::time::Duration;
 use proptest::prelude::*;
 use std::sync::mpsc;
@@ -39,6 +40,42 @@ impl Device for Impatient {
     }
 
     fn reset(&mut self) {}
+}
+
+/// Is raised from outside by another CPU just when its level is looked at.
+#[derive(Default)]
+struct Raised(AtomicU32);
+
+impl Device for Raised {
+    fn read(&mut self, _offset: u64, _width: Width, _now: Ticks) -> u64 {
+        self.0.load(Ordering::Relaxed).into()
+    }
+
+    fn polled(&self) -> Option<(u64, u32)> {
+        Some((0, self.0.load(Ordering::Relaxed)))
+    }
+
+    fn write(&mut self, _offset: u64, _width: Width, _value: u64, _now: Ticks) {}
+
+    fn irq_level(&self) -> bool {
+        self.0.store(1, Ordering::Relaxed);
+        true
+    }
+
+    fn reset(&mut self) {}
+}
+
+#[test]
+fn who_is_interrupted_finds_out_why() {
+    let at = Ipa::new(0x1000);
+    let device = Box::new(Raised::default());
+    let raised = Peripheral::new(Region::new(at, 0x1000).unwrap(), device).with_irq(IntId(40));
+    let bus = Bus::new(vec![raised]).ok().unwrap();
+    assert_eq!(bus.peek(at), Some(0));
+    let mut seen = None;
+    // The driver is on another CPU, and looks as soon as it is told.
+    bus.write(at, Width::Word, 1, NOW, |_, level| seen = Some((level, bus.peek(at))));
+    assert_eq!(seen, Some((true, Some(1))));
 }
 
 /// Answers with its tag and the offset, and holds its interrupt at the last bit written.

@@ -296,8 +296,13 @@ fn what_is_raised_between_an_acknowledgement_and_a_look_at_the_level_is_an_edge(
     assert!(device.queues().raise(USED_BUFFER));
     assert!(device.irq_level() && device.has_fallen());
     assert!(!device.has_fallen(), "it is told once");
-    // While something else is to be seen the output stays high.
+    // What it has not acknowledged is told again; nothing would tell of it otherwise.
     device.queues().raise(CONFIGURATION);
     device.set(register::INTERRUPT_ACK, USED_BUFFER.into());
-    assert!(device.irq_level() && !device.has_fallen());
+    assert!(device.irq_level() && device.has_fallen());
+    // Also where the driver saw nothing to acknowledge.
+    device.set(register::INTERRUPT_ACK, 0);
+    assert!(device.irq_level() && device.has_fallen());
+    device.set(register::INTERRUPT_ACK, CONFIGURATION.into());
+    assert!(!device.irq_level());
 }
