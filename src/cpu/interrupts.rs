@@ -78,7 +78,7 @@ impl<M: Machine> Cpu<'_, M> {
     }
 
     /// An access to a device has been made, after which that device may be due `sooner` than before. Returns whether
-    /// somebody now waits for this CPU because of what came of it.
+    /// the vCPU has to leave because of what came of it.
     #[inline(never)] // the short way round has few registers to spare
     pub(super) fn after_device(&mut self, loaded: &Loaded, sooner: bool) -> bool {
         // What holds the vCPU up is seen to the long way.

@@ -296,16 +296,20 @@ impl Hypervisor {
         self.queue(cpu).lock().next_event().into_iter().chain(devices).min()
     }
 
-    /// A device of `vm` may have something to do by itself at another time than before.
-    pub fn device_timer_changed<M: Machine>(&self, machine: &mut M, vm: &Vm) {
-        let (Some(cpu), Some(at)) = (vm.timekeeper(), vm.device_deadline()) else { return };
+    /// A device of `vm` may have something to do by itself at another time than before. Returns whether this CPU has to
+    /// set its deadline timer anew.
+    pub fn device_timer_changed<M: Machine>(&self, machine: &mut M, vm: &Vm) -> bool {
+        let (Some(cpu), Some(at)) = (vm.timekeeper(), vm.device_deadline()) else { return false };
         let before = self.device_deadlines[cpu.index()].fetch_min(at.0, Ordering::AcqRel);
-        if at.0 < before && cpu != machine.id() {
+        let own = cpu == machine.id();
+        if at.0 < before && !own {
             self.call(machine, cpu);
         }
+        at.0 < before && own
     }
 
-    /// See to devices whose bell was rung. Returns whether somebody now waits for this CPU.
+    /// See to devices whose bell was rung. Returns whether the vCPU that runs here has to leave: somebody waits for this
+    /// CPU, or its deadline timer is to be set anew.
     #[inline(always)]
     pub fn answer_doorbells<M: Machine>(&self, machine: &mut M) -> bool {
         self.doorbells.is_rung() && self.look_at_rung(machine)
@@ -335,9 +339,7 @@ impl Hypervisor {
             let Some(vm) = self.vm(id).filter(|vm| !vm.has_stopped()) else { return };
             let (notify, sooner) = vm.virtio_input(slots, machine.now());
             queued |= self.notify(machine, &vm, notify);
-            if sooner {
-                self.device_timer_changed(machine, &vm);
-            }
+            queued |= sooner && self.device_timer_changed(machine, &vm);
         });
         queued
     }
