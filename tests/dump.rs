@@ -23,7 +23,9 @@ fn dump(room: &mut Room, cpu: usize, name: &str, steps: usize) -> Option<Vec<Vcp
         }
     }
     let heap = || HeapReport { total: 0, free: 0 };
-    room.ask(cpu, |hypervisor, machine| Present { hypervisor, machine, heap }.dump(name).ok())
+    room.ask(cpu, |hypervisor, machine| {
+        Present { hypervisor, machine, heap, asked: None }.dump(name).ok()
+    })
 }
 
 fn value(vcpu: &VcpuDump, name: &str) -> Option<u64> {

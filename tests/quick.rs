@@ -96,7 +96,9 @@ fn outcome(gic: GicVersion, accesses: &[Access], big_endian: bool) -> (Vec<u64>,
     room.run(4);
     let heap = || HeapReport { total: 0, free: 0 };
     let vcpus = room
-        .ask(0, |hypervisor, machine| Present { hypervisor, machine, heap }.dump("one").ok())
+        .ask(0, |hypervisor, machine| {
+            Present { hypervisor, machine, heap, asked: None }.dump("one").ok()
+        })
         .expect("its registers");
     let register = |name: &str| {
         let mut all = vcpus[0].registers.iter();

@@ -2,7 +2,7 @@
 //! and the monitor's commands.
 
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use spin::mutex::TicketMutex;
 
@@ -12,6 +12,8 @@ use super::this_cpu::ThisCpu;
 use crate::console::{self, End, Work};
 use crate::hypervisor::Hypervisor;
 use crate::machine::Machine;
+use crate::monitor::agent::Outcome;
+use crate::monitor::asking::{Asking, Begun};
 use crate::monitor::command::Command;
 use crate::monitor::present::Present;
 use crate::monitor::{self, gather, json};
@@ -31,15 +33,20 @@ struct Errand {
 
 /// One for each CPU at most: none takes up another command while there is one.
 static ERRANDS: TicketMutex<Vec<Errand>> = TicketMutex::new(Vec::new());
+/// Those that wait for a guest's agent. Others are taken up meanwhile. Locked after the errands.
+static ASKING: TicketMutex<Asking> = TicketMutex::new(Asking::new());
 /// When it is looked again whether they can be carried out; the counter's largest value for never.
 static LOOK: AtomicU64 = AtomicU64::new(u64::MAX);
+/// Nothing else is taken up until then.
+static HELD: AtomicBool = AtomicBool::new(false);
 
 /// When [`attend`] is due without an interrupt of the UART.
 pub fn deadline() -> Option<Ticks> {
     match LOOK.load(Ordering::Acquire) {
         u64::MAX => console::deadline(),
         // What else is to be done waits with the command: the UART's interrupts see to the line.
-        look => Some(Ticks(look)),
+        look if HELD.load(Ordering::Acquire) => Some(Ticks(look)),
+        look => console::deadline().into_iter().chain([Ticks(look)]).min(),
     }
 }
 
@@ -52,31 +59,50 @@ pub fn attend(hypervisor: &Hypervisor, machine: &mut ThisCpu) {
     for _ in 0..AT_ONCE {
         match take_errand(hypervisor, machine.now()) {
             Err(NotReady) => return,
-            Ok(Some(work)) => perform(hypervisor, machine, work),
+            Ok(Some((work, asked))) => perform(hypervisor, machine, work, asked),
             Ok(None) => match console::take_work() {
                 None => return,
-                Some(work) => match owed(hypervisor, machine, &work) {
-                    Some(vm) => put_off(hypervisor, machine.now(), work, vm),
-                    None => perform(hypervisor, machine, work),
-                },
+                Some(work) => take_up(hypervisor, machine, work),
             },
         }
+    }
+}
+
+fn take_up(hypervisor: &Hypervisor, machine: &mut ThisCpu, work: Work) {
+    let now = machine.now();
+    let begun = ASKING.lock().begin(hypervisor, now, work);
+    match begun {
+        Begun::Waits => note_look(hypervisor, now, &ERRANDS.lock()),
+        Begun::Known(work, outcome) => perform(hypervisor, machine, work, Some(outcome)),
+        Begun::Other(work) => match owed(hypervisor, machine, &work) {
+            Some(vm) => put_off(hypervisor, now, work, vm),
+            None => perform(hypervisor, machine, work, None),
+        },
     }
 }
 
 /// A command has to wait for what it is to show.
 struct NotReady;
 
+/// A command that can be carried out, and what became of what it asks of an agent.
+type Ready = (Work, Option<Outcome>);
+
 /// A command that has what it waited for, or has waited long enough.
-fn take_errand(hypervisor: &Hypervisor, now: Ticks) -> Result<Option<Work>, NotReady> {
+fn take_errand(hypervisor: &Hypervisor, now: Ticks) -> Result<Option<Ready>, NotReady> {
     if LOOK.load(Ordering::Acquire) == u64::MAX {
         return Ok(None);
     }
     let mut errands = ERRANDS.lock();
     let is_ready = |it: &Errand| it.until <= now || gather::is_done(hypervisor, it.vm);
     let ready = errands.iter().position(is_ready).map(|at| errands.swap_remove(at).work);
+    let asked = if ready.is_none() { ASKING.lock().look(hypervisor, now) } else { None };
     note_look(hypervisor, now, &errands);
-    if ready.is_none() && !errands.is_empty() { Err(NotReady) } else { Ok(ready) }
+    match (ready, asked) {
+        (Some(work), _) => Ok(Some((work, None))),
+        (None, Some((work, outcome))) => Ok(Some((work, Some(outcome)))),
+        (None, None) if errands.is_empty() => Ok(None),
+        (None, None) => Err(NotReady),
+    }
 }
 
 fn put_off(hypervisor: &Hypervisor, now: Ticks, work: Work, vm: VmId) {
@@ -87,8 +113,11 @@ fn put_off(hypervisor: &Hypervisor, now: Ticks, work: Work, vm: VmId) {
 }
 
 fn note_look(hypervisor: &Hypervisor, now: Ticks, errands: &[Errand]) {
+    let held = !errands.is_empty();
+    HELD.store(held, Ordering::Release);
     let look = now.saturating_add(hypervisor.frequency().micros(gather::LOOK_MICROS));
-    LOOK.store(if errands.is_empty() { u64::MAX } else { look.0 }, Ordering::Release);
+    let look = if held { Some(look) } else { ASKING.lock().deadline() };
+    LOOK.store(look.map_or(u64::MAX, |look| look.0), Ordering::Release);
 }
 
 /// The VM that owes something of what a command is to show.
@@ -101,15 +130,15 @@ fn owed(hypervisor: &Hypervisor, machine: &mut ThisCpu, work: &Work) -> Option<V
     gather::begin(hypervisor, machine, &command)
 }
 
-fn perform(hypervisor: &Hypervisor, machine: &mut ThisCpu, work: Work) {
+fn perform(hypervisor: &Hypervisor, machine: &mut ThisCpu, work: Work, asked: Option<Outcome>) {
     match work {
         Work::Attend(id) => look(hypervisor, machine, id),
         Work::Command(line) => {
-            let answer = monitor::shell(&line, &mut present(hypervisor, machine));
+            let answer = monitor::shell(&line, &mut present(hypervisor, machine, asked));
             console::answer(&answer);
         }
         Work::Request(text) => {
-            let answer = monitor::serve(&text, &mut present(hypervisor, machine));
+            let answer = monitor::serve(&text, &mut present(hypervisor, machine, asked));
             console::reply(&answer);
         }
         Work::End(End::PowerOff) => {
@@ -147,6 +176,10 @@ fn look(hypervisor: &Hypervisor, machine: &mut ThisCpu, id: VmId) {
     }
 }
 
-fn present<'a>(hypervisor: &'a Hypervisor, machine: &'a mut ThisCpu) -> Present<'a, ThisCpu> {
-    Present { hypervisor, machine, heap: heap::report }
+fn present<'a>(
+    hypervisor: &'a Hypervisor,
+    machine: &'a mut ThisCpu,
+    asked: Option<Outcome>,
+) -> Present<'a, ThisCpu> {
+    Present { hypervisor, machine, heap: heap::report, asked }
 }

@@ -152,6 +152,11 @@ impl Stock {
         &self.cabling
     }
 
+    /// The channels between guests' ports, and to their agents.
+    pub const fn channels(&self) -> &Channels {
+        &self.channels
+    }
+
     /// What the bundle says of the machine.
     pub const fn machine(&self) -> &MachineConfig {
         self.manifest.machine()
@@ -182,7 +187,8 @@ impl Stock {
         let config = self.manifest.vms().get(id.index())?;
         let vcpus = u64::from(config.vcpus);
         let disks = config.disks.iter().filter(|disk| disk.host().is_some()).count() as u64;
-        let ports = config.ports.len() as u64 * 2 * channel::ROOM as u64;
+        let ports = config.ports.len() as u64 + u64::from(config.agent);
+        let ports = ports * 2 * channel::ROOM as u64;
         let heap = HEAP_OF_VM + vcpus * HEAP_OF_VCPU + disks * HEAP_OF_HOST_DISK + ports;
         if !(self.heap.reserve)(&mut self.frames, heap) {
             return Some(Err(BootError::Heap.into()));

@@ -119,6 +119,8 @@ pub enum Shutdown<T = String> {
     Button,
     /// By this, typed on its console: 1 to [`super::MAX_SHUTDOWN`] bytes.
     Console(T),
+    /// Through its agent, which it has then.
+    Agent,
 }
 
 impl<T> Shutdown<T> {
@@ -126,6 +128,7 @@ impl<T> Shutdown<T> {
         match self {
             Self::Button => Shutdown::Button,
             Self::Console(typed) => Shutdown::Console(text(typed)),
+            Self::Agent => Shutdown::Agent,
         }
     }
 }
@@ -135,6 +138,7 @@ impl<T: fmt::Debug> fmt::Display for Shutdown<T> {
         match self {
             Self::Button => f.write_str("button"),
             Self::Console(text) => write!(f, "console {text:?}"),
+            Self::Agent => f.write_str("agent"),
         }
     }
 }
@@ -284,6 +288,9 @@ pub struct VmConfig<P = Payload, T = String> {
     pub keys: Keys,
     /// The named ports of its virtio console, at most [`crate::virtio::console::MAX_PORTS`].
     pub ports: Vec<ConsolePort<T>>,
+    /// Whether its virtio console, which it has then, has a port by which the monitor asks its
+    /// [agent](crate::monitor::agent).
+    pub agent: bool,
     /// The kernel image, not empty.
     pub kernel: P,
     /// The initial RAM disk, not empty when there is one.
@@ -319,6 +326,7 @@ impl<P, T> VmConfig<P, T> {
             nets: Vec::new(),
             keys: Keys::default(),
             ports: Vec::new(),
+            agent: false,
             kernel,
             initrd: None,
             cmdline: T::default(),
@@ -348,6 +356,7 @@ impl<P, T> VmConfig<P, T> {
             nets: self.nets.clone(),
             keys: self.keys,
             ports: self.ports.iter().map(|port| port.map(&mut text)).collect(),
+            agent: self.agent,
             kernel: payload(&self.kernel),
             initrd: self.initrd.as_ref().map(&mut payload),
             cmdline: text(&self.cmdline),

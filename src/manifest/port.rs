@@ -5,8 +5,9 @@ use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
-use super::config::VmConfig;
+use super::config::{Shutdown, VmConfig};
 use super::error::Place;
+use crate::monitor::agent::PORT;
 use crate::virtio::console::MAX_PORTS;
 
 /// The longest name of a port, in bytes.
@@ -59,6 +60,20 @@ pub enum PortsError {
         place: Place,
         /// Which of its ports, counted from 0.
         port: usize,
+    },
+    /// A name that only the port to the monitor has.
+    #[error("{place}: port {}: `{PORT}` is the port of its agent; say `agent = true` for it", port + 1)]
+    Agents {
+        /// Which VM.
+        place: Place,
+        /// Which of its ports, counted from 0.
+        port: usize,
+    },
+    /// It is to be asked by an agent to power off, and has no port for one.
+    #[error("{place}: its shutdown is by its agent, and it has none; say `agent = true`")]
+    NoAgent {
+        /// Which VM.
+        place: Place,
     },
     /// Two ports of a VM have one name.
     #[error("{place}: port {} has the name of port {}; rename one", port + 1, first + 1)]
@@ -113,9 +128,15 @@ pub(super) fn check(vms: &[VmConfig]) -> Result<(), PortsError> {
         if vm.ports.len() > MAX_PORTS {
             return Err(PortsError::TooMany { place: place(), count: vm.ports.len() });
         }
+        if vm.shutdown == Shutdown::Agent && !vm.agent {
+            return Err(PortsError::NoAgent { place: place() });
+        }
         for (number, port) in vm.ports.iter().enumerate() {
             if !is_port(&port.name) {
                 return Err(PortsError::Name { place: place(), port: number });
+            }
+            if port.name == PORT {
+                return Err(PortsError::Agents { place: place(), port: number });
             }
             let mut earlier = vm.ports.iter().take(number);
             if let Some(first) = earlier.position(|other| other.name == port.name) {

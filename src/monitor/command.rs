@@ -5,6 +5,7 @@ use core::str::FromStr;
 
 use ::log::LevelFilter;
 
+use super::agent::Ask;
 use super::usage;
 use crate::machine::CpuId;
 use crate::sched::policy::{CpuSet, MAX_WEIGHT, MIN_BUDGET_MICROS, PERIOD_MICROS, Wfi};
@@ -23,6 +24,8 @@ pub enum Command {
     VmDump(String),
     /// `vm start NAME` and the like.
     VmChange(String, VmChange),
+    /// `agent NAME ping` and the like.
+    Agent(String, Ask),
     /// `cpu`.
     Cpu,
     /// `memory`.
@@ -174,6 +177,10 @@ fn parse(words: &[&str]) -> Result<Command, ParseError> {
         ["vm", "stop", name] if *name != "--force" => {
             Command::VmChange(owned(name), VmChange::Stop { force: false })
         }
+        ["agent", name, what] => match Ask::NAMED.iter().find(|(word, _)| word == what) {
+            Some((_, ask)) => Command::Agent(owned(name), *ask),
+            None => return Err(misused("agent", "")),
+        },
         ["cpu"] => Command::Cpu,
         ["memory"] => Command::Memory,
         ["irq"] => Command::Irq(None),
@@ -336,6 +343,11 @@ mod tests {
             ("vm stop web --force", Command::VmChange(web(), VmChange::Stop { force: true })),
             ("vm reset web", Command::VmChange(web(), VmChange::Reset)),
             ("vm destroy web", Command::VmChange(web(), VmChange::Destroy)),
+            ("agent web ping", Command::Agent(web(), Ask::Ping)),
+            ("agent web info", Command::Agent(web(), Ask::Info)),
+            ("agent web sync", Command::Agent(web(), Ask::Sync)),
+            ("agent web shutdown", Command::Agent(web(), Ask::Shutdown)),
+            ("agent web reboot", Command::Agent(web(), Ask::Reboot)),
             ("cpu", Command::Cpu),
             ("memory", Command::Memory),
             ("irq", Command::Irq(None)),
@@ -390,6 +402,8 @@ mod tests {
             ("vm start", "use: vm start NAME"),
             ("vm stop --force", "use: vm stop [--force] NAME"),
             ("vm fly web", "use: vm list|info|dump|start|pause|resume|stop|reset|destroy [NAME]"),
+            ("agent web", "use: agent NAME ping|info|sync|shutdown|reboot"),
+            ("agent web dance", "use: agent NAME ping|info|sync|shutdown|reboot"),
             ("cpu 1", "use: cpu"),
             ("console tail web -1", "use: console tail NAME [FROM]"),
             ("console a b", "use: console [NAME|all|focus]"),
@@ -435,6 +449,7 @@ mod tests {
             ("vm start NAME", Command::VmChange(own(), VmChange::Start)),
             ("vm stop NAME", Command::VmChange(own(), VmChange::Stop { force: false })),
             ("vm stop --force NAME", Command::VmChange(own(), VmChange::Stop { force: true })),
+            ("agent NAME info", Command::Agent(own(), Ask::Info)),
             ("irq NAME", Command::Irq(Some(own()))),
             ("sched set NAME weight=5", Command::SchedSet(own(), weight)),
             ("stats NAME", Command::Stats(Some(own()))),

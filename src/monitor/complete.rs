@@ -62,6 +62,7 @@ fn arguments<'n>(
             Argument::Words(choices) if after <= at => {
                 words.extend(choices.iter().filter(|word| !given.contains(word)));
             }
+            Argument::Verb(choices) if after == at => words.extend_from_slice(choices),
             Argument::Command if after == at => {
                 words.extend(USAGES.iter().filter_map(|usage| usage.words.first()));
             }
@@ -90,6 +91,8 @@ mod tests {
         assert!(choices("vm stop --force web ").is_empty());
         assert_eq!(choices("stats web "), ["reset"]);
         assert_eq!(choices("console tail w"), ["web"]);
+        assert_eq!(choices("agent "), ["control", "web"]);
+        assert_eq!(choices("agent web s"), ["shutdown", "sync"]);
         assert_eq!(choices("sched set web we"), ["weight="]);
         assert_eq!(choices("sched set web weight=1 c"), ["cap=", "cpus="]);
         assert_eq!(choices("sched set web wf"), ["wfi="]);

@@ -66,7 +66,8 @@ pub fn refusal(id: Option<u64>, why: &str) -> String {
     write(&Refused { id, ok: false, error: why }).unwrap_or_default()
 }
 
-fn read<T: DeserializeOwned>(text: &[u8]) -> Result<T, String> {
+/// Reads what is not nested deeply.
+pub(super) fn read<T: DeserializeOwned>(text: &[u8]) -> Result<T, String> {
     if text.iter().filter(|byte| matches!(byte, b'[' | b'{')).count() > MOST_NESTED {
         return Err(String::from("too many arrays and objects"));
     }

@@ -14,7 +14,11 @@
 //! | [`json`] | requests and answers as JSON |
 //! | [`present`] | the hypervisor behind [`Control`] |
 //! | [`gather`] | what of it CPUs have in hand |
+//! | [`agent`] | what programs in guests are asked |
+//! | [`asking`] | the commands that wait for those |
 
+pub mod agent;
+pub mod asking;
 pub mod command;
 pub mod complete;
 pub mod editor;
@@ -25,6 +29,7 @@ pub mod reply;
 pub mod table;
 pub mod usage;
 
+use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -32,6 +37,7 @@ use alloc::vec::Vec;
 use ::log::LevelFilter;
 
 use crate::console::End;
+use agent::{Answer, Ask};
 use command::{Command, ParseError, SchedChange, Target, VmChange};
 use reply::{
     Asked, ConsoleState, ConsoleTail, CpuSummary, HelpEntry, IrqEntry, MemoryReport, Reply,
@@ -76,6 +82,8 @@ pub trait Control {
     fn dump(&mut self, name: &str) -> Result<Vec<VcpuDump>, Refusal>;
     /// Begin a change in a VM's life. Where that means to ask the guest: how it was asked.
     fn change(&mut self, name: &str, change: VmChange) -> Result<Option<Asked>, Refusal>;
+    /// What a VM's agent has answered, which was [asked](asking) before.
+    fn agent(&mut self, name: &str) -> Result<Answer, Refusal>;
     /// All CPUs, by number.
     fn cpus(&mut self) -> Vec<CpuSummary>;
     /// The memory.
@@ -123,6 +131,14 @@ pub fn execute(command: &Command, control: &mut impl Control) -> Result<Reply, R
         Command::VmDump(name) => Reply::Dump(control.dump(name)?),
         Command::VmChange(name, change) => {
             control.change(name, *change)?.map_or(Reply::Done, Reply::Asked)
+        }
+        Command::Agent(name, ask) => {
+            let answer = control.agent(name)?;
+            match ask {
+                Ask::Ping | Ask::Info => Reply::Agent(Box::new(answer.into())),
+                Ask::Sync => Reply::Done,
+                Ask::Shutdown | Ask::Reboot => Reply::Asked(Asked { asked: "agent".into() }),
+            }
         }
         Command::Cpu => Reply::Cpus(control.cpus()),
         Command::Memory => Reply::Memory(control.memory()?),

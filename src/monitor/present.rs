@@ -8,6 +8,7 @@ use core::fmt::Display;
 
 use ::log::LevelFilter;
 
+use super::agent::{Answer, Outcome};
 use super::command::{SchedChange, Target, VmChange};
 use super::reply::{
     Asked, ConsoleState, ConsoleTail, CpuSummary, DeviceEntry, ExitStats, Hex, IrqEntry,
@@ -35,6 +36,8 @@ pub struct Present<'a, M> {
     pub machine: &'a mut M,
     /// Asks for the heap's state.
     pub heap: fn() -> HeapReport,
+    /// What became of what the command asks of a VM's agent.
+    pub asked: Option<Outcome>,
 }
 
 impl<'a, M: Machine> Present<'a, M> {
@@ -238,6 +241,10 @@ impl<M: Machine> Control for Present<'_, M> {
             VmChange::Resume => hypervisor.resume(machine, id),
             VmChange::Stop { force: false } => match &config.shutdown {
                 Shutdown::Button => hypervisor.press_power_button(machine, id),
+                Shutdown::Agent => {
+                    self.agent(name)?;
+                    return Ok(Some(Asked { asked: config.shutdown.to_string() }));
+                }
                 Shutdown::Console(text) => {
                     hypervisor.running(id).map_err(|why| denied(&why))?;
                     console::type_to(id, text).map_err(|why| denied(&why))?;
@@ -251,6 +258,20 @@ impl<M: Machine> Control for Present<'_, M> {
         done.map_err(|why| denied(&why))?;
         let asks = change == VmChange::Stop { force: false };
         Ok(asks.then(|| Asked { asked: config.shutdown.to_string() }))
+    }
+
+    fn agent(&mut self, name: &str) -> Result<Answer, Refusal> {
+        let (id, _) = self.find(name)?;
+        let denied = |why: &dyn Display| Refusal::Denied(format!("{name}: {why}"));
+        match self.asked.take() {
+            Some(outcome) => outcome.map_err(|why| denied(&why)),
+            None => match self.hypervisor.running(id) {
+                Ok(_) => {
+                    Err(denied(&"it has no port for an agent; its manifest says `agent = true`"))
+                }
+                Err(why) => Err(denied(&why)),
+            },
+        }
     }
 
     fn cpus(&mut self) -> Vec<CpuSummary> {

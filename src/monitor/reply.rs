@@ -10,6 +10,7 @@ use alloc::vec::Vec;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use super::agent::Answer;
 use crate::console::View;
 use crate::sched::policy::Wfi;
 
@@ -112,7 +113,7 @@ pub struct VmDetails {
     pub on_reboot: String,
     /// What happens when it makes an access that cannot be carried out.
     pub on_bad_access: String,
-    /// How it is asked to power off: `button`, or `console` and what is typed, in quotes.
+    /// How it is asked to power off: `button`, `agent`, or `console` and what is typed, in quotes.
     pub shutdown: String,
     /// How it is scheduled.
     pub sched: SchedEntry,
@@ -122,11 +123,44 @@ pub struct VmDetails {
     pub devices: Vec<DeviceEntry>,
 }
 
-/// `vm stop` without force.
+/// `vm stop` without force, and what an agent is asked to bring about.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Asked {
-    /// How the VM was asked to power off: as in [`VmDetails::shutdown`].
+    /// How the VM was asked: as in [`VmDetails::shutdown`].
     pub asked: String,
+}
+
+/// `agent NAME ping` and `agent NAME info`. What the agent does not say is left out; texts are a guest's, without control
+/// characters.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AgentReport {
+    /// Which version of the convention it keeps to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<u32>,
+    /// The guest's kernel.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<String>,
+    /// For how long the guest has been up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uptime_micros: Option<u64>,
+    /// The guest's memory as it sees it, in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<u64>,
+    /// What of it can be had, in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub available: Option<u64>,
+    /// The guest's network addresses.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<String>,
+}
+
+impl From<Answer> for AgentReport {
+    fn from(answer: Answer) -> Self {
+        let Answer { version, kernel, uptime, memory, available, addresses } = answer;
+        let uptime_micros = uptime.map(|seconds| seconds.saturating_mul(1_000_000));
+        Self { version, kernel, uptime_micros, memory, available, addresses }
+    }
 }
 
 /// A register by its name.
@@ -307,8 +341,10 @@ pub enum Reply {
     Vms(Vec<VmSummary>),
     /// `vm info`.
     Vm(Box<VmDetails>),
-    /// `vm stop` without force.
+    /// `vm stop` without force, `agent NAME shutdown` and `agent NAME reboot`.
     Asked(Asked),
+    /// `agent NAME ping` and `agent NAME info`.
+    Agent(Box<AgentReport>),
     /// `vm dump`.
     Dump(Vec<VcpuDump>),
     /// `cpu`.

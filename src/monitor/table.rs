@@ -6,8 +6,8 @@ use alloc::vec::Vec;
 use core::fmt::{self, Display, Write};
 
 use super::reply::{
-    Asked, ConsoleState, CpuSummary, DeviceEntry, HelpEntry, IrqEntry, MemoryReport, Reply,
-    SchedEntry, StatsEntry, VcpuDump, VcpuSummary, VmDetails, VmMemory, VmState, VmSummary,
+    AgentReport, Asked, ConsoleState, CpuSummary, DeviceEntry, HelpEntry, IrqEntry, MemoryReport,
+    Reply, SchedEntry, StatsEntry, VcpuDump, VcpuSummary, VmDetails, VmMemory, VmState, VmSummary,
 };
 use crate::console::View;
 use crate::console::text::{Cleaner, Restart};
@@ -19,6 +19,7 @@ pub fn render(reply: &Reply) -> String {
         Reply::Vms(vms) => table(&VM_COLUMNS, &vms.iter().map(vm_row).collect::<Vec<_>>()),
         Reply::Vm(vm) => details(vm),
         Reply::Asked(Asked { asked }) => format!("asked by its {asked}\n"),
+        Reply::Agent(report) => agent(report),
         Reply::Dump(vcpus) => vcpus.iter().map(dump).collect(),
         Reply::Cpus(cpus) => self::cpus(cpus),
         Reply::Memory(report) => memory(report),
@@ -108,6 +109,22 @@ fn details(vm: &VmDetails) -> String {
     };
     let rows: Vec<_> = vm.devices.iter().map(device).collect();
     text + &table(&["device<", "address", "size", "irq"], &rows)
+}
+
+fn agent(report: &AgentReport) -> String {
+    let mut text = String::new();
+    let mut say = |what: &str, value: Option<String>| {
+        if let Some(value) = value {
+            let _ = writeln!(text, "{what:<9}  {value}");
+        }
+    };
+    say("version", report.version.map(|version| version.to_string()));
+    say("kernel", report.kernel.clone());
+    say("up", report.uptime_micros.map(|micros| Seconds(micros).to_string()));
+    say("memory", report.memory.map(|bytes| Size(bytes).to_string()));
+    say("available", report.available.map(|bytes| Size(bytes).to_string()));
+    say("addresses", (!report.addresses.is_empty()).then(|| report.addresses.join(" ")));
+    if text.is_empty() { String::from("ok\n") } else { text }
 }
 
 fn dump(vcpu: &VcpuDump) -> String {

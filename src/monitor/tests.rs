@@ -70,6 +70,12 @@ impl Control for Fake {
         Ok(asks.then(|| Asked { asked: "console \"halt\\n\"".into() }))
     }
 
+    fn agent(&mut self, name: &str) -> Result<Answer, Refusal> {
+        self.find(name)?;
+        let kernel = Some("Linux 6.12".into());
+        Ok(Answer { version: Some(1), kernel, uptime: Some(7), ..Answer::default() })
+    }
+
     fn cpus(&mut self) -> Vec<CpuSummary> {
         let running = Some("web/0".into());
         vec![CpuSummary {
@@ -197,6 +203,7 @@ fn every_command_of_the_help_has_both_answers() {
             ["sched", "set"] => "sched set web weight=5".into(),
             ["log", "level"] => "log level warn".into(),
             ["vm", "list"] => "vm list".into(),
+            ["agent"] => "agent web info".into(),
             ["vm", "resume"] => continue,
             ["vm", ..] | ["console", "tail"] => format!("{} web", usage.words.join(" ")),
             words => words.join(" "),

@@ -18,14 +18,17 @@ pub struct Usage {
 pub enum Argument {
     /// A VM's name.
     Vm,
-    /// One of these words.
+    /// One of these words, or none.
     Words(&'static [&'static str]),
+    /// One of these words, in its place.
+    Verb(&'static [&'static str]),
     /// Any number of these settings.
     Settings(&'static [&'static str]),
     /// A command, for `help`.
     Command,
 }
 
+const ASKS: Argument = Argument::Verb(&["ping", "info", "sync", "shutdown", "reboot"]);
 const FORCE: Argument = Argument::Words(&["--force"]);
 const LEVELS: Argument = Argument::Words(&["off", "error", "warn", "info", "debug", "trace"]);
 const SCHED: Argument = Argument::Settings(&["weight=", "cap=", "cpus=", "reservation=", "wfi="]);
@@ -71,6 +74,12 @@ pub const USAGES: &[Usage] = &[
         &[Argument::Vm],
         "vm destroy NAME",
         "take it apart and free what it has",
+    ),
+    usage(
+        &["agent"],
+        &[Argument::Vm, ASKS],
+        "agent NAME ping|info|sync|shutdown|reboot",
+        "ask its guest agent: whether it is there, how the guest is; write all to disks; power off; reboot",
     ),
     usage(&["cpu"], &[], "cpu", "all CPUs: what they run, how busy they are"),
     usage(&["memory"], &[], "memory", "memory in all, free, and of each VM"),

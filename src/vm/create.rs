@@ -39,6 +39,7 @@ use crate::memory::{
     Dirty, FramePool, Frames, Geometry, GuestMemory, Maintenance, MapError, OutOfFrames, Perms,
     Stage2, Stage2Error, Vmids,
 };
+use crate::monitor::agent::Link;
 use crate::platform::board::{AssignError, Assigned, AssignedDevice};
 use crate::sched::VmId;
 use crate::time::{Frequency, Ticks};
@@ -264,6 +265,7 @@ impl Vm {
             gic_version: host.gic_version,
             bus,
             console,
+            agent: channels.agent(id).map(Link::new),
             virtio: names,
             disks: disks.to_vec(),
             disk_memory: 0,

@@ -42,6 +42,7 @@ use crate::host::share::Lent;
 use crate::machine::{CpuId, Machine, Space};
 use crate::manifest::{OnBadAccess, OnCrash, OnReboot};
 use crate::memory::Stage2;
+use crate::monitor::agent;
 use crate::sched::VmId;
 use crate::time::Ticks;
 use crate::vcpu::{Vcpu, VcpuId};
@@ -109,6 +110,8 @@ pub struct Vm {
     bus: Bus,
     /// The console device's bell, where it has one.
     console: Option<Doorbell>,
+    /// The way to its agent, where it has one.
+    agent: Option<agent::Link>,
     /// What is in the first virtio slots.
     virtio: Vec<String>,
     disks: Vec<disks::VmDisk>,
@@ -254,6 +257,11 @@ impl Vm {
         let slot = slot.and_then(|slot| usize::try_from(slot).ok());
         let name = slot.and_then(|slot| self.virtio.get(slot)).map(String::as_str);
         name.unwrap_or_else(|| layout::device_name(ipa))
+    }
+
+    /// The way to its agent, where its manifest wants one.
+    pub const fn agent(&self) -> Option<&agent::Link> {
+        self.agent.as_ref()
     }
 
     /// The VM's interrupt controller.

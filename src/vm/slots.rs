@@ -90,7 +90,7 @@ impl Slots<'_> {
         }
     }
 
-    /// Its console device, where it has ports or gets what is typed there: whom to tell when the line has something new.
+    /// Its console device, where it has ports, an agent, or gets what is typed there: whom to tell when the line has something new.
     pub fn add_console<L: SerialLine + 'static>(
         &mut self,
         vm: VmId,
@@ -100,7 +100,7 @@ impl Slots<'_> {
         doorbells: &Arc<Doorbells>,
     ) -> Option<Doorbell> {
         let has_keys = config.keys == Keys::Virtio;
-        if config.ports.is_empty() && !has_keys {
+        if config.ports.is_empty() && !config.agent && !has_keys {
             return None;
         }
         let bell = Doorbell::new(doorbells.clone(), vm, self.next());

@@ -20,6 +20,7 @@ use plinth::time::Frequency;
 use plinth::vcpu::VcpuId;
 use plinth::vgic::{GicVersion, IntId};
 use plinth::virtio::block::base::Images;
+use plinth::virtio::console::NamedPort;
 use plinth::virtio::console::channel::Channels;
 use plinth::virtio::net::cabling::Cabling;
 use plinth::vm::Vm;
@@ -157,6 +158,8 @@ pub struct Room {
     pub cpus: Vec<Cpu<'static, Scripted>>,
     pub lines: Vec<Arc<ScriptedLine>>,
     pub finished: Vec<bool>,
+    /// What each guest's named ports lead to.
+    pub ports: Vec<Vec<NamedPort>>,
     vmids: Vec<u8>,
 }
 
@@ -219,6 +222,8 @@ impl Room {
         let line = move |id: VmId, _: &str| -> Arc<dyn SerialLine> { of_vm[id.index()].clone() };
         let stock =
             Stock::new(host, bundle.clone(), pool(memory), None, Box::new(line)).with_disks(disks);
+        let ids = (0..).map(VmId).take(bundle.vms().len());
+        let ports = ids.map(|id| stock.channels().of(id)).collect();
         let hypervisor: &'static Hypervisor = Box::leak(Box::new(Hypervisor::new(stock)));
         let world = World::new(count, on_pause);
         let mut machines: Vec<_> =
@@ -229,7 +234,7 @@ impl Room {
         let vmids = (0..).take(bundle.vms().len()).map(vmid_of).collect();
         let cpus = machines.into_iter().map(|machine| Cpu::new(machine, hypervisor, on_device));
         let (cpus, finished) = (cpus.collect(), vec![false; count.into()]);
-        Self { world, hypervisor, cpus, lines, finished, vmids }
+        Self { world, hypervisor, cpus, lines, finished, ports, vmids }
     }
 
     /// Let VM `vm` (from 0) find `ops` at `entry`.

@@ -190,6 +190,9 @@ fn special(vm: &VmConfig, networks: &[NetworkConfig]) -> String {
     if vm.shutdown != Shutdown::Button {
         say(format!("shutdown by {}", vm.shutdown));
     }
+    if vm.agent {
+        say("agent".to_owned());
+    }
     if vm.ram_base != RAM_BASE {
         say(format!("RAM at {:#x}", vm.ram_base.raw()));
     }
@@ -248,6 +251,7 @@ mod tests {
             },
             ram_base: Ipa::new(0x8000_0000),
             shutdown: Shutdown::Console("halt\n"),
+            agent: true,
             devices: Devices::NONE,
             nets: vec![CardConfig {
                 network: 0,
@@ -266,7 +270,7 @@ mod tests {
             [
                 "  a        512M, vcpus 2, kernel 1.5M, initrd 1.4M",
                 "  control  64M, vcpus 1, kernel 1.5M, reservation 2ms in 10ms, pinned, \
-             wfi trap, shutdown by console \"halt\\n\", RAM at 0x80000000, no rtc, \
+             wfi trap, shutdown by console \"halt\\n\", agent, RAM at 0x80000000, no rtc, \
              02:00:00:00:00:01 on lan, not started",
                 "  2 VMs with 576M of memory",
             ]

@@ -206,7 +206,7 @@ pub struct CtlOptions {
     #[arg(long)]
     pub json: bool,
     /// Give up after so many seconds
-    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub timeout: f64,
     /// As in the monitor: `vm list`, `vm pause NAME`, `stats`, …; `help` lists them. Without one,
     /// commands are read from standard input, one a line

@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 
 use plinth::addr::{Ipa, PAGE_SIZE};
 use plinth::manifest::{
-    DiskConfig, DiskContents, MAX_CMDLINE, MAX_MEMORY, MAX_NAME, RAM_LIMIT, VmConfig,
+    DiskConfig, DiskContents, MAX_CMDLINE, MAX_MEMORY, MAX_NAME, RAM_LIMIT, Shutdown, VmConfig,
 };
 use plinth::monitor::command::{NAME_RULE, can_be_meant};
 use plinth::sched::policy::Class;
@@ -53,6 +53,7 @@ pub enum Field {
     Disks,
     Keys,
     Ports,
+    Agent,
 }
 
 /// What there is to say of a field.
@@ -67,7 +68,7 @@ struct Row {
 }
 
 /// Every field, in the order of their declaration.
-const ROWS: [Row; 23] = [
+const ROWS: [Row; 24] = [
     own(Field::Name, "name", None),
     own(Field::Kernel, "kernel", Some("--kernel")),
     own(Field::Initrd, "initrd", Some("--initrd")),
@@ -91,6 +92,7 @@ const ROWS: [Row; 23] = [
     own(Field::Disks, "disks", None),
     shared(Field::Keys, "keys", None),
     own(Field::Ports, "ports", None),
+    shared(Field::Agent, "agent", None),
 ];
 
 const fn own(field: Field, key: &'static str, option: Option<&'static str>) -> Row {
@@ -178,6 +180,10 @@ fn examine(guest: &Guest, store: Option<&Store>) -> (Payload, Vec<Problem>) {
         check(Field::RamBase, ram_fits(guest.ram_base, guest.memory));
     }
     check(Field::Cmdline, check_cmdline(&guest.cmdline));
+    if guest.shutdown == Shutdown::Agent && !guest.agent {
+        let text = "by its agent, and it has none; say `agent = true`";
+        check(Field::Shutdown, Err(text.to_owned()));
+    }
     check(Field::Cap, cap_fits(guest.policy.class, guest.vcpus));
 
     // What is not looked at yet has no bytes, and fits.

@@ -1,6 +1,6 @@
 //! The default guest's initial file system: a gzip'd cpio archive ("newc", as the kernel's
 //! `Documentation/driver-api/early-userspace/buffer-format.rst` has it) with busybox, e2fsck, an
-//! init script and kernel modules.
+//! init script, a guest agent and kernel modules.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -12,11 +12,13 @@ use flate2::{Compression, Crc};
 use object::{Object, ObjectSection};
 
 const INIT: &[u8] = include_bytes!("initramfs/init.sh");
+const AGENT: &[u8] = include_bytes!("initramfs/agent.sh");
 
 /// Changes whenever the archive would, for the same packages.
 pub fn fingerprint() -> u32 {
     let mut crc = Crc::new();
     crc.update(INIT);
+    crc.update(AGENT);
     crc.update(include_bytes!("initramfs.rs"));
     crc.sum()
 }
@@ -37,6 +39,7 @@ pub fn build(guest: &Path) -> Result<Vec<u8>> {
     archive.add("init", Node::Program, INIT);
     archive.add("bin/busybox", Node::Program, &read(guest.join("busybox"))?);
     archive.add("bin/sh", Node::Link, b"busybox");
+    archive.add("bin/plinth-agent", Node::Program, AGENT);
     archive.add("bin/e2fsck", Node::Program, &read(guest.join("e2fsck"))?);
     archive.add("etc/passwd", Node::File, b"root::0:0:root:/root:/bin/sh\n");
     let order = read(guest.join("modules/order"))?;

@@ -14,6 +14,7 @@
 //! | `assign/…` | a guest owns a UART of the board |
 //! | `rpi4/…` | all that on a Raspberry Pi 4, and from the card that is made for it |
 
+mod agent;
 mod assigned;
 mod bench;
 mod command;
@@ -175,6 +176,7 @@ pub fn run(filter: Option<&str>, bare: bool) -> Result<ExitCode> {
         steps.extend(net::steps());
         steps.extend(exits::steps());
         steps.extend(ports::steps());
+        steps.extend(agent::steps());
         steps.extend(disks::steps());
         steps.extend(host_disks::steps());
         steps.extend(hostile::steps());

@@ -38,6 +38,18 @@ fn a_port_whose_other_end_is_not_there_is_refused() {
 }
 
 #[test]
+fn the_agents_port_is_had_by_saying_so_and_who_is_stopped_by_it_has_one() {
+    let name = "org.plinth.agent.0";
+    let both = [with_ports("a", &[(name, "b")]), with_ports("b", &[(name, "a")])];
+    assert!(mistake(&both).is_some_and(|text| text.contains("say `agent = true`")));
+    let vm = |agent, shutdown| [VmConfig { agent, shutdown, ..config("a") }];
+    let none = mistake(&vm(false, Shutdown::Agent)).unwrap();
+    assert!(none.contains("VM 1 (\"a\"): its shutdown is by its agent"), "{none}");
+    assert_eq!(mistake(&vm(true, Shutdown::Agent)), None);
+    assert_eq!(mistake(&vm(true, Shutdown::Button)), None);
+}
+
+#[test]
 fn names_are_few_printable_and_given_once() {
     let both = |name: &str| [with_ports("a", &[(name, "b")]), with_ports("b", &[(name, "a")])];
     for name in ["", "a b", "a/b", "\u{e4}", &"n".repeat(65)] {

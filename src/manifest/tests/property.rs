@@ -90,8 +90,11 @@ fn vms() -> impl Strategy<Value = (VmConfig, usize, Option<usize>)> {
         prop_oneof![Just(OnCrash::Preserve), Just(OnCrash::Restart), Just(OnCrash::Destroy)];
     let reboot =
         prop_oneof![Just(OnReboot::Restart), Just(OnReboot::Stop), Just(OnReboot::Destroy)];
-    let shutdown =
-        prop_oneof![Just(Shutdown::Button), "[\\x01-~]{1,64}".prop_map(Shutdown::Console)];
+    let shutdown = prop_oneof![
+        Just(Shutdown::Button),
+        "[\\x01-~]{1,64}".prop_map(Shutdown::Console),
+        Just(Shutdown::Agent),
+    ];
     let bad = prop_oneof![Just(OnBadAccess::Abort), Just(OnBadAccess::Crash)];
     let clock = prop_oneof![Just(Devices::NONE), Just(Devices::RTC)];
     let assign = prop::collection::vec("[!-~]{1,128}", 0..=16);
@@ -105,7 +108,7 @@ fn vms() -> impl Strategy<Value = (VmConfig, usize, Option<usize>)> {
         any::<bool>(),
         crash,
         reboot,
-        (bad, shutdown, clock, assign, cards(), any::<bool>()),
+        (bad, shutdown, clock, assign, cards(), any::<(bool, bool)>()),
     );
     let files = (("[ -~]{0,200}", disks()), 1usize..6000, prop::option::of(1usize..6000));
     (machine, files).prop_map(
@@ -117,7 +120,7 @@ fn vms() -> impl Strategy<Value = (VmConfig, usize, Option<usize>)> {
                 autostart,
                 on_crash,
                 on_reboot,
-                (on_bad_access, shutdown, devices, assign, nets, keys),
+                (on_bad_access, shutdown, devices, assign, nets, (keys, agent)),
             ),
             files,
         )| {
@@ -130,6 +133,7 @@ fn vms() -> impl Strategy<Value = (VmConfig, usize, Option<usize>)> {
                 on_crash,
                 on_reboot,
                 on_bad_access,
+                agent: agent || shutdown == Shutdown::Agent,
                 shutdown,
                 devices,
                 assign,

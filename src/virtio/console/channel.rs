@@ -1,4 +1,4 @@
-//! A pipe between two guests' ports, both ways.
+//! A pipe between two guests' ports, or a guest's and the monitor, both ways.
 //!
 //! What one end sends waits here until the other takes it, [`ROOM`] bytes at most each way; then the sender waits. An end that is
 //! closed takes nothing, and what waited for it is gone.
@@ -16,6 +16,7 @@ use spin::mutex::TicketMutex;
 use super::NamedPort;
 use crate::device::doorbell::Doorbell;
 use crate::manifest::VmConfig;
+use crate::monitor::agent::PORT;
 use crate::sched::VmId;
 
 /// How many bytes wait for an end at most.
@@ -26,6 +27,8 @@ pub const ROOM: usize = 8 << 10;
 struct Side {
     /// Somebody has opened it.
     open: bool,
+    /// How often.
+    opened: u32,
     /// What waits for it.
     inbox: VecDeque<u8>,
     /// It has found nothing, and is told when something comes.
@@ -36,6 +39,11 @@ struct Side {
 }
 
 impl Side {
+    /// Where there is no memory nothing comes.
+    fn reserve(&mut self) {
+        let _ = self.inbox.try_reserve_exact(ROOM);
+    }
+
     fn ring(&self) {
         if let Some(bell) = &self.bell {
             bell.ring();
@@ -69,11 +77,25 @@ impl End {
         self.with(|own, _| {
             own.inbox = VecDeque::new();
             if bell.is_some() {
-                // Where there is no memory nothing comes.
-                let _ = own.inbox.try_reserve_exact(ROOM);
+                own.reserve();
             }
             own.bell = bell;
         });
+    }
+
+    /// This end is open from now on, and looks by itself whether something has come. [`Self::leave`] ends that.
+    pub fn watch(&self) {
+        self.with(|own, _| {
+            own.inbox = VecDeque::new();
+            own.reserve();
+        });
+        self.set_open(true);
+    }
+
+    /// This end is closed, and there is no memory for what comes.
+    pub fn leave(&self) {
+        self.set_open(false);
+        self.plug(None);
     }
 
     /// This end is opened, or closed: the other's is told.
@@ -83,6 +105,7 @@ impl End {
                 return;
             }
             (own.open, own.hungry, own.blocked) = (open, open, false);
+            own.opened = own.opened.wrapping_add(open.into());
             own.inbox.clear();
             // It waits for room, or is to hear of the change.
             other.blocked = false;
@@ -93,6 +116,36 @@ impl End {
     /// Whether the other end is open, or what came from there is not all taken.
     pub fn is_other_open(&self) -> bool {
         self.with(|own, other| other.open || !own.inbox.is_empty())
+    }
+
+    /// How often the other end was opened; `None` while it is closed.
+    pub fn other_opened(&self) -> Option<u32> {
+        self.with(|_, other| other.open.then_some(other.opened))
+    }
+
+    /// What has come and was not taken is gone.
+    pub fn discard(&self) {
+        self.with(|own, other| {
+            own.inbox.clear();
+            if core::mem::take(&mut other.blocked) {
+                other.ring();
+            }
+        });
+    }
+
+    /// Sends all of the bytes, or none where the other end has not the room.
+    pub fn send_whole(&self, bytes: &[u8]) -> bool {
+        self.with(|_, other| {
+            let room = if other.open { other.inbox.capacity().min(ROOM) } else { 0 };
+            let fits = bytes.len() <= room.saturating_sub(other.inbox.len());
+            if fits {
+                other.inbox.extend(bytes);
+                if core::mem::take(&mut other.hungry) {
+                    other.ring();
+                }
+            }
+            fits
+        })
     }
 
     /// Sends: how many of the bytes the other end has room for. If not for all, the bell is rung when it has.
@@ -143,10 +196,13 @@ type Port = (alloc::string::String, End);
 #[derive(Debug, Default)]
 pub struct Channels {
     ports: Box<[Vec<Port>]>,
+    /// The monitor's end of the one to a VM's agent.
+    agents: Box<[Option<End>]>,
 }
 
 impl Channels {
-    /// Those that a checked manifest describes: two ports of one name that lead to each other's VM.
+    /// Those that a checked manifest describes: two ports of one name that lead to each other's VM, and after a VM's others the
+    /// one to its agent.
     pub fn new(vms: &[VmConfig]) -> Self {
         let mut ports: Vec<Vec<Port>> = vms.iter().map(|_| Vec::new()).collect();
         for (index, vm) in vms.iter().enumerate() {
@@ -162,7 +218,20 @@ impl Channels {
                 }
             }
         }
-        Self { ports: ports.into() }
+        let agent = |(vm, ports): (&VmConfig, &mut Vec<Port>)| {
+            let [guest, monitor] = End::pair();
+            vm.agent.then(|| {
+                ports.push((PORT.into(), guest));
+                monitor
+            })
+        };
+        let agents = vms.iter().zip(&mut ports).map(agent).collect();
+        Self { ports: ports.into(), agents }
+    }
+
+    /// The monitor's end of the channel to a VM's agent, where it has one.
+    pub fn agent(&self, vm: VmId) -> Option<End> {
+        self.agents.get(vm.index()).cloned().flatten()
     }
 
     /// A VM's ports.

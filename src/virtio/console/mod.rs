@@ -1,11 +1,11 @@
 //! The console device (VIRTIO 1.2, "Console Device"), with several ports.
 //!
 //! Port 0 is a console: what the guest writes there appears where its UART's output does, a buffer for one exit instead of a byte. The
-//! others have names, and each is one end of a [`channel`] to another guest.
+//! others have names, and each is one end of a [`channel`] to another guest, or to the monitor.
 //!
 //! | module | what it is |
 //! |---|---|
-//! | [`channel`] | a pipe between two guests' ports, both ways |
+//! | [`channel`] | a pipe between two ports, both ways |
 //! | [`control`] | what device and driver tell each other of ports |
 //!
 //! Not offered: a size, as nobody here knows the terminal's.
@@ -29,13 +29,15 @@ use crate::device::doorbell::Doorbell;
 use crate::device::serial::SerialLine;
 use crate::exit::Width;
 
-/// The most named ports that a device has.
+/// The most named ports that lead to other guests.
 pub const MAX_PORTS: usize = 8;
+/// The most named ports that a device has: one more leads to the monitor.
+const MAX_NAMED: usize = MAX_PORTS + 1;
 
 /// How many descriptors each queue has.
 const QUEUE_SIZE: u16 = 64;
 /// As many as the most ports need: two each, and two for control.
-const MAX_QUEUES: usize = 2 * (MAX_PORTS + 2);
+const MAX_QUEUES: usize = 2 * (MAX_NAMED + 2);
 
 /// "Feature bits".
 mod feature {
@@ -128,9 +130,9 @@ pub struct ConsoleDevice<L> {
 
 impl<L: SerialLine> ConsoleDevice<L> {
     /// A device whose first port is connected to `line`, from which it gets what is typed if it `has_keys`. With more than
-    /// [`MAX_PORTS`] named ports, those beyond are not there.
+    /// [`MAX_PORTS`] + 1 named ports, those beyond are not there.
     pub fn new(line: L, has_keys: bool, mut named: Vec<NamedPort>, bell: Doorbell) -> Self {
-        named.truncate(MAX_PORTS);
+        named.truncate(MAX_NAMED);
         for port in &named {
             port.end.plug(Some(bell.clone()));
         }

@@ -12,6 +12,7 @@ use crate::device::doorbell::Doorbells;
 use crate::device::serial::ScriptedLine;
 use crate::device::{Device, Signal};
 use crate::memory::{FramePool, GuestMemory, Ram, Recorder};
+use crate::monitor::agent::{Answer, Ask, Failure, Link, PORT};
 use crate::sched::VmId;
 use crate::time::Ticks;
 use crate::virtio::queue::fake::{Driver, Offer};
@@ -301,6 +302,75 @@ fn the_other_end_is_told_that_one_is_closed_when_all_has_been_taken() {
     answer(&bells, &mut guests);
     assert_eq!(guests[1].sent(TRANSMIT), 1);
     assert_eq!(guests[0].received(RECEIVE), Some(b"are you there?".to_vec()));
+}
+
+/// A guest whose agent has opened its port, and the monitor's way to it.
+fn with_agent() -> (Guest, Link, Arc<Doorbells>) {
+    let bells = Arc::new(Doorbells::new(1));
+    let [own, monitor] = End::pair();
+    let link = Link::new(monitor);
+    let mut guest = Guest::new(0, &bells, false, vec![(PORT, own)]);
+    let open = |guest: &mut Guest| {
+        for (port, event) in [(0, 0), (0, 3), (1, 3)] {
+            guest.say(port, event, 1);
+        }
+        assert!(guest.told().contains(&(1, 7, 1, PORT.into())));
+        assert!(guest.device.backend().named[0].end.is_other_open(), "a reader is to sleep");
+        guest.say(1, 6, 1);
+    };
+    open(&mut guest);
+    (guest, link, bells)
+}
+
+#[test]
+fn an_agent_is_asked_by_its_port_and_answers_there() {
+    let (mut guest, link, bells) = with_agent();
+    guest.expect(RECEIVE, 64);
+    link.ask(1, Ask::Sync, Ticks(9)).unwrap();
+    answer(&bells, core::slice::from_mut(&mut guest));
+    assert_eq!(guest.received(RECEIVE), Some(b"{\"id\":1,\"do\":\"sync\"}\n".to_vec()));
+    guest.send(TRANSMIT, b"{\"id\":1,", &[3]);
+    assert_eq!(link.look(1, NOW), None);
+    guest.send(TRANSMIT, b"\"ok\":{}}\n", &[]);
+    assert_eq!((guest.sent(TRANSMIT), link.look(1, NOW)), (2, Some(Ok(Answer::default()))));
+}
+
+#[test]
+fn a_device_that_is_reset_between_request_and_answer_ends_the_wait() {
+    let (mut guest, link, bells) = with_agent();
+    link.ask(1, Ask::Ping, Ticks(9)).unwrap();
+    guest.device.reset();
+    assert_eq!(link.look(1, NOW), Some(Err(Failure::Gone)));
+    assert_eq!(link.ask(2, Ask::Ping, Ticks(9)), Err(Failure::Absent));
+    guest.begin();
+    for (port, event) in [(0, 0), (0, 3), (1, 3), (1, 6)] {
+        guest.say(port, event, 1);
+    }
+    link.ask(3, Ask::Ping, Ticks(9)).unwrap();
+    guest.expect(RECEIVE, 64);
+    answer(&bells, core::slice::from_mut(&mut guest));
+    assert_eq!(guest.received(RECEIVE), Some(b"{\"id\":3,\"do\":\"ping\"}\n".to_vec()));
+    drop(guest);
+    assert_eq!(link.look(3, NOW), Some(Err(Failure::Gone)));
+}
+
+#[test]
+fn a_guest_that_says_more_than_anybody_asked_waits_alone() {
+    let (mut guest, link, _) = with_agent();
+    let long = vec![b'{'; 1000];
+    for _ in 0..SIZE {
+        guest.send(TRANSMIT, &long, &[]);
+    }
+    assert_eq!(guest.sent(TRANSMIT), ROOM / 1000);
+    // What was said before it was asked is dropped, and the rest is no answer.
+    link.ask(1, Ask::Ping, Ticks(9)).unwrap();
+    for _ in 0..200 {
+        assert_eq!(link.look(1, NOW), None);
+        guest.look();
+    }
+    assert_eq!(guest.sent(TRANSMIT), usize::from(SIZE) - ROOM / 1000);
+    guest.send(TRANSMIT, b"\n{\"id\":1,\"ok\":{}}\n", &[]);
+    assert_eq!(link.look(1, NOW), Some(Ok(Answer::default())));
 }
 
 #[test]

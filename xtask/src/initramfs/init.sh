@@ -58,6 +58,11 @@ for chip in /sys/class/gpio/gpiochip*; do
     } &
 done
 
+# Where there is a virtio console, it may have a port for an agent.
+for device in /sys/bus/virtio/drivers/virtio_console/virtio*; do
+    [ -e "$device" ] && plinth-agent </dev/null >/dev/null 2>&1 &
+done
+
 # No kernel message may fall into the middle of the lines that a test looks for.
 dmesg -n 1
 {

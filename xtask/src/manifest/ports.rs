@@ -1,6 +1,7 @@
 //! The named ports of a guest's virtio console: the values of `ports`.
 
 use plinth::manifest::{ConsolePort, MAX_PORT_NAME, is_port};
+use plinth::monitor::agent;
 use plinth::virtio::console::MAX_PORTS;
 
 use super::networks::{fields, missing};
@@ -56,5 +57,11 @@ fn check_name(name: &str) -> Result<(), String> {
             "a port's name has 1 to {MAX_PORT_NAME} printable ASCII characters, no space and no `/`"
         )
     };
+    if name == agent::PORT {
+        return Err(format!(
+            "`{}` is the port of the guest's agent; say `agent = true` for it",
+            agent::PORT
+        ));
+    }
     is_port(name).then_some(()).ok_or_else(rule)
 }

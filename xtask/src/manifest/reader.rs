@@ -422,6 +422,7 @@ impl Reader<'_> {
             Field::Nets => guest.nets = networks::cards(value, &self.networks)?,
             Field::Keys => guest.keys = values::choice(value, &KEYS)?,
             Field::Ports => guest.ports = ports::ports(value)?,
+            Field::Agent => guest.agent = values::truth(value)?,
             Field::Disks => guest.disks = disks::disks(value, self.folder)?,
         }
         Ok(())

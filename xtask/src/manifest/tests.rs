@@ -172,7 +172,7 @@ fn all_mistakes_come_at_once_each_with_line_column_and_field() {
          Known are escape, view, scrollback, when_idle, defaults",
             "6:12: vm 1, kernel: want a text in quotes, got a number",
             "7:1: vm 1, colour: unknown field; known are name, kernel, initrd, cmdline, memory, \
-         ram_base, vcpus, cpus, weight, cap, reservation, wfi, autostart, on_crash, on_reboot, on_bad_access, shutdown, devices, assign, nets, disks, keys, ports",
+         ram_base, vcpus, cpus, weight, cap, reservation, wfi, autostart, on_crash, on_reboot, on_bad_access, shutdown, devices, assign, nets, disks, keys, ports, agent",
             "9:1: vm 2, kernel: the field is missing",
             "10:8: vm 2, name: `a` is the name of vm 1 already; each name is given once",
             "11:10: vm 2, memory: `12` is not a size: the unit K, M or G is missing, e.g. 512M or 2G",
@@ -215,10 +215,10 @@ fn each_field_says_what_it_takes() {
         ("on_reboot = 1", "13: vm 1, on_reboot: 1 will not do; want \"restart\" or \"stop\""),
         (
             "shutdown = \"poweroff\"",
-            "12: vm 1, shutdown: `poweroff` will not do; want \"button\" or a table as in { console",
+            "12: vm 1, shutdown: `poweroff` will not do; want \"button\", \"agent\" or a table as in { console",
         ),
-        ("shutdown = true", "12: vm 1, shutdown: want \"button\" or a table"),
-        ("shutdown = {}", "12: vm 1, shutdown: want \"button\" or a table"),
+        ("shutdown = true", "12: vm 1, shutdown: want \"button\", \"agent\" or a table"),
+        ("shutdown = {}", "12: vm 1, shutdown: want \"button\", \"agent\" or a table"),
         ("shutdown = { console = 1 }", "24: vm 1, shutdown.console: want a text in quotes, got a"),
         (
             "shutdown = { console = \"\" }",
@@ -268,6 +268,10 @@ fn ports_are_joined_by_their_names_and_keys_are_one_devices() {
     for (ports, said) in [
         ("3", "vm 1, ports: 3 will not do; want a table as in { name"),
         ("{ name = \"a b\", to = \"b\" }", "vm 1, ports.name: a port's name has 1 to 64 printable"),
+        (
+            "{ name = \"org.plinth.agent.0\", to = \"b\" }",
+            "vm 1, ports.name: `org.plinth.agent.0` is the port of the guest's agent; say `agent = true` for it",
+        ),
         ("{ nam = \"x\", to = \"b\" }", "vm 1, ports.nam: unknown field; did you mean `name`?"),
         ("{ name = \"x\" }", "vm 1, ports.to: the field is missing"),
     ] {
@@ -277,6 +281,22 @@ fn ports_are_joined_by_their_names_and_keys_are_one_devices() {
     let twice = mistakes(&two(&format!("{to_b}, {to_b}"), to_a)).concat();
     assert!(twice.contains("vm 1, ports: `x` is the name of port 1 already"), "{twice}");
     assert!(mistake("keys = \"both\"").contains("want \"uart\" or \"virtio\""));
+}
+
+#[test]
+fn an_agent_is_had_by_saying_so() {
+    assert!(guest("agent = true").agent && !guest("").agent);
+    assert!(
+        mistake("agent = \"yes\"").contains("vm 1, agent: `yes` will not do; want true or false")
+    );
+    assert_eq!(guest("shutdown = \"agent\"\nagent = true").shutdown, Shutdown::Agent);
+    let without = &good(&vm("shutdown = \"agent\"")).entries[0];
+    let problems = crate::guest::look_over(&without.guest);
+    let why = problems.iter().map(|one| without.mistake(one).text).collect::<Vec<_>>().concat();
+    assert!(
+        why.contains("vm 1, shutdown: by its agent, and it has none; say `agent = true`"),
+        "{why}"
+    );
 }
 
 #[test]

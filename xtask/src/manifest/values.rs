@@ -262,11 +262,12 @@ pub fn reservation(value: &Value<'_>) -> Meaning<Class> {
     }
 }
 
-/// `"button"` or `{ console = "poweroff\n" }`.
+/// `"button"`, `"agent"` or `{ console = "poweroff\n" }`.
 pub fn shutdown(value: &Value<'_>) -> Meaning<Shutdown> {
-    const WANT: &str = "\"button\" or a table as in { console = \"poweroff\\n\" }";
+    const WANT: &str = "\"button\", \"agent\" or a table as in { console = \"poweroff\\n\" }";
     let table = match value.get_ref() {
         DeValue::String(word) if word == "button" => return Ok(Shutdown::Button),
+        DeValue::String(word) if word == "agent" => return Ok(Shutdown::Agent),
         DeValue::Table(table) => table,
         _ => return want(value, WANT),
     };

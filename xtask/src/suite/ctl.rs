@@ -87,7 +87,7 @@ impl<'b> Run<'b> {
         Self::start(bench, &manifest, &["--gic", gic, "--smp", cpus, "--memory", "512M"], &start)
     }
 
-    fn command(&self, line: &str) -> Command {
+    pub fn command(&self, line: &str) -> Command {
         let mut command = Command::new(&self.bench.program);
         command.args(["ctl", "--socket"]).arg(&self.socket).args(line.split(' '));
         command
@@ -105,7 +105,7 @@ impl<'b> Run<'b> {
     }
 
     /// What `ctl` says of a command that is refused.
-    fn refused(&self, line: &str) -> Result<String> {
+    pub fn refused(&self, line: &str) -> Result<String> {
         let done = command::run(&mut self.command(line), ANSWER_SECONDS)?;
         if done.status.code() != Some(1) || !done.output.starts_with("error: ") {
             bail!("ctl {line} is not refused: {}, {}", done.status, done.output);
