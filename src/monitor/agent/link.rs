@@ -8,7 +8,7 @@
 
 use spin::mutex::TicketMutex;
 
-use super::line::Lines;
+use super::lines::Lines;
 use super::{Ask, Failure, Outcome, message};
 use crate::time::Ticks;
 use crate::virtio::console::channel::End;

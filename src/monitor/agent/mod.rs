@@ -7,10 +7,10 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`message`] | requests and answers as lines |
-//! | [`line`] | lines from bytes |
+//! | [`lines`] | lines from bytes |
 //! | [`link`] | one VM's agent: what it was asked, and what came back |
 
-pub mod line;
+pub mod lines;
 pub mod link;
 pub mod message;
 #[cfg(test)]

@@ -6,7 +6,7 @@ use alloc::vec;
 
 use proptest::prelude::*;
 
-use super::line::Lines;
+use super::lines::Lines;
 use super::*;
 use crate::time::Ticks;
 use crate::virtio::console::channel::{End, ROOM};
