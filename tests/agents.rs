@@ -10,6 +10,7 @@ use plinth::manifest::Shutdown;
 use plinth::monitor::agent::{Answer, Failure, Outcome};
 use plinth::monitor::asking::{Asking, Begun};
 use plinth::monitor::present::Present;
+use plinth::monitor::task::Task;
 use plinth::monitor::{serve, shell};
 use plinth::sched::VmId;
 use plinth::time::Ticks;
@@ -46,12 +47,12 @@ fn heard(end: &End) -> String {
     String::from_utf8_lossy(&bytes[..count]).into_owned()
 }
 
-fn typed(line: &str) -> Work {
-    Work::Command(line.into())
+fn typed(line: &str) -> Task {
+    Task::Console(Work::Command(line.into()))
 }
 
 /// Looks once a millisecond, from `now` on for `millis`.
-fn look(asking: &mut Asking, room: &Room, now: u64, millis: u64) -> Option<(Work, Outcome)> {
+fn look(asking: &mut Asking, room: &Room, now: u64, millis: u64) -> Option<(Task, Outcome)> {
     let each = u64::from(HZ / 1000);
     (1..=millis).find_map(|step| asking.look(room.hypervisor, Ticks(now + step * each)))
 }
@@ -105,7 +106,8 @@ fn what_cannot_be_asked_is_said_at_once_and_what_is_not_answered_after_5_seconds
 fn vm_stop_asks_the_agent_where_the_manifest_says_so() {
     let (mut room, mut asking) = (room(3), Asking::new());
     let end = open(&room, 0);
-    let request = Work::Request(b"{\"id\":3,\"command\":\"vm stop g0\"}".to_vec());
+    let request = b"{\"id\":3,\"command\":\"vm stop g0\"}".to_vec();
+    let request = Task::Console(Work::Request(request));
     assert_eq!(asking.begin(room.hypervisor, Ticks(0), request.clone()), Begun::Waits);
     assert_eq!(heard(&end), "{\"id\":1,\"do\":\"shutdown\"}\n");
     end.send(b"{\"id\":1,\"ok\":{}}\n");

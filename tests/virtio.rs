@@ -14,6 +14,7 @@ use plinth::device::serial::ScriptedLine;
 use plinth::device::{Device, Signal};
 use plinth::exit::Width;
 use plinth::firmware::entropy::Entropy;
+use plinth::manifest::{Rights, VsockConfig};
 use plinth::memory::{FramePool, GuestMemory, Ram, Recorder};
 use plinth::net::{DropReason, MacAddr, Plan, PortConfig, PortId};
 use plinth::sched::VmId;
@@ -27,7 +28,8 @@ use plinth::virtio::net::lan::Lan;
 use plinth::virtio::net::socket::Plug;
 use plinth::virtio::ram::SharedRam;
 use plinth::virtio::transport::Transport as OurTransport;
-use plinth::virtio::vsock::connections::{Connections, HOST, PORT};
+use plinth::virtio::vsock::connections::{HOST, PORT};
+use plinth::virtio::vsock::sockets::Sockets as AllSockets;
 use plinth::virtio::vsock::{SharedConnections, VsockDevice};
 use virtio_drivers::device::blk::VirtIOBlk;
 use virtio_drivers::device::console::VirtIOConsole;
@@ -500,10 +502,12 @@ const MONITOR: VsockAddr = VsockAddr { cid: HOST, port: PORT };
 
 impl Sockets {
     fn new() -> Self {
-        let connections = SharedConnections::new(Connections::new(3).into());
+        let vsock = VsockConfig { monitor: Rights::Read, ..VsockConfig::new(3) };
+        let socket = AllSockets::new([Some(&vsock)].into_iter()).of(VmId(0)).unwrap().clone();
+        let connections = socket.connections.clone();
         let bells = Arc::new(Doorbells::new(1));
         let bell = Doorbell::new(bells.clone(), VmId(0), 0);
-        let device = VsockDevice::new(connections.clone(), bell.clone());
+        let device = VsockDevice::new(socket, bell.clone());
         let registers = Registers::of(OurTransport::new(device, ram(), String::from("test")));
         Self { connections, bells, bell, registers }
     }

@@ -1,5 +1,5 @@
-//! What the console asks for and cannot do by itself: guests' UARTs that have to look at their lines,
-//! and the monitor's commands.
+//! What the console and guests' sockets ask for and cannot do by themselves: guests' UARTs that have to look at their
+//! lines, and the monitor's commands.
 
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,13 +10,13 @@ use super::heap;
 use super::power::{self, Verdict};
 use super::this_cpu::ThisCpu;
 use crate::console::{self, End, Work};
-use crate::hypervisor::Hypervisor;
+use crate::hypervisor::{Hypervisor, Line};
 use crate::machine::Machine;
 use crate::monitor::agent::Outcome;
 use crate::monitor::asking::{Asking, Begun};
-use crate::monitor::command::Command;
 use crate::monitor::present::Present;
-use crate::monitor::{self, gather, json};
+use crate::monitor::task::Task;
+use crate::monitor::{self, gather, rights};
 use crate::sched::VmId;
 use crate::time::Ticks;
 
@@ -25,7 +25,7 @@ const AT_ONCE: usize = 8;
 
 /// A command that waits for what it is to show.
 struct Errand {
-    work: Work,
+    task: Task,
     vm: VmId,
     /// Then it is carried out all the same.
     until: Ticks,
@@ -40,13 +40,25 @@ static LOOK: AtomicU64 = AtomicU64::new(u64::MAX);
 /// Nothing else is taken up until then.
 static HELD: AtomicBool = AtomicBool::new(false);
 
+/// How much longer than an answer to a guest took it is left alone afterwards, whichever guest comes next: all of
+/// them together get a tenth of a CPU.
+const REST: u64 = 9;
+/// And at least so long, in microseconds.
+const LEAST_REST_MICROS: u64 = 200;
+/// When the next line of a guest's is answered.
+static NEXT_LINE: AtomicU64 = AtomicU64::new(0);
+
 /// When [`attend`] is due without an interrupt of the UART.
-pub fn deadline() -> Option<Ticks> {
+pub fn deadline(hypervisor: Option<&Hypervisor>) -> Option<Ticks> {
+    let lines = || {
+        let wait = hypervisor.is_some_and(Hypervisor::has_lines);
+        wait.then(|| Ticks(NEXT_LINE.load(Ordering::Acquire)))
+    };
     match LOOK.load(Ordering::Acquire) {
-        u64::MAX => console::deadline(),
+        u64::MAX => console::deadline().into_iter().chain(lines()).min(),
         // What else is to be done waits with the command: the UART's interrupts see to the line.
         look if HELD.load(Ordering::Acquire) => Some(Ticks(look)),
-        look => console::deadline().into_iter().chain([Ticks(look)]).min(),
+        look => console::deadline().into_iter().chain(lines()).chain([Ticks(look)]).min(),
     }
 }
 
@@ -59,24 +71,32 @@ pub fn attend(hypervisor: &Hypervisor, machine: &mut ThisCpu) {
     for _ in 0..AT_ONCE {
         match take_errand(hypervisor, machine.now()) {
             Err(NotReady) => return,
-            Ok(Some((work, asked))) => perform(hypervisor, machine, work, asked),
-            Ok(None) => match console::take_work() {
+            Ok(Some((task, asked))) => perform(hypervisor, machine, task, asked),
+            Ok(None) => match next_task(hypervisor, machine.now()) {
                 None => return,
-                Some(work) => take_up(hypervisor, machine, work),
+                Some(task) => take_up(hypervisor, machine, task),
             },
         }
     }
 }
 
-fn take_up(hypervisor: &Hypervisor, machine: &mut ThisCpu, work: Work) {
+/// The console's come first.
+fn next_task(hypervisor: &Hypervisor, now: Ticks) -> Option<Task> {
+    console::take_work().map(Task::Console).or_else(|| {
+        let has_rested = NEXT_LINE.load(Ordering::Acquire) <= now.0;
+        if has_rested { hypervisor.take_line().map(Task::Line) } else { None }
+    })
+}
+
+fn take_up(hypervisor: &Hypervisor, machine: &mut ThisCpu, task: Task) {
     let now = machine.now();
-    let begun = ASKING.lock().begin(hypervisor, now, work);
+    let begun = ASKING.lock().begin(hypervisor, now, task);
     match begun {
         Begun::Waits => note_look(hypervisor, now, &ERRANDS.lock()),
-        Begun::Known(work, outcome) => perform(hypervisor, machine, work, Some(outcome)),
-        Begun::Other(work) => match owed(hypervisor, machine, &work) {
-            Some(vm) => put_off(hypervisor, now, work, vm),
-            None => perform(hypervisor, machine, work, None),
+        Begun::Known(task, outcome) => perform(hypervisor, machine, task, Some(outcome)),
+        Begun::Other(task) => match owed(hypervisor, machine, &task) {
+            Some(vm) => put_off(hypervisor, now, task, vm),
+            None => perform(hypervisor, machine, task, None),
         },
     }
 }
@@ -85,7 +105,7 @@ fn take_up(hypervisor: &Hypervisor, machine: &mut ThisCpu, work: Work) {
 struct NotReady;
 
 /// A command that can be carried out, and what became of what it asks of an agent.
-type Ready = (Work, Option<Outcome>);
+type Ready = (Task, Option<Outcome>);
 
 /// A command that has what it waited for, or has waited long enough.
 fn take_errand(hypervisor: &Hypervisor, now: Ticks) -> Result<Option<Ready>, NotReady> {
@@ -94,21 +114,21 @@ fn take_errand(hypervisor: &Hypervisor, now: Ticks) -> Result<Option<Ready>, Not
     }
     let mut errands = ERRANDS.lock();
     let is_ready = |it: &Errand| it.until <= now || gather::is_done(hypervisor, it.vm);
-    let ready = errands.iter().position(is_ready).map(|at| errands.swap_remove(at).work);
+    let ready = errands.iter().position(is_ready).map(|at| errands.swap_remove(at).task);
     let asked = if ready.is_none() { ASKING.lock().look(hypervisor, now) } else { None };
     note_look(hypervisor, now, &errands);
     match (ready, asked) {
-        (Some(work), _) => Ok(Some((work, None))),
-        (None, Some((work, outcome))) => Ok(Some((work, Some(outcome)))),
+        (Some(task), _) => Ok(Some((task, None))),
+        (None, Some((task, outcome))) => Ok(Some((task, Some(outcome)))),
         (None, None) if errands.is_empty() => Ok(None),
         (None, None) => Err(NotReady),
     }
 }
 
-fn put_off(hypervisor: &Hypervisor, now: Ticks, work: Work, vm: VmId) {
+fn put_off(hypervisor: &Hypervisor, now: Ticks, task: Task, vm: VmId) {
     let until = now.saturating_add(hypervisor.frequency().micros(gather::PATIENCE_MICROS));
     let mut errands = ERRANDS.lock();
-    errands.push(Errand { work, vm, until });
+    errands.push(Errand { task, vm, until });
     note_look(hypervisor, now, &errands);
 }
 
@@ -121,16 +141,42 @@ fn note_look(hypervisor: &Hypervisor, now: Ticks, errands: &[Errand]) {
 }
 
 /// The VM that owes something of what a command is to show.
-fn owed(hypervisor: &Hypervisor, machine: &mut ThisCpu, work: &Work) -> Option<VmId> {
-    let command: Command = match work {
-        Work::Command(line) => line.parse().ok()?,
-        Work::Request(text) => json::request(text).ok()?.command.parse().ok()?,
-        Work::Attend(_) | Work::End(_) => return None,
-    };
-    gather::begin(hypervisor, machine, &command)
+fn owed(hypervisor: &Hypervisor, machine: &mut ThisCpu, task: &Task) -> Option<VmId> {
+    gather::begin(hypervisor, machine, &task.command()?)
 }
 
-fn perform(hypervisor: &Hypervisor, machine: &mut ThisCpu, work: Work, asked: Option<Outcome>) {
+fn perform(hypervisor: &Hypervisor, machine: &mut ThisCpu, task: Task, asked: Option<Outcome>) {
+    match task {
+        Task::Console(work) => perform_work(hypervisor, machine, work, asked),
+        Task::Line(line) => answer_line(hypervisor, machine, &line, asked),
+    }
+}
+
+/// A guest's line is answered, if the guest is still there then.
+fn answer_line(
+    hypervisor: &Hypervisor,
+    machine: &mut ThisCpu,
+    line: &Line,
+    asked: Option<Outcome>,
+) {
+    let began = machine.now();
+    let control = &mut present(hypervisor, machine, asked);
+    let answer = rights::answer(&line.text, line.rights, control);
+    if let Some(vm) = hypervisor.vm(line.vm) {
+        vm.answer_line(line.connection, answer);
+    }
+    let ended = machine.now();
+    let rest = REST.saturating_mul(ended.since(began).0);
+    let rest = rest.max(hypervisor.frequency().micros(LEAST_REST_MICROS).0);
+    NEXT_LINE.store(ended.0.saturating_add(rest), Ordering::Release);
+}
+
+fn perform_work(
+    hypervisor: &Hypervisor,
+    machine: &mut ThisCpu,
+    work: Work,
+    asked: Option<Outcome>,
+) {
     match work {
         Work::Attend(id) => look(hypervisor, machine, id),
         Work::Command(line) => {

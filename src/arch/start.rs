@@ -136,7 +136,7 @@ pub fn run(machine: ThisCpu) -> ! {
         }
     })
     .with_background(
-        || match (monitor::deadline(), host::deadline()) {
+        || match (monitor::deadline(HYPERVISOR.get()), host::deadline()) {
             (Some(one), Some(other)) => Some(one.min(other)),
             (one, other) => one.or(other),
         },

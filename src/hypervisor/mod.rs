@@ -7,6 +7,7 @@
 
 mod clock;
 mod lifecycle;
+mod lines;
 mod schedule;
 mod stock;
 
@@ -30,6 +31,8 @@ use crate::vm::{Request, Vm};
 pub use clock::{Clock, INTERRUPT_KINDS, Phase};
 use lifecycle::Population;
 pub use lifecycle::{NotLoaded, Refusal};
+use lines::Askers;
+pub use lines::Line;
 use schedule::Schedule;
 pub use stock::{HeapAccess, HeapReport, MakeLine, MemoryReport, Stock};
 
@@ -63,6 +66,8 @@ pub struct Hypervisor {
     called: Box<[AtomicBool]>,
     /// Which devices something came for from outside their guests.
     doorbells: Arc<Doorbells>,
+    /// Who wants to be answered by the monitor.
+    askers: Askers,
     configs: Box<[VmConfig]>,
     schedules: Box<[TicketMutex<Schedule>]>,
     admission: TicketMutex<Admission>,
@@ -86,6 +91,7 @@ impl Hypervisor {
         let interrupts = stock.host().interrupts;
         let owners = stock.host().owners().collect();
         let doorbells = stock.doorbells().clone();
+        let askers = Askers::new(stock.sockets().lines().clone());
         let queue = |cpu| TicketMutex::new(RunQueue::new(CpuId(cpu), balance.clone()));
         Self {
             vms: stock.configs().iter().map(|_| TicketMutex::default()).collect(),
@@ -98,6 +104,7 @@ impl Hypervisor {
             doomed_count: AtomicUsize::new(0),
             called: (0..cpus).map(|_| AtomicBool::new(false)).collect(),
             doorbells,
+            askers,
             configs,
             schedules,
             admission: TicketMutex::new(Admission::new(cpus)),

@@ -9,13 +9,15 @@ use crate::device::doorbell::Doorbells;
 use crate::device::serial::SerialLine;
 use crate::firmware::entropy::Entropy;
 use crate::host::allotment::Allotment;
-use crate::manifest::{MachineConfig, Manifest, VmConfig};
+use crate::manifest::{MachineConfig, Manifest, Rights, VmConfig};
 use crate::memory::{FramePool, Maintenance, Vmids};
 use crate::sched::VmId;
 use crate::time::Ticks;
 use crate::virtio::block::base::Images;
 use crate::virtio::console::channel::{self, Channels};
 use crate::virtio::net::cabling::Cabling;
+use crate::virtio::vsock::connections;
+use crate::virtio::vsock::sockets::Sockets;
 use crate::vm::Vm;
 use crate::vm::create::{CreateError, Creation, Host};
 use crate::vm::loading::BootError;
@@ -71,6 +73,7 @@ pub struct Stock {
     doorbells: Arc<Doorbells>,
     cabling: Cabling,
     channels: Channels,
+    sockets: Sockets,
     /// The disk images that VMs have.
     images: Images,
     /// Who has what of the machine's disks.
@@ -99,10 +102,12 @@ impl Stock {
         let (networks, vms) = (manifest.networks(), manifest.vms());
         let cabling = Cabling::new(networks, vms, host.frequency, host.clock)
             .expect("networks of a manifest that was checked");
-        let channels = Channels::new(vms);
+        let (channels, sockets) =
+            (Channels::new(vms), Sockets::new(vms.iter().map(|vm| vm.vsock.as_ref())));
         Self {
             host,
             channels,
+            sockets,
             manifest,
             frames,
             vmids,
@@ -157,6 +162,11 @@ impl Stock {
         &self.channels
     }
 
+    /// The socket devices.
+    pub const fn sockets(&self) -> &Sockets {
+        &self.sockets
+    }
+
     /// What the bundle says of the machine.
     pub const fn machine(&self) -> &MachineConfig {
         self.manifest.machine()
@@ -189,7 +199,11 @@ impl Stock {
         let disks = config.disks.iter().filter(|disk| disk.host().is_some()).count() as u64;
         let ports = config.ports.len() as u64 + u64::from(config.agent);
         let ports = ports * 2 * channel::ROOM as u64;
-        let heap = HEAP_OF_VM + vcpus * HEAP_OF_VCPU + disks * HEAP_OF_HOST_DISK + ports;
+        let sockets = match self.sockets.of(id) {
+            Some(socket) if socket.rights != Rights::None => connections::MOST_MEMORY as u64,
+            _ => 0,
+        };
+        let heap = HEAP_OF_VM + vcpus * HEAP_OF_VCPU + disks * HEAP_OF_HOST_DISK + ports + sockets;
         if !(self.heap.reserve)(&mut self.frames, heap) {
             return Some(Err(BootError::Heap.into()));
         }
@@ -206,6 +220,7 @@ impl Stock {
             doorbells: &self.doorbells,
             cabling: &self.cabling,
             channels: &self.channels,
+            sockets: &self.sockets,
             images: &mut self.images,
             allotment: &self.allotment,
             entropy: self.entropy.as_mut().map(Entropy::fork),

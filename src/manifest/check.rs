@@ -4,6 +4,7 @@ use super::config::{DiskConfig, DiskContents, MachineConfig, Payload, Shutdown, 
 use super::error::{ManifestError, PayloadKind, Place};
 use super::network::{self, NetworkConfig};
 use super::port;
+use super::vsock;
 use super::{
     MAX_ASSIGNED, MAX_CMDLINE, MAX_DISKS, MAX_MEMORY, MAX_NAME, MAX_NODE, MAX_SERIAL, MAX_SHUTDOWN,
     MAX_VMS, PAYLOAD_ALIGN, RAM_BASE_ALIGN, RAM_LIMIT, SCROLLBACK,
@@ -89,6 +90,7 @@ pub(super) fn facts(
         }
     }
     port::check(vms)?;
+    vsock::check(vms)?;
     network::check(networks, vms)
 }
 

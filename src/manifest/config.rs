@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::host_disk::HostDiskConfig;
 use super::network::CardConfig;
 use super::port::{ConsolePort, Keys};
+use super::vsock::VsockConfig;
 use crate::addr::Ipa;
 use crate::sched::policy::Policy;
 use crate::vm::layout;
@@ -291,6 +292,8 @@ pub struct VmConfig<P = Payload, T = String> {
     /// Whether its virtio console, which it has then, has a port by which the monitor asks its
     /// [agent](crate::monitor::agent).
     pub agent: bool,
+    /// Its socket device, where it has one.
+    pub vsock: Option<VsockConfig>,
     /// The kernel image, not empty.
     pub kernel: P,
     /// The initial RAM disk, not empty when there is one.
@@ -327,6 +330,7 @@ impl<P, T> VmConfig<P, T> {
             keys: Keys::default(),
             ports: Vec::new(),
             agent: false,
+            vsock: None,
             kernel,
             initrd: None,
             cmdline: T::default(),
@@ -357,6 +361,7 @@ impl<P, T> VmConfig<P, T> {
             keys: self.keys,
             ports: self.ports.iter().map(|port| port.map(&mut text)).collect(),
             agent: self.agent,
+            vsock: self.vsock,
             kernel: payload(&self.kernel),
             initrd: self.initrd.as_ref().map(&mut payload),
             cmdline: text(&self.cmdline),

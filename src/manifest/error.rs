@@ -6,6 +6,7 @@ use alloc::string::String;
 use super::host_disk::PartError;
 use super::network::NetworkError;
 use super::port::PortsError;
+use super::vsock::VsockError;
 use super::{
     FORMAT_VERSION, MAX_ASSIGNED, MAX_CMDLINE, MAX_DISKS, MAX_MEMORY, MAX_NAME, MAX_NODE,
     MAX_SERIAL, MAX_SHUTDOWN, MAX_TABLE, MAX_VMS, PAYLOAD_ALIGN, RAM_BASE_ALIGN, RAM_LIMIT,
@@ -308,6 +309,9 @@ pub enum ManifestError {
     /// What is said of console ports cannot be.
     #[error("{0}")]
     Ports(#[from] PortsError),
+    /// What is said of socket devices cannot be.
+    #[error("{0}")]
+    Vsock(#[from] VsockError),
     /// More disks than [`MAX_DISKS`].
     #[error("{place}: {count} disks are not possible; give it {MAX_DISKS} at most")]
     TooManyDisks {

@@ -28,6 +28,7 @@ mod error;
 mod host_disk;
 mod network;
 mod port;
+mod vsock;
 
 pub use bundle::{Manifest, checksum, read, read_with, write};
 pub use check::{DiskPlace, is_node, is_serial, shared};
@@ -39,13 +40,14 @@ pub use error::{ManifestError, PayloadKind, Place};
 pub use host_disk::{DiskName, DiskPart, HostDiskConfig, PartError};
 pub use network::{CardConfig, NetworkConfig, NetworkError, NetworkSource, is_name as is_network};
 pub use port::{ConsolePort, Keys, MAX_PORT_NAME, PortsError, is_joined, is_port};
+pub use vsock::{FIRST_CID, LAST_CID, Rights, VsockConfig, VsockError};
 
 use crate::vm::layout;
 
 /// The first bytes of every bundle.
 pub const MAGIC: [u8; 8] = *b"PLBUNDLE";
 /// The format that is read and written.
-pub const FORMAT_VERSION: u32 = 11;
+pub const FORMAT_VERSION: u32 = 12;
 /// What a payload's offset is a multiple of.
 pub const PAYLOAD_ALIGN: u64 = 4096;
 /// The most VMs one manifest may name.

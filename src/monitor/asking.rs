@@ -7,8 +7,7 @@ use alloc::collections::VecDeque;
 
 use super::agent::{Ask, Failure, Outcome, PATIENCE_MICROS};
 use super::command::{Command, VmChange};
-use super::json;
-use crate::console::Work;
+use super::task::Task;
 use crate::hypervisor::Hypervisor;
 use crate::manifest::Shutdown;
 use crate::sched::VmId;
@@ -22,7 +21,7 @@ const LOOK_MICROS: u64 = 1_000;
 /// A command that waits.
 #[derive(Debug)]
 struct Waiting {
-    work: Work,
+    task: Task,
     vm: VmId,
     number: u32,
 }
@@ -31,11 +30,11 @@ struct Waiting {
 #[derive(Debug, PartialEq)]
 pub enum Begun {
     /// No agent is concerned, or there is none that could be asked.
-    Other(Work),
+    Other(Task),
     /// It waits now.
     Waits,
     /// The agent is not asked, and why is known.
-    Known(Work, Outcome),
+    Known(Task, Outcome),
 }
 
 /// The commands that wait for agents.
@@ -54,29 +53,29 @@ impl Asking {
         Self { waiting: VecDeque::new(), last: 0, due: Ticks(0) }
     }
 
-    /// Asks the agent that `work` concerns, if it concerns one.
-    pub fn begin(&mut self, hypervisor: &Hypervisor, now: Ticks, work: Work) -> Begun {
-        let Some((vm, ask)) = wanted(hypervisor, &work) else { return Begun::Other(work) };
-        let Ok(running) = hypervisor.running(vm) else { return Begun::Other(work) };
-        let Some(link) = running.agent() else { return Begun::Other(work) };
+    /// Asks the agent that `task` concerns, if it concerns one.
+    pub fn begin(&mut self, hypervisor: &Hypervisor, now: Ticks, task: Task) -> Begun {
+        let Some((vm, ask)) = wanted(hypervisor, &task) else { return Begun::Other(task) };
+        let Ok(running) = hypervisor.running(vm) else { return Begun::Other(task) };
+        let Some(link) = running.agent() else { return Begun::Other(task) };
         if self.waiting.len() >= MOST {
-            return Begun::Known(work, Err(Failure::Busy));
+            return Begun::Known(task, Err(Failure::Busy));
         }
         let micros = |micros| hypervisor.frequency().micros(micros);
         self.last = self.last.wrapping_add(1);
         let number = self.last;
         if let Err(why) = link.ask(number, ask, now.saturating_add(micros(PATIENCE_MICROS))) {
-            return Begun::Known(work, Err(why));
+            return Begun::Known(task, Err(why));
         }
         if self.waiting.is_empty() {
             self.due = now.saturating_add(micros(LOOK_MICROS));
         }
-        self.waiting.push_back(Waiting { work, vm, number });
+        self.waiting.push_back(Waiting { task, vm, number });
         Begun::Waits
     }
 
     /// Looks at one of them if it is time to: it is given back when it waits no longer, with what became of the request.
-    pub fn look(&mut self, hypervisor: &Hypervisor, now: Ticks) -> Option<(Work, Outcome)> {
+    pub fn look(&mut self, hypervisor: &Hypervisor, now: Ticks) -> Option<(Task, Outcome)> {
         if self.deadline().is_none_or(|due| due > now) {
             return None;
         }
@@ -86,7 +85,7 @@ impl Asking {
         let link = vm.as_deref().and_then(|vm| vm.agent());
         let outcome = link.map_or(Some(Err(Failure::Gone)), |link| link.look(first.number, now));
         match outcome {
-            Some(outcome) => Some((first.work, outcome)),
+            Some(outcome) => Some((first.task, outcome)),
             None => {
                 self.waiting.push_back(first);
                 None
@@ -101,12 +100,8 @@ impl Asking {
 }
 
 /// Whose agent is to be asked what.
-fn wanted(hypervisor: &Hypervisor, work: &Work) -> Option<(VmId, Ask)> {
-    let command: Command = match work {
-        Work::Command(line) => line.parse().ok()?,
-        Work::Request(text) => json::request(text).ok()?.command.parse().ok()?,
-        Work::Attend(_) | Work::End(_) => return None,
-    };
+fn wanted(hypervisor: &Hypervisor, task: &Task) -> Option<(VmId, Ask)> {
+    let command = task.command()?;
     let (name, ask) = match command {
         Command::Agent(name, ask) => (name, Some(ask)),
         Command::VmChange(name, VmChange::Stop { force: false }) => (name, None),

@@ -16,6 +16,8 @@
 //! | [`gather`] | what of it CPUs have in hand |
 //! | [`agent`] | what programs in guests are asked |
 //! | [`asking`] | the commands that wait for those |
+//! | [`rights`] | what a guest may ask |
+//! | [`task`] | what is to be done, for the console or for a guest |
 
 pub mod agent;
 pub mod asking;
@@ -26,7 +28,9 @@ pub mod gather;
 pub mod json;
 pub mod present;
 pub mod reply;
+pub mod rights;
 pub mod table;
+pub mod task;
 pub mod usage;
 
 use alloc::boxed::Box;

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::console::View;
+use crate::manifest::Rights;
 use alloc::vec;
 use proptest::prelude::*;
 use reply::{ExitStats, Hex, NamedRegister, VmState};
@@ -194,6 +195,77 @@ fn one_answer_is_a_table_for_people_and_json_for_programs() {
         json_says("console web"),
         r#"{"id":3,"ok":true,"result":{"view":"all","focus":"web"}}"#
     );
+}
+
+fn guest_says(line: &str, rights: Rights) -> (String, Vec<String>) {
+    let mut fake = Fake::default();
+    let answer = rights::answer(line.as_bytes(), rights, &mut fake);
+    (String::from_utf8(answer).unwrap(), fake.done)
+}
+
+#[test]
+fn a_guest_that_may_look_changes_nothing_and_does_not_look_into_others() {
+    let changes = [
+        "vm pause web",
+        "vm dump web",
+        "console tail web",
+        "console web",
+        "sched set web weight=5",
+        "stats reset",
+        "log level warn",
+        "quit",
+        "poweroff",
+        "reboot",
+    ];
+    for line in changes {
+        let words: Vec<_> = line.split(' ').take(2).collect();
+        let (answer, done) = guest_says(line, Rights::Read);
+        assert_eq!(
+            answer,
+            format!(
+                "`{}` is not for this guest: its manifest says vsock.monitor = \"read\", and this takes \"control\"\n",
+                words.join(" ")
+            )
+        );
+        assert_eq!(done, <[String; 0]>::default());
+        assert!(rights::permitted(line.as_bytes(), Rights::Read).is_none());
+        let request = format!(r#"{{"id":9,"command":"{line}"}}"#);
+        let (answer, done) = guest_says(&request, Rights::Read);
+        assert!(
+            answer.starts_with("{\"id\":9,\"ok\":false") && answer.ends_with("}\n"),
+            "{answer}"
+        );
+        assert!(done.is_empty() && rights::permitted(request.as_bytes(), Rights::Read).is_none());
+        assert_eq!(guest_says(line, Rights::Control).0, shell_says(line));
+        assert!(rights::permitted(line.as_bytes(), Rights::Control).is_some());
+    }
+    for line in
+        ["help", "vm list", "vm info web", "cpu", "memory", "irq", "sched", "stats web", "console"]
+    {
+        assert_eq!(guest_says(line, Rights::Read).0, shell_says(line));
+        assert!(guest_says(line, Rights::None).0.contains("says vsock.monitor = \"none\""));
+    }
+}
+
+#[test]
+fn a_guests_line_may_be_anything() {
+    for line in [
+        &b"\xff\xfe"[..],
+        b"",
+        b" ",
+        b"{",
+        b"{\"id\":1}",
+        b"\0\x1b[2J",
+        &[b'['; 4000],
+        &[b'{'; 4000],
+    ] {
+        let answer = rights::answer(line, Rights::Control, &mut Fake::default());
+        assert!(answer.ends_with(b"\n") && answer.len() < 1000);
+        assert!(rights::permitted(line, Rights::Control).is_none());
+    }
+    let (answer, _) = guest_says("  {\"id\":3,\"command\":\"vm list\"}", Rights::Read);
+    assert_eq!(answer, json_says("vm list") + "\n");
+    assert_eq!(guest_says("vm list\r", Rights::Read).0, shell_says("vm list"));
 }
 
 #[test]

@@ -50,6 +50,7 @@ use crate::virtio::console::channel::Channels;
 use crate::virtio::net::cabling::Cabling;
 use crate::virtio::ram::SharedRam;
 use crate::virtio::slot::EmptySlots;
+use crate::virtio::vsock::sockets::Sockets;
 
 /// A guest that resets itself in a loop gets a second's peace between two resets.
 const RESET_INTERVAL_MICROS: u64 = 1_000_000;
@@ -111,6 +112,8 @@ pub struct Creation<'a> {
     pub cabling: &'a Cabling,
     /// The channels between guests.
     pub channels: &'a Channels,
+    /// The socket devices.
+    pub sockets: &'a Sockets,
     /// The disk images in memory.
     pub images: &'a mut Images,
     /// Who has what of the machine's disks.
@@ -218,7 +221,7 @@ impl Vm {
         cpu: &impl Maintenance,
     ) -> Result<Box<Self>, CreateError> {
         let Creation { id, config, manifest, host, doorbells, cabling, channels, .. } = creation;
-        let Creation { mut entropy, now, .. } = creation;
+        let Creation { mut entropy, sockets, now, .. } = creation;
         let ram = Region::new(config.ram_base, config.memory)
             .filter(|ram| host.geometry.ipas().contains_region(ram))
             .ok_or(CreateError::AddressSpace {
@@ -243,6 +246,7 @@ impl Vm {
         virtio.add_cards(id, config.vcpus, cabling, doorbells);
         let line = Arc::new(line);
         let console = virtio.add_console(id, config, &line, channels, doorbells);
+        let sockets = virtio.add_vsock(id, sockets, doorbells);
         let virtio = virtio.devices;
         source.virtio = u16::try_from(virtio.len()).unwrap_or(0);
         let (virtio, names) = virtio.into_iter().unzip();
@@ -266,6 +270,7 @@ impl Vm {
             bus,
             console,
             agent: channels.agent(id).map(Link::new),
+            sockets,
             virtio: names,
             disks: disks.to_vec(),
             disk_memory: 0,

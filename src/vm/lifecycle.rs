@@ -268,6 +268,9 @@ impl Vm {
             self.set_stopped(&mut lifecycle, stop);
         }
         drop(lifecycle); // the log may be slow
+        if sequel != Sequel::Again {
+            self.close_sockets();
+        }
         if asked.is_none() {
             log::error!("{}: every vCPU has turned itself off, vCPU {} last", self.name, vcpu.0);
             self.report_registers(vcpu);

@@ -21,6 +21,7 @@ pub mod quick;
 mod report;
 mod slots;
 pub mod snapshot;
+mod sockets;
 pub mod stolen;
 pub mod sysreg;
 pub mod tally;
@@ -48,6 +49,7 @@ use crate::time::Ticks;
 use crate::vcpu::{Vcpu, VcpuId};
 use crate::vgic::{GicVersion, IntId, Notify, Vgic};
 use crate::virtio::ram::SharedRam;
+use crate::virtio::vsock::sockets::Plugged;
 
 pub use handle::{Next, Outcome};
 use lifecycle::Lifecycle;
@@ -112,6 +114,8 @@ pub struct Vm {
     console: Option<Doorbell>,
     /// The way to its agent, where it has one.
     agent: Option<agent::Link>,
+    /// Its socket device, where it has one.
+    sockets: Option<Plugged>,
     /// What is in the first virtio slots.
     virtio: Vec<String>,
     disks: Vec<disks::VmDisk>,

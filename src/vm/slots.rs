@@ -24,6 +24,8 @@ use crate::virtio::net::cabling::Cabling;
 use crate::virtio::net::socket::Plug;
 use crate::virtio::ram::SharedRam;
 use crate::virtio::transport::Transport;
+use crate::virtio::vsock::VsockDevice;
+use crate::virtio::vsock::sockets::{Plugged, Sockets};
 
 /// The guest's virtio devices and what they are called, each for the slot with its number.
 pub(super) struct Slots<'a> {
@@ -108,5 +110,20 @@ impl Slots<'_> {
         let device = self.transport(device, "the console");
         self.devices.push((Box::new(device), "virtio-console".into()));
         Some(bell)
+    }
+
+    /// Its socket device, where it has one: that device, for who answers.
+    pub fn add_vsock(
+        &mut self,
+        vm: VmId,
+        sockets: &Sockets,
+        doorbells: &Arc<Doorbells>,
+    ) -> Option<Plugged> {
+        let socket = sockets.of(vm)?.clone();
+        let bell = Doorbell::new(doorbells.clone(), vm, self.next());
+        let device = VsockDevice::new(socket.clone(), bell.clone());
+        let device = self.transport(device, "the socket device");
+        self.devices.push((Box::new(device), "virtio-vsock".into()));
+        Some(Plugged { socket, bell })
     }
 }

@@ -23,6 +23,7 @@ use plinth::virtio::block::base::Images;
 use plinth::virtio::console::NamedPort;
 use plinth::virtio::console::channel::Channels;
 use plinth::virtio::net::cabling::Cabling;
+use plinth::virtio::vsock::sockets::Sockets;
 use plinth::vm::Vm;
 use plinth::vm::create::{CreateError, Creation, Host};
 use plinth::vm::idregs::{IdFacts, IdRegs};
@@ -143,6 +144,7 @@ pub fn create(
         doorbells,
         cabling,
         channels: &Channels::new(manifest.vms()),
+        sockets: &Sockets::new(vms.iter().map(|vm| vm.vsock.as_ref())),
         images,
         allotment,
         entropy,

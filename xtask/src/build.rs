@@ -14,6 +14,11 @@ use crate::paths;
 /// The target without FP/SIMD registers, so that the hypervisor never touches a guest's.
 pub const TARGET: &str = "aarch64-unknown-none-softfloat";
 
+/// The target of programs for Linux guests that need nothing of a system's.
+pub const LINUX_TARGET: &str = "aarch64-unknown-linux-musl";
+/// Such a program: what connects a shell to a socket.
+pub const LINUX_PROGRAM: &str = "plinth-vsock";
+
 /// The only place for the image's code generation flags. Position independent, because firmware
 /// loads it anywhere; frame pointers, for the backtraces it prints; and what has several callers is copied
 /// into them where that is hardly larger than a call. The default for `opt-level = "s"` is 50. What exits
@@ -107,6 +112,23 @@ pub fn guests() -> Result<PathBuf> {
     Ok(paths::target().join("guests").join(TARGET).join("release"))
 }
 
+/// Builds the program for Linux guests, linked to nothing of a system's, and gives its file.
+pub fn linux_program() -> Result<PathBuf> {
+    need(LINUX_TARGET)?;
+    let folder = paths::root().join("guests/linux");
+    let mut cargo = cargo();
+    cargo.args(["build", "--release", "--quiet", "--locked", "--target", LINUX_TARGET]);
+    // The linker that comes with Rust: no other is needed.
+    cargo.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_MUSL_LINKER", "rust-lld");
+    cargo.env("CARGO_TARGET_DIR", paths::target().join("guests")).env_remove("RUSTFLAGS");
+    cargo.current_dir(&folder).stdout(std::io::stderr());
+    if !cargo.status().context("cannot run cargo")?.success() {
+        bail!("guests/linux does not build");
+    }
+    let built = paths::target().join("guests").join(LINUX_TARGET).join("release");
+    Ok(built.join(LINUX_PROGRAM))
+}
+
 /// The names of the guest payloads.
 pub fn payloads() -> Result<Vec<String>> {
     let folder = paths::root().join("guests/src/bin");
@@ -123,22 +145,32 @@ pub fn payloads() -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Whether the Rust target is installed, wherever Rust came from.
+/// Whether the image's Rust target is installed.
 pub fn has_target() -> bool {
-    sysroot().is_ok_and(|root| root.join("lib/rustlib").join(TARGET).is_dir())
+    has(TARGET)
 }
 
-/// Installs the Rust target when it is missing.
+/// Installs the image's Rust target when it is missing.
 pub fn need_target() -> Result<()> {
-    if has_target() {
+    need(TARGET)
+}
+
+/// Whether a Rust target is installed, wherever Rust came from.
+fn has(target: &str) -> bool {
+    sysroot().is_ok_and(|root| root.join("lib/rustlib").join(target).is_dir())
+}
+
+/// Installs a Rust target when it is missing.
+pub fn need(target: &str) -> Result<()> {
+    if has(target) {
         return Ok(());
     }
-    eprintln!("xtask: installing the Rust target {TARGET}");
-    let status = Command::new("rustup").args(["target", "add", TARGET]).status();
-    if status.is_ok_and(|status| status.success()) && has_target() {
+    eprintln!("xtask: installing the Rust target {target}");
+    let status = Command::new("rustup").args(["target", "add", target]).status();
+    if status.is_ok_and(|status| status.success()) && has(target) {
         return Ok(());
     }
-    bail!("the Rust target {TARGET} is missing; install it with `rustup target add {TARGET}`");
+    bail!("the Rust target {target} is missing; install it with `rustup target add {target}`");
 }
 
 fn sysroot() -> Result<PathBuf> {

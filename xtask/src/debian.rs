@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use crate::apt::PrivateApt;
-use crate::{initramfs, paths};
+use crate::{build, initramfs, paths};
 
 const KERNEL_META_PACKAGE: &str = "linux-image-cloud-arm64";
 const BUSYBOX_PACKAGE: &str = "busybox-static";
@@ -16,11 +16,12 @@ const CHECKER_PACKAGE: &str = "e2fsck-static";
 
 /// The modules that bring up Plinth's virtio devices, and a file system for its disks, where it is not built in; what
 /// they depend on comes with them.
-const MODULES: [&str; 7] = [
+const MODULES: [&str; 8] = [
     "virtio_mmio",
     "virtio_blk",
     "virtio_net",
     "virtio_console",
+    "vmw_vsock_virtio_transport",
     "virtio-rng",
     "arm_smccc_trng",
     "ext4",
@@ -69,10 +70,15 @@ pub fn guest() -> Result<Files> {
              `cargo xtask run --kernel FILE` boots a kernel of your own without either"
         })?;
     }
-    let initrd = guest.join(format!("initrd-{:08x}.gz", initramfs::fingerprint()));
+    let program = build::linux_program().and_then(|path| Ok(std::fs::read(path)?));
+    let program = program.unwrap_or_else(|why| {
+        eprintln!("xtask: the default guest goes without {}: {why:#}", build::LINUX_PROGRAM);
+        Vec::new()
+    });
+    let initrd = guest.join(format!("initrd-{:08x}.gz", initramfs::fingerprint(&program)));
     if !initrd.exists() {
         eprintln!("xtask: packing the default guest's initramfs");
-        paths::write_if_changed(&initrd, &initramfs::build(&guest)?)?;
+        paths::write_if_changed(&initrd, &initramfs::build(&guest, &program)?)?;
     }
     Ok(Files { kernel: guest.join("vmlinuz"), initrd })
 }

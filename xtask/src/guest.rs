@@ -54,6 +54,7 @@ pub enum Field {
     Keys,
     Ports,
     Agent,
+    Vsock,
 }
 
 /// What there is to say of a field.
@@ -68,7 +69,7 @@ struct Row {
 }
 
 /// Every field, in the order of their declaration.
-const ROWS: [Row; 24] = [
+const ROWS: [Row; 25] = [
     own(Field::Name, "name", None),
     own(Field::Kernel, "kernel", Some("--kernel")),
     own(Field::Initrd, "initrd", Some("--initrd")),
@@ -93,6 +94,7 @@ const ROWS: [Row; 24] = [
     shared(Field::Keys, "keys", None),
     own(Field::Ports, "ports", None),
     shared(Field::Agent, "agent", None),
+    shared(Field::Vsock, "vsock", None),
 ];
 
 const fn own(field: Field, key: &'static str, option: Option<&'static str>) -> Row {

@@ -1,6 +1,6 @@
 //! The default guest's initial file system: a gzip'd cpio archive ("newc", as the kernel's
-//! `Documentation/driver-api/early-userspace/buffer-format.rst` has it) with busybox, e2fsck, an
-//! init script, a guest agent and kernel modules.
+//! `Documentation/driver-api/early-userspace/buffer-format.rst` has it) with busybox, e2fsck, a
+//! program for sockets, an init script, a guest agent and kernel modules.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -11,20 +11,24 @@ use flate2::write::GzEncoder;
 use flate2::{Compression, Crc};
 use object::{Object, ObjectSection};
 
+use crate::build::LINUX_PROGRAM;
+
 const INIT: &[u8] = include_bytes!("initramfs/init.sh");
 const AGENT: &[u8] = include_bytes!("initramfs/agent.sh");
 
 /// Changes whenever the archive would, for the same packages.
-pub fn fingerprint() -> u32 {
+pub fn fingerprint(program: &[u8]) -> u32 {
     let mut crc = Crc::new();
     crc.update(INIT);
     crc.update(AGENT);
+    crc.update(program);
     crc.update(include_bytes!("initramfs.rs"));
     crc.sum()
 }
 
-/// Makes the archive from the files in `guest`: `busybox`, `e2fsck`, `modules/*` and `modules/order`.
-pub fn build(guest: &Path) -> Result<Vec<u8>> {
+/// Makes the archive from the files in `guest`: `busybox`, `e2fsck`, `modules/*` and `modules/order`; and a program of
+/// ours, unless it is empty.
+pub fn build(guest: &Path, program: &[u8]) -> Result<Vec<u8>> {
     let read = |path: PathBuf| {
         std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
     };
@@ -41,6 +45,9 @@ pub fn build(guest: &Path) -> Result<Vec<u8>> {
     archive.add("bin/sh", Node::Link, b"busybox");
     archive.add("bin/plinth-agent", Node::Program, AGENT);
     archive.add("bin/e2fsck", Node::Program, &read(guest.join("e2fsck"))?);
+    if !program.is_empty() {
+        archive.add(&format!("bin/{LINUX_PROGRAM}"), Node::Program, program);
+    }
     archive.add("etc/passwd", Node::File, b"root::0:0:root:/root:/bin/sh\n");
     let order = read(guest.join("modules/order"))?;
     for name in String::from_utf8_lossy(&order).lines() {

@@ -17,6 +17,7 @@ mod networks;
 mod ports;
 mod reader;
 mod values;
+mod vsock;
 
 use std::path::Path;
 

@@ -40,6 +40,7 @@ mod rpi4;
 mod session;
 mod shares;
 mod virtio;
+mod vsock;
 mod waits;
 
 use std::cell::OnceCell;
@@ -177,6 +178,7 @@ pub fn run(filter: Option<&str>, bare: bool) -> Result<ExitCode> {
         steps.extend(exits::steps());
         steps.extend(ports::steps());
         steps.extend(agent::steps());
+        steps.extend(vsock::steps());
         steps.extend(disks::steps());
         steps.extend(host_disks::steps());
         steps.extend(hostile::steps());

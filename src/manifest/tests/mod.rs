@@ -6,6 +6,7 @@ mod mistakes;
 mod networks;
 mod ports;
 mod property;
+mod vsock;
 
 use alloc::format;
 use alloc::string::ToString;

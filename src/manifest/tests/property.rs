@@ -85,6 +85,13 @@ fn disks() -> impl Strategy<Value = Vec<DiskConfig>> {
 }
 
 /// A VM, and how long its kernel and its RAM disk are.
+fn vsock() -> impl Strategy<Value = Option<VsockConfig>> {
+    let rights = prop::sample::select(Rights::NAMED.map(|(_, rights)| rights).to_vec());
+    prop::option::of(
+        (0..LAST_CID - 8, rights).prop_map(|(cid, monitor)| VsockConfig { cid, monitor }),
+    )
+}
+
 fn vms() -> impl Strategy<Value = (VmConfig, usize, Option<usize>)> {
     let crash =
         prop_oneof![Just(OnCrash::Preserve), Just(OnCrash::Restart), Just(OnCrash::Destroy)];
@@ -108,7 +115,7 @@ fn vms() -> impl Strategy<Value = (VmConfig, usize, Option<usize>)> {
         any::<bool>(),
         crash,
         reboot,
-        (bad, shutdown, clock, assign, cards(), any::<(bool, bool)>()),
+        (bad, shutdown, clock, assign, cards(), any::<(bool, bool)>(), vsock()),
     );
     let files = (("[ -~]{0,200}", disks()), 1usize..6000, prop::option::of(1usize..6000));
     (machine, files).prop_map(
@@ -120,7 +127,7 @@ fn vms() -> impl Strategy<Value = (VmConfig, usize, Option<usize>)> {
                 autostart,
                 on_crash,
                 on_reboot,
-                (on_bad_access, shutdown, devices, assign, nets, (keys, agent)),
+                (on_bad_access, shutdown, devices, assign, nets, (keys, agent), vsock),
             ),
             files,
         )| {
@@ -138,6 +145,7 @@ fn vms() -> impl Strategy<Value = (VmConfig, usize, Option<usize>)> {
                 devices,
                 assign,
                 nets,
+                vsock,
                 keys: if keys { Keys::Virtio } else { Keys::Uart },
                 cmdline: files.0.0,
                 disks: files.0.1,
@@ -186,6 +194,9 @@ proptest! {
             };
             let joined = if index ^ 1 < count { index / 2 * 3 % 9 } else { 0 };
             fact.0.ports = (0..joined).map(port).collect();
+            if let Some(vsock) = &mut fact.0.vsock {
+                vsock.cid = vsock.cid.max(FIRST_CID) & !7 | 8 | u32::try_from(index).unwrap();
+            }
             fact.0.nets.truncate(networks.len());
             for (card, config) in fact.0.nets.iter_mut().enumerate() {
                 config.network %= u8::try_from(networks.len()).unwrap();

@@ -17,11 +17,18 @@ pub const HOST: u64 = 2;
 /// Where lines are answered.
 pub const PORT: u32 = 1;
 /// How many connections a guest has at most.
-pub const MOST: usize = 64;
+pub const MOST: usize = 16;
 /// How many refusals wait for room at most.
 const MOST_REFUSALS: usize = 64;
 /// How many bytes go out in one packet at most.
 pub const PACKET: usize = 4096;
+/// The longest answer, in bytes.
+pub const MOST_ANSWER: usize = 64 << 10;
+/// How many bytes of answers wait for a guest at most, in all its connections: no line is taken where they could become
+/// more.
+const MOST_HELD: usize = 2 * MOST_ANSWER;
+/// What a guest's connections take of memory at most, in bytes, but for some hundred each.
+pub const MOST_MEMORY: usize = MOST_HELD + MOST * 2 * BUFFER as usize;
 
 /// Which connection a line came by.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
@@ -76,6 +83,11 @@ impl Connection {
         }
     }
 
+    /// A line of it can be taken.
+    fn is_due(&self) -> bool {
+        !self.asked && self.left().is_empty() && self.lines > 0
+    }
+
     fn left(&self) -> &[u8] {
         self.outgoing.get(self.gone..).unwrap_or_default()
     }
@@ -99,18 +111,23 @@ pub struct Full;
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Connections {
     guest: u64,
+    /// Whether somebody answers lines.
+    listens: bool,
     all: Vec<Connection>,
     refusals: VecDeque<Refusal>,
-    /// Who is looked at first when something goes out, and when a line is taken.
+    /// Who is looked at first when something goes out.
     turn: usize,
+    /// Who is looked at first when a line is taken.
+    line_turn: usize,
     numbers: u64,
 }
 
 impl Connections {
-    /// Of the guest with this CID: none.
-    pub const fn new(guest: u64) -> Self {
-        let refusals = VecDeque::new();
-        Self { guest, all: Vec::new(), refusals, turn: 0, numbers: 0 }
+    /// Of the guest with this CID: none. If nobody `listens`, there will be none either.
+    pub fn new(guest: u64, listens: bool) -> Self {
+        let refusals = VecDeque::with_capacity(MOST_REFUSALS);
+        let all = Vec::with_capacity(if listens { MOST } else { 0 });
+        Self { guest, listens, all, refusals, turn: 0, line_turn: 0, numbers: 0 }
     }
 
     /// The guest's CID.
@@ -164,14 +181,21 @@ impl Connections {
             if let Some(at) = at {
                 self.all.remove(at);
             }
-            let (cid, port) = (header.dst_cid, header.dst_port);
-            self.refusals.push_back(Refusal { guest_port: header.src_port, cid, port });
+            self.refuse(header);
         }
         Ok(())
     }
 
+    /// A packet is answered with RST, unless it is one. Not while they are [full](Self::is_full).
+    pub fn refuse(&mut self, header: &PacketHeader) {
+        if header.op != op::RST && !self.is_full() {
+            let (cid, port) = (header.dst_cid, header.dst_port);
+            self.refusals.push_back(Refusal { guest_port: header.src_port, cid, port });
+        }
+    }
+
     fn connect(&mut self, header: &PacketHeader) -> bool {
-        if self.all.len() >= MOST || self.all.try_reserve(1).is_err() {
+        if !self.listens || self.all.len() >= MOST || self.all.try_reserve(1).is_err() {
             return false;
         }
         self.numbers = self.numbers.wrapping_add(1);
@@ -242,27 +266,46 @@ impl Connections {
         }
     }
 
+    /// Whether a line is to be answered.
+    pub fn has_line(&self) -> bool {
+        self.has_room() && self.all.iter().any(Connection::is_due)
+    }
+
+    /// Whether there is room for an answer.
+    fn has_room(&self) -> bool {
+        let held: usize = self.all.iter().map(|it| it.outgoing.capacity()).sum();
+        let asked = self.all.iter().filter(|it| it.asked).count();
+        held + (asked + 1) * MOST_ANSWER <= MOST_HELD
+    }
+
     /// The next line that is to be answered, without its end.
     pub fn take_line(&mut self) -> Option<(ConnectionId, Vec<u8>)> {
+        if !self.has_room() {
+            return None;
+        }
         let count = self.all.len();
-        let is_due = |it: &Connection| !it.asked && it.left().is_empty() && it.lines > 0;
         let at = (0..count)
-            .map(|n| (self.turn % count + n) % count)
-            .find(|at| self.all.get(*at).is_some_and(is_due))?;
+            .map(|n| (self.line_turn % count + n) % count)
+            .find(|at| self.all.get(*at).is_some_and(Connection::is_due))?;
         let it = self.all.get_mut(at)?;
         let end = it.incoming.iter().position(|byte| *byte == b'\n')?;
-        let mut line: Vec<u8> = it.incoming.drain(..=end).collect();
+        let mut line = Vec::new();
+        line.try_reserve_exact(end).ok()?;
+        line.extend(it.incoming.drain(..=end).take(end));
         it.lines -= 1;
         it.asked = true;
-        it.credit.forward(u32::try_from(line.len()).unwrap_or(u32::MAX));
+        it.credit.forward(u32::try_from(end + 1).unwrap_or(u32::MAX));
         it.tell |= it.credit.is_to_be_told();
-        line.pop();
+        self.line_turn = at + 1;
         Some((it.id, line))
     }
 
-    /// Answers the line that was taken of connection `id`, if that is still there.
-    pub fn answer(&mut self, id: ConnectionId, answer: Vec<u8>) {
+    /// Answers the line that was taken of connection `id`, if that is still there. What is beyond [`MOST_ANSWER`] is left
+    /// out.
+    pub fn answer(&mut self, id: ConnectionId, mut answer: Vec<u8>) {
         if let Some(it) = self.all.iter_mut().find(|it| it.id == id && it.asked) {
+            answer.truncate(MOST_ANSWER);
+            answer.shrink_to_fit();
             it.asked = false;
             it.outgoing = answer;
             it.gone = 0;

@@ -5,13 +5,14 @@
 //! | [`packet`] | what stands before each packet |
 //! | [`credit`] | how much each side may send |
 //! | [`connections`] | the connections of one guest |
-//!
-//! No guest has one yet: a manifest cannot ask for it, and nobody answers. Before that, what all connections of a guest hold of
-//! answers together has to be bounded.
+//! | [`lines`] | whether some guest has something to be answered |
+//! | [`sockets`] | who has such a device |
 
 pub mod connections;
 pub mod credit;
+pub mod lines;
 pub mod packet;
+pub mod sockets;
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -20,6 +21,7 @@ use spin::mutex::TicketMutex;
 
 use self::connections::{Connections, PACKET};
 use self::packet::{PacketHeader, SIZE};
+use self::sockets::Socket;
 use super::backend::{Backend, Served};
 use super::queue::{Bad, Buffer, Chain};
 use super::ram::GuestRam;
@@ -39,7 +41,7 @@ pub type SharedConnections = Arc<TicketMutex<Connections>>;
 /// A socket device.
 #[derive(Debug)]
 pub struct VsockDevice {
-    connections: SharedConnections,
+    socket: Socket,
     cid: u64,
     /// Makes the device look whether something is to be received.
     bell: Doorbell,
@@ -48,11 +50,11 @@ pub struct VsockDevice {
 }
 
 impl VsockDevice {
-    /// The device by which a guest has `connections`; `bell` is its own.
-    pub fn new(connections: SharedConnections, bell: Doorbell) -> Self {
-        let cid = connections.lock().guest();
+    /// The device with `socket` behind it; `bell` is its own.
+    pub fn new(socket: Socket, bell: Doorbell) -> Self {
+        let cid = socket.connections.lock().guest();
         let payload = Vec::with_capacity(credit::BUFFER as usize);
-        Self { connections, cid, bell, payload }
+        Self { socket, cid, bell, payload }
     }
 
     fn transmit(&mut self, chain: &Chain, ram: &impl GuestRam) -> Result<Served, Bad> {
@@ -72,9 +74,12 @@ impl VsockDevice {
         } else {
             None
         };
-        let mut connections = self.connections.lock();
+        let mut connections = self.socket.connections.lock();
         if connections.input(&header, payload).is_err() {
             return Ok(Served::NotNow);
+        }
+        if connections.has_line() {
+            self.socket.lines.come();
         }
         if connections.has_output() {
             self.bell.ring();
@@ -86,11 +91,15 @@ impl VsockDevice {
         let room = chain.room().checked_sub(SIZE as u64);
         let Some(room) = room else { return Ok(Served::Done(0)) };
         let room = usize::try_from(room).unwrap_or(usize::MAX).min(PACKET);
-        let mut connections = self.connections.lock();
+        let mut connections = self.socket.connections.lock();
         let waited = connections.is_full();
         let Some(header) = connections.output(room, &mut self.payload) else {
             return Ok(Served::NotNow);
         };
+        // That may have been the last of an answer.
+        if connections.has_line() {
+            self.socket.lines.come();
+        }
         drop(connections);
         if waited {
             self.bell.ring(); // what the guest sends was left where it is
@@ -125,7 +134,7 @@ impl Backend for VsockDevice {
     }
 
     fn reset(&mut self) {
-        self.connections.lock().reset();
+        self.socket.reset();
     }
 }
 

@@ -18,6 +18,7 @@ use super::nearest;
 use super::networks;
 use super::ports;
 use super::values::{self, Meaning, Value};
+use super::vsock;
 use crate::guest::{self, Field, Guest, Problem};
 use crate::source::Source;
 
@@ -174,6 +175,9 @@ impl Reader<'_> {
         self.cards_go_together(&draft.entries);
         self.disks_go_together(&draft.entries);
         self.ports_are_joined(&draft.entries);
+        for (index, problem) in vsock::together(&draft.entries) {
+            self.mistakes.push(draft.entries[index].mistake(&problem));
+        }
         draft.networks = std::mem::take(&mut self.networks);
         draft
     }
@@ -345,6 +349,9 @@ impl Reader<'_> {
                 card.port.mac = MacAddr::derived(&guest.name, index);
             }
         }
+        if let Some(vsock) = guest.vsock.as_mut().filter(|vsock| vsock.cid == vsock::UNTOLD) {
+            vsock.cid = vsock::cid_of(number);
+        }
         for field in [Field::Name, Field::Kernel] {
             if !table.keys().any(|key| key.get_ref() == field.key()) {
                 self.wrong(at, format!("{owner}, {}: the field is missing", field.key()));
@@ -423,6 +430,7 @@ impl Reader<'_> {
             Field::Keys => guest.keys = values::choice(value, &KEYS)?,
             Field::Ports => guest.ports = ports::ports(value)?,
             Field::Agent => guest.agent = values::truth(value)?,
+            Field::Vsock => guest.vsock = vsock::vsock(value)?,
             Field::Disks => guest.disks = disks::disks(value, self.folder)?,
         }
         Ok(())

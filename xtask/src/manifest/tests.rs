@@ -8,7 +8,7 @@ use plinth::addr::Ipa;
 use plinth::machine::CpuId;
 use plinth::manifest::{
     Devices, DiskConfig, DiskContents, DiskName, DiskPart, HostDiskConfig, Keys, MachineConfig,
-    OnBadAccess, OnCrash, OnReboot, Shutdown, View, WhenIdle,
+    OnBadAccess, OnCrash, OnReboot, Rights, Shutdown, View, VsockConfig, WhenIdle,
 };
 use plinth::sched::policy::{Class, CpuSet, Wfi};
 
@@ -172,7 +172,7 @@ fn all_mistakes_come_at_once_each_with_line_column_and_field() {
          Known are escape, view, scrollback, when_idle, defaults",
             "6:12: vm 1, kernel: want a text in quotes, got a number",
             "7:1: vm 1, colour: unknown field; known are name, kernel, initrd, cmdline, memory, \
-         ram_base, vcpus, cpus, weight, cap, reservation, wfi, autostart, on_crash, on_reboot, on_bad_access, shutdown, devices, assign, nets, disks, keys, ports, agent",
+         ram_base, vcpus, cpus, weight, cap, reservation, wfi, autostart, on_crash, on_reboot, on_bad_access, shutdown, devices, assign, nets, disks, keys, ports, agent, vsock",
             "9:1: vm 2, kernel: the field is missing",
             "10:8: vm 2, name: `a` is the name of vm 1 already; each name is given once",
             "11:10: vm 2, memory: `12` is not a size: the unit K, M or G is missing, e.g. 512M or 2G",
@@ -297,6 +297,37 @@ fn an_agent_is_had_by_saying_so() {
         why.contains("vm 1, shutdown: by its agent, and it has none; say `agent = true`"),
         "{why}"
     );
+}
+
+#[test]
+fn a_socket_device_has_the_guests_number_and_no_rights_unless_its_manifest_says_so() {
+    let three = |fields: [&str; 3]| {
+        let vm = |field| format!("[[vm]]\nkernel = \"k\"\nname = \"NAME\"\n{field}\n");
+        let vms = fields.into_iter().zip(["a", "b", "c"]);
+        vms.map(|(field, name)| vm(field).replace("NAME", name)).collect::<String>()
+    };
+    let table = "vsock = { cid = 0x11, monitor = \"control\" }";
+    let draft = good(&three(["vsock = true", table, "vsock = false"]));
+    let found: Vec<_> = draft.entries.iter().map(|entry| entry.guest.vsock).collect();
+    let control = VsockConfig { cid: 17, monitor: Rights::Control };
+    assert_eq!(found, [Some(VsockConfig::new(3)), Some(control), None]);
+    let found = mistakes(&three(["vsock = { cid = 5 }", "vsock = { cid = 2 }", "vsock = true"]));
+    assert_eq!(
+        found,
+        [
+            "8:17: vm 2, vsock.cid: 2 will not do; want a whole number from 3 to 4294967294",
+            "12:9: vm 3, vsock: the CID 5 is that of vm 1; give one another",
+        ]
+    );
+    for (value, said) in [
+        ("3", "vsock: 3 will not do; want true, or a table as in { monitor = \"read\" }"),
+        ("{ cid = 4294967295 }", "vsock.cid: 4294967295 will not do; want a whole number from 3"),
+        ("{ monitor = \"all\" }", "want \"none\" or \"read\" or \"control\""),
+        ("{ monitr = \"read\" }", "vsock.monitr: unknown field; did you mean `monitor`?"),
+    ] {
+        let found = mistake(&format!("vsock = {value}"));
+        assert!(found.contains(said), "{value}: {found}");
+    }
 }
 
 #[test]

@@ -49,6 +49,7 @@ const MIRI_SLOW: [&str; 9] = [
 const GUESTS: &str = "guests/Cargo.toml";
 /// The package of QEMU's plugin, too.
 const PLUGIN: &str = "plugin/Cargo.toml";
+const LINUX: &str = "guests/linux/Cargo.toml";
 
 pub fn steps() -> Vec<Step> {
     let mut steps = vec![
@@ -82,6 +83,12 @@ pub fn steps() -> Vec<Step> {
             cargo(&["fmt", "--all", "--check", "--manifest-path", GUESTS]).into()
         }));
         steps.push(Step::new("host/clippy-guests", |_| clippy_guests().into()));
+    }
+    if paths::root().join(LINUX).exists() {
+        steps.push(Step::new("host/fmt-linux", |_| {
+            cargo(&["fmt", "--all", "--check", "--manifest-path", LINUX]).into()
+        }));
+        steps.push(Step::new("host/clippy-linux", |_| clippy_linux().into()));
     }
     if paths::root().join(PLUGIN).exists() {
         steps.push(Step::new("host/fmt-plugin", |_| {
@@ -119,6 +126,16 @@ fn clippy_guests() -> Result<()> {
     cargo.current_dir(paths::root().join("guests"));
     cargo.env("CARGO_TARGET_DIR", paths::target().join("guests"));
     cargo.args(["clippy", "--quiet", "--release", "--target", build::TARGET]);
+    cargo.args(["--", "-D", "warnings"]);
+    command::succeed(&mut cargo, BUILD_SECONDS).map(drop)
+}
+
+fn clippy_linux() -> Result<()> {
+    build::need(build::LINUX_TARGET)?;
+    let mut cargo = build::cargo();
+    cargo.current_dir(paths::root().join("guests/linux"));
+    cargo.env("CARGO_TARGET_DIR", paths::target().join("guests"));
+    cargo.args(["clippy", "--quiet", "--release", "--target", build::LINUX_TARGET]);
     cargo.args(["--", "-D", "warnings"]);
     command::succeed(&mut cargo, BUILD_SECONDS).map(drop)
 }

@@ -33,7 +33,7 @@ fn next(of: &mut Connections) -> Option<(u16, u32, Vec<u8>)> {
 }
 
 fn connected(port: u32) -> Connections {
-    let mut connections = Connections::new(GUEST);
+    let mut connections = Connections::new(GUEST, true);
     send(&mut connections, op::REQUEST, port, b"");
     assert_eq!(next(&mut connections), Some((op::RESPONSE, port, vec![])));
     connections
@@ -64,7 +64,7 @@ fn a_line_in_pieces_is_answered_and_the_end_follows_the_last_answer() {
 
 #[test]
 fn what_is_unknown_is_refused_and_a_refusal_is_not() {
-    let mut it = Connections::new(GUEST);
+    let mut it = Connections::new(GUEST, true);
     for header in [
         packet(op::RW, 5, 0),
         packet(op::RESPONSE, 5, 0),
@@ -88,7 +88,7 @@ fn what_is_unknown_is_refused_and_a_refusal_is_not() {
 
 #[test]
 fn connections_and_refusals_are_bounded() {
-    let mut it = Connections::new(GUEST);
+    let mut it = Connections::new(GUEST, true);
     let many = u32::try_from(MOST + MOST_REFUSALS).unwrap();
     (0..many).for_each(|port| send(&mut it, op::REQUEST, port, b""));
     assert_eq!(it.count(), MOST);
@@ -131,7 +131,7 @@ fn who_has_filled_more_than_half_of_the_buffer_is_told_when_there_is_room_again(
 
 #[test]
 fn an_answer_goes_as_credit_allows_and_never_to_a_later_connection() {
-    let mut it = Connections::new(GUEST);
+    let mut it = Connections::new(GUEST, true);
     let small = PacketHeader { buf_alloc: 3, ..packet(op::REQUEST, 1, 0) };
     it.input(&small, Some(b"")).unwrap();
     assert_eq!(next(&mut it).unwrap().0, op::RESPONSE);
@@ -154,6 +154,54 @@ fn an_answer_goes_as_credit_allows_and_never_to_a_later_connection() {
     assert_eq!(next(&mut it), None);
 }
 
+#[test]
+fn where_nobody_listens_nobody_is_connected() {
+    let mut it = Connections::new(GUEST, false);
+    send(&mut it, op::REQUEST, 5, b"");
+    assert_eq!((next(&mut it).unwrap().0, it.count()), (op::RST, 0));
+}
+
+#[test]
+fn answers_that_are_not_read_are_bounded_in_sum_and_leave_the_others_lines_where_they_are() {
+    let mut it = Connections::new(GUEST, true);
+    let most = u32::try_from(MOST).unwrap();
+    for port in 0..most {
+        let silent = PacketHeader { buf_alloc: 0, ..packet(op::REQUEST, port, 0) };
+        it.input(&silent, Some(b"")).unwrap();
+        it.input(&PacketHeader { op: op::RW, len: 2, ..silent }, Some(b"a\n")).unwrap();
+    }
+    let held = |it: &Connections| it.all.iter().map(|one| one.outgoing.capacity()).sum::<usize>();
+    let mut taken = 0;
+    while let Some((id, _)) = it.take_line() {
+        it.answer(id, vec![b'x'; 2 * MOST_ANSWER]);
+        taken += 1;
+    }
+    assert_eq!((taken, held(&it)), (MOST_HELD / MOST_ANSWER, MOST_HELD));
+    assert!(!it.has_line());
+    // Two lines at once in hand are as many as their answers could fill.
+    let mut it = Connections::new(GUEST, true);
+    (0..4).for_each(|port| send(&mut it, op::REQUEST, port, b""));
+    (0..4).for_each(|port| send(&mut it, op::RW, port, b"a\n"));
+    assert!(it.take_line().is_some() && it.take_line().is_some() && it.take_line().is_none());
+    // Who closes gives up what he did not read.
+    (0..4).for_each(|port| send(&mut it, op::RST, port, b""));
+    assert_eq!((it.count(), held(&it)), (0, 0));
+}
+
+#[test]
+fn connections_take_turns() {
+    let mut it = Connections::new(GUEST, true);
+    (0..3).for_each(|port| send(&mut it, op::REQUEST, port, b""));
+    (0..3).for_each(|port| send(&mut it, op::RW, port, b"a\nb\n"));
+    let mut ports = Vec::new();
+    while let Some((id, _)) = it.take_line() {
+        ports.push(id.port);
+        it.answer(id, b"1".to_vec());
+        while next(&mut it).is_some() {}
+    }
+    assert_eq!(ports, [0, 1, 2, 0, 1, 2]);
+}
+
 proptest! {
     #![proptest_config(crate::testing::cases(256, 4))]
 
@@ -164,7 +212,7 @@ proptest! {
             (0u16..9, 0u32..4, 0usize..5000, any::<u32>(), any::<u32>(), 0u32..4, any::<bool>()), 0..200),
         rooms in prop::collection::vec(0usize..100, 200),
     ) {
-        let mut it = Connections::new(GUEST);
+        let mut it = Connections::new(GUEST, true);
         let mut payload = Vec::new();
         for ((op, port, len, buf_alloc, fwd_cnt, flags, ends), room) in packets.into_iter().zip(rooms) {
             let header = PacketHeader { buf_alloc, fwd_cnt, flags, ..packet(op, port, len) };

@@ -1,0 +1,27 @@
+//! What is to be done for the console, or for a guest that asks by a socket.
+
+use super::command::Command;
+use super::{json, rights};
+use crate::console::Work;
+use crate::hypervisor::Line;
+
+/// One thing to be done.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Task {
+    /// The console cannot do it by itself.
+    Console(Work),
+    /// A guest wants this answered.
+    Line(Line),
+}
+
+impl Task {
+    /// The command that it is, if it may be carried out.
+    pub fn command(&self) -> Option<Command> {
+        match self {
+            Self::Console(Work::Command(line)) => line.parse().ok(),
+            Self::Console(Work::Request(text)) => json::request(text).ok()?.command.parse().ok(),
+            Self::Console(Work::Attend(_) | Work::End(_)) => None,
+            Self::Line(line) => rights::permitted(&line.text, line.rights),
+        }
+    }
+}

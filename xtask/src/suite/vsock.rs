@@ -1,0 +1,91 @@
+//! Steps about sockets: Debian guests talk to the monitor and to each other.
+
+use anyhow::Result;
+
+use super::net::ask;
+use super::session::Session;
+use super::{Bench, Step};
+use crate::paths;
+
+/// Enough for three boots on a slow machine that does other things too.
+const BOOT_SECONDS: u64 = 200;
+const RUN_SECONDS: u64 = 600;
+
+/// Ada may look, Bob may do anything, and Eve nothing.
+const MANIFEST: &str = r#"
+[machine.defaults]
+memory = "192M"
+
+[[vm]]
+name = "ada"
+kernel = "debian:kernel"
+initrd = "debian:initrd"
+cmdline = "console=ttyAMA0 quiet"
+vcpus = 2
+vsock = { monitor = "read" }
+
+[[vm]]
+name = "bob"
+kernel = "debian:kernel"
+initrd = "debian:initrd"
+cmdline = "console=ttyAMA0 quiet"
+vsock = { monitor = "control", cid = 40 }
+
+[[vm]]
+name = "eve"
+kernel = "debian:kernel"
+initrd = "debian:initrd"
+cmdline = "console=ttyAMA0 quiet"
+vsock = true
+"#;
+
+pub fn steps() -> Vec<Step> {
+    let step = |gic: &'static str| {
+        Step::new(format!("debian/vsock-gicv{gic}"), move |bench| sockets(bench, gic).into())
+    };
+    vec![step("2"), step("3")]
+}
+
+fn sockets(bench: &Bench, gic: &str) -> Result<()> {
+    bench.machine()?;
+    bench.debian()?;
+    let manifest = paths::target().join("xtask/vsock.toml");
+    paths::write_if_changed(&manifest, MANIFEST.as_bytes())?;
+    let manifest = manifest.to_string_lossy();
+    let args = [&manifest, "--gic", gic, "--smp", "2", "--memory", "1G"];
+    let mut session = Session::start(bench, &args, RUN_SECONDS)?;
+    for guest in ["ada", "bob", "eve"] {
+        session.says(guest, "plinth-guest-ready", BOOT_SECONDS)?;
+    }
+    monitor(&mut session)
+}
+
+/// Types to the guest with this digit.
+fn focus(session: &mut Session, guest: u8) -> Result<()> {
+    session.send(&format!("\x01{guest}"))
+}
+
+fn monitor(session: &mut Session) -> Result<()> {
+    let say = "say() { echo \"$*\" | plinth-vsock connect 2 1; }";
+    ask(session, "ada", 1001, &format!("{say}; [ $(plinth-vsock cid) = 3 ]"))?;
+    // The answer is what the console gets: three guests, all of them running.
+    ask(session, "ada", 1002, "[ $(say vm list | grep -c running) = 3 ]")?;
+    // What is no command, and what is not for this guest, is answered with why.
+    ask(session, "ada", 1003, "say vm fly | grep -q 'use: vm list'")?;
+    ask(session, "ada", 1004, "say vm pause eve | grep -q 'and this takes \"control\"'")?;
+    ask(session, "ada", 1005, "say vm list | grep eve | grep -q running")?;
+    // Several lines, and more at once than both sides hold: each is answered, in its turn.
+    let flood =
+        "yes 'sched' | head -n 2000 | plinth-vsock connect 2 1 | grep -c eve | grep -qx 2000";
+    ask(session, "ada", 1006, flood)?;
+    ask(session, "ada", 1007, "! plinth-vsock connect 2 2 </dev/null")?;
+    // As the channel has it, for programs.
+    focus(session, 1)?;
+    let json = "json() { say \"{\\\"id\\\":7,\\\"command\\\":\\\"$*\\\"}\"; }";
+    ask(session, "bob", 1008, &format!("{say}; {json}; [ $(plinth-vsock cid) = 40 ]"))?;
+    ask(session, "bob", 1009, "json vm pause eve | grep -q '\"id\":7,\"ok\":true'")?;
+    ask(session, "bob", 1010, "json vm list | grep -q paused && say vm dump ada | grep -q elr")?;
+    ask(session, "bob", 1011, "json vm resume eve | grep -q '\"ok\":true'")?;
+    focus(session, 2)?;
+    ask(session, "eve", 1012, "! echo vm list | plinth-vsock connect 2 1")
+}
