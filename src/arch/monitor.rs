@@ -88,6 +88,7 @@ fn next_task(hypervisor: &Hypervisor, now: Ticks) -> Option<Task> {
     })
 }
 
+#[inline(never)] // what it puts on the stack is not to be there while others are served
 fn take_up(hypervisor: &Hypervisor, machine: &mut ThisCpu, task: Task) {
     let now = machine.now();
     let begun = ASKING.lock().begin(hypervisor, now, task);

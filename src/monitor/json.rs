@@ -42,11 +42,13 @@ struct Refused<'a> {
 ///
 /// # Errors
 /// The answer that says why it is no request.
+#[inline(never)] // several ask
 pub fn request(text: &[u8]) -> Result<Request, String> {
     read(text).map_err(|why| refusal(id_of(text), &why))
 }
 
 /// The number of a request, if that much of it can be read.
+#[inline(never)] // as above
 pub fn id_of(text: &[u8]) -> Option<u64> {
     #[derive(Deserialize)]
     struct Id {

@@ -38,6 +38,7 @@ struct Facts {
 }
 
 /// What a line says to request `number`; `None` when it is no answer to that.
+#[inline(never)] // what it puts on the stack is not to be there while commands are carried out
 pub fn read(line: &[u8], number: u32) -> Option<Outcome> {
     if json::id_of(line) != Some(number.into()) {
         return None;
