@@ -11,9 +11,9 @@ use crate::addr::Ipa;
 use crate::device::doorbell::Doorbells;
 use crate::device::serial::ScriptedLine;
 use crate::device::{Device, Signal};
-use crate::memory::{FramePool, GuestMemory, Ram, Recorder};
 use crate::monitor::agent::{Answer, Ask, Failure, Link, PORT};
 use crate::sched::VmId;
+use crate::testing::shared_ram;
 use crate::time::Ticks;
 use crate::virtio::queue::fake::{Driver, Offer};
 use crate::virtio::queue::{Negotiated, Place};
@@ -39,20 +39,9 @@ struct Guest {
     next: u64,
 }
 
-fn ram() -> SharedRam {
-    let mut pool = FramePool::new();
-    pool.add(Ram::from_heap(PAGES * 4096, 4096).unwrap(), &[]);
-    let frames = pool.allocate(PAGES * 4096).unwrap().scrub().clean(&Recorder::default());
-    let mut memory = GuestMemory::new();
-    memory.add(Ipa::new(BASE), frames).unwrap();
-    let ram = SharedRam::default();
-    ram.call_once(|| memory);
-    ram
-}
-
 impl Guest {
     fn new(vm: u16, bells: &Arc<Doorbells>, has_keys: bool, ends: Vec<(&str, End)>) -> Self {
-        let (ram, line) = (ram(), Arc::new(ScriptedLine::default()));
+        let (ram, line) = (shared_ram(BASE, PAGES), Arc::new(ScriptedLine::default()));
         let named = ends.into_iter().map(|(name, end)| NamedPort { name: name.into(), end });
         let bell = Doorbell::new(bells.clone(), VmId(vm), 0);
         let device = ConsoleDevice::new(line.clone(), has_keys, named.collect(), bell);

@@ -7,8 +7,8 @@ use proptest::prelude::*;
 
 use super::fake::{Driver, Offer};
 use super::*;
-use crate::memory::{FramePool, GuestMemory, OutsideRam, Ram, Recorder, Store};
-use crate::testing::{cases, pick};
+use crate::memory::{GuestMemory, OutsideRam, Store};
+use crate::testing::{self, cases, pick};
 
 pub(super) const BASE: u64 = 0x4000_0000;
 pub(super) const PAGES: u64 = pick(16, 10);
@@ -21,12 +21,7 @@ pub(super) const PLAIN: Negotiated =
     Negotiated { indirect: false, event_index: false, packed: false, in_order: false };
 
 pub(super) fn ram() -> GuestMemory {
-    let mut pool = FramePool::new();
-    pool.add(Ram::from_heap(32 * 4096, 32 * 4096).unwrap(), &[]);
-    let frames = pool.allocate(PAGES * 4096).unwrap().scrub().clean(&Recorder::default());
-    let mut ram = GuestMemory::new();
-    ram.add(Ipa::new(BASE), frames).unwrap();
-    ram
+    testing::ram(BASE, PAGES)
 }
 
 pub(super) fn place(size: u16) -> Place {

@@ -4,7 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::addr::Ipa;
-use crate::memory::{FramePool, GuestMemory, Ram, Recorder};
+use crate::memory::GuestMemory;
+use crate::testing::ram;
 use crate::virtio::backend::Served;
 use crate::virtio::queue::Chain;
 use crate::virtio::queues::USED_BUFFER;
@@ -43,19 +44,10 @@ impl Backend for Increment {
     }
 }
 
-fn ram() -> GuestMemory {
-    let mut pool = FramePool::new();
-    pool.add(Ram::from_heap(16 * 4096, 16 * 4096).unwrap(), &[]);
-    let frames = pool.allocate(16 * 4096).unwrap().scrub().clean(&Recorder::default());
-    let mut ram = GuestMemory::new();
-    ram.add(Ipa::new(BASE), frames).unwrap();
-    ram
-}
-
 type Tested = Transport<Increment, GuestMemory>;
 
 fn device() -> Tested {
-    Transport::new(Increment, ram(), String::from("test"))
+    Transport::new(Increment, ram(BASE, 16), String::from("test"))
 }
 
 impl Tested {

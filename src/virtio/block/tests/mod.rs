@@ -15,6 +15,7 @@ use super::*;
 use crate::addr::Ipa;
 use crate::device::Device;
 use crate::memory::{FramePool, GuestMemory, Ram, Recorder};
+use crate::testing::shared_ram;
 use crate::time::Ticks;
 use crate::virtio::ram::SharedRam;
 use crate::virtio::transport::Transport;
@@ -92,13 +93,7 @@ struct Guest {
 
 impl Guest {
     fn new(disk: Disk) -> Self {
-        let mut pool = FramePool::new();
-        pool.add(Ram::from_heap(PAGES * 4096, 4096).unwrap(), &[]);
-        let frames = pool.allocate(PAGES * 4096).unwrap().scrub().clean(&Recorder::default());
-        let mut memory = GuestMemory::new();
-        memory.add(Ipa::new(BASE), frames).unwrap();
-        let ram = SharedRam::default();
-        ram.call_once(|| memory);
+        let ram = shared_ram(BASE, PAGES);
         let device = BlockDevice::new(Arc::new(TicketMutex::new(disk)), 2);
         let device = Transport::new(device, ram.clone(), "test".into());
         let mut guest = Self { ram, device, offered: 0 };

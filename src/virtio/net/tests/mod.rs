@@ -17,9 +17,9 @@ use super::*;
 use crate::addr::Ipa;
 use crate::device::doorbell::{Doorbell, Doorbells};
 use crate::device::{Device, Signal};
-use crate::memory::{FramePool, GuestMemory, Ram, Recorder};
 use crate::net::{Plan, PortConfig, Vlans};
 use crate::sched::VmId;
+use crate::testing::shared_ram;
 use crate::time::{Frequency, Ticks};
 use crate::virtio::queue::fake::{Driver, Offer};
 use crate::virtio::queue::{Buffer, Negotiated, Place};
@@ -48,17 +48,6 @@ struct Card {
     next: u64,
 }
 
-fn ram() -> SharedRam {
-    let mut pool = FramePool::new();
-    pool.add(Ram::from_heap(PAGES * 4096, 4096).unwrap(), &[]);
-    let frames = pool.allocate(PAGES * 4096).unwrap().scrub().clean(&Recorder::default());
-    let mut memory = GuestMemory::new();
-    memory.add(Ipa::new(BASE), frames).unwrap();
-    let ram = SharedRam::default();
-    ram.call_once(|| memory);
-    ram
-}
-
 fn place(queue: u64) -> Place {
     let at = BASE + 0x3000 * queue;
     Place { size: SIZE_OF_QUEUE, descriptors: at, driver: at + 0x1000, device: at + 0x2000 }
@@ -77,7 +66,7 @@ impl Card {
         features: u64,
         vcpus: u8,
     ) -> Self {
-        let ram = ram();
+        let ram = shared_ram(BASE, PAGES);
         let card = NetDevice::new(lan.clone(), port, mac, vcpus);
         let steering = card.steering().clone();
         let queues = u64::try_from(card.queues().len()).unwrap();
