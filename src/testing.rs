@@ -1,10 +1,16 @@
-//! What the tests of all modules share: a guest's RAM, and how much of a search is made, which is less under Miri, where
+//! What the tests of all modules share: a guest's RAM, how a driver begins, and how much of a search is made, which is less under Miri, where
 //! everything is some hundred times slower and undefined behaviour is looked for, not wrong sums.
 
 use proptest::test_runner::Config;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::addr::Ipa;
+use crate::device::Device;
+use crate::exit::Width;
 use crate::memory::{FramePool, GuestMemory, Ram, Recorder};
+use crate::time::Ticks;
+use crate::virtio::queue::Place;
 use crate::virtio::ram::SharedRam;
 
 /// So many pages of a guest's RAM from `base` on, zeroed, in however many pieces.
@@ -22,6 +28,46 @@ pub fn shared_ram(base: u64, pages: u64) -> SharedRam {
     let shared = SharedRam::default();
     shared.call_once(|| ram(base, pages));
     shared
+}
+
+/// A driver that wants these features and has its queues at these places begins with a virtio device ("Device
+/// Initialization"). Returns whether the device takes that.
+pub fn start(device: &mut impl Device, features: u64, places: &[Place]) -> bool {
+    let mut set = |offset, value: u64| {
+        device.write(offset, Width::Word, value & 0xffff_ffff, Ticks(0));
+        device.read(0x070, Width::Word, Ticks(0))
+    };
+    for (offset, value) in [(0x070, 0), (0x070, 3), (0x024, 0), (0x020, features), (0x024, 1)] {
+        set(offset, value);
+    }
+    set(0x020, features >> 32);
+    if set(0x070, 11) != 11 {
+        return false;
+    }
+    for (queue, place) in (0..).zip(places) {
+        set(0x030, queue);
+        set(0x038, place.size.into());
+        let areas = [(0x080, place.descriptors), (0x090, place.driver), (0x0a0, place.device)];
+        for (offset, area) in areas {
+            set(offset, area);
+            set(offset + 4, area >> 32);
+        }
+        set(0x044, 1);
+    }
+    set(0x070, 15) == 15
+}
+
+/// What was saved, after it has been bytes on their way to somewhere else.
+pub fn carried<T: Serialize + DeserializeOwned>(saved: &T) -> T {
+    postcard::from_bytes(&postcard::to_allocvec(saved).unwrap()).unwrap()
+}
+
+/// The same, with some of these bytes become others. `None` where nobody can read that.
+pub fn damaged<T: Serialize + DeserializeOwned>(saved: &T, changes: &[(usize, u8)]) -> Option<T> {
+    let mut bytes = postcard::to_allocvec(saved).unwrap();
+    let length = bytes.len();
+    changes.iter().for_each(|(at, byte)| bytes[at % length] = *byte);
+    postcard::from_bytes(&bytes).ok()
 }
 
 /// How a property test runs: `ordinary` cases, or `under_miri`, unless `PROPTEST_CASES` says how many.

@@ -605,6 +605,112 @@ fn more_requests_than_are_under_way_at_a_time_are_all_done() {
     }
 }
 
+impl Guest {
+    /// The device is saved and goes; when the disk has nothing of it any more, another one goes on from that.
+    fn save_and_restore(&mut self, place: Place, disk: &FakeDisk, share: &Share, performs: bool) {
+        let saved = postcard::to_allocvec(&self.device.save()).unwrap();
+        let part = Arc::new(Part::new(place.clone(), &self.lent));
+        let device = HostBlockDevice::new(part, self.ram.clone(), "serial".into(), 2);
+        self.device = Transport::new(device, self.ram.clone(), "test".into());
+        while disk.waiting() > 0 {
+            disk.perform(0, if performs { Ok(()) } else { Err(IoError::Device) });
+            share.attend();
+        }
+        assert!(!self.lent.is_any());
+        let part = Arc::new(Part::new(place, &self.lent));
+        part.set_bell(Doorbell::new(self.bells.clone(), VmId(0), 0));
+        let device = HostBlockDevice::new(part, self.ram.clone(), "serial".into(), 2);
+        self.device = Transport::new(device, self.ram.clone(), "test".into());
+        self.device.restore(postcard::from_bytes(&saved).unwrap()).unwrap();
+    }
+}
+
+#[test]
+fn requests_that_are_under_way_when_a_device_is_saved_are_begun_again_where_it_is_restored() {
+    for performs in [true, false] {
+        let disk = FakeDisk::of(Inner {
+            data: vec![0x55; 64 * 512],
+            max_segment_size: 1000,
+            max_segments: 4,
+            ..Inner::default()
+        });
+        let share = share(&disk);
+        let mut guest = Guest::new(&share, 0, 64, false);
+        // More than the disk has at a time, some of it read and written in several pieces.
+        for place in 0..20 {
+            guest.put(Guest::data(place), &pattern(1024, place.to_le_bytes()[0]));
+            guest.ask(place, if place < 15 { OUT } else { IN }, 2 * place, 1024, 300);
+        }
+        disk.perform(0, Ok(()));
+        disk.perform(1, Err(IoError::Device));
+        share.attend();
+        // What has come back and was not told counts as under way, too.
+        let place = Place { share: share.clone(), first: 0, sectors: 64, read_only: false };
+        guest.save_and_restore(place, &disk, &share, performs);
+        let mut done = Vec::new();
+        while done.len() < 20 {
+            assert!(disk.waiting() > 0, "{} have come back", done.len());
+            disk.perform(disk.waiting() - 1, Ok(()));
+            share.attend();
+            done.extend(guest.back().into_iter().map(|back| (back.place, back.status)));
+        }
+        done.sort_unstable();
+        assert_eq!(done, (0..20).map(|place| (place, OK)).collect::<Vec<_>>());
+        for place in 0..20u64 {
+            let at = usize::try_from(1024 * place).unwrap();
+            let wanted =
+                if place < 15 { pattern(1024, place.to_le_bytes()[0]) } else { vec![0x55; 1024] };
+            assert_eq!(disk.lock().data[at..at + 1024], wanted);
+            assert_eq!(guest.bytes(Guest::data(place), 1024), wanted);
+        }
+        assert!(!guest.lent.is_any());
+    }
+}
+
+#[test]
+fn a_state_with_requests_that_the_disk_does_not_have_is_refused_and_nothing_is_begun() {
+    let disk = FakeDisk::new(64);
+    let share = share(&disk);
+    let mut guest = Guest::new(&share, 0, 64, false);
+    for place in 0..3 {
+        guest.ask(place, OUT, 40 + place, 512, 512);
+    }
+    let saved = postcard::to_allocvec(&guest.device.save()).unwrap();
+    disk.perform_all();
+    share.attend();
+    let restore = |sectors, read_only, bytes: &[u8]| {
+        let place = Place { share: share.clone(), first: 0, sectors, read_only };
+        let part = Arc::new(Part::new(place, &guest.lent));
+        let device = HostBlockDevice::new(part, guest.ram.clone(), "serial".into(), 2);
+        let mut device = Transport::new(device, guest.ram.clone(), "test".into());
+        let saved = postcard::from_bytes(bytes).ok()?;
+        let refused = device.restore(saved).err().map(|why| why.to_string());
+        Some((refused, device))
+    };
+    let (refused, device) = restore(32, false, &saved).unwrap();
+    assert_eq!(refused.unwrap(), "a request is for what the disk does not have");
+    assert_eq!(disk.waiting(), 0);
+    drop(device);
+    // Its driver has features that such a disk does not offer, or the request is none that it takes.
+    let (refused, device) = restore(64, true, &saved).unwrap();
+    assert!(refused.is_some() && disk.waiting() == 0);
+    drop(device);
+    // Whatever else it is.
+    for at in 0..saved.len() {
+        for byte in [0, 1, 0x7f, 0xff] {
+            let mut changed = saved.clone();
+            changed[at] = byte;
+            let Some((_, device)) = restore(64, false, &changed) else { continue };
+            drop(device);
+            disk.perform_all();
+            share.attend();
+        }
+    }
+    let (refused, _device) = restore(64, false, &saved).unwrap();
+    assert_eq!(refused, None);
+    assert_eq!(disk.waiting(), 3);
+}
+
 /// A request that is under way, and what of the part it is about.
 struct UnderWay {
     place: u64,

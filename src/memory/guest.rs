@@ -19,7 +19,9 @@ use super::store::Store;
 use crate::addr::{Ipa, PhysAddr, Region};
 
 /// Not all of the bytes from `ipa` on are RAM of this VM.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[derive(
+    Clone, Copy, Debug, Eq, PartialEq, thiserror::Error, serde::Serialize, serde::Deserialize,
+)]
 #[error("{size} bytes at {ipa} are not all guest RAM")]
 pub struct OutsideRam {
     /// The first byte of the access.

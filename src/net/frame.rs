@@ -15,7 +15,7 @@ const TAGGED: u16 = 0x8100;
 const SERVICE: u16 = 0x88a8;
 
 /// A tag's control information.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Tag(pub u16);
 
 impl Tag {
@@ -36,7 +36,7 @@ impl Tag {
 }
 
 /// What a frame begins with.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Header {
     /// Whom it is for.
     pub destination: MacAddr,

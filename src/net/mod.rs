@@ -51,7 +51,7 @@ pub use port::{
 };
 pub use set::{MAX_PORTS, PortId};
 pub use stations::Station;
-pub use switch::{Copies, MAX_NETWORKS, Plan, PlanError, PortState, Switch};
+pub use switch::{Copies, Left, MAX_NETWORKS, Plan, PlanError, PortState, Switch};
 
 #[cfg(all(test, not(miri)))] // Minutes there, and nothing here is unsafe.
 mod tests;

@@ -125,26 +125,12 @@ impl Segment {
         length: usize,
         now: Ticks,
     ) -> Result<Copies, DropReason> {
+        let vlan = self.admit(port, header)?;
         let Header { source, destination, tag, .. } = *header;
-        if !source.is_station() {
-            return Err(DropReason::Source);
-        }
-        if destination.is_reserved() {
-            return Err(DropReason::Reserved);
-        }
-        if header.is_nested() {
-            return Err(DropReason::Nested);
-        }
-        let vlan = port.vlan_of(tag).and_then(|place| self.vlans.get(usize::from(place)));
-        let vlan = vlan.ok_or(DropReason::Vlan)?;
-        let mine = port.mac == Some(source);
-        if !mine && (port.stations.is_none() || self.owner(source, vlan).is_some()) {
-            return Err(DropReason::Spoofed);
-        }
         if port.rate.as_ref().is_some_and(|rate| !rate.take(length as u64 * 8, now)) {
             return Err(DropReason::Rate);
         }
-        if let Some(stations) = port.stations.as_ref().filter(|_| !mine) {
+        if let Some(stations) = port.stations.as_ref().filter(|_| port.mac != Some(source)) {
             let key = Key::new(source, vlan.vid);
             if stations.hear(key, self.seconds(now)) {
                 self.moved(key, from);
@@ -164,8 +150,47 @@ impl Segment {
                 to
             }
         };
+        Ok(self.tagged(to, vlan, tag))
+    }
+
+    /// See [`Switch::go_on`](super::Switch::go_on).
+    pub(super) fn go_on(&self, from: u8, header: &Header, left: PortSet) -> Option<Copies> {
+        let vlan = self.admit(self.port(from)?, header).ok()?;
+        let members = vlan.members.without(from);
+        // What is for a port's own address goes nowhere else.
+        let only = self.owner(header.destination, vlan);
+        let mut to = left;
+        let all = to.all(|port| members.contains(port) && only.is_none_or(|only| only == port));
+        all.then(|| self.tagged(left, vlan, header.tag))
+    }
+
+    /// The VLAN of a frame that may come in by `port`.
+    #[inline]
+    fn admit(&self, port: &Port, header: &Header) -> Result<&Vlan, DropReason> {
+        let Header { source, destination, tag, .. } = *header;
+        if !source.is_station() {
+            return Err(DropReason::Source);
+        }
+        if destination.is_reserved() {
+            return Err(DropReason::Reserved);
+        }
+        if header.is_nested() {
+            return Err(DropReason::Nested);
+        }
+        let vlan = port.vlan_of(tag).and_then(|place| self.vlans.get(usize::from(place)));
+        let vlan = vlan.ok_or(DropReason::Vlan)?;
+        let mine = port.mac == Some(source);
+        if !mine && (port.stations.is_none() || self.owner(source, vlan).is_some()) {
+            return Err(DropReason::Spoofed);
+        }
+        Ok(vlan)
+    }
+
+    /// With what tag a frame goes to each of these.
+    #[inline]
+    fn tagged(&self, to: PortSet, vlan: &Vlan, tag: Option<Tag>) -> Copies {
         let (with_tag, without_tag) = changes(tag, vlan.vid);
-        Ok(Copies { network: self.number, to, untagged: vlan.untagged, with_tag, without_tag })
+        Copies { network: self.number, to, untagged: vlan.untagged, with_tag, without_tag }
     }
 
     /// The port whose own address this is in `vlan`.

@@ -25,7 +25,7 @@ impl PortId {
 }
 
 /// Ports of one network; also an iterator that takes them out, the lowest first.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 pub(super) struct PortSet([u64; MAX_PORTS / 64]);
 
 impl PortSet {

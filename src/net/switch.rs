@@ -107,6 +107,24 @@ pub struct Copies {
     pub(super) without_tag: TagChange,
 }
 
+/// The ports to which a frame is still to go, as plain data.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Left(PortSet);
+
+impl Copies {
+    /// Where it is still to go.
+    pub const fn left(&self) -> Left {
+        Left(self.to)
+    }
+}
+
+impl Left {
+    /// This port alone.
+    pub const fn one(port: PortId) -> Self {
+        Self(PortSet::EMPTY.with(port.index))
+    }
+}
+
 impl Iterator for Copies {
     type Item = (PortId, TagChange);
 
@@ -156,6 +174,12 @@ impl Switch {
     ) -> Result<Copies, DropReason> {
         let segment = self.segment(from).ok_or(DropReason::Nobody)?;
         segment.forward(from.index, header, length, now)
+    }
+
+    /// Where a frame still goes that came in by `from` before, and of whose copies these are left. `None` where it cannot have been
+    /// sent there. Nothing is counted, or asked of limits, a second time.
+    pub fn go_on(&self, from: PortId, header: &Header, left: Left) -> Option<Copies> {
+        self.segment(from)?.go_on(from.index, header, left.0)
     }
 
     /// From when on a frame of `length` bytes, come in by `from`, would be within the port's rate: `now`, or later. Who can

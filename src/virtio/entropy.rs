@@ -2,7 +2,9 @@
 
 use super::backend::{Backend, Served};
 use super::queue::{Bad, Chain};
+use super::queues::SavedQueue;
 use super::ram::GuestRam;
+use super::transport::saved::{Save, Unfit};
 use crate::firmware::entropy::Entropy;
 
 /// How many bytes a request gets at most. It may get less than it has room for, and asks again.
@@ -42,5 +44,16 @@ impl Backend for EntropyDevice {
             left = later;
         }
         Ok(Served::Done(u32::try_from(MOST - left.len()).unwrap_or(0)))
+    }
+}
+
+/// Nothing is saved: who goes on twice from one state of a generator gets the same bytes twice.
+impl Save for EntropyDevice {
+    type State = ();
+
+    fn save(&self) {}
+
+    fn restore(&mut self, (): (), _queues: &[SavedQueue]) -> Result<(), Unfit> {
+        Ok(())
     }
 }

@@ -10,6 +10,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
+use serde::{Deserialize, Serialize};
 use spin::mutex::{TicketMutex, TicketMutexGuard};
 
 use super::backend::{Backend, Served};
@@ -32,6 +33,22 @@ pub struct Queue {
     pub filled: Vec<(Head, u32)>,
     /// That chain is to be served again.
     in_hand: bool,
+}
+
+/// One queue as plain data.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub struct SavedQueue {
+    /// While the driver has made it ready.
+    pub(super) ring: Option<Virtqueue>,
+    /// The chain that is to be served again. What its buffers are was looked at once, so they are kept.
+    pub(super) in_hand: Option<Chain>,
+}
+
+impl SavedQueue {
+    /// The chain that is to be served again.
+    pub const fn in_hand(&self) -> Option<&Chain> {
+        self.in_hand.as_ref()
+    }
 }
 
 /// The queues of a device, and what its driver is told of them.
@@ -71,6 +88,12 @@ impl<R: GuestRam> Queues<R> {
     /// The RAM that they are in.
     pub const fn ram(&self) -> &R {
         &self.ram
+    }
+
+    /// Takes it back.
+    #[cfg(test)]
+    pub fn into_ram(self) -> R {
+        self.ram
     }
 
     /// How many.
@@ -117,6 +140,11 @@ impl<R: GuestRam> Queues<R> {
         *self.broken.lock() = Some(why);
     }
 
+    /// Whether that is still to be looked at.
+    pub(super) fn broken(&self) -> Option<Bad> {
+        *self.broken.lock()
+    }
+
     pub(super) fn take_broken(&self) -> Option<Bad> {
         self.broken.lock().take()
     }
@@ -133,6 +161,22 @@ impl<R: GuestRam> Queues<R> {
         if let Some(mut queue) = self.lock(index) {
             queue.ring = ring;
             queue.in_hand = false;
+        }
+    }
+
+    pub(super) fn save(&self, index: usize) -> SavedQueue {
+        self.lock(index).map_or_else(SavedQueue::default, |queue| SavedQueue {
+            ring: queue.ring,
+            in_hand: queue.in_hand.then(|| queue.chain.clone()),
+        })
+    }
+
+    /// Puts a queue in its place that has been looked at.
+    pub(super) fn restore(&self, index: usize, saved: SavedQueue) {
+        if let Some(mut queue) = self.lock(index) {
+            queue.ring = saved.ring;
+            queue.in_hand = saved.in_hand.is_some();
+            queue.chain = saved.in_hand.unwrap_or_default();
         }
     }
 

@@ -8,6 +8,8 @@
 //! Chains are worked off where the driver notifies, a bounded number at a time; what is left then is due at once, as the
 //! device's own work.
 
+pub mod saved;
+
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -134,6 +136,11 @@ impl<B: Backend, R: GuestRam> Transport<B, R> {
         self.backend.features() | feature::TRANSPORT
     }
 
+    /// Whether a driver may have these features.
+    fn agrees(&self, features: u64) -> bool {
+        features & feature::VERSION_1 != 0 && features & !self.offered() == 0
+    }
+
     fn has(&self, bits: u8) -> bool {
         self.state.status & bits == bits
     }
@@ -223,13 +230,7 @@ impl<B: Backend, R: GuestRam> Transport<B, R> {
         if self.queues.is_ready(index) || self.state.status & status::FEATURES_OK == 0 {
             return;
         }
-        let features = self.state.driver_features;
-        let negotiated = Negotiated {
-            indirect: features & feature::INDIRECT_DESC != 0,
-            event_index: features & feature::EVENT_IDX != 0,
-            packed: features & feature::RING_PACKED != 0,
-            in_order: features & feature::IN_ORDER != 0,
-        };
+        let negotiated = negotiated(self.state.driver_features);
         let largest = self.backend.queues().get(index).copied().unwrap_or(0);
         let ring = Some(*place)
             .filter(|place| place.size <= largest)
@@ -248,8 +249,7 @@ impl<B: Backend, R: GuestRam> Transport<B, R> {
         }
         let mut set = value & status::OF_DRIVER & !self.state.status;
         let features = self.state.driver_features;
-        let agreed = features & feature::VERSION_1 != 0 && features & !self.offered() == 0;
-        if !agreed {
+        if !self.agrees(features) {
             set &= !status::FEATURES_OK;
         }
         if (self.state.status | set) & status::FEATURES_OK == 0 {
@@ -388,6 +388,16 @@ impl<B: Backend, R: GuestRam + Send + Sync> Device for Transport<B, R> {
 
     fn reset(&mut self) {
         self.begin_again();
+    }
+}
+
+/// What of the features changes how queues work.
+const fn negotiated(features: u64) -> Negotiated {
+    Negotiated {
+        indirect: features & feature::INDIRECT_DESC != 0,
+        event_index: features & feature::EVENT_IDX != 0,
+        packed: features & feature::RING_PACKED != 0,
+        in_order: features & feature::IN_ORDER != 0,
     }
 }
 

@@ -6,6 +6,10 @@
 //!
 //! A guest's reset ends what waits. What the disk has by then may still be written to the guest's RAM, so the guest's vCPUs are
 //! held up until that has come back ([`Lent`](crate::host::share::Lent)).
+//!
+//! A request that is saved while the disk has some of it is begun again, all of it, where it is restored (`saved`).
+
+mod saved;
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -38,6 +42,17 @@ enum Task {
     Zero { unmap: bool },
 }
 
+/// What of a request is to be given to the disk.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+struct Rest {
+    /// The next sector.
+    sector: u64,
+    /// How many bytes are left, or for a flush whether it is.
+    left: u64,
+    /// The next byte of the data.
+    cursor: Cursor,
+}
+
 /// A request that is under way.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 struct Request {
@@ -47,12 +62,10 @@ struct Request {
     status: Ipa,
     room: u64,
     task: Task,
-    /// The next sector that is given to the disk.
-    sector: u64,
-    /// How many bytes are left to be given to it, or for a flush whether it is.
-    left: u64,
-    /// The next byte of the data.
-    cursor: Cursor,
+    /// What is to be given to the disk.
+    rest: Rest,
+    /// The same when nothing was.
+    whole: Rest,
     /// How many pieces have not come back.
     pieces: u32,
     /// What it will be, unless a piece fails.
@@ -120,26 +133,29 @@ impl HostBlockDevice {
         let sector = u64::from_le_bytes(sector);
         let given: u64 = chain.readable().iter().map(|buffer| u64::from(buffer.size)).sum();
         let given = given.saturating_sub(HEADER as u64);
-        let mut request = Request {
+        let mut rest = Rest { sector, left: 1, cursor };
+        let request = |task, rest| Request {
             queue: 0,
             head: chain.head,
             status,
             room,
-            task: Task::Flush,
-            sector,
-            left: 1,
-            cursor,
+            task,
+            rest,
+            whole: rest,
             pieces: 0,
             result: Status::Ok,
         };
         let failed = Err(none(Status::IoError));
-        match u32::from_le_bytes([a, b, c, d]) {
+        let task = match u32::from_le_bytes([a, b, c, d]) {
             request::IN => {
-                (request.task, request.left, request.cursor) =
-                    (Task::Read, room, Cursor::default());
+                (rest.left, rest.cursor) = (room, Cursor::default());
+                Task::Read
             }
-            request::OUT => (request.task, request.left) = (Task::Write, given),
-            request::FLUSH => return Ok(request),
+            request::OUT => {
+                rest.left = given;
+                Task::Write
+            }
+            request::FLUSH => return Ok(request(Task::Flush, rest)),
             request::GET_ID => {
                 return match request::tell_id(&self.serial, chain, room, ram) {
                     Ok(request::Begun::Done(status, written)) => Err((status, written)),
@@ -148,19 +164,19 @@ impl HostBlockDevice {
                 };
             }
             kind @ (request::DISCARD | request::WRITE_ZEROES) => {
-                return self.begin_range(kind, given, request, chain, ram).map_err(none);
+                let range = self.begin_range(kind, given, cursor, chain, ram);
+                return range.map(|(task, rest)| request(task, rest)).map_err(none);
             }
             _ => return Err(none(Status::Unsupported)),
-        }
-        let end = sector.checked_add(request.left / SECTOR);
-        let there = end.is_some_and(|end| end <= self.part.sectors());
-        let whole = request.left > 0 && request.left.is_multiple_of(SECTOR);
-        if !whole || !there || (request.task == Task::Write && self.part.is_read_only()) {
+        };
+        let there = rest.end().is_some_and(|end| end <= self.part.sectors());
+        let whole = rest.left > 0 && rest.left.is_multiple_of(SECTOR);
+        if !whole || !there || (task == Task::Write && self.part.is_read_only()) {
             // Nothing at all is easily done.
-            let nothing = request.left == 0 && there && request.task == Task::Read;
+            let nothing = rest.left == 0 && there && task == Task::Read;
             return if nothing { Err(none(Status::Ok)) } else { failed };
         }
-        Ok(request)
+        Ok(request(task, rest))
     }
 
     /// One about a range of sectors, of which there is one: that is all that is offered.
@@ -168,11 +184,10 @@ impl HostBlockDevice {
         &self,
         kind: u32,
         given: u64,
-        request: Request,
+        mut cursor: Cursor,
         chain: &Chain,
         ram: &impl GuestRam,
-    ) -> Result<Request, Status> {
-        let mut request = request;
+    ) -> Result<(Task, Rest), Status> {
         let extras = self.part.extras();
         let most = if kind == request::DISCARD { extras.discard } else { extras.zero };
         if most == 0 {
@@ -185,30 +200,30 @@ impl HostBlockDevice {
         if given != SEGMENT as u64 {
             return Err(Status::IoError);
         }
-        let range: [u8; SEGMENT] = request.cursor.read(chain.readable(), ram)?;
+        let range: [u8; SEGMENT] = cursor.read(chain.readable(), ram)?;
         let [sector @ .., a, b, c, d, e, f, g, h] = range;
         let (sectors, flags) = (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h]));
-        request.sector = u64::from_le_bytes(sector);
-        request.left = SECTOR * u64::from(sectors);
-        request.task = match (kind, flags) {
+        let (sector, left) = (u64::from_le_bytes(sector), SECTOR * u64::from(sectors));
+        let rest = Rest { sector, left, cursor };
+        let task = match (kind, flags) {
             (request::DISCARD, 0) => Task::Discard,
             (request::WRITE_ZEROES, flags) if flags & !UNMAP == 0 => {
                 Task::Zero { unmap: flags & UNMAP != 0 }
             }
             _ => return Err(Status::Unsupported),
         };
-        let end = request.sector.checked_add(sectors.into());
-        let there = end.is_some_and(|end| end <= self.part.sectors());
+        let there = rest.end().is_some_and(|end| end <= self.part.sectors());
         let fits = there && (1..=most.min(MAX_SEGMENT_SECTORS)).contains(&sectors);
-        fits.then_some(request).ok_or(Status::IoError)
+        fits.then_some((task, rest)).ok_or(Status::IoError)
     }
 
-    /// Gives the disk as much of the request in slot `index` as there is room for.
-    fn feed(&mut self, index: usize) {
+    /// Gives the disk as much of the request in slot `index` as there is room for, in so many pieces at most.
+    fn feed(&mut self, index: usize, mut most: usize) {
         let Some(slot) = self.slots.get_mut(index) else { return };
         let Slot { request: Some(request), buffers } = slot else { return };
         let owner = u16::try_from(index).unwrap_or(u16::MAX);
-        while request.left > 0 && self.part.room() > 0 {
+        while request.rest.left > 0 && most > 0 && self.part.room() > 0 {
+            most -= 1;
             let given = match request.task {
                 Task::Read | Task::Write => request.give(buffers, &self.part, &self.ram, owner),
                 Task::Flush => {
@@ -218,13 +233,13 @@ impl HostBlockDevice {
             };
             match given {
                 Some(given) => {
-                    request.left -= given;
-                    request.sector += given / SECTOR;
+                    request.rest.left -= given;
+                    request.rest.sector += given / SECTOR;
                     request.pieces += 1;
                 }
                 None => {
                     // What was given comes back; the rest is not given.
-                    request.left = 0;
+                    request.rest.left = 0;
                     request.result = Status::IoError;
                 }
             }
@@ -234,8 +249,15 @@ impl HostBlockDevice {
     /// The request in slot `index`, if all of it has come back.
     fn take_finished(&mut self, index: usize) -> Option<Request> {
         let request = &mut self.slots.get_mut(index)?.request;
-        let finished = request.is_some_and(|request| request.pieces == 0 && request.left == 0);
+        let finished = request.is_some_and(|request| request.pieces == 0 && request.rest.left == 0);
         if finished { request.take() } else { None }
+    }
+}
+
+impl Rest {
+    /// The sector behind the last.
+    fn end(&self) -> Option<u64> {
+        self.sector.checked_add(self.left / SECTOR)
     }
 }
 
@@ -251,8 +273,8 @@ impl Request {
         let memory = ram.memory()?;
         let (most, longest) = part.limits();
         let most = most.min(MAX_SEGMENTS);
-        let mut ahead = self.cursor;
-        let all = self.left.min(MOST_AT_ONCE);
+        let mut ahead = self.rest.cursor;
+        let all = self.rest.left.min(MOST_AT_ONCE);
         let fits = Pieces { cursor: &mut ahead, buffers, memory, longest, left: all };
         let mut fit = 0;
         for segment in fits.take(most) {
@@ -264,24 +286,25 @@ impl Request {
             return None;
         }
         let mut segments: [Option<Segment>; MAX_SEGMENTS] = [None; MAX_SEGMENTS];
-        let pieces = Pieces { cursor: &mut self.cursor, buffers, memory, longest, left: size };
+        let pieces = Pieces { cursor: &mut self.rest.cursor, buffers, memory, longest, left: size };
         for (to, segment) in segments.iter_mut().zip(pieces) {
             *to = Some(segment?);
         }
         let operation = match self.task {
-            Task::Read => Operation::Read(self.sector),
-            _ => Operation::Write(self.sector),
+            Task::Read => Operation::Read(self.rest.sector),
+            _ => Operation::Write(self.rest.sector),
         };
         part.submit(owner, operation, segments.into_iter().flatten()).then_some(size)
     }
 
     fn give_range(&self, part: &Part, owner: u16) -> Option<u64> {
-        let sectors = u32::try_from(self.left / SECTOR).ok()?;
+        let Rest { sector, left, .. } = self.rest;
+        let sectors = u32::try_from(left / SECTOR).ok()?;
         let operation = match self.task {
-            Task::Zero { unmap } => Operation::Zero(self.sector, sectors, unmap),
-            _ => Operation::Discard(self.sector, sectors),
+            Task::Zero { unmap } => Operation::Zero(sector, sectors, unmap),
+            _ => Operation::Discard(sector, sectors),
         };
-        part.submit(owner, operation, [].into_iter()).then_some(self.left)
+        part.submit(owner, operation, [].into_iter()).then_some(left)
     }
 
     /// What the driver is told to have been written, after the status was. There are no gaps in it.
@@ -357,7 +380,7 @@ impl Backend for HostBlockDevice {
                 slot.buffers.extend_from_slice(data);
                 let queue = u8::try_from(queue).unwrap_or(u8::MAX);
                 slot.request = Some(Request { queue, ..request });
-                self.feed(index);
+                self.feed(index, usize::MAX);
                 match self.take_finished(index) {
                     None => return Ok(Served::Later),
                     Some(request) => (request.result, request.written(request.result)),
@@ -380,13 +403,13 @@ impl Backend for HostBlockDevice {
             };
             request.pieces = request.pieces.saturating_sub(1);
             if let Err(why) = result {
-                request.left = 0;
+                request.rest.left = 0;
                 request.result = match why {
                     IoError::Unsupported => Status::Unsupported,
                     IoError::Device | IoError::OutOfOrder => Status::IoError,
                 };
             }
-            self.feed(index);
+            self.feed(index, usize::MAX);
             let Some(request) = self.take_finished(index) else { continue };
             let status = request.result;
             // If it is no RAM any more, nobody looks there.

@@ -7,6 +7,7 @@
 //! | [`disk`] | a VM's disk: what it began with, and what was written since |
 //! | [`request`] | one request, worked off in steps |
 //! | [`host`] | the device of a part of a machine's disk |
+//! | `saved` | the device as plain data |
 //!
 //! Not offered: a write-back switch (nothing in memory is ever on its way to anywhere else), lifetime, secure erase, zones.
 
@@ -15,6 +16,7 @@ pub mod disk;
 pub mod host;
 pub mod image;
 pub mod request;
+mod saved;
 
 use alloc::sync::Arc;
 

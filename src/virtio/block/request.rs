@@ -59,7 +59,7 @@ impl From<WriteError> for Status {
 }
 
 /// How much is done before somebody else goes on: some ten thousand instructions.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Budget {
     bytes: u64,
     pieces: u32,
@@ -72,6 +72,11 @@ impl Budget {
     /// Whether nothing is left.
     pub const fn is_spent(&self) -> bool {
         self.bytes == 0 || self.pieces == 0
+    }
+
+    /// Whether no more is left than all of it.
+    pub const fn is_sound(&self) -> bool {
+        self.bytes <= Self::WHOLE.bytes && self.pieces <= Self::WHOLE.pieces
     }
 
     /// Something was done that costs as much as copying so many bytes.
@@ -210,6 +215,17 @@ impl Request {
             return Err(Status::IoError);
         }
         Ok(Begun::Request(Self { task, at: 0, left: 0, segments, cursor, written: 0 }))
+    }
+
+    /// Whether one that was saved, and may be anything by now, can be asked of `disk`.
+    pub fn is_sound(&self, disk: &Disk) -> bool {
+        let end = self.at.checked_add(self.left);
+        let in_segments = matches!(self.task, Task::Discard | Task::WriteZeros { .. });
+        let most = SECTOR * u64::from(MAX_SEGMENT_SECTORS);
+        end.is_some_and(|end| end <= disk.size())
+            && (self.task == Task::Read || !disk.is_read_only())
+            && self.segments <= if in_segments { MAX_SEGMENTS } else { 0 }
+            && (!in_segments || self.left <= most)
     }
 
     /// How many bytes of its data have been written.

@@ -11,6 +11,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 
+use serde::{Deserialize, Serialize};
 use spin::mutex::TicketMutex;
 
 use super::NamedPort;
@@ -49,6 +50,14 @@ impl Side {
             bell.ring();
         }
     }
+}
+
+/// What waits for an end, and what it waits for, as plain data.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub struct SavedEnd {
+    inbox: Vec<u8>,
+    hungry: bool,
+    blocked: bool,
 }
 
 /// A channel, seen from one of its ends.
@@ -111,6 +120,32 @@ impl End {
             other.blocked = false;
             other.ring();
         });
+    }
+
+    /// A copy of what waits for this end.
+    pub fn save(&self) -> SavedEnd {
+        self.with(|own, _| SavedEnd {
+            inbox: own.inbox.iter().copied().collect(),
+            hungry: own.hungry,
+            blocked: own.blocked,
+        })
+    }
+
+    /// This end is open, or not, and that waits for it. False where it cannot.
+    pub fn restore(&self, open: bool, saved: &SavedEnd) -> bool {
+        if saved.inbox.len() > ROOM || (!open && *saved != SavedEnd::default()) {
+            return false;
+        }
+        self.set_open(open);
+        self.with(|own, _| {
+            if own.inbox.capacity() < saved.inbox.len() {
+                return false;
+            }
+            own.inbox.clear();
+            own.inbox.extend(&saved.inbox);
+            (own.hungry, own.blocked) = (saved.hungry, saved.blocked);
+            true
+        })
     }
 
     /// Whether the other end is open, or what came from there is not all taken.

@@ -7,11 +7,13 @@
 //! |---|---|
 //! | [`channel`] | a pipe between two ports, both ways |
 //! | [`control`] | what device and driver tell each other of ports |
+//! | `saved` | the device as plain data |
 //!
 //! Not offered: a size, as nobody here knows the terminal's.
 
 pub mod channel;
 pub mod control;
+mod saved;
 
 use alloc::boxed::Box;
 use alloc::string::String;

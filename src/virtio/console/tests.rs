@@ -1,5 +1,7 @@
 //! Claims about consoles, made with a model of their drivers.
 
+mod saved;
+
 use alloc::sync::Arc;
 use alloc::vec;
 

@@ -24,7 +24,7 @@ const GSO_TCPV6: u8 = 4;
 const GSO_ECN: u8 = 0x80;
 
 /// A copy of it.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct NetHeader {
     flags: u8,
     gso_type: u8,
@@ -75,6 +75,11 @@ impl NetHeader {
         };
         let ecn = self.gso_type & GSO_ECN == 0 || has(feature::HOST_ECN);
         kind && ecn && self.gso_size > 0 && self.flags & NEEDS_CSUM != 0
+    }
+
+    /// Whether nothing of it is kept that [`parse`](Self::parse) does not.
+    pub const fn is_parsed(&self) -> bool {
+        self.flags & !NEEDS_CSUM == 0
     }
 
     /// Whether what is left to be done is behind the first `length` bytes: nobody changes those after they were looked at.

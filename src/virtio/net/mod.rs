@@ -14,12 +14,14 @@
 //! | [`sending`] | a frame on its way |
 //! | [`cabling`] | which cards the manifest gives to whom |
 //! | [`offload`] | what is left to be done to a packet, done here |
+//! | `saved` | the device as plain data |
 
 pub mod cabling;
 pub mod control;
 pub mod header;
 pub mod lan;
 pub mod offload;
+mod saved;
 pub mod sending;
 pub mod socket;
 pub mod steering;

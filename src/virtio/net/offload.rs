@@ -98,6 +98,16 @@ impl Segments {
         Ok(Self { work, length, done: Some(0) })
     }
 
+    /// How far it is: what [`go_on`](Self::go_on) takes.
+    pub const fn done(&self) -> Option<usize> {
+        self.done
+    }
+
+    /// The same as far as it was; `None` where it cannot have been there.
+    pub fn go_on(self, done: Option<usize>) -> Option<Self> {
+        done.is_none_or(|done| done <= self.length).then_some(Self { done, ..self })
+    }
+
     /// Makes the next plain frame, in `scratch`, whose length is that of the longest that may come; `None`: there is no more.
     ///
     /// `read` copies what the frame has at an offset, at most all of it once; what it gives may have changed since the last call.

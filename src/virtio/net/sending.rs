@@ -29,7 +29,7 @@ pub struct Plain {
 }
 
 /// What is done at one go: bytes that are copied, and what else takes as long.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Budget(u64);
 
 /// What finding a place for one more frame takes, in bytes that are copied meanwhile.
@@ -40,6 +40,11 @@ const SUMMED: u64 = 4;
 impl Budget {
     /// Some twenty thousand instructions.
     pub const WHOLE: Self = Self(32 << 10);
+
+    /// Whether no more is left than all of it.
+    pub const fn is_sound(self) -> bool {
+        self.0 <= Self::WHOLE.0
+    }
 
     /// Nothing is left of it.
     pub const fn is_spent(self) -> bool {

@@ -5,6 +5,7 @@
 //! that: a guest that answers on two vCPUs in turn would otherwise get what comes in out of order. What is kept is a hint:
 //! two conversations that share an entry are steered as one.
 
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU8, Ordering};
 
 /// The most pairs of a receive and a transmit queue.
@@ -43,6 +44,18 @@ impl Steering {
     /// So many are in use from now on. Nobody puts a frame into a queue meanwhile.
     pub(super) fn set_pairs(&self, pairs: u8) {
         self.pairs.store(pairs.clamp(1, MAX_PAIRS), Ordering::Relaxed);
+    }
+
+    /// What is known of conversations, as plain data.
+    pub(super) fn save(&self) -> Vec<u8> {
+        self.last.iter().map(|last| last.load(Ordering::Relaxed)).collect()
+    }
+
+    /// Goes on from that, whatever it is: it only chooses queues.
+    pub(super) fn restore(&self, saved: &[u8]) {
+        for (last, saved) in self.last.iter().zip(saved) {
+            last.store(*saved, Ordering::Relaxed);
+        }
     }
 
     /// The guest has sent something of `flow` by `pair`.

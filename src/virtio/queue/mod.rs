@@ -72,6 +72,27 @@ impl Virtqueue {
         }
     }
 
+    /// Whether one that was saved, and may be anything by now, can be the queue at `place`.
+    pub fn is_sound(&self, place: Place, negotiated: Negotiated, ram: &impl GuestRam) -> bool {
+        let fresh = Self::new(place, negotiated, ram);
+        match self {
+            Self::Split(queue) => {
+                matches!(fresh, Some(Self::Split(fresh)) if queue.is_sound(&fresh))
+            }
+            Self::Packed(queue) => {
+                matches!(fresh, Some(Self::Packed(fresh)) if queue.is_sound(&fresh))
+            }
+        }
+    }
+
+    /// How many descriptors, of a split ring chains, were taken and not given back.
+    pub const fn held(&self) -> u16 {
+        match self {
+            Self::Split(queue) => queue.held(),
+            Self::Packed(queue) => queue.held(),
+        }
+    }
+
     /// Takes the next chain that is available. False when there is none.
     ///
     /// # Errors
@@ -129,7 +150,7 @@ impl Virtqueue {
 }
 
 /// One buffer of a chain; not empty.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Buffer {
     /// Its first byte. Whether it is RAM is found out when it is read or written.
     pub ipa: Ipa,
@@ -150,7 +171,7 @@ pub struct Head {
 }
 
 /// What the driver has made available at one go: buffers that the device reads, then those that it writes.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Chain {
     /// What names it when it is given back.
     pub head: Head,
@@ -174,6 +195,16 @@ impl Chain {
     /// How many bytes the device can write.
     pub const fn room(&self) -> u64 {
         self.head.room
+    }
+
+    /// Whether one that was saved, and may be anything by now, can be of a queue of so many descriptors.
+    pub fn is_sound(&self, size: u16) -> bool {
+        let room = self.writable().iter().map(|buffer| u64::from(buffer.size)).sum::<u64>();
+        self.buffers.len() <= size.into()
+            && self.readable <= self.buffers.len()
+            && self.buffers.iter().all(|buffer| buffer.size > 0)
+            && self.head.descriptors <= size
+            && self.head.room == room
     }
 
     fn begin(&mut self) {
@@ -200,7 +231,7 @@ impl Chain {
 }
 
 /// What a driver has done to a queue that the standard does not allow.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error, Serialize, Deserialize)]
 pub enum Bad {
     /// A ring is not in RAM.
     #[error("a ring is not in RAM: {0}")]

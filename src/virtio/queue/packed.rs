@@ -63,6 +63,26 @@ impl PackedQueue {
         there.then_some(Self { place, negotiated, next, used, published, held, first, batch })
     }
 
+    /// Whether it can be what has become of `fresh`.
+    pub(super) fn is_sound(&self, fresh: &Self) -> bool {
+        let size = self.place.size;
+        // First of all, for all else counts with them.
+        let batch = self.batch.map_or(0, |batch| batch.at);
+        let positions = [self.next, self.used, self.published, batch];
+        self.place == fresh.place
+            && self.negotiated == fresh.negotiated
+            && positions.iter().all(|at| *at <= fresh.last())
+            && self.held <= size
+            && self.distance(self.used, self.next) == self.held
+            && self.distance(self.published, self.used) <= size
+            && (self.batch.is_none() || self.negotiated.in_order)
+    }
+
+    /// How many descriptors the chains have that were taken and not given back.
+    pub(super) const fn held(&self) -> u16 {
+        self.held
+    }
+
     /// See [`Virtqueue::take`](super::Virtqueue::take).
     pub(super) fn take(&mut self, ram: &impl GuestRam, chain: &mut Chain) -> Result<bool, Bad> {
         let mut at = self.next;

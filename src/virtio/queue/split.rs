@@ -57,6 +57,24 @@ impl SplitQueue {
         there.then_some(Self { place, negotiated, offered, taken, used, published, batch: None })
     }
 
+    /// Whether it can be what has become of `fresh`.
+    pub(super) fn is_sound(&self, fresh: &Self) -> bool {
+        let size = self.place.size;
+        let within = |from: u16, to: u16| to.wrapping_sub(from) <= size;
+        self.place == fresh.place
+            && self.negotiated == fresh.negotiated
+            && within(self.published, self.used)
+            && within(self.used, self.offered)
+            && within(self.taken, self.offered)
+            && within(self.used, self.taken)
+            && (self.batch.is_none() || self.negotiated.in_order)
+    }
+
+    /// How many chains were taken and not given back.
+    pub(super) const fn held(&self) -> u16 {
+        self.taken.wrapping_sub(self.used)
+    }
+
     /// See [`Virtqueue::take`](super::Virtqueue::take).
     pub(super) fn take(&mut self, ram: &impl GuestRam, chain: &mut Chain) -> Result<bool, Bad> {
         if self.taken == self.offered && !self.look(ram)? {
@@ -74,8 +92,7 @@ impl SplitQueue {
         let index = ram.read_u16(self.available(AVAIL_INDEX))?;
         let waiting = index.wrapping_sub(self.taken);
         // What was taken has descriptors as long as it is not used.
-        let held = self.taken.wrapping_sub(self.used);
-        if waiting > self.place.size.saturating_sub(held) {
+        if waiting > self.place.size.saturating_sub(self.held()) {
             return Err(Bad::Available(waiting));
         }
         fence(Ordering::Acquire); // the ring and what it leads to were written before the index

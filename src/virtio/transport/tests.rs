@@ -15,7 +15,7 @@ const BASE: u64 = 0x4000_0000;
 const DATA: u64 = BASE + 0x8000;
 
 /// Each chain's first readable byte, plus one, goes to its first writable one.
-struct Increment;
+pub(super) struct Increment;
 
 impl Backend for Increment {
     const ID: u32 = 42;
@@ -44,23 +44,23 @@ impl Backend for Increment {
     }
 }
 
-type Tested = Transport<Increment, GuestMemory>;
+pub(super) type Tested = Transport<Increment, GuestMemory>;
 
-fn device() -> Tested {
+pub(super) fn device() -> Tested {
     Transport::new(Increment, ram(BASE, 16), String::from("test"))
 }
 
 impl Tested {
-    fn get(&mut self, offset: u64) -> u32 {
+    pub(super) fn get(&mut self, offset: u64) -> u32 {
         u32::try_from(self.read(offset, Width::Word, NOW)).unwrap()
     }
 
-    fn set(&mut self, offset: u64, value: u32) {
+    pub(super) fn set(&mut self, offset: u64, value: u32) {
         self.write(offset, Width::Word, value.into(), NOW);
     }
 
     /// Up to `FEATURES_OK`, with these features.
-    fn negotiate(&mut self, features: u64) -> bool {
+    pub(super) fn negotiate(&mut self, features: u64) -> bool {
         self.set(register::STATUS, 0);
         self.set(register::STATUS, 1);
         self.set(register::STATUS, 3);
@@ -73,7 +73,7 @@ impl Tested {
     }
 
     /// Queue `index` where [`Self::offer`] expects it.
-    fn place(&mut self, index: u32, size: u32) {
+    pub(super) fn place(&mut self, index: u32, size: u32) {
         let at = u32::try_from(BASE).unwrap() + 0x2000 * index;
         self.set(register::QUEUE_SEL, index);
         self.set(register::QUEUE_NUM, size);
@@ -83,14 +83,14 @@ impl Tested {
         self.set(register::QUEUE_READY, 1);
     }
 
-    fn start(&mut self) {
+    pub(super) fn start(&mut self) {
         assert!(self.negotiate(feature::VERSION_1));
         self.place(0, 8);
         self.set(register::STATUS, 15);
     }
 
     /// `count` chains of two bytes each, the first to be increased into the second, in queue 0.
-    fn offer(&mut self, count: u16) {
+    pub(super) fn offer(&mut self, count: u16) {
         let index: u16 = self.queues.ram().read(Ipa::new(BASE + 0x802)).unwrap();
         for n in 0..count {
             let (first, number) = (BASE + 32 * u64::from(n), u64::from(n));
@@ -107,7 +107,7 @@ impl Tested {
         self.queues.ram().write(Ipa::new(BASE + 0x802), index.wrapping_add(count)).unwrap();
     }
 
-    fn used(&self) -> u16 {
+    pub(super) fn used(&self) -> u16 {
         self.queues.ram().read(Ipa::new(BASE + 0x1002)).unwrap()
     }
 }

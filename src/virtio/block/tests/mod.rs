@@ -2,6 +2,7 @@
 
 mod image;
 mod property;
+mod saved;
 mod sharing;
 
 use std::sync::Mutex;

@@ -2,6 +2,7 @@
 
 mod outside;
 mod pairs;
+mod saved;
 
 use alloc::string::String;
 use alloc::sync::Arc;
