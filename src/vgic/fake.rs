@@ -187,6 +187,11 @@ impl ListRegisters for CpuInterface {
         self.writes += 1;
     }
 
+    fn keep(&mut self, index: usize, lr: ListRegister) {
+        assert_eq!(self.lrs[index], Some(lr), "it does not hold that");
+        self.written[index] = Some(lr);
+    }
+
     fn repeat(&mut self, index: usize) {
         self.write(index, self.written[index]);
     }

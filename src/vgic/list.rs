@@ -79,6 +79,9 @@ pub trait ListRegisters {
     /// Sets the register `index`; `None` writes all of it to zero, its `EOI` bit too.
     fn write(&mut self, index: usize, lr: Option<ListRegister>);
 
+    /// The register `index` holds `lr` already, as its guest has left it, and goes on with that: it counts as written.
+    fn keep(&mut self, index: usize, lr: ListRegister);
+
     /// Sets the register `index` to what was last written to it.
     fn repeat(&mut self, index: usize);
 

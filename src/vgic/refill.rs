@@ -133,6 +133,8 @@ impl Vgic {
             if *slot != next {
                 lrs.write(index, next);
                 *slot = next;
+            } else if let Some(lr) = next {
+                lrs.keep(index, lr);
             }
         }
         let rest = wanted.iter().enumerate().filter(|(at, _)| placed >> at & 1 == 0);

@@ -417,6 +417,16 @@ impl ListRegisters for Gic {
         }
     }
 
+    #[inline]
+    fn keep(&mut self, index: usize, lr: ListRegister) {
+        if let Some(written) = self.written.get_mut(index) {
+            *written = match &self.hardware {
+                Hardware::V2 { .. } => gich::encode(lr).into(),
+                Hardware::V3 { .. } => v3::encode(lr),
+            };
+        }
+    }
+
     #[inline(always)]
     fn repeat(&mut self, index: usize) {
         let Some(written) = self.written.get(index) else { return };

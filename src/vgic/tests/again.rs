@@ -194,3 +194,25 @@ fn a_devices_interrupt_that_comes_while_the_last_one_is_active_is_not_lost() {
         assert_eq!(machine.ack(0), None);
     }
 }
+
+/// What the guest's end has made of a list register is what is in it, not what was written.
+#[test]
+fn what_came_while_it_was_active_does_not_come_active_again() {
+    let mut machine = Machine::v2(2, 4);
+    machine.write(0, 0xc0c, 0b10); // ICFGR: by edges
+    let edge = |machine: &mut Machine| {
+        machine.set_level(0, DISK, true);
+        machine.set_level(0, DISK, false);
+    };
+    for round in 0..3 {
+        edge(&mut machine);
+        assert_eq!(machine.ack(0), Some(DISK), "round {round}");
+        edge(&mut machine); // pending and active in one register
+        machine.end(0, DISK);
+        // All is looked at, and it stays where it is.
+        machine.vgic.dirty = machine.vgic.dirty | Notify::bit(0);
+        machine.sync(0);
+        assert_eq!(machine.ack(0), Some(DISK), "round {round}");
+        machine.end(0, DISK);
+    }
+}

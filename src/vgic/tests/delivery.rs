@@ -7,6 +7,9 @@ use crate::vgic::Link;
 struct Untouched;
 
 impl ListRegisters for Untouched {
+    fn keep(&mut self, _: usize, _: crate::vgic::ListRegister) {
+        panic!("nothing has changed")
+    }
     fn repeat(&mut self, _: usize) {
         panic!("nothing has fired");
     }
