@@ -60,6 +60,11 @@ impl CpuInterface {
         self.lrs.iter().flatten().copied()
     }
 
+    /// What [`repeat`](ListRegisters::repeat) would give.
+    pub fn written(&self) -> &[Option<ListRegister>] {
+        &self.written
+    }
+
     /// The list register that holds `intid`.
     pub fn holding(&self, intid: IntId) -> Option<ListRegister> {
         self.held().find(|lr| lr.intid == intid)

@@ -256,6 +256,7 @@ impl Run {
             }
         }
         self.no_interrupt_is_in_two_places();
+        self.what_was_written_is_what_the_model_takes_for_held();
     }
 
     fn acknowledge(&mut self, v: u8, synced: bool) {
@@ -309,6 +310,19 @@ impl Run {
             }
         }
         self.sync_all();
+    }
+
+    /// Else what is given again is something else.
+    fn what_was_written_is_what_the_model_takes_for_held(&self) {
+        for (v, cpu) in self.machine.cpus.iter().enumerate() {
+            let interface = &self.machine.vgic.private[v].interface;
+            if self.machine.vgic.dirty.has(v) || !interface.live {
+                continue;
+            }
+            for (held, written) in interface.slots.iter().zip(cpu.written()) {
+                assert!(held.is_none() || held == written, "{held:?}, written {written:?}");
+            }
+        }
     }
 
     fn no_interrupt_is_in_two_places(&self) {
