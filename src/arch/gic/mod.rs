@@ -364,6 +364,30 @@ impl Gic {
             }
         }
     }
+
+    /// What a list register is to be repeated with, as it stands there.
+    fn remember(&mut self, index: usize, lr: Option<ListRegister>) -> u64 {
+        let value = lr.map_or(0, |lr| match &self.hardware {
+            Hardware::V2 { .. } => gich::encode(lr).into(),
+            Hardware::V3 { .. } => v3::encode(lr),
+        });
+        if let Some(written) = self.written.get_mut(index) {
+            *written = value;
+        }
+        value
+    }
+
+    #[inline(always)]
+    fn set_list_register(&self, index: usize, value: u64) {
+        match &self.hardware {
+            Hardware::V2 { virt, .. } => {
+                virt.set_lr(index, low_word(value));
+                // It has arrived before the guest runs, and asks for nothing any more before interrupts are let through.
+                barrier::dsb(barrier::SY);
+            }
+            Hardware::V3 { .. } => write_ich_lr(index, value),
+        }
+    }
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "registers of 32 bits")]
@@ -398,56 +422,25 @@ impl ListRegisters for Gic {
 
     #[inline]
     fn write(&mut self, index: usize, lr: Option<ListRegister>) {
-        match &self.hardware {
-            Hardware::V2 { virt, .. } => {
-                let value = lr.map_or(0, gich::encode);
-                if let Some(written) = self.written.get_mut(index) {
-                    *written = value.into();
-                }
-                virt.set_lr(index, value);
-                barrier::dsb(barrier::SY); // it has arrived before the guest runs
-            }
-            Hardware::V3 { .. } => {
-                let value = lr.map_or(0, v3::encode);
-                if let Some(written) = self.written.get_mut(index) {
-                    *written = value;
-                }
-                write_ich_lr(index, value);
-            }
-        }
+        let value = self.remember(index, lr);
+        self.set_list_register(index, value);
     }
 
     #[inline]
     fn keep(&mut self, index: usize, lr: ListRegister) {
-        if let Some(written) = self.written.get_mut(index) {
-            *written = match &self.hardware {
-                Hardware::V2 { .. } => gich::encode(lr).into(),
-                Hardware::V3 { .. } => v3::encode(lr),
-            };
-        }
+        self.remember(index, Some(lr));
     }
 
     #[inline(always)]
     fn repeat(&mut self, index: usize) {
-        let Some(written) = self.written.get(index) else { return };
-        match &self.hardware {
-            Hardware::V2 { virt, .. } => {
-                virt.set_lr(index, low_word(*written));
-                barrier::dsb(barrier::SY); // it has arrived before the guest runs
-            }
-            Hardware::V3 { .. } => write_ich_lr(index, *written),
+        if let Some(written) = self.written.get(index) {
+            self.set_list_register(index, *written);
         }
     }
 
     #[inline(always)]
     fn clear(&mut self, index: usize) {
-        match &self.hardware {
-            Hardware::V2 { virt, .. } => {
-                virt.set_lr(index, 0);
-                barrier::dsb(barrier::SY); // it asks for nothing any more before interrupts are let through
-            }
-            Hardware::V3 { .. } => write_ich_lr(index, 0),
-        }
+        self.set_list_register(index, 0);
     }
 
     #[inline(always)]
