@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::ctl::Run;
 use super::net::ask;
+use super::session::said;
 use super::{Bench, Step};
 use crate::paths;
 
@@ -70,10 +71,10 @@ fn asked(bench: &Bench, gic: &str) -> Result<()> {
     let why = run.refused("agent mute ping")?;
     ensure!(why.contains("mute: no agent listens"), "{why}");
     goes(&mut run)?;
-    let seen = run.session.text().matches("plinth-guest-ready").count();
+    let seen = ready(&run);
     ensure!(run.ctl("agent debian reboot")?.contains("agent"), "reboot");
     let deadline = Instant::now() + Duration::from_secs(BOOT_SECONDS);
-    while run.session.text().matches("plinth-guest-ready").count() == seen {
+    while ready(&run) == seen {
         ensure!(Instant::now() < deadline, "it does not begin again\n{}", run.session.text());
         sleep(Duration::from_millis(50));
     }
@@ -84,6 +85,11 @@ fn asked(bench: &Bench, gic: &str) -> Result<()> {
     ensure!(why.contains("debian: the VM has stopped"), "{why}");
     run.ctl("poweroff")?;
     run.session.end_with(0, ANSWER_SECONDS)
+}
+
+/// How often the guest has come up.
+fn ready(run: &Run<'_>) -> usize {
+    said(&run.session.text(), "debian").matches("plinth-guest-ready").count()
 }
 
 /// The agent is there, or soon will be.
@@ -104,12 +110,14 @@ fn goes(run: &mut Run<'_>) -> Result<()> {
     ask(&mut run.session, "debian", 1001, "killall -STOP plinth-agent")?;
     let start = Instant::now();
     let mut late = run.command("agent debian ping").stderr(Stdio::piped()).spawn()?;
-    sleep(Duration::from_millis(500));
-    // Others are answered meanwhile.
+    sleep(Duration::from_millis(1500));
+    // Others are answered meanwhile, unless the PC is so busy that it is over by then.
     ensure!(run.ctl("vm list")?.contains("debian"), "vm list");
+    let is_slow = start.elapsed() > Duration::from_secs(4);
+    ensure!(is_slow || late.try_wait()?.is_none(), "others had to wait");
     let busy = run.refused("agent debian info")?;
-    ensure!(busy.contains("earlier command"), "{busy}");
-    ensure!(late.try_wait()?.is_none(), "others had to wait");
+    let is_slow = start.elapsed() > Duration::from_secs(4);
+    ensure!(is_slow || busy.contains("earlier command"), "{busy}");
     let late = String::from_utf8_lossy(&late.wait_with_output()?.stderr).into_owned();
     ensure!(late.contains("debian: no answer within 5 s"), "{late}");
     ensure!(start.elapsed() >= Duration::from_secs(4), "it was not waited for");
