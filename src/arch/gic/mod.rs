@@ -371,9 +371,8 @@ impl Gic {
             Hardware::V2 { .. } => gich::encode(lr).into(),
             Hardware::V3 { .. } => v3::encode(lr),
         });
-        if let Some(written) = self.written.get_mut(index) {
-            *written = value;
-        }
+        let Some(written) = self.written.get_mut(index) else { return value };
+        *written = value;
         value
     }
 
@@ -433,9 +432,8 @@ impl ListRegisters for Gic {
 
     #[inline(always)]
     fn repeat(&mut self, index: usize) {
-        if let Some(written) = self.written.get(index) {
-            self.set_list_register(index, *written);
-        }
+        let Some(written) = self.written.get(index) else { return };
+        self.set_list_register(index, *written);
     }
 
     #[inline(always)]

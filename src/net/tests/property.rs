@@ -67,7 +67,9 @@ fn sent() -> impl Strategy<Value = Sent> {
         6 => tag.clone().prop_map(|tag| vec![tag]),
         1 => prop::collection::vec(tag, 2),
     ];
-    let ethertype = prop_oneof![8 => Just(0x0800), 1 => Just(0x88a8), 1 => any::<u16>()];
+    // 0x8100 would be a tag's, of which there are as many as `tags` says.
+    let other = any::<u16>().prop_filter("a tag", |ethertype| *ethertype != 0x8100);
+    let ethertype = prop_oneof![8 => Just(0x0800), 1 => Just(0x88a8), 1 => other];
     let wait = prop_oneof![9 => Just(0u64), 9 => 0u64..2000, 1 => 298_000u64..302_000];
     let what = (destinations(), sources(), tags, ethertype);
     (0..NETWORKS, 0u8..8, what, wait, prop::bool::weighted(0.1)).prop_map(
