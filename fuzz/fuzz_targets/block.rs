@@ -113,7 +113,11 @@ fuzz_target!(|requests: Vec<Request>| {
         let mut at = DATA;
         let mut chain = Vec::new();
         for (size, write, inside) in buffers.iter().take(100) {
-            chain.push((if *inside { at } else { RAM + SIZE - 100 }, u32::from(*size) % 9000, *write));
+            chain.push((
+                if *inside { at } else { RAM + SIZE - 100 },
+                u32::from(*size) % 9000,
+                *write,
+            ));
             at = DATA + (at - DATA + u64::from(*size)) % (4 * 4096);
         }
         chain.sort_by_key(|(_, _, write)| *write);
@@ -127,7 +131,9 @@ fuzz_target!(|requests: Vec<Request>| {
             memory.write(Ipa::new(place + 12), flags).expect("it is RAM");
             memory.write(Ipa::new(place + 14), index + 1).expect("it is RAM");
         }
-        memory.write(Ipa::new(RAM + 0x1004 + 2 * u64::from((number - 1) % 128)), 0u16).expect("RAM");
+        memory
+            .write(Ipa::new(RAM + 0x1004 + 2 * u64::from((number - 1) % 128)), 0u16)
+            .expect("RAM");
         memory.write(Ipa::new(RAM + 0x1002), number).expect("it is RAM");
         device.write(0x050, Width::Word, 0, Ticks(0));
         let mut visits = 0;
