@@ -43,6 +43,10 @@ pub trait Backend: Send {
         0
     }
 
+    /// Which of them a driver cannot have alone: with any of the first it takes any of the second ("Feature bit
+    /// requirements").
+    const NEEDS: &'static [(u64, u64)] = &[];
+
     /// The largest size of each of its queues, a power of two each; 32 queues at most.
     fn queues(&self) -> &[u16];
 

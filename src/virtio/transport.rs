@@ -138,7 +138,10 @@ impl<B: Backend, R: GuestRam> Transport<B, R> {
 
     /// Whether a driver may have these features.
     fn agrees(&self, features: u64) -> bool {
-        features & feature::VERSION_1 != 0 && features & !self.offered() == 0
+        let needs = |(bits, any): &(u64, u64)| features & bits == 0 || features & any != 0;
+        features & feature::VERSION_1 != 0
+            && features & !self.offered() == 0
+            && B::NEEDS.iter().all(needs)
     }
 
     fn has(&self, bits: u8) -> bool {

@@ -83,6 +83,17 @@ pub mod feature {
         | HOST_ECN
         | MRG_RXBUF
         | STATUS;
+    /// What divides packets, on either way.
+    const GUEST_TSO: u64 = GUEST_TSO4 | GUEST_TSO6;
+    const HOST_TSO: u64 = HOST_TSO4 | HOST_TSO6;
+    /// What none has without something else.
+    pub const NEEDS: [(u64, u64); 5] = [
+        (GUEST_TSO, GUEST_CSUM),
+        (GUEST_ECN, GUEST_TSO),
+        (HOST_TSO, CSUM),
+        (HOST_ECN, HOST_TSO),
+        (MQ, CTRL_VQ),
+    ];
 }
 
 /// How many chains a queue can have.
@@ -239,6 +250,7 @@ impl Backend for NetDevice {
     const ID: u32 = 1;
     /// What they take is bounded by a [`Budget`].
     const AT_ONCE: usize = 32;
+    const NEEDS: &'static [(u64, u64)] = &feature::NEEDS;
 
     fn features(&self) -> u64 {
         let several = if self.pairs > 1 { feature::MQ | feature::CTRL_VQ } else { 0 };

@@ -20,7 +20,7 @@ use crate::device::doorbell::{Doorbell, Doorbells};
 use crate::device::{Device, Signal};
 use crate::net::{Plan, PortConfig, Vlans};
 use crate::sched::VmId;
-use crate::testing::shared_ram;
+use crate::testing::{shared_ram, start};
 use crate::time::{Frequency, Ticks};
 use crate::virtio::queue::fake::{Driver, Offer};
 use crate::virtio::queue::{Buffer, Negotiated, Place};
@@ -350,4 +350,34 @@ proptest! {
             prop_assert!(got.is_none_or(|(_, got)| got == frame));
         }
     }
+}
+
+#[test]
+fn features_that_need_others_are_refused_without_them() {
+    let (mut one, ..) = pairs::one_with(2, feature::MAC);
+    let all = feature::ALL | feature::MQ | feature::CTRL_VQ | VERSION_1;
+    let mut takes = |features| start(&mut one.device, features, &[]);
+    assert!(takes(all));
+    let needs = [
+        (feature::GUEST_TSO4, feature::GUEST_CSUM),
+        (feature::GUEST_TSO6, feature::GUEST_CSUM),
+        (feature::GUEST_ECN, feature::GUEST_CSUM | feature::GUEST_TSO4),
+        (feature::GUEST_ECN, feature::GUEST_CSUM | feature::GUEST_TSO6),
+        (feature::HOST_TSO4, feature::CSUM),
+        (feature::HOST_TSO6, feature::CSUM),
+        (feature::HOST_ECN, feature::CSUM | feature::HOST_TSO4),
+        (feature::HOST_ECN, feature::CSUM | feature::HOST_TSO6),
+        (feature::MQ, feature::CTRL_VQ),
+    ];
+    for (feature, needed) in needs {
+        assert!(takes(feature | needed | VERSION_1), "{feature:#x} with {needed:#x}");
+        assert!(!takes(feature | VERSION_1), "{feature:#x} alone");
+        // What is needed is of use without it.
+        assert!(takes(needed | VERSION_1), "{needed:#x} alone");
+    }
+    // One of the two is enough, none is not.
+    let tso = feature::GUEST_TSO4 | feature::GUEST_TSO6;
+    assert!(takes(all & !feature::GUEST_TSO4) && takes(all & !feature::GUEST_TSO6));
+    assert!(!takes(all & !tso) && !takes(all & !feature::CSUM) && !takes(all & !feature::CTRL_VQ));
+    assert!(takes(all & !tso & !feature::GUEST_ECN));
 }

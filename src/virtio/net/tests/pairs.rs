@@ -6,7 +6,7 @@ use crate::net::DropReason;
 const SEVERAL: u64 = feature::ALL | feature::MQ | feature::CTRL_VQ;
 
 /// The first has so many vCPUs, and such features; the second is a card with one pair.
-fn one_with(vcpus: u8, features: u64) -> (Card, Card, Arc<Lan>, PortId) {
+pub(super) fn one_with(vcpus: u8, features: u64) -> (Card, Card, Arc<Lan>, PortId) {
     let mut plan = Plan::default();
     plan.network(false).unwrap();
     let ports = [0, 1].map(|at| plan.join(0, PortConfig::new(mac(at))).unwrap());
