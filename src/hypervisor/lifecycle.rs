@@ -5,12 +5,11 @@ use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use super::{Hypervisor, MemoryReport};
-use crate::addr::{PAGE_SIZE, PhysAddr, Region};
+use crate::addr::{PhysAddr, Region};
 use crate::machine::{CpuId, Machine};
 use crate::manifest::WhenIdle;
 use crate::sched::{AdmissionError, Entity, Retired, RunQueue, VmId};
 use crate::vcpu::VcpuId;
-use crate::vm::balloon::BalloonError;
 use crate::vm::create::CreateError;
 use crate::vm::loading::LoadStep;
 use crate::vm::{Sequel, Status, Stop, Vm};
@@ -39,17 +38,6 @@ pub enum Refusal {
     /// It has stopped.
     #[error("the VM has stopped")]
     Stopped,
-    /// It cannot have so much memory.
-    #[error("{0}")]
-    Balloon(#[from] BalloonError),
-    /// There is not so much memory.
-    #[error("{} MiB are free, and it would need {} MiB", free >> 20, wanted >> 20)]
-    NotFree {
-        /// How many bytes are free.
-        free: u64,
-        /// How many more it is to have.
-        wanted: u64,
-    },
     /// It is on its way out.
     #[error("the VM is being stopped: try again")]
     Stopping,
@@ -396,22 +384,6 @@ impl Hypervisor {
         self.start_at(machine, vm, VcpuId(0), Some(at));
     }
 
-    /// Let a VM have `size` bytes of memory, as far as its balloon can see to that.
-    ///
-    /// # Errors
-    /// It has no balloon, cannot have so much or so little, or what it is to get back is not free.
-    pub fn balloon(&self, id: VmId, size: u64) -> Result<(), Refusal> {
-        let vm = self.vm(id).ok_or(Refusal::NotCreated)?;
-        if let Some(report) = vm.balloon() {
-            let has = vm.memory_size() - report.given_back;
-            let (free, wanted) = (self.memory().free, size.saturating_sub(has));
-            if wanted > free && size > report.target {
-                return Err(Refusal::NotFree { free, wanted });
-            }
-        }
-        Ok(vm.set_balloon(size)?)
-    }
-
     /// Take a stopped VM out of its slot; it is taken apart when no CPU holds anything of it.
     fn bury<M: Machine>(&self, machine: &mut M, vm: &Arc<Vm>) {
         let Some(slot) = self.vms.get(vm.id().index()) else { return };
@@ -469,20 +441,9 @@ impl Hypervisor {
     }
 
     /// Memory that is never given back, for the heap: one aligned block of at least `bytes`. `None` when there
-    /// is none, and while somebody has the pool: whoever asks may be that somebody.
+    /// is none, and while somebody has the stock: whoever asks may be that somebody.
     pub fn keep(&self, bytes: u64) -> Option<Region<PhysAddr>> {
-        let frames = bytes.div_ceil(PAGE_SIZE).checked_next_power_of_two()?;
-        let order = u8::try_from(frames.ilog2()).ok()?;
-        let block = self.pool.try_lock()?.frames.allocate_block(order)?;
-        Some(block.region())
-    }
-
-    /// What running VMs have given up is waited for until every CPU has begun its next step.
-    pub(super) fn begin_round<M: Machine>(&self, machine: &mut M) {
-        if self.pool.begin_round() {
-            self.kick_all(machine);
-            self.call(machine, machine.id());
-        }
+        self.stock.try_lock()?.keep(bytes)
     }
 
     /// Make every other CPU look at what it has loaded. This one does so before it runs a guest again.

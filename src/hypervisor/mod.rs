@@ -21,7 +21,6 @@ use spin::mutex::TicketMutex;
 use crate::device::doorbell::Doorbells;
 use crate::machine::{CpuId, Machine};
 use crate::manifest::VmConfig;
-use crate::memory::SharedPool;
 use crate::sched::policy::Policy;
 use crate::sched::{Admission, Balance, Entity, RunQueue, Timing, VmId, Woken};
 use crate::time::{Frequency, Ticks};
@@ -59,8 +58,6 @@ pub struct Hypervisor {
     population: Population,
     /// What VMs are made from.
     stock: TicketMutex<Stock>,
-    /// The frame pool, which is also the stock's.
-    pool: Arc<SharedPool>,
     /// VMs that are to be taken apart once no CPU holds anything of them.
     doomed: TicketMutex<Vec<Arc<Vm>>>,
     /// How many they are.
@@ -93,7 +90,7 @@ impl Hypervisor {
         let balance = Arc::new(Balance::new(cpus, timing));
         let interrupts = stock.host().interrupts;
         let owners = stock.host().owners().collect();
-        let (doorbells, pool) = (stock.doorbells().clone(), stock.pool().clone());
+        let doorbells = stock.doorbells().clone();
         let askers = Askers::new(stock.sockets().lines().clone());
         let queue = |cpu| TicketMutex::new(RunQueue::new(CpuId(cpu), balance.clone()));
         Self {
@@ -103,7 +100,6 @@ impl Hypervisor {
             device_deadlines: (0..cpus).map(|_| AtomicU64::new(NEVER)).collect(),
             population: Population::new(stock.machine().when_idle),
             stock: TicketMutex::new(stock),
-            pool,
             doomed: TicketMutex::default(),
             doomed_count: AtomicUsize::new(0),
             called: (0..cpus).map(|_| AtomicBool::new(false)).collect(),
@@ -222,11 +218,9 @@ impl Hypervisor {
         self.called[cpu.index()].load(Ordering::Acquire)
     }
 
-    /// `cpu` begins to look. It is between two steps, and has looked up nothing of any guest's RAM.
+    /// `cpu` begins to look.
     pub fn heed_calls(&self, cpu: CpuId) {
-        if self.called[cpu.index()].swap(false, Ordering::AcqRel) {
-            self.pool.heed(cpu);
-        }
+        self.called[cpu.index()].swap(false, Ordering::AcqRel);
     }
 
     /// Let the vCPUs in `notify` look at their interrupts, wherever they are. Returns whether one of
@@ -354,8 +348,6 @@ impl Hypervisor {
             queued |= self.notify(machine, &vm, notify);
             queued |= sooner && self.device_timer_changed(machine, &vm);
         });
-        // Who gives memory up rings.
-        self.begin_round(machine);
         queued
     }
 

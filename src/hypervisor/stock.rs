@@ -4,15 +4,13 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 
-use crate::addr::PAGE_SIZE;
+use crate::addr::{PAGE_SIZE, PhysAddr, Region};
 use crate::device::doorbell::Doorbells;
 use crate::device::serial::SerialLine;
 use crate::firmware::entropy::Entropy;
 use crate::host::allotment::Allotment;
 use crate::manifest::{MachineConfig, Manifest, Rights, VmConfig};
-use crate::memory::elastic::UNIT;
-use crate::memory::shared::Lender;
-use crate::memory::{Block, Dirty, FramePool, Maintenance, SharedPool, TableFrames, Vmids};
+use crate::memory::{FramePool, Maintenance, Vmids};
 use crate::sched::VmId;
 use crate::time::Ticks;
 use crate::virtio::block::base::Images;
@@ -68,7 +66,7 @@ pub struct MemoryReport {
 pub struct Stock {
     host: Host,
     manifest: Manifest<'static>,
-    pool: Arc<SharedPool>,
+    frames: FramePool,
     vmids: Vmids,
     entropy: Option<Entropy>,
     line: Box<MakeLine>,
@@ -83,6 +81,8 @@ pub struct Stock {
     /// All of the machine's memory, in bytes.
     ram: u64,
     heap: HeapAccess,
+    /// What VMs have of the pool, in bytes.
+    lent: u64,
 }
 
 impl Stock {
@@ -97,7 +97,6 @@ impl Stock {
     ) -> Self {
         let heap = HeapAccess { reserve: |_, _| true, report: HeapReport::default };
         let ram = frames.total_bytes();
-        let pool = Arc::new(SharedPool::new(frames, host.cpus.max(1).into(), host.upkeep));
         let doorbells = Arc::new(Doorbells::new(manifest.vms().len()));
         let (vmids, images) = (Vmids::new(), Images::default());
         let (networks, vms) = (manifest.networks(), manifest.vms());
@@ -110,7 +109,7 @@ impl Stock {
             channels,
             sockets,
             manifest,
-            pool,
+            frames,
             vmids,
             entropy,
             line,
@@ -120,13 +119,13 @@ impl Stock {
             allotment: Allotment::default(),
             ram,
             heap,
+            lent: 0,
         }
     }
 
     /// The same on a machine that has `ram` bytes of memory in all, and this heap.
     #[must_use]
     pub fn on_machine(self, ram: u64, heap: HeapAccess) -> Self {
-        self.pool.set_reserve_heap(heap.reserve);
         Self { ram, heap, ..self }
     }
 
@@ -136,14 +135,16 @@ impl Stock {
         Self { allotment, ..self }
     }
 
+    /// Memory that is never given back: one aligned block of at least `bytes`.
+    pub(super) fn keep(&mut self, bytes: u64) -> Option<Region<PhysAddr>> {
+        let frames = bytes.div_ceil(PAGE_SIZE).checked_next_power_of_two()?;
+        let order = u8::try_from(frames.ilog2()).ok()?;
+        self.frames.allocate_block(order).map(|block| block.region())
+    }
+
     /// The machine.
     pub const fn host(&self) -> &Host {
         &self.host
-    }
-
-    /// The frame pool.
-    pub const fn pool(&self) -> &Arc<SharedPool> {
-        &self.pool
     }
 
     /// The bells of the VMs' devices.
@@ -177,13 +178,12 @@ impl Stock {
     }
 
     /// The memory for VMs.
-    pub fn memory(&self) -> MemoryReport {
-        let Lender { frames, lent } = &mut *self.pool.lock();
+    pub fn memory(&mut self) -> MemoryReport {
         MemoryReport {
-            total: frames.total_bytes(),
-            free: frames.free_bytes(),
-            largest_free: frames.largest_block(),
-            kept: self.ram.saturating_sub(frames.free_bytes()).saturating_sub(*lent),
+            total: self.frames.total_bytes(),
+            free: self.frames.free_bytes(),
+            largest_free: self.frames.largest_block(),
+            kept: self.ram.saturating_sub(self.frames.free_bytes()).saturating_sub(self.lent),
         }
     }
 
@@ -204,8 +204,7 @@ impl Stock {
             _ => 0,
         };
         let heap = HEAP_OF_VM + vcpus * HEAP_OF_VCPU + disks * HEAP_OF_HOST_DISK + ports + sockets;
-        let Lender { frames, lent } = &mut *self.pool.lock();
-        if !(self.heap.reserve)(frames, heap + heap_of_balloon(config)) {
+        if !(self.heap.reserve)(&mut self.frames, heap) {
             return Some(Err(BootError::Heap.into()));
         }
         let heap_used = || {
@@ -224,16 +223,15 @@ impl Stock {
             sockets: &self.sockets,
             images: &mut self.images,
             allotment: &self.allotment,
-            pool: &self.pool,
             entropy: self.entropy.as_mut().map(Entropy::fork),
             now,
         };
         let line = (self.line)(id, &config.name);
-        let before = frames.free_bytes();
-        let created = Vm::create(creation, line, frames, &mut self.vmids, cpu);
+        let before = self.frames.free_bytes();
+        let created = Vm::create(creation, line, &mut self.frames, &mut self.vmids, cpu);
         if let Ok(vm) = &created {
-            let taken = before.saturating_sub(frames.free_bytes());
-            *lent += taken;
+            let taken = before.saturating_sub(self.frames.free_bytes());
+            self.lent += taken;
             vm.add_tables(taken.saturating_sub(vm.memory_size() + vm.disk_size()));
             vm.add_heap(heap_used().saturating_sub(heap_before));
         }
@@ -241,46 +239,19 @@ impl Stock {
     }
 
     /// Map a VM's RAM.
-    pub(super) fn map_ram(&self, vm: &Vm, cpu: &impl Maintenance) -> Result<(), BootError> {
-        // The pool is locked for one table at a time: its lock comes after a translation's.
-        let mut tables = Counted { pool: &self.pool, taken: 0 };
-        let mapped = vm.map_ram(&mut tables, cpu);
-        vm.add_tables(tables.taken);
-        mapped
+    pub(super) fn map_ram(&mut self, vm: &Vm, cpu: &impl Maintenance) -> Result<(), BootError> {
+        let before = self.frames.free_bytes();
+        vm.map_ram(&mut self.frames, cpu)?;
+        let taken = before.saturating_sub(self.frames.free_bytes());
+        self.lent += taken;
+        vm.add_tables(taken);
+        Ok(())
     }
 
     /// Take a VM apart that nobody uses any more.
     pub(super) fn destroy(&mut self, vm: Vm, cpu: &impl Maintenance) {
-        let Lender { frames, lent } = &mut *self.pool.lock();
-        let before = frames.free_bytes();
-        vm.destroy(frames, &mut self.vmids, cpu);
-        *lent = lent.saturating_sub(frames.free_bytes().saturating_sub(before));
+        let before = self.frames.free_bytes();
+        vm.destroy(&mut self.frames, &mut self.vmids, cpu);
+        self.lent = self.lent.saturating_sub(self.frames.free_bytes().saturating_sub(before));
     }
-}
-
-/// Translation tables, and how much they are, in bytes.
-struct Counted<'a> {
-    pool: &'a SharedPool,
-    taken: u64,
-}
-
-impl TableFrames for Counted<'_> {
-    fn allocate(&mut self, order: u8) -> Option<Block<Dirty>> {
-        let block = { self.pool }.allocate(order)?;
-        self.taken += block.region().size();
-        Some(block)
-    }
-
-    fn free(&mut self, block: Block<Dirty>) {
-        self.taken = self.taken.saturating_sub(block.region().size());
-        { self.pool }.free(block);
-    }
-}
-
-/// What a balloon notes takes of the heap, in bytes.
-fn heap_of_balloon(config: &VmConfig) -> u64 {
-    // A bit for each page, and a word for each unit.
-    let notes = config.memory / PAGE_SIZE / 8 + config.memory / UNIT * 8;
-    // The heap hands out powers of two.
-    if config.balloon.is_some() { 2 * notes } else { 0 }
 }

@@ -217,16 +217,6 @@ pub enum ManifestError {
         /// The bytes asked for.
         memory: u64,
     },
-    /// What it keeps is no number of whole units, or more than it has.
-    #[error(
-        "{place}: it cannot keep {min} bytes; a balloon's min is a multiple of 2 MiB, up to its memory"
-    )]
-    Balloon {
-        /// Which VM.
-        place: Place,
-        /// The bytes that it was to keep.
-        min: u64,
-    },
     /// No vCPU, or more than [`MAX_VCPUS`].
     #[error("{place}: {vcpus} vCPUs are not possible; give it 1 to {MAX_VCPUS}")]
     Vcpus {

@@ -52,7 +52,6 @@ mod register {
     pub const SHM_LEN_LOW: u64 = 0x0b0;
     pub const SHM_BASE_HIGH: u64 = 0x0bc;
     pub const QUEUE_RESET: u64 = 0x0c0;
-    pub const CONFIG_GENERATION: u64 = 0x0fc;
     pub const CONFIG: u64 = 0x100;
 }
 
@@ -95,12 +94,7 @@ struct State {
     waits: u32,
     /// The queue after the one that was worked off last by itself.
     turn: u32,
-    /// When those go on at the latest, because there was no memory.
-    again: Option<u64>,
 }
-
-/// How long a queue waits for memory before it looks again: some milliseconds, in ticks of whatever counter.
-const AGAIN: u64 = 1 << 19;
 
 /// How often a guest's mistakes are told.
 const COMPLAINTS: u8 = 4;
@@ -117,8 +111,6 @@ pub struct Transport<B, R> {
     complaints: u8,
     /// The driver has acknowledged an interrupt, and what there is by now it may not have seen.
     fallen: bool,
-    /// When it was called last.
-    now: Ticks,
 }
 
 impl<B: Backend, R: GuestRam> Transport<B, R> {
@@ -127,7 +119,7 @@ impl<B: Backend, R: GuestRam> Transport<B, R> {
         let count = backend.queues().len().min(MAX_QUEUES);
         let state = State { places: alloc::vec![Place::default(); count], ..State::default() };
         let queues = Arc::new(Queues::new(count, ram));
-        Self { state, backend, queues, owner, complaints: COMPLAINTS, fallen: false, now: Ticks(0) }
+        Self { state, backend, queues, owner, complaints: COMPLAINTS, fallen: false }
     }
 
     /// Its queues, for who uses them from outside the guest.
@@ -177,8 +169,7 @@ impl<B: Backend, R: GuestRam> Transport<B, R> {
             register::STATUS => self.state.status.into(),
             // There is no shared memory: a length of all ones says so.
             register::SHM_LEN_LOW..=register::SHM_BASE_HIGH => u32::MAX,
-            register::CONFIG_GENERATION => self.backend.generation(),
-            // QUEUE_RESET too: it is done at once.
+            // CONFIG_GENERATION too: the configuration never changes by itself. And QUEUE_RESET: it is done at once.
             _ => 0,
         }
     }
@@ -317,9 +308,6 @@ impl<B: Backend, R: GuestRam> Transport<B, R> {
             Ok(progress) => {
                 self.state.busy |= u32::from(progress.more) << index;
                 self.state.waits |= u32::from(progress.waits) << index;
-                if progress.starved {
-                    self.state.again = Some(self.now.0.saturating_add(AGAIN));
-                }
             }
             Err(why) => self.needs_reset(Mistake::Queue(index, why)),
         }
@@ -335,9 +323,6 @@ impl<B: Backend, R: GuestRam> Transport<B, R> {
         }
         if let Err(why) = self.queues.give_back(&mut self.backend) {
             return self.needs_reset(Mistake::Outside(why));
-        }
-        if self.backend.has_changed() {
-            self.queues.raise(CONFIGURATION);
         }
         self.state.busy |= core::mem::take(&mut self.state.waits);
     }
@@ -363,8 +348,7 @@ impl<B: Backend, R: GuestRam + Send + Sync> Device for Transport<B, R> {
         }
     }
 
-    fn write(&mut self, offset: u64, width: Width, value: u64, now: Ticks) {
-        self.now = now;
+    fn write(&mut self, offset: u64, width: Width, value: u64, _now: Ticks) {
         match offset.checked_sub(register::CONFIG) {
             Some(offset) => self.backend.write_config(offset, width, value),
             None if width == Width::Word => self.set_register(offset, low(value)),
@@ -390,12 +374,7 @@ impl<B: Backend, R: GuestRam + Send + Sync> Device for Transport<B, R> {
         self.advance(now);
     }
 
-    fn advance(&mut self, now: Ticks) {
-        self.now = now;
-        self.backend.attend(self.queues.ram());
-        if self.state.again.take_if(|at| *at <= now.0).is_some() {
-            self.state.busy |= core::mem::take(&mut self.state.waits);
-        }
+    fn advance(&mut self, _now: Ticks) {
         // One queue, for each may take as long as one go does; the others are due.
         let busy = self.state.busy;
         let later = busy & u32::MAX.checked_shl(self.state.turn).unwrap_or(0);
@@ -407,8 +386,7 @@ impl<B: Backend, R: GuestRam + Send + Sync> Device for Transport<B, R> {
     }
 
     fn deadline(&self) -> Option<Ticks> {
-        let at_once = self.state.busy != 0 || self.backend.is_due(self.queues.ram());
-        if at_once { Some(Ticks(0)) } else { self.state.again.map(Ticks) }
+        (self.state.busy != 0).then_some(Ticks(0))
     }
 
     fn reset(&mut self) {

@@ -5,8 +5,7 @@ use crate::exit::{Direction, Exit, FaultSource, StageTwoFault};
 use crate::firmware::smccc::{self, Effect, Facts, Mitigations};
 use crate::machine::Machine;
 use crate::manifest::OnBadAccess;
-use crate::memory::elastic::Filled;
-use crate::memory::{Mapping, MemoryType, Perms};
+use crate::memory::Perms;
 use crate::vcpu::{Exception, Vcpu, VcpuId, pstate};
 use crate::vgic::Notify;
 
@@ -130,24 +129,11 @@ impl Vm {
         let (far, walk) = (fault.far, fault.walk);
         // Allowed after all: the mapping was being changed. The guest tries again. Where it may only read
         // and tried to write, it would try for ever.
-        let found = fault.ipa.and_then(|ipa| self.stage2.lock().translate(ipa));
-        let allowed = |to: Mapping| match walk {
-            // RAM, where a block is split: a walk can always be done there.
-            true => to.memory == MemoryType::Ram && to.perms == Perms::RWX,
-            false => allows(to.perms, fault.source),
-        };
-        if found.is_some_and(allowed) {
-            return Outcome::of(Next::Resume);
-        }
-        // RAM that was given up, and is used again. Maintenance has nothing to do there.
-        if let Some(ipa) = fault.ipa.filter(|_| found.is_none())
-            && (walk || fault.source != FaultSource::Maintenance)
-            && let Some(filled) = self.fill(ipa)
+        if let Some(ipa) = fault.ipa
+            && !walk
+            && self.stage2.lock().translate(ipa).is_some_and(|to| allows(to.perms, fault.source))
         {
-            return Outcome::of(match filled {
-                Filled::There | Filled::More => Next::Resume,
-                Filled::NoFrames => Next::Yield,
-            });
+            return Outcome::of(Next::Resume);
         }
         let exception = match fault.source {
             FaultSource::Maintenance if !walk => {

@@ -10,15 +10,12 @@ use alloc::string::String;
 use super::Vm;
 use crate::addr::{Ipa, Region};
 use crate::firmware::fdt::{self, GuestMachine, Seeds};
-use crate::firmware::image::{
-    DEVICE_TREE_SLOT, GuestWrite, ImageError, Loader, OutOfRam, Placement,
-};
+use crate::firmware::image::{GuestWrite, ImageError, Loader, OutOfRam, Placement};
 use crate::firmware::psci::Power;
 use crate::manifest::Devices;
-use crate::memory::elastic::Filled;
 use crate::memory::scrub::Scrubbing;
 use crate::memory::{
-    Clean, FramePool, Frames, GuestMemory, Maintenance, MapError, OutsideRam, Perms, TableFrames,
+    Clean, FramePool, Frames, GuestMemory, Maintenance, MapError, OutsideRam, Perms,
 };
 
 use crate::virtio::block::image::ImageError as DiskImageError;
@@ -83,8 +80,6 @@ pub(super) enum Loading {
     Map,
     /// Disks are being made ready; so many are.
     Disks(usize),
-    /// The guest has run, and may have given memory up: what is written to has to be there again.
-    Fill(Placement),
     /// The guest has run: where the kernel goes there have to be zeroes again.
     Zero(Region<Ipa>),
     /// Where the kernel goes there are zeroes, or what it will put there itself.
@@ -96,7 +91,7 @@ pub(super) enum Loading {
     /// All is written, and where a guest with its caches off reads it.
     Finish(Placement),
     /// The boot vCPU may start, or has.
-    Done(Placement),
+    Done { kernel: Region<Ipa> },
 }
 
 /// The device tree, as far as it is written.
@@ -114,13 +109,12 @@ impl Loading {
             Self::Give(clean) => frames.free(clean),
             Self::Map
             | Self::Disks(_)
-            | Self::Fill(_)
             | Self::Zero(_)
             | Self::Begin
             | Self::Write(_)
             | Self::Tree(_)
             | Self::Finish(_)
-            | Self::Done(_) => {}
+            | Self::Done { .. } => {}
         }
     }
 
@@ -131,12 +125,11 @@ impl Loading {
             | Self::Give(_)
             | Self::Map
             | Self::Disks(_)
-            | Self::Fill(_)
             | Self::Zero(_)
             | Self::Begin => {}
             // The guest has not run, so whatever is there will be written again, the same.
             Self::Write(_) | Self::Tree(_) | Self::Finish(_) => *self = Self::Begin,
-            Self::Done(placement) => *self = Self::Fill(*placement),
+            Self::Done { kernel } => *self = Self::Zero(*kernel),
         }
     }
 }
@@ -155,7 +148,7 @@ pub(crate) enum LoadStep {
 impl Vm {
     /// Whether something has to be done yet before the boot vCPU can start.
     pub fn is_loading(&self) -> bool {
-        !matches!(*self.loading.lock(), Loading::Done(_))
+        !matches!(*self.loading.lock(), Loading::Done { .. })
     }
 
     /// One step of what has to be done before the boot vCPU can start. No vCPU is on.
@@ -180,9 +173,6 @@ impl Vm {
                     *loading = Loading::Give(overlap.0);
                     return Err(BootError::Heap);
                 }
-                if let Some(means) = self.means() {
-                    memory.make_elastic(means).map_err(|_| BootError::Heap)?;
-                }
                 self.memory.call_once(|| memory);
                 *loading = Loading::Map;
             }
@@ -195,12 +185,6 @@ impl Vm {
                     None => Loading::Begin,
                     Some(Ok(ready)) => Loading::Disks(disk + usize::from(ready)),
                     Some(Err(why)) => return Err(BootError::Disk { disk, why }),
-                };
-            }
-            Loading::Fill(placement) => {
-                *loading = match self.fill_image(&placement) {
-                    Filled::There => Loading::Zero(placement.kernel),
-                    Filled::More | Filled::NoFrames => Loading::Fill(placement),
                 };
             }
             Loading::Zero(region) => {
@@ -226,15 +210,14 @@ impl Vm {
                     Loading::Tree(tree)
                 };
             }
-            Loading::Finish(placement) => {
-                let Placement { entry, dtb, .. } = placement;
+            Loading::Finish(Placement { entry, dtb, kernel, .. }) => {
                 cpu.invalidate_instructions();
                 self.lifecycle.lock().power[0] = Power::OnPending { entry, context_id: dtb.raw() };
-                *loading = Loading::Done(placement);
+                *loading = Loading::Done { kernel };
                 return Ok(LoadStep::Done);
             }
-            Loading::Done(placement) => {
-                *loading = Loading::Done(placement);
+            Loading::Done { kernel } => {
+                *loading = Loading::Done { kernel };
                 return Ok(LoadStep::Done);
             }
         }
@@ -244,7 +227,7 @@ impl Vm {
     /// Map the VM's RAM, once it has it. All of it or, with an error, nothing.
     pub(crate) fn map_ram(
         &self,
-        frames: &mut impl TableFrames,
+        frames: &mut FramePool,
         cpu: &impl Maintenance,
     ) -> Result<(), BootError> {
         let mut loading = self.loading.lock();
@@ -253,20 +236,6 @@ impl Vm {
             *loading = Loading::Disks(0);
         }
         Ok(())
-    }
-
-    /// Lets what is written to at `placement` be RAM, some more of it.
-    fn fill_image(&self, placement: &Placement) -> Filled {
-        let tree = Region::new(placement.dtb, DEVICE_TREE_SLOT);
-        let all = [Some(placement.kernel), placement.initrd, tree];
-        let hole = self.elastic().and_then(|elastic| {
-            let mut all = all.iter().flatten();
-            all.find_map(|region| elastic.first_hole(region)).map(|hole| elastic.ipas(hole))
-        });
-        hole.flatten().and_then(|hole| self.fill(hole.start())).map_or(Filled::There, |filled| {
-            // There may be more holes.
-            if filled == Filled::There { Filled::More } else { filled }
-        })
     }
 
     /// The VM's RAM, once it has it.

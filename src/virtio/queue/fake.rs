@@ -117,8 +117,7 @@ impl Driver {
             Rings::Split(rings) => rings.offer(ram, &numbers, &buffers, table),
             Rings::Packed(rings) => rings.offer(ram, id, &buffers, table),
         }
-        let sizes = offer.writable.iter().map(|buffer| buffer.size);
-        let room = sizes.fold(0, u32::saturating_add);
+        let room = offer.writable.iter().map(|buffer| buffer.size).sum();
         self.offered.push_back(Offered { numbers, room });
         Some(id)
     }

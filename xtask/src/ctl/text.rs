@@ -10,18 +10,11 @@ pub fn render(result: &Value) -> String {
 }
 
 /// Members whose numbers are sizes in bytes.
-const SIZES: [&str; 19] = [
+const SIZES: [&str; 12] = [
     "memory",
     "total",
     "free",
-    "given_back",
     "largest_free",
-    "min",
-    "target",
-    "actual",
-    "reported",
-    "guest_free",
-    "guest_available",
     "heap_total",
     "heap_free",
     "kept",
