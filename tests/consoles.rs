@@ -1,10 +1,11 @@
-//! Whole-hypervisor scenarios: the devices of a VM that is paused do nothing, and go on where they were.
+//! Whole-hypervisor scenarios: a virtio console goes on by itself, and does nothing while its VM is paused.
 
 mod common;
 
 use common::*;
 use plinth::exit::Width;
 use plinth::machine::fake::{INTID, IRQ_VECTOR, Op};
+use plinth::machine::{CpuId, Machine};
 use plinth::manifest::Keys;
 use plinth::sched::VmId;
 use plinth::time::Ticks;
@@ -133,5 +134,44 @@ fn the_device_of_a_vm_that_is_paused_does_nothing_and_goes_on_where_it_was() {
         assert!(output == text(), "{} bytes of {}", output.len(), text().len());
         assert!(room.marks(0, 0).len() > marks, "and it is interrupted");
         assert!(room.injected(0, 0).is_empty());
+    }
+}
+
+/// The bell makes one step of the work that there is. The rest is the timer's of the CPU that keeps the VM's time: whoever
+/// answers has to set it, or to call that CPU.
+#[test]
+fn what_an_answered_bell_leaves_due_is_seen_to() {
+    for (gic, cpus) in [(GicVersion::V2, 1), (GicVersion::V3, 1), (GicVersion::V3, 2)] {
+        for answers in 0..cpus {
+            let mut room = sending(gic, cpus);
+            // It has begun, and waits to be typed to and for its line to have room.
+            room.lines[0].set_room(Some(100));
+            go_on(&mut room, 400);
+            assert_eq!(room.lines[0].take_output().len(), 100);
+            let vm = room.vm(0);
+            assert_eq!(vm.device_deadline(), None, "it waits");
+            room.lines[0].set_room(None);
+            room.lines[0].type_in(b"typed");
+            let leaves = room.ask(answers.into(), |hypervisor, machine| {
+                let vm = hypervisor.vm(ONE).unwrap();
+                let notify = vm.serial_input(machine.now());
+                hypervisor.notify(machine, &vm, notify);
+                (0..cpus).map(CpuId).for_each(|cpu| hypervisor.heed_calls(cpu));
+                hypervisor.answer_doorbells(machine)
+            });
+            assert!(vm.device_deadline().is_some(), "there is more");
+            let keeper = vm.timekeeper().unwrap();
+            if keeper == CpuId(answers) {
+                assert!(leaves, "{gic:?}, CPU {answers} of {cpus} sets its timer");
+            } else {
+                assert!(room.hypervisor.is_called(keeper), "{keeper:?} sets its timer");
+            }
+            let mut output = Vec::new();
+            for _ in 0..400 {
+                go_on(&mut room, 1);
+                output.extend(room.lines[0].take_output());
+            }
+            assert!(output == text()[100..], "{} bytes more", output.len());
+        }
     }
 }
