@@ -49,17 +49,26 @@ const LEAST_REST_MICROS: u64 = 200;
 static NEXT_LINE: AtomicU64 = AtomicU64::new(0);
 
 /// When [`attend`] is due without an interrupt of the UART.
+#[inline]
 pub fn deadline(hypervisor: Option<&Hypervisor>) -> Option<Ticks> {
-    let lines = || {
-        let wait = hypervisor.is_some_and(Hypervisor::has_lines);
-        wait.then(|| Ticks(NEXT_LINE.load(Ordering::Acquire)))
-    };
+    let lines = hypervisor.is_some_and(Hypervisor::has_lines);
     match LOOK.load(Ordering::Acquire) {
-        u64::MAX => console::deadline().into_iter().chain(lines()).min(),
-        // What else is to be done waits with the command: the UART's interrupts see to the line.
-        look if HELD.load(Ordering::Acquire) => Some(Ticks(look)),
-        look => console::deadline().into_iter().chain(lines()).chain([Ticks(look)]).min(),
+        // This is asked at each access to a device, and nearly always so.
+        u64::MAX if !lines => console::deadline(),
+        look => deadline_of_commands(look, lines),
     }
+}
+
+#[cold]
+#[inline(never)]
+fn deadline_of_commands(look: u64, lines: bool) -> Option<Ticks> {
+    let looks = (look != u64::MAX).then_some(Ticks(look));
+    // What else is to be done waits with the command: the UART's interrupts see to the line.
+    if looks.is_some() && HELD.load(Ordering::Acquire) {
+        return looks;
+    }
+    let line = lines.then(|| Ticks(NEXT_LINE.load(Ordering::Acquire)));
+    console::deadline().into_iter().chain(line).chain(looks).min()
 }
 
 /// Attend to the console: on an interrupt of its UART, and when it is due.
