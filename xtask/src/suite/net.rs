@@ -194,7 +194,9 @@ pub fn ask(session: &mut Session, guest: &str, number: u32, command: &str) -> Re
 }
 
 /// A guest of two vCPUs has two pairs of queues. What each vCPU loads goes out by its own, and comes in by the same: its
-/// kernel says for each packet by which, and counts those that come in from 1.
+/// kernel says for each packet by which, and counts those that come in from 1. Of two conversations whose numbers agree in the
+/// bits that the card keeps, the second stays with the first one's queue as long as some of its acknowledgements go by that, as
+/// they do where the interrupt is. So the last one may be tried again, from another port.
 const BY_PAIRS: &str = "\
     cd /sys/class/net/eth0/queues && [ \"$(echo *)\" = 'rx-0 rx-1 tx-0 tx-1' ] && \
     cd /sys/kernel/tracing && mount -t tracefs tracefs . && cd /sys/kernel/tracing && \
@@ -203,7 +205,8 @@ const BY_PAIRS: &str = "\
     many() { echo $1 $(grep -c $1 trace); [ $(grep -c $1 trace) -gt 20 ]; } && \
     by() { echo >trace; taskset $1 wget -q -O /dev/null http://10.0.0.2/x; \
     many xmit.*mapping=$2 && many receive.*mapping=$(($2 + 1)); } && \
-    by 1 0 && ! many xmit.*mapping=1 && ! many receive.*mapping=2 && by 2 1 && cd";
+    by 1 0 && ! many xmit.*mapping=1 && ! many receive.*mapping=2 && \
+    { by 2 1 || by 2 1; } && cd";
 
 fn three(bench: &Bench, gic: &str) -> Result<()> {
     bench.machine()?;
