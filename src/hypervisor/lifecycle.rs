@@ -2,9 +2,11 @@
 
 use alloc::string::String;
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
 
-use super::{Hypervisor, MemoryReport};
+use spin::mutex::TicketMutexGuard;
+
+use super::{Hypervisor, MemoryReport, Stock};
 use crate::addr::{PhysAddr, Region};
 use crate::machine::{CpuId, Machine};
 use crate::manifest::WhenIdle;
@@ -418,8 +420,9 @@ impl Hypervisor {
     #[inline(never)] // as above
     fn take_apart<M: Machine>(&self, machine: &mut M) {
         loop {
-            // While another CPU builds a VM, nobody waits for the stock: that one comes by here afterwards.
-            let Some(mut stock) = self.stock.try_lock() else { return };
+            let Some(mut stock) = self.stock.try_lock().or_else(|| self.leave_word()) else {
+                return;
+            };
             let mut doomed = self.doomed.lock();
             // Nobody can find it any more, so a count of one stays one; and no disk gets more of its memory.
             let is_free = |vm: &Arc<Vm>| Arc::strong_count(vm) == 1 && !vm.has_lent_memory();
@@ -427,12 +430,27 @@ impl Hypervisor {
             let vm = free.map(|free| doomed.swap_remove(free));
             self.doomed_count.store(doomed.len(), Ordering::Release);
             drop(doomed);
-            let Some(vm) = vm.and_then(Arc::into_inner) else { return };
+            let Some(vm) = vm.and_then(Arc::into_inner) else {
+                drop(stock);
+                fence(Ordering::SeqCst); // between the lock and the word, as on the other side
+                if self.word_left.swap(false, Ordering::SeqCst) {
+                    continue;
+                }
+                return;
+            };
             let name = String::from(vm.name());
             stock.destroy(vm, machine.upkeep());
             drop(stock); // the log may be slow
             log::info!("{name}: destroyed");
         }
+    }
+
+    /// Another CPU has the stock, and nobody waits for it. If it takes VMs apart it looks again: it may have found one still
+    /// held by this CPU. If it builds one, it comes by [`reap`](Self::reap) afterwards. The stock, if it is to be had by now.
+    fn leave_word(&self) -> Option<TicketMutexGuard<'_, Stock>> {
+        self.word_left.store(true, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        self.stock.try_lock()
     }
 
     /// The memory for VMs.

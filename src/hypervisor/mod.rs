@@ -62,6 +62,8 @@ pub struct Hypervisor {
     doomed: TicketMutex<Vec<Arc<Vm>>>,
     /// How many they are.
     doomed_count: AtomicUsize,
+    /// A CPU could not look at them, as another one had the stock.
+    word_left: AtomicBool,
     /// For each CPU, whether it has to look at more than the requests of the vCPU it runs.
     called: Box<[AtomicBool]>,
     /// Which devices something came for from outside their guests.
@@ -102,6 +104,7 @@ impl Hypervisor {
             stock: TicketMutex::new(stock),
             doomed: TicketMutex::default(),
             doomed_count: AtomicUsize::new(0),
+            word_left: AtomicBool::new(false),
             called: (0..cpus).map(|_| AtomicBool::new(false)).collect(),
             doorbells,
             askers,
