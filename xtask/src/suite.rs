@@ -22,6 +22,7 @@ mod consoles;
 mod crash;
 mod ctl;
 mod debian;
+mod debians;
 mod disks;
 mod exits;
 mod firmware;

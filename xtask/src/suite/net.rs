@@ -7,14 +7,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use super::debians::{self, BOOT_SECONDS, RUN_SECONDS};
 use super::session::{Session, said};
 use super::{Bench, Step};
 use crate::paths;
 
-/// Enough for three boots on a slow machine that does other things too.
-const BOOT_SECONDS: u64 = 200;
 const ANSWER_SECONDS: u64 = 90;
-const RUN_SECONDS: u64 = 600;
 
 /// The first two are in one VLAN, the third is in another, of the same network.
 const MANIFEST: &str = r#"
@@ -209,16 +207,7 @@ const BY_PAIRS: &str = "\
     { by 2 1 || by 2 1; } && cd";
 
 fn three(bench: &Bench, gic: &str) -> Result<()> {
-    bench.machine()?;
-    bench.debian()?;
-    let manifest = paths::target().join("xtask/net.toml");
-    paths::write_if_changed(&manifest, MANIFEST.as_bytes())?;
-    let manifest = manifest.to_string_lossy();
-    let args = [&manifest, "--gic", gic, "--smp", "2", "--memory", "1G"];
-    let mut session = Session::start(bench, &args, RUN_SECONDS)?;
-    for guest in ["ada", "bob", "eve"] {
-        session.says(guest, "plinth-guest-ready", BOOT_SECONDS)?;
-    }
+    let mut session = debians::boot(bench, "net", MANIFEST, gic, &["ada", "bob", "eve"])?;
     // TCP both ways at once, 8 MiB each, and the bytes are those that were sent.
     let serve = "dd if=/dev/urandom of=/run/x bs=64k count=128 2>/dev/null && httpd -h /run && \
                  sha256sum /run/x";

@@ -2,15 +2,12 @@
 
 use anyhow::{Result, bail};
 
+use super::debians;
 use super::net::{ask, sums};
-use super::session::{Session, said};
+use super::session::said;
 use super::{Bench, Step};
-use crate::paths;
 
-/// Enough for two boots on a slow machine that does other things too.
-const BOOT_SECONDS: u64 = 200;
 const ANSWER_SECONDS: u64 = 90;
-const RUN_SECONDS: u64 = 600;
 
 /// Bob is typed to by his virtio console. The last guest never opens its end.
 const MANIFEST: &str = r#"
@@ -48,15 +45,7 @@ pub fn steps() -> Vec<Step> {
 }
 
 fn ports(bench: &Bench, gic: &str) -> Result<()> {
-    bench.machine()?;
-    bench.debian()?;
-    let manifest = paths::target().join("xtask/ports.toml");
-    paths::write_if_changed(&manifest, MANIFEST.as_bytes())?;
-    let manifest = manifest.to_string_lossy();
-    let args = [&manifest, "--gic", gic, "--smp", "2", "--memory", "1G"];
-    let mut session = Session::start(bench, &args, RUN_SECONDS)?;
-    session.says("ada", "plinth-guest-ready", BOOT_SECONDS)?;
-    session.says("bob", "plinth-guest-ready", BOOT_SECONDS)?;
+    let mut session = debians::boot(bench, "ports", MANIFEST, gic, &["ada", "bob"])?;
     // What is written to the second console appears beside the first's output, and that still has the keys.
     ask(&mut session, "ada", 1001, "seq 1 3000 >/dev/hvc0 && sleep 1")?;
     let all: String = (1..=3000).map(|number| number.to_string()).collect();

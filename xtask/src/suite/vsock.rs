@@ -1,15 +1,11 @@
-//! Steps about sockets: Debian guests talk to the monitor and to each other.
+//! Steps about sockets: Debian guests talk to the monitor.
 
 use anyhow::Result;
 
+use super::debians;
 use super::net::ask;
 use super::session::Session;
 use super::{Bench, Step};
-use crate::paths;
-
-/// Enough for three boots on a slow machine that does other things too.
-const BOOT_SECONDS: u64 = 200;
-const RUN_SECONDS: u64 = 600;
 
 /// Ada may look, Bob may do anything, and Eve nothing.
 const MANIFEST: &str = r#"
@@ -47,16 +43,7 @@ pub fn steps() -> Vec<Step> {
 }
 
 fn sockets(bench: &Bench, gic: &str) -> Result<()> {
-    bench.machine()?;
-    bench.debian()?;
-    let manifest = paths::target().join("xtask/vsock.toml");
-    paths::write_if_changed(&manifest, MANIFEST.as_bytes())?;
-    let manifest = manifest.to_string_lossy();
-    let args = [&manifest, "--gic", gic, "--smp", "2", "--memory", "1G"];
-    let mut session = Session::start(bench, &args, RUN_SECONDS)?;
-    for guest in ["ada", "bob", "eve"] {
-        session.says(guest, "plinth-guest-ready", BOOT_SECONDS)?;
-    }
+    let mut session = debians::boot(bench, "vsock", MANIFEST, gic, &["ada", "bob", "eve"])?;
     monitor(&mut session)
 }
 
