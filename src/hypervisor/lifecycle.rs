@@ -368,6 +368,8 @@ impl Hypervisor {
         if sequel == Sequel::Again {
             return self.boot_again(machine, vm);
         }
+        // Who was connected to it is told now: this CPU may have nothing else to do.
+        self.answer_doorbells(machine);
         if self.population.leave() {
             // The CPU that ends the run may be asleep.
             self.call(machine, CpuId(0));
@@ -383,6 +385,8 @@ impl Hypervisor {
 
     fn boot_again<M: Machine>(&self, machine: &mut M, vm: &Vm) {
         let at = vm.reboot(machine.now());
+        // As above.
+        self.answer_doorbells(machine);
         self.start_at(machine, vm, VcpuId(0), Some(at));
     }
 

@@ -9,14 +9,13 @@ use crate::device::doorbell::Doorbells;
 use crate::device::serial::SerialLine;
 use crate::firmware::entropy::Entropy;
 use crate::host::allotment::Allotment;
-use crate::manifest::{MachineConfig, Manifest, Rights, VmConfig};
+use crate::manifest::{MachineConfig, Manifest, VmConfig};
 use crate::memory::{FramePool, Maintenance, Vmids};
 use crate::sched::VmId;
 use crate::time::Ticks;
 use crate::virtio::block::base::Images;
 use crate::virtio::console::channel::{self, Channels};
 use crate::virtio::net::cabling::Cabling;
-use crate::virtio::vsock::connections;
 use crate::virtio::vsock::sockets::Sockets;
 use crate::vm::Vm;
 use crate::vm::create::{CreateError, Creation, Host};
@@ -199,10 +198,7 @@ impl Stock {
         let disks = config.disks.iter().filter(|disk| disk.host().is_some()).count() as u64;
         let ports = config.ports.len() as u64 + u64::from(config.agent);
         let ports = ports * 2 * channel::ROOM as u64;
-        let sockets = match self.sockets.of(id) {
-            Some(socket) if socket.rights != Rights::None => connections::MOST_MEMORY as u64,
-            _ => 0,
-        };
+        let sockets = self.sockets.of(id).map_or(0, |socket| socket.most_memory() as u64);
         let heap = HEAP_OF_VM + vcpus * HEAP_OF_VCPU + disks * HEAP_OF_HOST_DISK + ports + sockets;
         if !(self.heap.reserve)(&mut self.frames, heap) {
             return Some(Err(BootError::Heap.into()));

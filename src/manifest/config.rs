@@ -293,7 +293,7 @@ pub struct VmConfig<P = Payload, T = String> {
     /// [agent](crate::monitor::agent).
     pub agent: bool,
     /// Its socket device, where it has one.
-    pub vsock: Option<VsockConfig>,
+    pub vsock: Option<VsockConfig<T>>,
     /// The kernel image, not empty.
     pub kernel: P,
     /// The initial RAM disk, not empty when there is one.
@@ -361,7 +361,7 @@ impl<P, T> VmConfig<P, T> {
             keys: self.keys,
             ports: self.ports.iter().map(|port| port.map(&mut text)).collect(),
             agent: self.agent,
-            vsock: self.vsock,
+            vsock: self.vsock.as_ref().map(|vsock| vsock.map(&mut text)),
             kernel: payload(&self.kernel),
             initrd: self.initrd.as_ref().map(&mut payload),
             cmdline: text(&self.cmdline),

@@ -1,9 +1,12 @@
 //! A VM's socket device: what a manifest says of it, and what must hold.
 
+use alloc::string::String;
+
 use serde::{Deserialize, Serialize};
 
 use super::config::VmConfig;
 use super::error::Place;
+use super::network::is_name;
 
 /// The first CID that a guest can have: those below are the standard's ("Socket Device: Device configuration layout").
 pub const FIRST_CID: u32 = 3;
@@ -33,19 +36,25 @@ impl Rights {
     }
 }
 
-/// A socket device.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
-pub struct VsockConfig {
+/// A socket device. `T` as in [`VmConfig`].
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct VsockConfig<T = String> {
     /// The guest's CID, [`FIRST_CID`] to [`LAST_CID`], unique in the manifest.
     pub cid: u32,
     /// What it may ask the monitor for.
     pub monitor: Rights,
+    /// With whom it may be connected: guests that say the same. A name as networks have it.
+    pub group: Option<T>,
 }
 
-impl VsockConfig {
-    /// With this CID, and nothing to ask.
+impl<T> VsockConfig<T> {
+    /// With this CID, and nobody to talk to.
     pub const fn new(cid: u32) -> Self {
-        Self { cid, monitor: Rights::None }
+        Self { cid, monitor: Rights::None, group: None }
+    }
+
+    pub(super) fn map<'a, U>(&'a self, text: &mut impl FnMut(&'a T) -> U) -> VsockConfig<U> {
+        VsockConfig { cid: self.cid, monitor: self.monitor, group: self.group.as_ref().map(text) }
     }
 }
 
@@ -70,13 +79,19 @@ pub enum VsockError {
         /// The VM that had it first, counted from 0.
         first: usize,
     },
+    /// A group cannot be called so.
+    #[error("{place}: its group's name will not do; it has to be one that a network could have")]
+    Group {
+        /// Which VM.
+        place: Place,
+    },
 }
 
 /// What must hold of the socket devices of all VMs.
 pub(super) fn check(vms: &[VmConfig]) -> Result<(), VsockError> {
     for (index, vm) in vms.iter().enumerate() {
-        let Some(VsockConfig { cid, .. }) = vm.vsock else { continue };
-        let place = || Place::new(index, vm);
+        let Some(VsockConfig { cid, group, .. }) = &vm.vsock else { continue };
+        let (cid, place) = (*cid, || Place::new(index, vm));
         if !(FIRST_CID..=LAST_CID).contains(&cid) {
             return Err(VsockError::Cid { place: place(), cid });
         }
@@ -84,6 +99,9 @@ pub(super) fn check(vms: &[VmConfig]) -> Result<(), VsockError> {
         let has_it = |other: &VmConfig| other.vsock.as_ref().is_some_and(|it| it.cid == cid);
         if let Some(first) = earlier.position(has_it) {
             return Err(VsockError::Duplicate { place: place(), cid, first });
+        }
+        if group.as_ref().is_some_and(|name| !is_name(name)) {
+            return Err(VsockError::Group { place: place() });
         }
     }
     Ok(())

@@ -4,7 +4,7 @@
 //! output.
 
 use std::fmt;
-use std::io::{self, Read, Write};
+use std::io::{self, IsTerminal, Read, Write};
 use std::net::Shutdown;
 use std::process::ExitCode;
 use std::thread;
@@ -84,12 +84,20 @@ fn because(what: &'static str) -> impl FnOnce(io::Error) -> Failure {
 /// Moves bytes both ways until the other side has ended.
 fn talk(stream: &VsockStream) -> Result<(), Failure> {
     let sender = stream.try_clone().map_err(because("cannot send"))?;
-    thread::spawn(move || {
-        // An end of the other side's is seen by who receives.
-        let _ = copy(&mut io::stdin().lock(), &mut &sender);
+    let sending = thread::spawn(move || {
+        let sent = copy(&mut io::stdin().lock(), &mut &sender);
         let _ = sender.shutdown(Shutdown::Write);
+        sent
     });
-    copy(&mut &*stream, &mut io::stdout().lock()).map_err(because("the connection is lost"))
+    copy(&mut &*stream, &mut io::stdout().lock()).map_err(because("the connection is lost"))?;
+    // Who reads it may have something to say when it has all.
+    let _ = nix::unistd::close(1);
+    // And the other side may still want what is on its way. Nobody at a terminal is waited for.
+    if !io::stdin().is_terminal() {
+        let sent = sending.join().unwrap_or_else(|_| Err(io::ErrorKind::Other.into()));
+        sent.map_err(because("not all was sent"))?;
+    }
+    Ok(())
 }
 
 /// Copies to the end, and keeps nothing back meanwhile.

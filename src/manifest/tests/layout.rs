@@ -44,7 +44,7 @@ fn the_table_is_byte_by_byte_as_the_book_has_it() {
         }],
         keys: Keys::Virtio,
         agent: true,
-        vsock: Some(VsockConfig { monitor: Rights::Read, ..VsockConfig::new(300) }),
+        vsock: Some(VsockConfig { cid: 300, monitor: Rights::Read, group: Some("g") }),
         cmdline: "quiet",
         disks: vec![
             DiskConfig {
@@ -74,7 +74,7 @@ fn the_table_is_byte_by_byte_as_the_book_has_it() {
         &[1, 0, 0x52, 0x54, 0, 0x12, 0x34, 1, 1, 2, 10, 0xc8, 1, 1, 1],
         &[1, 1, 0x80, 0xc2, 0xd7, 0x2f, 0x80, 0x80, 4, 0xe8, 7, 1, 0],
         &[1],
-        &[1, 0xac, 2, 1],
+        &[1, 0xac, 2, 1, 1, 1, b'g'],
         &[0x80, 0x20, 4, 0, 5, b'q', b'u', b'i', b'e', b't'],
         &[2, 0, 0x80, 0x80, 0x80, 0x40, 1, 0x80, 0x80, 0x80, 2, 0, 3, b'l', b'o', b'g'],
         &[2, 1, 4, b'd', b'a', b't', b'a', 3, 0x80, 0x80, 0x40, 0],

@@ -88,7 +88,8 @@ fn disks() -> impl Strategy<Value = Vec<DiskConfig>> {
 fn vsock() -> impl Strategy<Value = Option<VsockConfig>> {
     let rights = prop::sample::select(Rights::NAMED.map(|(_, rights)| rights).to_vec());
     prop::option::of(
-        (0..LAST_CID - 8, rights).prop_map(|(cid, monitor)| VsockConfig { cid, monitor }),
+        (0..LAST_CID - 8, rights, prop::option::of("group-[0-9]{1,3}"))
+            .prop_map(|(cid, monitor, group)| VsockConfig { cid, monitor, group }),
     )
 }
 

@@ -26,3 +26,16 @@ fn each_cid_is_given_once() {
     let text = mistake(&[3, 9, 3]).unwrap();
     assert_eq!(text, "VM 3 (\"c\"): the CID 3 is that of VM 1; give it another");
 }
+
+#[test]
+fn a_groups_name_is_one_that_a_network_could_have() {
+    let said_of = |name: &str| {
+        let group = Some(name.to_owned());
+        let vsock = Some(VsockConfig { group, ..VsockConfig::new(3) });
+        said(&[], &[VmConfig { vsock, ..config("a") }]).map(|error| error.to_string())
+    };
+    assert_eq!(said_of("talk"), None);
+    for name in ["", "a b", "a=b", &"n".repeat(33)] {
+        assert!(said_of(name).is_some_and(|text| text.contains("its group's name will not do")));
+    }
+}

@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
-use super::credit::{BUFFER, Credit};
+use super::credit::Credit;
 use super::packet::{NO_RECEIVE, NO_SEND, PacketHeader, STREAM, op};
 
 /// The hypervisor's CID ("Socket Device: Device configuration layout").
@@ -22,6 +22,8 @@ pub const MOST: usize = 16;
 const MOST_REFUSALS: usize = 64;
 /// How many bytes go out in one packet at most.
 pub const PACKET: usize = 4096;
+/// How many bytes of a connection wait to be taken as lines at most.
+pub const BUFFER: u32 = 4096;
 /// The longest answer, in bytes.
 pub const MOST_ANSWER: usize = 64 << 10;
 /// How many bytes of answers wait for a guest at most, in all its connections: no line is taken where they could become
@@ -71,7 +73,7 @@ impl Connection {
     fn new(id: ConnectionId) -> Self {
         Self {
             id,
-            credit: Credit::default(),
+            credit: Credit::new(BUFFER),
             incoming: Vec::new(),
             lines: 0,
             asked: false,

@@ -7,12 +7,11 @@ use serde::{Deserialize, Serialize};
 
 use super::packet::PacketHeader;
 
-/// How many bytes of a peer a connection holds.
-pub const BUFFER: u32 = 4096;
-
 /// Both directions of a connection.
-#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Credit {
+    /// How many bytes of the peer are held.
+    room: u32,
     peer_alloc: u32,
     peer_forwarded: u32,
     sent: u32,
@@ -23,6 +22,11 @@ pub struct Credit {
 }
 
 impl Credit {
+    /// Of a peer of whom so many bytes are held at most, and who has said nothing yet.
+    pub const fn new(room: u32) -> Self {
+        Self { room, peer_alloc: 0, peer_forwarded: 0, sent: 0, received: 0, forwarded: 0, told: 0 }
+    }
+
     /// What a header of the peer says.
     pub const fn take_in(&mut self, header: &PacketHeader) {
         self.peer_alloc = header.buf_alloc;
@@ -41,13 +45,13 @@ impl Credit {
     }
 
     /// How many bytes wait here.
-    const fn waiting(&self) -> u32 {
+    pub const fn waiting(&self) -> u32 {
         self.received.wrapping_sub(self.forwarded)
     }
 
     /// So many bytes have come. Whether the peer was allowed to send them; else nothing has changed.
     pub const fn receive(&mut self, bytes: u32) -> bool {
-        if bytes > BUFFER.saturating_sub(self.waiting()) {
+        if bytes > self.room.saturating_sub(self.waiting()) {
             return false;
         }
         self.received = self.received.wrapping_add(bytes);
@@ -61,12 +65,12 @@ impl Credit {
 
     /// Whether the peer is to be told that there is room: it knows of less than half of the buffer, and there is more.
     pub const fn is_to_be_told(&self) -> bool {
-        self.told != self.forwarded && self.received.wrapping_sub(self.told) > BUFFER / 2
+        self.told != self.forwarded && self.received.wrapping_sub(self.told) > self.room / 2
     }
 
     /// A header to the peer says how much room there is.
     pub const fn tell(&mut self, header: &mut PacketHeader) {
-        header.buf_alloc = BUFFER;
+        header.buf_alloc = self.room;
         header.fwd_cnt = self.forwarded;
         self.told = self.forwarded;
     }
@@ -77,13 +81,15 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    const BUFFER: u32 = 4096;
+
     fn says(buf_alloc: u32, fwd_cnt: u32) -> PacketHeader {
         PacketHeader { buf_alloc, fwd_cnt, ..PacketHeader::default() }
     }
 
     #[test]
     fn a_peer_that_says_it_got_what_nobody_sent_gets_nothing() {
-        let mut credit = Credit::default();
+        let mut credit = Credit::new(BUFFER);
         credit.take_in(&says(100, 1));
         assert_eq!(credit.room(), 0);
         credit.take_in(&says(100, 0));
@@ -99,7 +105,7 @@ mod tests {
     fn counts_wrap() {
         let near = u32::MAX - 9;
         let mut credit =
-            Credit { sent: near, received: near, forwarded: near, ..Credit::default() };
+            Credit { sent: near, received: near, forwarded: near, ..Credit::new(BUFFER) };
         credit.take_in(&says(50, near));
         credit.send(40);
         assert_eq!(credit.room(), 10);
@@ -117,7 +123,7 @@ mod tests {
         /// Whatever comes, no more than the buffer waits; and a peer that keeps to its credit never stops for ever.
         #[test]
         fn no_more_waits_than_the_buffer_holds(steps in prop::collection::vec((0u32..6000, 0u32..6000), 1..60)) {
-            let mut credit = Credit::default();
+            let mut credit = Credit::new(BUFFER);
             let mut waiting = 0;
             let mut header = PacketHeader::default();
             credit.tell(&mut header);

@@ -1,26 +1,35 @@
-//! The socket device (VIRTIO 1.2, "Socket Device"): streams between a guest and the hypervisor.
+//! The socket device (VIRTIO 1.2, "Socket Device"): streams between a guest and the hypervisor, and between guests.
 //!
 //! | module | what it is |
 //! |---|---|
 //! | [`packet`] | what stands before each packet |
 //! | [`credit`] | how much each side may send |
-//! | [`connections`] | the connections of one guest |
+//! | [`connections`] | the connections of one guest to the hypervisor |
+//! | [`buffer`] | what waits for an end of a stream between guests |
+//! | `end` | one guest's end of a stream |
+//! | [`streams`] | the streams between the guests of a group |
+//! | [`group`] | the same, and whom to tell |
 //! | [`lines`] | whether some guest has something to be answered |
 //! | [`sockets`] | who has such a device |
 
+pub mod buffer;
 pub mod connections;
 pub mod credit;
+mod end;
+pub mod group;
 pub mod lines;
 pub mod packet;
 pub mod sockets;
+pub mod streams;
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use spin::mutex::TicketMutex;
 
-use self::connections::{Connections, PACKET};
-use self::packet::{PacketHeader, SIZE};
+use self::connections::{BUFFER, Connections, HOST, PACKET};
+use self::group::Membership;
+use self::packet::{PacketHeader, SIZE, STREAM};
 use self::sockets::Socket;
 use super::backend::{Backend, Served};
 use super::queue::{Bad, Buffer, Chain};
@@ -45,7 +54,9 @@ pub struct VsockDevice {
     cid: u64,
     /// Makes the device look whether something is to be received.
     bell: Doorbell,
-    /// A packet's payload. Kept, so that its memory is.
+    /// What comes from other guests is received next, if there is something.
+    others_first: bool,
+    /// A packet's payload, to or from the hypervisor. Kept, so that its memory is.
     payload: Vec<u8>,
 }
 
@@ -53,8 +64,11 @@ impl VsockDevice {
     /// The device with `socket` behind it; `bell` is its own.
     pub fn new(socket: Socket, bell: Doorbell) -> Self {
         let cid = socket.connections.lock().guest();
-        let payload = Vec::with_capacity(credit::BUFFER as usize);
-        Self { socket, cid, bell, payload }
+        if let Some(group) = &socket.group {
+            group.plug(bell.clone());
+        }
+        let payload = Vec::with_capacity(BUFFER as usize);
+        Self { socket, cid, bell, others_first: false, payload }
     }
 
     fn transmit(&mut self, chain: &Chain, ram: &impl GuestRam) -> Result<Served, Bad> {
@@ -64,10 +78,25 @@ impl VsockDevice {
         let mut bytes = [0; SIZE];
         gather(buffers, 0, &mut bytes, ram)?;
         let header = PacketHeader::parse(&bytes);
+        let is_whole = u64::from(header.len) <= length;
+        match self.socket.group.clone() {
+            Some(group) if header.dst_cid != HOST => {
+                self.transmit_to_other(&group, &header, is_whole, buffers, ram)
+            }
+            _ => self.transmit_to_host(&header, is_whole, buffers, ram),
+        }
+    }
+
+    fn transmit_to_host(
+        &mut self,
+        header: &PacketHeader,
+        is_whole: bool,
+        buffers: &[Buffer],
+        ram: &impl GuestRam,
+    ) -> Result<Served, Bad> {
         let size = usize::try_from(header.len).unwrap_or(usize::MAX);
         // More than a connection ever holds is refused without a look at it.
-        let is_whole = size <= credit::BUFFER as usize && u64::from(header.len) <= length;
-        let payload = if is_whole {
+        let payload = if is_whole && size <= BUFFER as usize {
             self.payload.resize(size, 0);
             gather(buffers, SIZE as u64, &mut self.payload, ram)?;
             Some(&self.payload[..])
@@ -75,7 +104,7 @@ impl VsockDevice {
             None
         };
         let mut connections = self.socket.connections.lock();
-        if connections.input(&header, payload).is_err() {
+        if connections.input(header, payload).is_err() {
             return Ok(Served::NotNow);
         }
         if connections.has_line() {
@@ -87,15 +116,69 @@ impl VsockDevice {
         Ok(Served::Done(0))
     }
 
+    fn transmit_to_other(
+        &self,
+        group: &Membership,
+        header: &PacketHeader,
+        is_whole: bool,
+        buffers: &[Buffer],
+        ram: &impl GuestRam,
+    ) -> Result<Served, Bad> {
+        if header.src_cid != self.cid {
+            return Ok(Served::Done(0)); // nobody to tell
+        }
+        if self.socket.connections.lock().is_full() {
+            return Ok(Served::NotNow);
+        }
+        let fine = if header.kind == STREAM {
+            let (mut group, me) = group.lock();
+            let taken = group.streams.input(me, header, is_whole, &mut |at, into| {
+                gather(buffers, (SIZE + at) as u64, into, ram)
+            })?;
+            group.tell(taken.for_other);
+            if group.streams.has_output(me) {
+                self.bell.ring();
+            }
+            taken.fine
+        } else {
+            false
+        };
+        if !fine {
+            self.socket.connections.lock().refuse(header);
+            self.bell.ring();
+        }
+        Ok(Served::Done(0))
+    }
+
     fn receive(&mut self, chain: &Chain, ram: &impl GuestRam) -> Result<Served, Bad> {
         let room = chain.room().checked_sub(SIZE as u64);
         let Some(room) = room else { return Ok(Served::Done(0)) };
         let room = usize::try_from(room).unwrap_or(usize::MAX).min(PACKET);
+        let turn = self.others_first;
+        self.others_first = !turn;
+        for others in [turn, !turn] {
+            let received = if others {
+                self.receive_from_others(room, chain, ram)?
+            } else {
+                self.receive_from_host(room, chain, ram)?
+            };
+            if let Some(count) = received {
+                return Ok(Served::Done(u32::try_from(SIZE + count).unwrap_or(0)));
+            }
+        }
+        Ok(Served::NotNow)
+    }
+
+    /// How many bytes of payload came, if a packet did.
+    fn receive_from_host(
+        &mut self,
+        room: usize,
+        chain: &Chain,
+        ram: &impl GuestRam,
+    ) -> Result<Option<usize>, Bad> {
         let mut connections = self.socket.connections.lock();
         let waited = connections.is_full();
-        let Some(header) = connections.output(room, &mut self.payload) else {
-            return Ok(Served::NotNow);
-        };
+        let Some(header) = connections.output(room, &mut self.payload) else { return Ok(None) };
         // That may have been the last of an answer.
         if connections.has_line() {
             self.socket.lines.come();
@@ -104,14 +187,41 @@ impl VsockDevice {
         if waited {
             self.bell.ring(); // what the guest sends was left where it is
         }
-        scatter(chain.writable(), &header.bytes(), &self.payload, ram)?;
-        Ok(Served::Done(u32::try_from(SIZE + self.payload.len()).unwrap_or(0)))
+        scatter(chain.writable(), [&header.bytes(), &self.payload, &[]], ram)?;
+        Ok(Some(self.payload.len()))
+    }
+
+    fn receive_from_others(
+        &self,
+        room: usize,
+        chain: &Chain,
+        ram: &impl GuestRam,
+    ) -> Result<Option<usize>, Bad> {
+        let Some(group) = &self.socket.group else { return Ok(None) };
+        let (mut group, me) = group.lock();
+        let mut count = 0;
+        let put = &mut |header: &PacketHeader, [first, rest]: [&[u8]; 2]| {
+            count = first.len() + rest.len();
+            scatter(chain.writable(), [&header.bytes(), first, rest], ram)
+        };
+        let Some(for_other) = group.streams.output(me, room, put)? else { return Ok(None) };
+        group.tell(for_other);
+        Ok(Some(count))
+    }
+}
+
+impl Drop for VsockDevice {
+    fn drop(&mut self) {
+        self.socket.reset();
+        if let Some(group) = &self.socket.group {
+            group.unplug();
+        }
     }
 }
 
 impl Backend for VsockDevice {
     const ID: u32 = 19;
-    /// Each copies 4 KiB at most, twice, and looks for the ends of lines in it.
+    /// Each copies 16 KiB at most, or 4 KiB twice, in which it looks for the ends of lines.
     const AT_ONCE: usize = 2;
 
     fn queues(&self) -> &[u16] {
@@ -130,6 +240,12 @@ impl Backend for VsockDevice {
             TRANSMIT => self.transmit(chain, ram),
             // There are no events: a guest never moves to another machine.
             _ => Ok(Served::NotNow),
+        }
+    }
+
+    fn begin(&mut self, _features: u64) {
+        if let Some(group) = &self.socket.group {
+            group.join();
         }
     }
 
@@ -165,9 +281,8 @@ fn gather(
     Ok(())
 }
 
-/// Copies `head` and then `rest` to `buffers`, which have room for both.
-fn scatter(buffers: &[Buffer], head: &[u8], rest: &[u8], ram: &impl GuestRam) -> Result<(), Bad> {
-    let mut parts = [head, rest];
+/// Copies `parts`, one after the other, to `buffers`, which have room for them.
+fn scatter(buffers: &[Buffer], mut parts: [&[u8]; 3], ram: &impl GuestRam) -> Result<(), Bad> {
     for buffer in buffers {
         let mut at = buffer.ipa;
         let mut size = usize::try_from(buffer.size).unwrap_or(usize::MAX);

@@ -51,7 +51,7 @@ pub fn network(at: usize, table: &DeTable<'_>) -> (NetworkConfig, Vec<Wrong>) {
     (network, wrongs)
 }
 
-fn check_name(name: &str) -> Result<(), String> {
+pub(super) fn check_name(name: &str) -> Result<(), String> {
     let rule = || {
         format!(
             "a name has 1 to {MAX_NAME} printable ASCII characters and no space, and {NAME_RULE}"

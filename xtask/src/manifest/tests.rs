@@ -306,10 +306,10 @@ fn a_socket_device_has_the_guests_number_and_no_rights_unless_its_manifest_says_
         let vms = fields.into_iter().zip(["a", "b", "c"]);
         vms.map(|(field, name)| vm(field).replace("NAME", name)).collect::<String>()
     };
-    let table = "vsock = { cid = 0x11, monitor = \"control\" }";
+    let table = "vsock = { cid = 0x11, monitor = \"control\", group = \"talk\" }";
     let draft = good(&three(["vsock = true", table, "vsock = false"]));
-    let found: Vec<_> = draft.entries.iter().map(|entry| entry.guest.vsock).collect();
-    let control = VsockConfig { cid: 17, monitor: Rights::Control };
+    let found: Vec<_> = draft.entries.iter().map(|entry| entry.guest.vsock.clone()).collect();
+    let control = VsockConfig { cid: 17, monitor: Rights::Control, group: Some("talk".into()) };
     assert_eq!(found, [Some(VsockConfig::new(3)), Some(control), None]);
     let found = mistakes(&three(["vsock = { cid = 5 }", "vsock = { cid = 2 }", "vsock = true"]));
     assert_eq!(
@@ -320,7 +320,8 @@ fn a_socket_device_has_the_guests_number_and_no_rights_unless_its_manifest_says_
         ]
     );
     for (value, said) in [
-        ("3", "vsock: 3 will not do; want true, or a table as in { monitor = \"read\" }"),
+        ("3", "vsock: 3 will not do; want true, or a table as in { monitor = \"read\""),
+        ("{ group = \"a b\" }", "vsock.group: a name has 1 to 32 printable ASCII characters"),
         ("{ cid = 4294967295 }", "vsock.cid: 4294967295 will not do; want a whole number from 3"),
         ("{ monitor = \"all\" }", "want \"none\" or \"read\" or \"control\""),
         ("{ monitr = \"read\" }", "vsock.monitr: unknown field; did you mean `monitor`?"),

@@ -2,17 +2,17 @@
 
 use plinth::manifest::{FIRST_CID, LAST_CID, Rights, VsockConfig};
 
-use super::networks::fields;
+use super::networks::{check_name, fields};
 use super::reader::Entry;
-use super::values::{Meaning, Value, choice, want, whole};
+use super::values::{Meaning, Value, choice, text, want, whole};
 use crate::guest::{Field, Problem};
 
-const VSOCK: [&str; 2] = ["cid", "monitor"];
+const VSOCK: [&str; 3] = ["cid", "monitor", "group"];
 
 /// The CID of a guest whose own is not told. It is nobody's.
 pub const UNTOLD: u32 = 0;
 
-/// `true`, `false`, or a table: `{ cid = 10, monitor = "read" }`. Where the CID is not told it is
+/// `true`, `false`, or a table: `{ cid = 10, monitor = "read", group = "data" }`. Where the CID is not told it is
 /// [`UNTOLD`].
 pub fn vsock(value: &Value<'_>) -> Meaning<Option<VsockConfig>> {
     let mut vsock = VsockConfig::new(UNTOLD);
@@ -20,14 +20,15 @@ pub fn vsock(value: &Value<'_>) -> Meaning<Option<VsockConfig>> {
         return Ok(truth.then_some(vsock));
     }
     let Some(table) = value.get_ref().as_table() else {
-        let example = "true, or a table as in { monitor = \"read\" }";
+        let example = "true, or a table as in { monitor = \"read\", group = \"data\" }";
         return want(value, example);
     };
     let mut wrongs = Vec::new();
     fields(table, &VSOCK, &mut wrongs, |name, value| {
         match name {
             "cid" => vsock.cid = whole(value, FIRST_CID..=LAST_CID)?,
-            _ => vsock.monitor = choice(value, &Rights::NAMED)?,
+            "monitor" => vsock.monitor = choice(value, &Rights::NAMED)?,
+            _ => vsock.group = Some(text(value, check_name)?),
         }
         Ok(())
     });
