@@ -36,10 +36,11 @@ use virtio_drivers::device::console::VirtIOConsole;
 use virtio_drivers::device::net::VirtIONet;
 use virtio_drivers::device::rng::VirtIORng;
 use virtio_drivers::device::socket::{
-    DisconnectReason, VirtIOSocket, VsockAddr, VsockConnectionManager, VsockEvent, VsockEventType,
+    DisconnectReason, SocketError, VirtIOSocket, VsockAddr, VsockConnectionManager, VsockEvent,
+    VsockEventType,
 };
 use virtio_drivers::transport::{DeviceStatus, DeviceType, InterruptStatus, Transport};
-use virtio_drivers::{BufferDirection, Hal, PhysAddr};
+use virtio_drivers::{BufferDirection, Error, Hal, PhysAddr};
 
 const BASE: u64 = 0x4000_0000;
 const SIZE: u64 = 256 * 4096;
@@ -609,5 +610,155 @@ fn a_socket_driver_of_others_is_refused_where_nobody_listens_and_begins_anew_aft
         assert_eq!(sockets.connections.lock().count(), 1);
         sockets.registers.set(0x070, 0);
         assert_eq!(sockets.connections.lock().count(), 0);
+    }
+}
+
+/// Two guests of a group, with their socket devices.
+struct Group {
+    bells: Arc<Doorbells>,
+    devices: [Registers; 2],
+}
+
+const FIRST: VsockAddr = VsockAddr { cid: 3, port: 100 };
+const SECOND: VsockAddr = VsockAddr { cid: 4, port: 200 };
+
+impl Group {
+    fn new() -> Self {
+        let group = || Some(String::from("test"));
+        let configs = [3, 4].map(|cid| VsockConfig { group: group(), ..VsockConfig::new(cid) });
+        let all = AllSockets::new(configs.iter().map(Some));
+        let bells = Arc::new(Doorbells::new(2));
+        let devices = [0, 1].map(|vm| {
+            let bell = Doorbell::new(bells.clone(), VmId(vm), 0);
+            let device = VsockDevice::new(all.of(VmId(vm)).unwrap().clone(), bell);
+            Registers::of(OurTransport::new(device, ram(), String::from("test")))
+        });
+        Self { bells, devices }
+    }
+
+    fn drivers(&self) -> [SocketDriver; 2] {
+        let driver =
+            |device: &Registers| SocketDriver::new(VirtIOSocket::new(device.clone()).unwrap());
+        self.devices.each_ref().map(driver)
+    }
+
+    /// What a CPU does after an exit.
+    fn answer_bells(&self) {
+        while self.bells.is_rung() {
+            let mut rung = Vec::new();
+            self.bells.answer(|vm, _| rung.push(vm));
+            for vm in rung {
+                let mut device = self.devices[vm.index()].0.borrow_mut();
+                device.signal(Signal::Input, Ticks(0));
+                while device.deadline().is_some() {
+                    device.advance(Ticks(0));
+                }
+            }
+        }
+    }
+
+    fn event(&self, driver: &mut SocketDriver) -> Option<VsockEventType> {
+        self.answer_bells();
+        let event = driver.poll().unwrap();
+        self.answer_bells();
+        event.map(|event| event.event_type)
+    }
+
+    fn connect(&self, [first, second]: &mut [SocketDriver; 2]) {
+        second.listen(SECOND.port);
+        first.connect(SECOND, FIRST.port).unwrap();
+        assert_eq!(self.event(second), Some(VsockEventType::ConnectionRequest));
+        assert_eq!(self.event(first), Some(VsockEventType::Connected));
+    }
+}
+
+const RESET: Option<VsockEventType> =
+    Some(VsockEventType::Disconnected { reason: DisconnectReason::Reset });
+
+#[test]
+fn two_drivers_of_others_send_each_other_more_than_all_buffers_hold() {
+    let group = Group::new();
+    let mut drivers = group.drivers();
+    group.connect(&mut drivers);
+    let byte = |who: usize, at: usize| u8::try_from((at + who) % 251).unwrap();
+    let (mut sent, mut got, mut blocked) = ([0; 2], [0; 2], [false; 2]);
+    let total = 200_000;
+    for round in 1..20_000usize {
+        if got == [total; 2] {
+            break;
+        }
+        for (who, peer, port) in [(0, SECOND, FIRST.port), (1, FIRST, SECOND.port)] {
+            // Each takes what has come at times of its own.
+            if round % (who + 16) == 0 {
+                while let Some(event) = group.event(&mut drivers[who]) {
+                    let VsockEventType::Received { length } = event else { continue };
+                    let mut bytes = vec![0; length];
+                    assert_eq!(drivers[who].recv(peer, port, &mut bytes).unwrap(), length);
+                    let mut at = got[who]..;
+                    assert!(bytes.iter().all(|one| *one == byte(1 - who, at.next().unwrap())));
+                    got[who] += length;
+                    drivers[who].update_credit(peer, port).unwrap();
+                }
+            }
+            let size = (round * 37 % 3000).min(total - sent[who]);
+            let bytes: Vec<u8> = (sent[who]..sent[who] + size).map(|at| byte(who, at)).collect();
+            match drivers[who].send(peer, port, &bytes) {
+                Ok(()) => sent[who] += size,
+                Err(Error::SocketDeviceError(SocketError::InsufficientBufferSpaceInPeer)) => {
+                    blocked[who] = true;
+                }
+                Err(error) => panic!("{error}"),
+            }
+            group.answer_bells();
+        }
+    }
+    assert_eq!((got, blocked), ([total; 2], [true; 2]));
+}
+
+#[test]
+fn two_drivers_of_others_end_a_stream_and_refuse_one() {
+    let group = Group::new();
+    let mut drivers = group.drivers();
+    for _ in 0..100 {
+        group.connect(&mut drivers);
+        let [first, second] = &mut drivers;
+        first.send(SECOND, FIRST.port, b"last words").unwrap();
+        first.shutdown(SECOND, FIRST.port).unwrap();
+        assert_eq!(group.event(second), Some(VsockEventType::Received { length: 10 }));
+        let mut bytes = [0; 10];
+        assert_eq!(second.recv(FIRST, SECOND.port, &mut bytes).unwrap(), 10);
+        assert_eq!(&bytes, b"last words");
+        let reason = DisconnectReason::Shutdown;
+        assert_eq!(group.event(second), Some(VsockEventType::Disconnected { reason }));
+        assert_eq!(group.event(first), RESET);
+        // Where nobody listens, and where nobody is.
+        for nobody in [VsockAddr { port: 9, ..SECOND }, VsockAddr { cid: 7, port: 9 }] {
+            first.connect(nobody, FIRST.port).unwrap();
+            assert_eq!(group.event(second), None);
+            assert_eq!(group.event(first), RESET);
+        }
+        assert_eq!((group.event(first), group.event(second)), (None, None));
+    }
+}
+
+#[test]
+fn a_driver_that_begins_anew_is_seen_to_be_gone_and_is_connected_to_again() {
+    let group = Group::new();
+    let mut drivers = group.drivers();
+    for _ in 0..5 {
+        group.connect(&mut drivers);
+        let [mut first, mut second] = drivers;
+        second.send(FIRST, SECOND.port, b"before").unwrap();
+        drop(second);
+        group.devices[1].set(0x070, 0);
+        // Nobody is there to be asked.
+        first.connect(VsockAddr { port: 201, ..SECOND }, 101).unwrap();
+        let mut second = SocketDriver::new(VirtIOSocket::new(group.devices[1].clone()).unwrap());
+        let events: Vec<_> = (0..3).map(|_| group.event(&mut first)).collect();
+        let received = Some(VsockEventType::Received { length: 6 });
+        assert_eq!(events, [RESET, received, RESET]);
+        assert_eq!(first.recv(SECOND, FIRST.port, &mut [0; 6]).unwrap(), 6);
+        assert_eq!((group.event(&mut first), group.event(&mut second)), (None, None));
+        drivers = [first, second];
     }
 }

@@ -40,6 +40,7 @@ mod refusals;
 mod rpi4;
 mod session;
 mod shares;
+mod streams;
 mod virtio;
 mod vsock;
 mod waits;
@@ -180,6 +181,7 @@ pub fn run(filter: Option<&str>, bare: bool) -> Result<ExitCode> {
         steps.extend(ports::steps());
         steps.extend(agent::steps());
         steps.extend(vsock::steps());
+        steps.extend(streams::steps());
         steps.extend(disks::steps());
         steps.extend(host_disks::steps());
         steps.extend(hostile::steps());
