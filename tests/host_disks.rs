@@ -18,6 +18,8 @@ use plinth::host::alarm::Alarm;
 use plinth::host::disk::Extras;
 use plinth::host::part::{Part, Place};
 use plinth::host::share::{Lent, Share};
+use plinth::memory::elastic::fake::Room;
+use plinth::memory::elastic::{Taken, UNIT};
 use plinth::memory::{FramePool, GuestMemory, Ram, Recorder};
 use plinth::sched::VmId;
 use plinth::time::Ticks;
@@ -109,6 +111,10 @@ impl Guest {
         }
         let ram = SharedRam::default();
         ram.call_once(|| memory);
+        Self::with_ram(place, packed, ram)
+    }
+
+    fn with_ram(place: Place, packed: bool, ram: SharedRam) -> Self {
         let (lent, bells) = (Arc::default(), Arc::new(Doorbells::new(1)));
         let part = Arc::new(Part::new(place, &lent));
         part.set_bell(Doorbell::new(bells.clone(), VmId(0), 0));
@@ -193,13 +199,18 @@ impl Guest {
 
     /// Asks for something in `place`, with data of `size` bytes cut into pieces of `cut`, and the disk notices it.
     fn ask(&mut self, place: u64, kind: u32, sector: u64, size: usize, cut: usize) {
+        self.ask_for(place, kind, sector, Self::data(place), size, cut);
+    }
+
+    /// The same with its data at `data`.
+    fn ask_for(&mut self, place: u64, kind: u32, sector: u64, data: u64, size: usize, cut: usize) {
         let start = DATA + place * SLOT;
         let header = [&kind.to_le_bytes()[..], &[0; 4], &sector.to_le_bytes()].concat();
         self.put(start, &header);
         self.put(start + 32, &[NONE]);
         let buffer = |at, size: usize| Buffer { ipa: Ipa::new(at), size: size.try_into().unwrap() };
         let pieces = (0..size).step_by(cut.max(1));
-        let pieces = pieces.map(|at| buffer(Self::data(place) + at as u64, cut.min(size - at)));
+        let pieces = pieces.map(|at| buffer(data + at as u64, cut.min(size - at)));
         let mut offer = Offer { indirect: true, ..Offer::default() };
         offer.readable.push(buffer(start, 16));
         let writes = matches!(kind, IN | GET_ID);
@@ -221,7 +232,7 @@ impl Guest {
             self.bells.answer(|_, slots| rung |= slots & 1 != 0);
             if rung {
                 self.device.signal(Signal::Input, now());
-            } else if self.device.deadline().is_some() {
+            } else if self.device.deadline().is_some_and(|at| at <= now()) {
                 self.device.advance(now());
             } else {
                 return;
@@ -552,6 +563,103 @@ fn resets_in_a_storm_lose_nothing_and_leave_nothing_behind() {
     disk.perform_all();
     share.attend();
     assert_eq!(guest.back()[0].status, OK);
+}
+
+/// A guest whose RAM can be taken, with some of a disk; and the RAM.
+fn elastic_guest(share: &Arc<Share>) -> (Guest, Room) {
+    let room = Room::quiet(Ipa::new(BASE), 5 * UNIT, 0, UNIT);
+    let place = Place { share: share.clone(), first: 0, sectors: 2048, read_only: false };
+    (Guest::with_ram(place, false, room.ram.clone()), room)
+}
+
+fn unit(number: u64) -> u64 {
+    BASE + number * UNIT
+}
+
+#[test]
+fn what_a_disk_reads_or_writes_is_not_taken_before_it_has_come_back() {
+    let disk = FakeDisk::new(2048);
+    let share = share(&disk);
+    let (mut guest, room) = elastic_guest(&share);
+    let text = pattern(8192, 9);
+    // Half in one unit, half in the next.
+    let data = unit(2) - 4096;
+    guest.put(data, &text);
+    guest.ask_for(0, OUT, 8, data, 8192, 8192);
+    guest.ask_for(1, OUT, 32, data, 512, 512);
+    assert_eq!(guest.back(), []);
+    let take = |unit: usize| room.elastic().take(unit);
+    assert_eq!([take(1), take(2), take(3)], [Taken::Kept, Taken::Kept, Taken::Taken]);
+    disk.perform(0, Ok(()));
+    share.attend();
+    assert_eq!(guest.back(), [Back { place: 0, status: OK, written: 1 }]);
+    assert_eq!([take(1), take(2)], [Taken::Kept, Taken::Taken], "one of them is used by the other");
+    disk.perform_all();
+    share.attend();
+    assert_eq!(guest.back(), [Back { place: 1, status: OK, written: 1 }]);
+    assert_eq!(take(1), Taken::Taken);
+    assert_eq!(disk.lock().data[8 * 512..24 * 512], text);
+    room.settle();
+    // What was given up is there again before the disk writes to it.
+    guest.ask_for(2, IN, 8, data, 8192, 1024);
+    assert_eq!([take(1), take(2)], [Taken::Kept; 2]);
+    disk.perform_all();
+    share.attend();
+    assert_eq!(guest.back(), [Back { place: 2, status: OK, written: 8193 }]);
+    assert_eq!(guest.bytes(data, 8192), text);
+    assert_eq!(guest.bytes(data - 512, 512), [0; 512]);
+    assert_eq!([take(1), take(2)], [Taken::Taken; 2]);
+    drop(guest);
+    room.end();
+}
+
+#[test]
+fn whatever_becomes_of_a_request_its_memory_can_be_taken_afterwards() {
+    let disk = FakeDisk::new(2048);
+    let share = share(&disk);
+    let (mut guest, room) = elastic_guest(&share);
+    let take = |unit: usize| room.elastic().take(unit);
+    // It fails, in one of its pieces.
+    guest.put(unit(1), &[7; 1024]);
+    guest.ask_for(0, OUT, 0, unit(1), 1024, 1024);
+    disk.perform(0, Err(IoError::Device));
+    share.attend();
+    assert_eq!(guest.back()[0].status, FAILED);
+    assert_eq!(take(1), Taken::Taken);
+    // More than the disk has at a time, and a reset: what only waited can be taken at once, the rest when it has come back.
+    for place in 0..12 {
+        let at = if place < 8 { unit(2) } else { unit(3) };
+        guest.ask_for(place, IN, place * 8, at + place * 4096, 4096, 4096);
+    }
+    assert_eq!(disk.waiting(), 8);
+    assert_eq!([take(2), take(3)], [Taken::Kept; 2]);
+    guest.set(0x070, 0);
+    assert!(guest.lent.has_orphans());
+    assert_eq!([take(2), take(3)], [Taken::Kept, Taken::Taken]);
+    disk.perform_all();
+    share.attend();
+    assert!(!guest.lent.is_any());
+    assert_eq!(take(2), Taken::Taken);
+    // Where there is no memory for a hole, the request waits, and is done when there is.
+    guest.start();
+    room.settle();
+    let mut others = Vec::new();
+    while let Some(block) = room.pool.lock().frames.allocate_block(0) {
+        others.push(block);
+    }
+    guest.ask_for(0, IN, 0, unit(3), 4096, 4096);
+    assert_eq!((guest.back(), disk.waiting()), (vec![], 0));
+    for block in others {
+        room.pool.lock().frames.free_block(block);
+    }
+    NOW.set(u64::MAX / 2);
+    guest.device.advance(now());
+    guest.go_on();
+    disk.perform_all();
+    share.attend();
+    assert_eq!(guest.back(), [Back { place: 0, status: OK, written: 4097 }]);
+    drop(guest);
+    room.end();
 }
 
 #[test]

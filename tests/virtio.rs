@@ -63,7 +63,7 @@ impl Guest {
         let mut memory = GuestMemory::new();
         memory.add(Ipa::new(BASE), frames).unwrap();
         let at = memory.blocks().next().unwrap().1.raw();
-        assert_eq!(memory.blocks().len(), 1, "it is in one piece");
+        assert_eq!(memory.blocks().count(), 1, "it is in one piece");
         let ram = SharedRam::default();
         ram.call_once(|| memory);
         Self { ram, at, taken: 0, free: Vec::new() }

@@ -94,6 +94,7 @@ pub fn stock(
         interrupts: own_interrupts(board),
         clock: super::timer::now,
         epoch: epoch(board),
+        upkeep: &super::maintenance::Upkeep,
         assigned: assigned(board, tree, &manifest),
         id_registers: id_registers::for_guests(&IdFacts {
             ipa_bits: u8::try_from(geometry.ipa_bits()).unwrap_or(u8::MAX),

@@ -11,7 +11,7 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 
 use crate::exit::Exit;
-use crate::hypervisor::{Clock, Hypervisor, NotLoaded, Phase};
+use crate::hypervisor::{Clock, Hypervisor, NotLoaded, Phase, Progress};
 use crate::machine::{Interrupt, Machine};
 use crate::sched::Entity;
 use crate::time::Ticks;
@@ -226,6 +226,7 @@ impl<'h, M: Machine> Cpu<'h, M> {
                 self.loaded = self.prepare(entity).or_else(|| self.loaded.take());
             }
             Next::Yield => queue.lock().yield_now(),
+            Next::Sleep => self.wait_for_memory(entity, &vm),
             Next::Start(target) => self.hypervisor.start(&mut self.machine, &vm, target),
             Next::PowerDown => self.retire(entity, &vm),
             Next::Stop(stop) => {
@@ -304,6 +305,23 @@ impl<'h, M: Machine> Cpu<'h, M> {
         }
     }
 
+    /// A vCPU, or its VM's image, needs memory that others have. It sleeps for a while; its own timers do not end that
+    /// sooner, as who masks them would only come back to the same instruction. Where somebody has asked something of it since
+    /// it was picked, that comes first.
+    #[cold]
+    #[inline(never)]
+    fn wait_for_memory(&mut self, entity: Entity, vm: &Vm) {
+        let now = self.machine.now();
+        let until = Some(vm.wait_for_memory(now));
+        let mut queue = self.hypervisor.queue(self.machine.id()).lock();
+        let sleeps = queue.block(entity, now);
+        queue.set_deadline(entity, until);
+        drop(queue);
+        if sleeps {
+            self.unload_until(until);
+        }
+    }
+
     /// Go on with what comes before a VM's first instruction, until something else comes up. Returns
     /// whether all is done.
     #[cold]
@@ -319,8 +337,12 @@ impl<'h, M: Machine> Cpu<'h, M> {
         self.arm_deadline();
         loop {
             match self.hypervisor.load_step(&mut self.machine, vm) {
-                Ok(true) => return true,
-                Ok(false) => {}
+                Ok(Progress::All) => return true,
+                Ok(Progress::More) => {}
+                Ok(Progress::NoFrames) => {
+                    self.wait_for_memory(entity, vm);
+                    return false;
+                }
                 Err(NotLoaded) => return false,
             }
             if self.machine.interrupt_pending() {

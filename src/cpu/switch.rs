@@ -6,6 +6,7 @@ use core::sync::atomic::{Ordering, fence};
 use super::{Cpu, Loaded};
 use crate::machine::Machine;
 use crate::sched::Entity;
+use crate::time::Ticks;
 use crate::vgic::ListRegisters;
 use crate::vm::layout::VIRTUAL_TIMER_IRQ;
 use crate::vm::snapshot::Registers;
@@ -79,6 +80,11 @@ impl<M: Machine> Cpu<'_, M> {
 
     /// Take the loaded vCPU's registers out of the CPU, unless its VM has been reset meanwhile.
     pub(super) fn unload(&mut self) {
+        self.unload_until(None);
+    }
+
+    /// The same, and where the vCPU sleeps it does so until `until`, if that is given, and else until its timers want it.
+    pub(super) fn unload_until(&mut self, until: Option<Ticks>) {
         let Some(mut loaded) = self.loaded.take() else { return };
         self.settle_exit(&loaded);
         let me = loaded.entity.vcpu;
@@ -95,7 +101,7 @@ impl<M: Machine> Cpu<'_, M> {
         }
         let notify = loaded.vm.vgic().lock().unload(me, self.machine.list_registers());
         self.hypervisor.notify(&mut self.machine, &loaded.vm, notify);
-        let deadline = loaded.vm.deadline(me, &loaded.vcpu, now);
+        let deadline = until.or_else(|| loaded.vm.deadline(me, &loaded.vcpu, now));
         loaded.vm.park_vcpu(me, loaded.vcpu);
         let mut queue = self.hypervisor.queue(self.machine.id()).lock();
         queue.unload(loaded.entity);

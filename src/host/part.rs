@@ -2,10 +2,12 @@
 
 use alloc::sync::Arc;
 
-use super::disk::{Extras, IoError, MAX_SEGMENTS, Operation, SECTOR};
+use super::disk::{Extras, IoError, Operation, SECTOR};
 use super::share::{Cell, Lane, Lent, Share, Whereabouts};
+use crate::addr::{Ipa, Region};
 use crate::device::doorbell::Doorbell;
 use crate::memory::Segment;
+use crate::virtio::ram::SharedRam;
 
 /// Where on a disk somebody's part is.
 #[derive(Clone, Debug)]
@@ -47,6 +49,11 @@ impl Part {
         self.place.share.with_lane(self.lane, |lane| lane.bell = Some(bell));
     }
 
+    /// Requests are about this RAM from now on.
+    pub fn set_ram(&self, ram: SharedRam) {
+        self.place.share.with_lane(self.lane, |lane| lane.ram = Some(ram));
+    }
+
     /// How many sectors it has.
     pub const fn sectors(&self) -> u64 {
         self.place.sectors
@@ -72,13 +79,15 @@ impl Part {
         self.place.share.with_lane(self.lane, |lane| lane.room()).unwrap_or(0)
     }
 
-    /// Hands a request over, of which `owner` is told when it has come back. Its sectors are counted from the part's first.
-    /// Returns whether there was room. What lies outside, or is to be written where nothing can be, comes back as failed.
+    /// Hands a request over, of which `owner` is told when it has come back. Its sectors are counted from the part's first; its
+    /// bytes are at `data`, each element in one piece of RAM, and stay there until the disk has done with them. Returns whether it
+    /// was taken: there has to be room, and all of that has to be RAM. What lies outside the part, or is to be written where
+    /// nothing can be, comes back as failed.
     pub fn submit(
         &self,
         owner: u16,
         operation: Operation,
-        segments: impl Iterator<Item = Segment>,
+        data: impl Iterator<Item = Option<Region<Ipa>>>,
     ) -> bool {
         let share = &self.place.share;
         let mut inner = share.inner.lock();
@@ -92,8 +101,10 @@ impl Part {
         let Some(index) = lane.cells.iter().position(free) else { return false };
         let Some(cell) = lane.cells.get_mut(index) else { return false };
         cell.owner = owner;
-        cell.segments.clear();
-        cell.segments.extend(segments.take(MAX_SEGMENTS));
+        if !cell.hold(lane.ram.as_ref(), data) {
+            cell.clear(lane.ram.as_ref());
+            return false;
+        }
         cell.whereabouts = Whereabouts::Waiting;
         let size = cell.segments.iter().map(Segment::size).fold(0, u64::saturating_add);
         match self.placed(operation, size / SECTOR) {
@@ -148,6 +159,7 @@ impl Part {
             lane.abandon(|_| true);
             lane.open = false;
             lane.bell = None;
+            lane.let_ram_go();
         });
         // Others may have waited for their turn.
         share.attend();

@@ -4,7 +4,8 @@
 //! who asks for much keeps others from their turn. A lane has [`DEPTH`] requests at most, and half of them with the disk.
 //! What has come back waits in the lane until the part's device asks, whose bell is rung.
 //!
-//! The frames of a request are with the disk from the moment it is submitted until it has come back. [`Lent`] counts these
+//! The frames of a request are with the disk from the moment it is submitted until it has come back; so long they stay the
+//! guest's, whatever it gives up meanwhile. [`Lent`] counts these
 //! for a VM: its memory is given back when there is none, and what a reset has taken away from a device (*orphans*) holds the
 //! guest up. A disk that does not answer for [`PATIENCE_SECONDS`] is turned off, and all that it had has failed.
 
@@ -19,9 +20,11 @@ use spin::mutex::TicketMutex;
 
 use super::alarm::Alarm;
 use super::disk::{HostDisk, IoError, MAX_SEGMENTS, Operation, Refused, Request, Token};
+use crate::addr::{Ipa, Region};
 use crate::device::doorbell::Doorbell;
 use crate::memory::Segment;
 use crate::time::Ticks;
+use crate::virtio::ram::SharedRam;
 
 /// How many requests of one part there are at a time.
 pub const DEPTH: usize = 16;
@@ -71,6 +74,42 @@ pub(super) struct Cell {
     pub owner: u16,
     pub operation: Operation,
     pub segments: Vec<Segment>,
+    /// What its guest's RAM has pinned for it.
+    pub pinned: Vec<Region<Ipa>>,
+}
+
+impl Cell {
+    /// Pins what the request is about. Returns whether all of it is RAM; what is, is pinned either way.
+    pub fn hold(
+        &mut self,
+        ram: Option<&SharedRam>,
+        data: impl Iterator<Item = Option<Region<Ipa>>>,
+    ) -> bool {
+        self.segments.clear();
+        let memory = ram.and_then(|ram| ram.get());
+        for ipas in data {
+            let Some((memory, ipas)) = memory.zip(ipas) else { return false };
+            let Ok(mut segments) = memory.segments(ipas) else { return false };
+            self.pinned.push(ipas);
+            let Some(segment) = segments.next().filter(|segment| segment.size() == ipas.size())
+            else {
+                return false;
+            };
+            self.segments.push(segment);
+        }
+        self.segments.len() <= MAX_SEGMENTS
+    }
+
+    /// There is no request in it any more. What it had pinned is the guest's to give up.
+    pub fn clear(&mut self, ram: Option<&SharedRam>) {
+        self.whereabouts = Whereabouts::Free;
+        let memory = ram.and_then(|ram| ram.get());
+        for ipas in self.pinned.drain(..) {
+            if let Some(memory) = memory {
+                memory.unpin(ipas);
+            }
+        }
+    }
 }
 
 /// A part's requests.
@@ -83,6 +122,8 @@ pub(super) struct Lane {
     pub at_disk: usize,
     pub bell: Option<Doorbell>,
     lent: Arc<Lent>,
+    /// The RAM that its requests are about.
+    pub ram: Option<SharedRam>,
     /// Somebody has it.
     pub open: bool,
 }
@@ -115,6 +156,7 @@ impl Lane {
             owner: 0,
             operation: Operation::Flush,
             segments: Vec::with_capacity(MAX_SEGMENTS),
+            pinned: Vec::with_capacity(MAX_SEGMENTS),
         };
         Self {
             cells: (0..DEPTH).map(|_| cell()).collect(),
@@ -123,6 +165,7 @@ impl Lane {
             at_disk: 0,
             bell: None,
             lent,
+            ram: None,
             open: true,
         }
     }
@@ -135,32 +178,42 @@ impl Lane {
 
     pub fn finish(&mut self, index: usize, result: Result<(), IoError>) {
         let Some(cell) = self.cells.get_mut(index) else { return };
-        match cell.whereabouts {
+        let (owner, was) = (cell.owner, cell.whereabouts);
+        cell.clear(self.ram.as_ref());
+        match was {
             Whereabouts::Free => return,
-            Whereabouts::Waiting => self.done.push_back((cell.owner, result)),
+            Whereabouts::Waiting => self.done.push_back((owner, result)),
             Whereabouts::AtDisk(_) => {
                 self.at_disk -= 1;
-                self.done.push_back((cell.owner, result));
+                self.done.push_back((owner, result));
                 self.lent.under_way.fetch_sub(1, Ordering::AcqRel);
             }
             Whereabouts::Orphan(_) => {
                 self.at_disk -= 1;
+                self.let_ram_go();
+                // Last: from here on the VM may be taken apart.
                 self.lent.orphans.fetch_sub(1, Ordering::AcqRel);
                 self.lent.under_way.fetch_sub(1, Ordering::AcqRel);
             }
         }
-        cell.whereabouts = Whereabouts::Free;
         if let Some(bell) = &self.bell {
             bell.ring();
         }
     }
 
+    /// A lane that nobody has any more has no RAM as soon as the disk has nothing of it.
+    pub fn let_ram_go(&mut self) {
+        if !self.open && self.at_disk == 0 {
+            self.ram = None;
+        }
+    }
+
     /// Nobody waits for these owners' requests any more.
     pub fn abandon(&mut self, whose: impl Fn(u16) -> bool) {
-        let cells = &mut self.cells;
+        let (cells, ram) = (&mut self.cells, self.ram.as_ref());
         self.waiting.retain(|index| {
             let cell = cells.get_mut(usize::from(*index)).filter(|cell| whose(cell.owner));
-            cell.map(|cell| cell.whereabouts = Whereabouts::Free).is_none()
+            cell.map(|cell| cell.clear(ram)).is_none()
         });
         for cell in cells.iter_mut().filter(|cell| whose(cell.owner)) {
             if let Whereabouts::AtDisk(since) = cell.whereabouts {

@@ -6,12 +6,12 @@ use core::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
 
 use spin::mutex::TicketMutexGuard;
 
-use super::{Hypervisor, MemoryReport, Stock};
-use crate::addr::{PhysAddr, Region};
+use super::{Hypervisor, Stock};
 use crate::machine::{CpuId, Machine};
 use crate::manifest::WhenIdle;
 use crate::sched::{AdmissionError, Entity, Retired, RunQueue, VmId};
 use crate::vcpu::VcpuId;
+use crate::vm::balloon::BalloonError;
 use crate::vm::create::CreateError;
 use crate::vm::loading::LoadStep;
 use crate::vm::{Sequel, Status, Stop, Vm};
@@ -40,6 +40,17 @@ pub enum Refusal {
     /// It has stopped.
     #[error("the VM has stopped")]
     Stopped,
+    /// It cannot have so much memory.
+    #[error("{0}")]
+    Balloon(#[from] BalloonError),
+    /// There is not so much memory.
+    #[error("{} MiB are free, and it would need {} MiB", free >> 20, wanted >> 20)]
+    NotFree {
+        /// How many bytes are free.
+        free: u64,
+        /// How many more it is to have.
+        wanted: u64,
+    },
     /// It is on its way out.
     #[error("the VM is being stopped: try again")]
     Stopping,
@@ -52,6 +63,17 @@ pub enum Refusal {
     /// The last VM has stopped and the machine is about to be powered off.
     #[error("the hypervisor is shutting down")]
     Finished,
+}
+
+/// How far a VM's image is loaded.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Progress {
+    /// There is more to do.
+    More,
+    /// There is, and it takes memory that others have.
+    NoFrames,
+    /// All is there.
+    All,
 }
 
 /// A VM's image cannot be loaded; why has been said.
@@ -177,24 +199,29 @@ impl Hypervisor {
         }
     }
 
-    /// One step of what has to be done before `vm`'s boot vCPU can start. Returns whether that was all.
+    /// One step of what has to be done before `vm`'s boot vCPU can start.
     ///
     /// # Errors
     /// It cannot be loaded, and is being stopped; at its first start, also taken apart.
-    pub fn load_step<M: Machine>(&self, machine: &mut M, vm: &Vm) -> Result<bool, NotLoaded> {
+    pub fn load_step<M: Machine>(&self, machine: &mut M, vm: &Vm) -> Result<Progress, NotLoaded> {
         let step = vm.load_step(machine.upkeep()).and_then(|step| {
-            if step == LoadStep::NeedsTables {
-                self.stock.lock().map_ram(vm, machine.upkeep())?;
-            }
-            Ok(step == LoadStep::Done)
+            Ok(match step {
+                LoadStep::More => Progress::More,
+                LoadStep::NeedsTables => {
+                    self.stock.lock().map_ram(vm, machine.upkeep())?;
+                    Progress::More
+                }
+                LoadStep::NoFrames => Progress::NoFrames,
+                LoadStep::Done => Progress::All,
+            })
         });
         match step {
-            Ok(done) => {
-                if done {
+            Ok(loaded) => {
+                if loaded == Progress::All {
                     vm.assigned_interrupts().for_each(|it| machine.open_interrupt(it));
                     self.population.ran.store(true, Ordering::Release);
                 }
-                Ok(done)
+                Ok(loaded)
             }
             Err(error) => {
                 log::error!("{}: refused: {error}", vm.name());
@@ -457,19 +484,8 @@ impl Hypervisor {
         self.stock.try_lock()
     }
 
-    /// The memory for VMs.
-    pub fn memory(&self) -> MemoryReport {
-        self.stock.lock().memory()
-    }
-
-    /// Memory that is never given back, for the heap: one aligned block of at least `bytes`. `None` when there
-    /// is none, and while somebody has the stock: whoever asks may be that somebody.
-    pub fn keep(&self, bytes: u64) -> Option<Region<PhysAddr>> {
-        self.stock.try_lock()?.keep(bytes)
-    }
-
     /// Make every other CPU look at what it has loaded. This one does so before it runs a guest again.
-    fn kick_all<M: Machine>(&self, machine: &mut M) {
+    pub(super) fn kick_all<M: Machine>(&self, machine: &mut M) {
         for cpu in (0..self.cpus()).filter_map(|cpu| u8::try_from(cpu).ok()).map(CpuId) {
             if cpu != machine.id() {
                 self.call(machine, cpu);

@@ -8,6 +8,7 @@
 mod clock;
 mod lifecycle;
 mod lines;
+mod memory;
 mod schedule;
 mod stock;
 
@@ -21,6 +22,7 @@ use spin::mutex::TicketMutex;
 use crate::device::doorbell::Doorbells;
 use crate::machine::{CpuId, Machine};
 use crate::manifest::VmConfig;
+use crate::memory::SharedPool;
 use crate::sched::policy::Policy;
 use crate::sched::{Admission, Balance, Entity, RunQueue, Timing, VmId, Woken};
 use crate::time::{Frequency, Ticks};
@@ -30,7 +32,7 @@ use crate::vm::{Request, Vm};
 
 pub use clock::{Clock, INTERRUPT_KINDS, Phase};
 use lifecycle::Population;
-pub use lifecycle::{NotLoaded, Refusal};
+pub use lifecycle::{NotLoaded, Progress, Refusal};
 use lines::Askers;
 pub use lines::Line;
 use schedule::Schedule;
@@ -58,6 +60,8 @@ pub struct Hypervisor {
     population: Population,
     /// What VMs are made from.
     stock: TicketMutex<Stock>,
+    /// The frame pool, which is also the stock's.
+    pool: Arc<SharedPool>,
     /// VMs that are to be taken apart once no CPU holds anything of them.
     doomed: TicketMutex<Vec<Arc<Vm>>>,
     /// How many they are.
@@ -92,7 +96,7 @@ impl Hypervisor {
         let balance = Arc::new(Balance::new(cpus, timing));
         let interrupts = stock.host().interrupts;
         let owners = stock.host().owners().collect();
-        let doorbells = stock.doorbells().clone();
+        let (doorbells, pool) = (stock.doorbells().clone(), stock.pool().clone());
         let askers = Askers::new(stock.sockets().lines().clone());
         let queue = |cpu| TicketMutex::new(RunQueue::new(CpuId(cpu), balance.clone()));
         Self {
@@ -102,6 +106,7 @@ impl Hypervisor {
             device_deadlines: (0..cpus).map(|_| AtomicU64::new(NEVER)).collect(),
             population: Population::new(stock.machine().when_idle),
             stock: TicketMutex::new(stock),
+            pool,
             doomed: TicketMutex::default(),
             doomed_count: AtomicUsize::new(0),
             word_left: AtomicBool::new(false),
@@ -221,9 +226,11 @@ impl Hypervisor {
         self.called[cpu.index()].load(Ordering::Acquire)
     }
 
-    /// `cpu` begins to look.
+    /// `cpu` begins to look. It is between two steps, and has looked up nothing of any guest's RAM.
     pub fn heed_calls(&self, cpu: CpuId) {
-        self.called[cpu.index()].swap(false, Ordering::AcqRel);
+        if self.called[cpu.index()].swap(false, Ordering::AcqRel) {
+            self.pool.heed(cpu);
+        }
     }
 
     /// Let the vCPUs in `notify` look at their interrupts, wherever they are. Returns whether one of
@@ -351,6 +358,8 @@ impl Hypervisor {
             queued |= self.notify(machine, &vm, notify);
             queued |= sooner && self.device_timer_changed(machine, &vm);
         });
+        // Who gives memory up rings.
+        self.begin_round(machine);
         queued
     }
 

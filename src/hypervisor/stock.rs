@@ -4,13 +4,15 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 
-use crate::addr::{PAGE_SIZE, PhysAddr, Region};
+use crate::addr::PAGE_SIZE;
 use crate::device::doorbell::Doorbells;
 use crate::device::serial::SerialLine;
 use crate::firmware::entropy::Entropy;
 use crate::host::allotment::Allotment;
 use crate::manifest::{MachineConfig, Manifest, VmConfig};
-use crate::memory::{FramePool, Maintenance, Vmids};
+use crate::memory::elastic::UNIT;
+use crate::memory::shared::Lender;
+use crate::memory::{Block, Dirty, FramePool, Maintenance, SharedPool, TableFrames, Vmids};
 use crate::sched::VmId;
 use crate::time::Ticks;
 use crate::virtio::block::base::Images;
@@ -65,7 +67,7 @@ pub struct MemoryReport {
 pub struct Stock {
     host: Host,
     manifest: Manifest<'static>,
-    frames: FramePool,
+    pool: Arc<SharedPool>,
     vmids: Vmids,
     entropy: Option<Entropy>,
     line: Box<MakeLine>,
@@ -80,8 +82,6 @@ pub struct Stock {
     /// All of the machine's memory, in bytes.
     ram: u64,
     heap: HeapAccess,
-    /// What VMs have of the pool, in bytes.
-    lent: u64,
 }
 
 impl Stock {
@@ -96,6 +96,7 @@ impl Stock {
     ) -> Self {
         let heap = HeapAccess { reserve: |_, _| true, report: HeapReport::default };
         let ram = frames.total_bytes();
+        let pool = Arc::new(SharedPool::new(frames, host.cpus.max(1).into(), host.upkeep));
         let doorbells = Arc::new(Doorbells::new(manifest.vms().len()));
         let (vmids, images) = (Vmids::new(), Images::default());
         let (networks, vms) = (manifest.networks(), manifest.vms());
@@ -108,7 +109,7 @@ impl Stock {
             channels,
             sockets,
             manifest,
-            frames,
+            pool,
             vmids,
             entropy,
             line,
@@ -118,13 +119,13 @@ impl Stock {
             allotment: Allotment::default(),
             ram,
             heap,
-            lent: 0,
         }
     }
 
     /// The same on a machine that has `ram` bytes of memory in all, and this heap.
     #[must_use]
     pub fn on_machine(self, ram: u64, heap: HeapAccess) -> Self {
+        self.pool.set_reserve_heap(heap.reserve);
         Self { ram, heap, ..self }
     }
 
@@ -134,16 +135,14 @@ impl Stock {
         Self { allotment, ..self }
     }
 
-    /// Memory that is never given back: one aligned block of at least `bytes`.
-    pub(super) fn keep(&mut self, bytes: u64) -> Option<Region<PhysAddr>> {
-        let frames = bytes.div_ceil(PAGE_SIZE).checked_next_power_of_two()?;
-        let order = u8::try_from(frames.ilog2()).ok()?;
-        self.frames.allocate_block(order).map(|block| block.region())
-    }
-
     /// The machine.
     pub const fn host(&self) -> &Host {
         &self.host
+    }
+
+    /// The frame pool.
+    pub const fn pool(&self) -> &Arc<SharedPool> {
+        &self.pool
     }
 
     /// The bells of the VMs' devices.
@@ -177,12 +176,13 @@ impl Stock {
     }
 
     /// The memory for VMs.
-    pub fn memory(&mut self) -> MemoryReport {
+    pub fn memory(&self) -> MemoryReport {
+        let Lender { frames, lent } = &mut *self.pool.lock();
         MemoryReport {
-            total: self.frames.total_bytes(),
-            free: self.frames.free_bytes(),
-            largest_free: self.frames.largest_block(),
-            kept: self.ram.saturating_sub(self.frames.free_bytes()).saturating_sub(self.lent),
+            total: frames.total_bytes(),
+            free: frames.free_bytes(),
+            largest_free: frames.largest_block(),
+            kept: self.ram.saturating_sub(frames.free_bytes()).saturating_sub(*lent),
         }
     }
 
@@ -200,7 +200,8 @@ impl Stock {
         let ports = ports * 2 * channel::ROOM as u64;
         let sockets = self.sockets.of(id).map_or(0, |socket| socket.most_memory() as u64);
         let heap = HEAP_OF_VM + vcpus * HEAP_OF_VCPU + disks * HEAP_OF_HOST_DISK + ports + sockets;
-        if !(self.heap.reserve)(&mut self.frames, heap) {
+        let Lender { frames, lent } = &mut *self.pool.lock();
+        if !(self.heap.reserve)(frames, heap + heap_of_balloon(config)) {
             return Some(Err(BootError::Heap.into()));
         }
         let heap_used = || {
@@ -219,15 +220,16 @@ impl Stock {
             sockets: &self.sockets,
             images: &mut self.images,
             allotment: &self.allotment,
+            pool: &self.pool,
             entropy: self.entropy.as_mut().map(Entropy::fork),
             now,
         };
         let line = (self.line)(id, &config.name);
-        let before = self.frames.free_bytes();
-        let created = Vm::create(creation, line, &mut self.frames, &mut self.vmids, cpu);
+        let before = frames.free_bytes();
+        let created = Vm::create(creation, line, frames, &mut self.vmids, cpu);
         if let Ok(vm) = &created {
-            let taken = before.saturating_sub(self.frames.free_bytes());
-            self.lent += taken;
+            let taken = before.saturating_sub(frames.free_bytes());
+            *lent += taken;
             vm.add_tables(taken.saturating_sub(vm.memory_size() + vm.disk_size()));
             vm.add_heap(heap_used().saturating_sub(heap_before));
         }
@@ -235,19 +237,46 @@ impl Stock {
     }
 
     /// Map a VM's RAM.
-    pub(super) fn map_ram(&mut self, vm: &Vm, cpu: &impl Maintenance) -> Result<(), BootError> {
-        let before = self.frames.free_bytes();
-        vm.map_ram(&mut self.frames, cpu)?;
-        let taken = before.saturating_sub(self.frames.free_bytes());
-        self.lent += taken;
-        vm.add_tables(taken);
-        Ok(())
+    pub(super) fn map_ram(&self, vm: &Vm, cpu: &impl Maintenance) -> Result<(), BootError> {
+        // The pool is locked for one table at a time: its lock comes after a translation's.
+        let mut tables = Counted { pool: &self.pool, taken: 0 };
+        let mapped = vm.map_ram(&mut tables, cpu);
+        vm.add_tables(tables.taken);
+        mapped
     }
 
     /// Take a VM apart that nobody uses any more.
     pub(super) fn destroy(&mut self, vm: Vm, cpu: &impl Maintenance) {
-        let before = self.frames.free_bytes();
-        vm.destroy(&mut self.frames, &mut self.vmids, cpu);
-        self.lent = self.lent.saturating_sub(self.frames.free_bytes().saturating_sub(before));
+        let Lender { frames, lent } = &mut *self.pool.lock();
+        let before = frames.free_bytes();
+        vm.destroy(frames, &mut self.vmids, cpu);
+        *lent = lent.saturating_sub(frames.free_bytes().saturating_sub(before));
     }
+}
+
+/// Translation tables, and how much they are, in bytes.
+struct Counted<'a> {
+    pool: &'a SharedPool,
+    taken: u64,
+}
+
+impl TableFrames for Counted<'_> {
+    fn allocate(&mut self, order: u8) -> Option<Block<Dirty>> {
+        let block = { self.pool }.allocate(order)?;
+        self.taken += block.region().size();
+        Some(block)
+    }
+
+    fn free(&mut self, block: Block<Dirty>) {
+        self.taken = self.taken.saturating_sub(block.region().size());
+        { self.pool }.free(block);
+    }
+}
+
+/// What a balloon notes takes of the heap, in bytes.
+fn heap_of_balloon(config: &VmConfig) -> u64 {
+    // A bit for each page, and a word for each unit.
+    let notes = config.memory / PAGE_SIZE / 8 + config.memory / UNIT * 8;
+    // The heap hands out powers of two.
+    if config.balloon.is_some() { 2 * notes } else { 0 }
 }

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::addr::PAGE_SIZE;
 use crate::console::keys::EscapeKey;
+use crate::memory::elastic::UNIT;
 use crate::monitor::command::can_be_meant;
 use crate::sched::policy::{Class, MAX_WEIGHT, MIN_BUDGET_MICROS, PERIOD_MICROS};
 use crate::vcpu::MAX_VCPUS;
@@ -60,6 +61,14 @@ pub(super) fn facts(
             return Err(ManifestError::NameDuplicate { place: place(), first });
         }
         memory(vm, &place)?;
+        if let Some(min) = vm.balloon
+            && !(min.is_multiple_of(UNIT) && (UNIT..=vm.memory).contains(&min))
+        {
+            return Err(ManifestError::Balloon { place: place(), min });
+        }
+        if vm.balloon.is_some() && !vm.assign.is_empty() {
+            return Err(ManifestError::BalloonAssign { place: place() });
+        }
         if vm.vcpus == 0 || usize::from(vm.vcpus) > MAX_VCPUS {
             return Err(ManifestError::Vcpus { place: place(), vcpus: vm.vcpus });
         }

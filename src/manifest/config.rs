@@ -261,6 +261,8 @@ pub struct VmConfig<P = Payload, T = String> {
     pub name: T,
     /// Its RAM in bytes, a multiple of 4 KiB.
     pub memory: u64,
+    /// It has a balloon, and keeps so many bytes whatever is in it: a multiple of 2 MiB, at most its RAM.
+    pub balloon: Option<u64>,
     /// Where its RAM starts: a multiple of [`super::RAM_BASE_ALIGN`] from [`layout::RAM_BASE`] on, such
     /// that RAM ends at [`super::RAM_LIMIT`] at most.
     pub ram_base: Ipa,
@@ -316,6 +318,7 @@ impl<P, T> VmConfig<P, T> {
         Self {
             name,
             memory: super::DEFAULT_MEMORY,
+            balloon: None,
             ram_base: layout::RAM_BASE,
             vcpus: 1,
             policy: Policy::default(),
@@ -347,6 +350,7 @@ impl<P, T> VmConfig<P, T> {
         VmConfig {
             name: text(&self.name),
             memory: self.memory,
+            balloon: self.balloon,
             ram_base: self.ram_base,
             vcpus: self.vcpus,
             policy: self.policy,

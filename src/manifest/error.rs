@@ -217,6 +217,25 @@ pub enum ManifestError {
         /// The bytes asked for.
         memory: u64,
     },
+    /// What it keeps is no number of whole units, or more than it has.
+    #[error(
+        "{place}: it cannot keep {min} bytes; a balloon's min is a multiple of 2 MiB, up to its memory"
+    )]
+    Balloon {
+        /// Which VM.
+        place: Place,
+        /// The bytes that it was to keep.
+        min: u64,
+    },
+    /// Its memory is to go and come, and it has a device that may use memory by itself.
+    #[error(
+        "{place}: a balloon and devices of the board's do not go together: such a device may read and write memory \
+         that has been given to others; leave one of them out"
+    )]
+    BalloonAssign {
+        /// Which VM.
+        place: Place,
+    },
     /// No vCPU, or more than [`MAX_VCPUS`].
     #[error("{place}: {vcpus} vCPUs are not possible; give it 1 to {MAX_VCPUS}")]
     Vcpus {

@@ -86,6 +86,11 @@ impl Block<Dirty> {
         phys::zero(self.region());
         self.into_state()
     }
+
+    /// `phys::erase` has gone over all of it.
+    pub(super) fn was_erased(self) -> Block<Clean> {
+        self.into_state()
+    }
 }
 
 impl Block<Scrubbed> {

@@ -8,10 +8,13 @@
 //! The hypervisor's accesses are cacheable. A guest that runs with its caches off sees them after
 //! [`GuestMemory::clean_to_poc`].
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
+use super::elastic::{Elastic, Place, UNIT};
 use super::frames::{Clean, FramePool, Frames, Run};
 use super::maintenance::Maintenance;
+use super::parts::{Found, InUnit, Parts};
 use super::phys::{self, Word};
 use super::segment::Segment;
 use super::stage2::{MapError, Mapping, MemoryType, Perms, Stage2, TableFrames};
@@ -37,17 +40,19 @@ pub struct RamOverlap(pub Frames<Clean>);
 
 /// One block of RAM.
 #[derive(Debug)]
-struct Piece {
-    ipas: Region<Ipa>,
-    run: Run,
+pub(super) struct Piece {
+    pub(super) ipas: Region<Ipa>,
+    pub(super) run: Run,
 }
 
 /// A VM's RAM. It owns the frames.
 #[must_use = "its frames are lost unless they are released"]
 #[derive(Debug, Default)]
 pub struct GuestMemory {
-    /// By address; no two overlap.
-    pieces: Vec<Piece>,
+    /// By address; no two overlap. What is in units is not among them.
+    pub(super) pieces: Vec<Piece>,
+    /// The units of a VM that can be without some of its RAM.
+    pub(super) elastic: Option<Box<Elastic>>,
 }
 
 /// Not all of the bytes to be copied are RAM.
@@ -64,7 +69,19 @@ pub enum OutsideEither {
 impl GuestMemory {
     /// No RAM.
     pub const fn new() -> Self {
-        Self { pieces: Vec::new() }
+        Self { pieces: Vec::new(), elastic: None }
+    }
+
+    /// Its units, if it can be without some.
+    pub fn elastic(&self) -> Option<&Elastic> {
+        self.elastic.as_deref()
+    }
+
+    /// The VM's translation is about to be destroyed.
+    pub fn close(&mut self) {
+        if let Some(elastic) = &mut self.elastic {
+            elastic.close();
+        }
     }
 
     /// Adds RAM: the blocks of `frames`, one after the other, from `base` on.
@@ -94,16 +111,23 @@ impl GuestMemory {
     /// whatever a device still has under way.
     pub fn release(self, pool: &mut FramePool) {
         self.pieces.into_iter().for_each(|piece| pool.give_back(piece.run));
+        if let Some(elastic) = self.elastic {
+            elastic.release(pool);
+        }
     }
 
-    /// How many bytes in all.
+    /// How many bytes in all, holes among them.
     pub fn size(&self) -> u64 {
+        if let Some(elastic) = &self.elastic {
+            return elastic.ram().size();
+        }
         self.pieces.iter().map(|piece| piece.ipas.size()).sum()
     }
 
-    /// The RAM by block, in order of address.
-    pub fn blocks(&self) -> impl ExactSizeIterator<Item = (Region<Ipa>, PhysAddr)> {
-        self.pieces.iter().map(|piece| (piece.ipas, piece.run.start()))
+    /// The RAM that there is: blocks that stay, in order of address, and then what can be taken.
+    pub fn blocks(&self) -> impl Iterator<Item = (Region<Ipa>, PhysAddr)> {
+        let pieces = self.pieces.iter().map(|piece| (piece.ipas, piece.run.start()));
+        pieces.chain(self.elastic.iter().flat_map(|elastic| elastic.present()))
     }
 
     /// Maps all of it. All or, with an error, nothing.
@@ -114,12 +138,12 @@ impl GuestMemory {
         tables: &mut impl TableFrames,
         cpu: &impl Maintenance,
     ) -> Result<(), MapError> {
-        for (done, piece) in self.pieces.iter().enumerate() {
-            let to = Mapping { pa: piece.run.start(), memory: MemoryType::Ram, perms };
-            if let Err(error) = stage2.map(piece.ipas, to, tables, cpu) {
-                for mapped in self.pieces.iter().take(done) {
+        for (done, (ipas, pa)) in self.blocks().enumerate() {
+            let to = Mapping { pa, memory: MemoryType::Ram, perms };
+            if let Err(error) = stage2.map(ipas, to, tables, cpu) {
+                for (mapped, _) in self.blocks().take(done) {
                     // Whole blocks as they were mapped, so nothing is split and nothing can fail.
-                    let _ = stage2.unmap(mapped.ipas, tables, cpu);
+                    let _ = stage2.unmap(mapped, tables, cpu);
                 }
                 return Err(error);
             }
@@ -127,13 +151,64 @@ impl GuestMemory {
         Ok(())
     }
 
-    /// Whether all of `ipas` is RAM.
+    /// Whether all of `ipas` is RAM, or a hole.
     pub fn contains(&self, ipas: &Region<Ipa>) -> bool {
-        self.pieces(*ipas).is_ok()
+        match &self.elastic {
+            Some(elastic) => elastic.ram().contains_region(ipas),
+            None => self.pieces(*ipas).is_ok(),
+        }
     }
 
-    /// Where the bytes of `ipas` lie, in order of address.
+    /// Where the bytes of `ipas` lie, in order of address. What is found stays until this CPU's next step.
+    ///
+    /// # Errors
+    /// They are not all RAM; or there is a hole, or RAM with holes is in more than [`MOST_UNITS`](super::parts::MOST_UNITS) units.
+    #[inline]
     pub fn pieces(
+        &self,
+        ipas: Region<Ipa>,
+    ) -> Result<impl Iterator<Item = Region<PhysAddr>> + use<'_>, OutsideRam> {
+        Ok(match &self.elastic {
+            None => Parts::Fixed(self.fixed(ipas)?),
+            Some(elastic) => {
+                let found = self.units(elastic, ipas)?.into_iter().flatten();
+                Parts::Found(found.flat_map(|part| match part {
+                    InUnit::At(at) => Parts::Found(core::iter::once(at)),
+                    InUnit::Fixed(ipas) => Parts::Fixed(self.fixed(ipas).into_iter().flatten()),
+                }))
+            }
+        })
+    }
+
+    /// The same for RAM that can be taken away: each place is looked up once.
+    fn units(&self, elastic: &Elastic, ipas: Region<Ipa>) -> Result<Found, OutsideRam> {
+        let mut found = Found::default();
+        let outside = OutsideRam { ipa: ipas.start(), size: ipas.size() };
+        if !elastic.ram().contains_region(&ipas) {
+            return Err(outside);
+        }
+        let mut rest = Some(ipas);
+        let mut places = found.iter_mut();
+        while let Some(part) = rest {
+            let (start, in_unit) = (part.start(), UNIT - part.start().raw() % UNIT);
+            let (now, later) = part.split_front(in_unit);
+            let here = match elastic.find(start) {
+                Place::At(at) => InUnit::At(Region::new(at, now.size()).ok_or(outside)?),
+                Place::Hole => return Err(outside),
+                Place::Fixed => {
+                    drop(self.fixed(now)?);
+                    InUnit::Fixed(now)
+                }
+            };
+            *places.next().ok_or(outside)? = Some(here);
+            rest = later;
+        }
+        Ok(found)
+    }
+
+    /// Where the bytes of `ipas` lie, which are in no unit.
+    #[inline]
+    fn fixed(
         &self,
         ipas: Region<Ipa>,
     ) -> Result<impl Iterator<Item = Region<PhysAddr>> + use<'_>, OutsideRam> {
@@ -153,12 +228,29 @@ impl GuestMemory {
         Err(outside)
     }
 
-    /// The bytes of `ipas` for a device of the machine's, in order of address.
+    /// The bytes of `ipas` for a device of the machine's, in order of address. They stay where they are until
+    /// [`unpin`](Self::unpin), which is due when the device has done with them: then and only then, once for each call
+    /// that succeeded, by the same `ipas`.
+    ///
+    /// # Errors
+    /// They are not all RAM, or there is a hole; nothing is held.
     pub fn segments(
         &self,
         ipas: Region<Ipa>,
     ) -> Result<impl Iterator<Item = Segment> + use<'_>, OutsideRam> {
-        Ok(self.pieces(ipas)?.map(Segment::new))
+        let outside = OutsideRam { ipa: ipas.start(), size: ipas.size() };
+        if self.elastic().is_some_and(|elastic| !elastic.pin(&ipas)) {
+            return Err(outside);
+        }
+        let found = self.pieces(ipas).inspect_err(|_| self.unpin(ipas))?;
+        Ok(found.map(Segment::new))
+    }
+
+    /// A device of the machine's has done with the [`segments`](Self::segments) of `ipas`.
+    pub fn unpin(&self, ipas: Region<Ipa>) {
+        if let Some(elastic) = &self.elastic {
+            elastic.unpin(&ipas);
+        }
     }
 
     /// Reads an integer; in one access where it is aligned.
@@ -361,6 +453,9 @@ impl GuestMemory {
     /// Where `size` bytes from `ipa` on lie, if all of them are in one block, as nearly always.
     #[inline]
     fn in_one_block(&self, ipa: Ipa, size: u64) -> Option<PhysAddr> {
+        if let Some(elastic) = &self.elastic {
+            return elastic.in_one_unit(ipa, size);
+        }
         let piece = match self.pieces.as_slice() {
             [only] => only,
             all => all.get(all.partition_point(|piece| piece.ipas.last() < ipa))?,

@@ -73,6 +73,58 @@ pub trait Maintenance {
     }
 }
 
+impl<T: Maintenance + ?Sized> Maintenance for &T {
+    fn clean_to_poc(&self, region: Region<PhysAddr>) {
+        T::clean_to_poc(self, region);
+    }
+
+    fn clean_invalidate_to_poc(&self, region: Region<PhysAddr>) {
+        T::clean_invalidate_to_poc(self, region);
+    }
+
+    fn erase(&self, memory: &Erasable) {
+        T::erase(self, memory);
+    }
+
+    fn invalidate_instructions(&self) {
+        T::invalidate_instructions(self);
+    }
+
+    fn publish_descriptors(&self) {
+        T::publish_descriptors(self);
+    }
+
+    fn invalidate_ipa(&self, vttbr: Vttbr, ipa: Ipa) {
+        T::invalidate_ipa(self, vttbr, ipa);
+    }
+
+    fn invalidate_vm(&self, vttbr: Vttbr) {
+        T::invalidate_vm(self, vttbr);
+    }
+
+    fn descriptor_stored(&self, slot: PhysAddr, ipa: Ipa, level: Level, old: u64, new: u64) {
+        T::descriptor_stored(self, slot, ipa, level, old, new);
+    }
+}
+
+/// A CPU without caches and TLBs.
+#[derive(Clone, Copy, Debug)]
+pub struct Uncached;
+
+impl Maintenance for Uncached {
+    fn clean_to_poc(&self, _: Region<PhysAddr>) {}
+
+    fn clean_invalidate_to_poc(&self, _: Region<PhysAddr>) {}
+
+    fn invalidate_instructions(&self) {}
+
+    fn publish_descriptors(&self) {}
+
+    fn invalidate_ipa(&self, _: Vttbr, _: Ipa) {}
+
+    fn invalidate_vm(&self, _: Vttbr) {}
+}
+
 /// One request to a [`Recorder`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Operation {

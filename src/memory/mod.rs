@@ -5,10 +5,13 @@
 //! |---|---|
 //! | [`phys`] | by-value access to physical memory; the only `unsafe` here |
 //! | [`frames`] | the frame pool, and the states a frame passes on its way to a guest |
+//! | [`shared`] | the pool as all CPUs share it, and how what a running VM gives up gets there |
 //! | [`scrub`] | zeroing many frames in steps |
 //! | [`maintenance`] | caches and TLBs: what only a CPU can do |
 //! | [`stage2`] | VMSAv8-64 stage-2 translation tables and VMIDs |
 //! | [`guest`] | a VM's RAM, reached by checked accesses through its IPAs |
+//! | [`elastic`] | what of it can be taken away, and comes back when it is used |
+//! | [`parts`] | where the bytes of an access are |
 //! | [`segment`] | what of it a device of the machine's reads and writes by itself |
 //! | [`store`] | frames that the hypervisor itself keeps something in |
 //!
@@ -20,20 +23,25 @@
 //! them [`Clean`], and [`GuestMemory`] takes only those; a [`Store`], which no guest reaches, takes dirty ones. It goes back after [`Stage2::destroy`] or
 //! [`Stage2::unmap`] returned, which is after the TLB invalidation completed.
 
+pub mod elastic;
 pub mod frames;
 pub mod guest;
 pub mod maintenance;
+pub mod parts;
 pub mod phys;
 pub mod scrub;
 pub mod segment;
+pub mod shared;
 pub mod stage2;
 pub mod store;
 
+pub use elastic::Elastic;
 pub use frames::{Block, Clean, Dirty, FramePool, Frames, OutOfFrames, Scrubbed};
 pub use guest::{GuestMemory, OutsideEither, OutsideRam, RamOverlap};
-pub use maintenance::{Maintenance, Operation, Recorder, Vttbr};
+pub use maintenance::{Maintenance, Operation, Recorder, Uncached, Vttbr};
 pub use phys::{Erasable, Ram, Word};
 pub use segment::Segment;
+pub use shared::SharedPool;
 pub use stage2::{
     Geometry, Leaf, MapError, Mapping, MemoryType, PaRange, Perms, Stage2, Stage2Error,
     TableFrames, Vmid, Vmids,

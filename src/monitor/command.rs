@@ -72,6 +72,8 @@ pub enum VmChange {
     Reset,
     /// It is taken apart, and all it has is given back.
     Destroy,
+    /// It is to have so many bytes of memory.
+    Balloon(u64),
 }
 
 /// What of a VM's scheduling is to change; `None` leaves it.
@@ -166,6 +168,12 @@ fn parse(words: &[&str]) -> Result<Command, ParseError> {
         ["vm", "list"] | ["vm"] => Command::VmList,
         ["vm", "info", name] => Command::VmInfo(owned(name)),
         ["vm", "dump", name] => Command::VmDump(owned(name)),
+        ["vm", "balloon", name, size] => {
+            let why = "a size in MiB or GiB, as 256M or 1G";
+            let wrong = || ParseError::Value("size", size.chars().take(32).collect(), why);
+            let size = bytes(size).ok_or_else(wrong)?;
+            Command::VmChange(owned(name), VmChange::Balloon(size))
+        }
         ["vm", "start", name] => Command::VmChange(owned(name), VmChange::Start),
         ["vm", "pause", name] => Command::VmChange(owned(name), VmChange::Pause),
         ["vm", "resume", name] => Command::VmChange(owned(name), VmChange::Resume),
@@ -276,6 +284,15 @@ impl SchedChange {
         }
         Ok(())
     }
+}
+
+/// A number of `M` or `G`.
+fn bytes(text: &str) -> Option<u64> {
+    let (number, unit) = match text.strip_suffix(['G', 'g']) {
+        Some(number) => (number, 1 << 30),
+        None => (text.strip_suffix(['M', 'm'])?, 1 << 20),
+    };
+    number.parse::<u64>().ok()?.checked_mul(unit)
 }
 
 /// `0-1,3`.
@@ -447,6 +464,7 @@ mod tests {
             ("vm info NAME", Command::VmInfo(own())),
             ("vm dump NAME", Command::VmDump(own())),
             ("vm start NAME", Command::VmChange(own(), VmChange::Start)),
+            ("vm balloon NAME 1G", Command::VmChange(own(), VmChange::Balloon(1 << 30))),
             ("vm stop NAME", Command::VmChange(own(), VmChange::Stop { force: false })),
             ("vm stop --force NAME", Command::VmChange(own(), VmChange::Stop { force: true })),
             ("agent NAME info", Command::Agent(own(), Ask::Info)),

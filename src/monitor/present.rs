@@ -218,6 +218,7 @@ impl<M: Machine> Control for Present<'_, M> {
             sched: self.sched_entry(id, config),
             vcpu_list: vm.as_deref().map(vcpus).unwrap_or_default(),
             devices: vm.as_deref().map(devices).unwrap_or_default(),
+            balloon: vm.as_deref().and_then(Vm::balloon).map(Into::into),
         })
     }
 
@@ -254,6 +255,7 @@ impl<M: Machine> Control for Present<'_, M> {
             VmChange::Stop { force: true } => hypervisor.stop(machine, id, Stop::Forced),
             VmChange::Reset => hypervisor.stop(machine, id, Stop::Restart),
             VmChange::Destroy => hypervisor.destroy(machine, id),
+            VmChange::Balloon(size) => hypervisor.balloon(id, size),
         };
         done.map_err(|why| denied(&why))?;
         let asks = change == VmChange::Stop { force: false };
@@ -283,6 +285,7 @@ impl<M: Machine> Control for Present<'_, M> {
         let of_vm = |vm: Arc<Vm>| VmMemory {
             name: vm.name().into(),
             ram: vm.memory_size(),
+            given_back: vm.given_back(),
             disks: vm.disk_size(),
             tables: vm.table_size(),
             heap: vm.heap_size(),

@@ -13,6 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use super::agent::Answer;
 use crate::console::View;
 use crate::sched::policy::Wfi;
+use crate::vm::balloon::BalloonReport;
 
 /// An address or a register.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -121,6 +122,44 @@ pub struct VmDetails {
     pub vcpu_list: Vec<VcpuSummary>,
     /// Its devices.
     pub devices: Vec<DeviceEntry>,
+    /// Its balloon, if it has one.
+    pub balloon: Option<BalloonEntry>,
+}
+
+/// How much memory a VM with a balloon has, and is to have, in bytes.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct BalloonEntry {
+    /// What it keeps whatever happens.
+    pub min: u64,
+    /// What it is to have.
+    pub target: u64,
+    /// What it has, as its guest says of its balloon.
+    pub actual: u64,
+    /// What of its RAM is back in the pool.
+    pub given_back: u64,
+    /// What its guest has reported as free and was taken, in all.
+    pub reported: u64,
+    /// It waits for memory that others have.
+    pub waits: bool,
+    /// What is free in the guest, as it has said.
+    pub guest_free: Option<u64>,
+    /// What it could use without swapping, as it has said.
+    pub guest_available: Option<u64>,
+}
+
+impl From<BalloonReport> for BalloonEntry {
+    fn from(report: BalloonReport) -> Self {
+        Self {
+            min: report.keep,
+            target: report.target,
+            actual: report.actual,
+            given_back: report.given_back,
+            reported: report.reported,
+            waits: report.waits,
+            guest_free: report.guest_free,
+            guest_available: report.guest_available,
+        }
+    }
 }
 
 /// `vm stop` without force, and what an agent is asked to bring about.
@@ -209,6 +248,8 @@ pub struct VmMemory {
     pub name: String,
     /// Its RAM, in bytes.
     pub ram: u64,
+    /// What of that is back in the pool, as the guest does not use it.
+    pub given_back: u64,
     /// Its disks, in bytes: an image that several have is counted for the first.
     pub disks: u64,
     /// Its stage-2 tables, in bytes.

@@ -95,6 +95,19 @@ fn details(vm: &VmDetails) -> String {
         vm.on_bad_access,
         vm.shutdown
     );
+    if let Some(balloon) = &vm.balloon {
+        let _ = writeln!(
+            text,
+            "balloon: {} of {} are to be left, {} are; {} are given back, {} were reported free in all; it keeps {}{}",
+            Size(balloon.target),
+            Size(vm.summary.memory),
+            Size(balloon.actual),
+            Size(balloon.given_back),
+            Size(balloon.reported),
+            Size(balloon.min),
+            if balloon.waits { "; it waits for memory" } else { "" }
+        );
+    }
     text += &sched(core::slice::from_ref(&vm.sched));
     let vcpu = |vcpu: &VcpuSummary| {
         let times = [vcpu.cpu_micros, vcpu.steal_micros].map(Seconds);
@@ -165,10 +178,12 @@ fn memory(report: &MemoryReport) -> String {
         Size(report.heap_total)
     );
     let vm = |vm: &VmMemory| {
-        row(&[&vm.name, &Size(vm.ram), &Size(vm.disks), &Size(vm.tables), &Size(vm.heap)])
+        let sizes = [vm.ram, vm.given_back, vm.disks, vm.tables, vm.heap].map(Size);
+        let [ram, back, disks, tables, heap] = &sizes;
+        row(&[&vm.name, ram, back, disks, tables, heap])
     };
     let rows: Vec<_> = report.vms.iter().map(vm).collect();
-    text += &table(&["vm<", "ram", "disks", "tables", "heap"], &rows);
+    text += &table(&["vm<", "ram", "given back", "disks", "tables", "heap"], &rows);
     text
 }
 

@@ -52,6 +52,7 @@ impl Control for Fake {
             sched: self.sched()?.remove(0),
             vcpu_list: Vec::new(),
             devices: Vec::new(),
+            balloon: None,
         })
     }
 
@@ -277,6 +278,7 @@ fn every_command_of_the_help_has_both_answers() {
             ["vm", "list"] => "vm list".into(),
             ["agent"] => "agent web info".into(),
             ["vm", "resume"] => continue,
+            ["vm", "balloon"] => "vm balloon web 256M".into(),
             ["vm", ..] | ["console", "tail"] => format!("{} web", usage.words.join(" ")),
             words => words.join(" "),
         };

@@ -76,6 +76,12 @@ pub const USAGES: &[Usage] = &[
         "take it apart and free what it has",
     ),
     usage(
+        &["vm", "balloon"],
+        &[Argument::Vm],
+        "vm balloon NAME SIZE",
+        "let it have so much memory, as 256M: its balloon takes the rest",
+    ),
+    usage(
         &["agent"],
         &[Argument::Vm, ASKS],
         "agent NAME ping|info|sync|shutdown|reboot",

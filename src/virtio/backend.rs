@@ -37,6 +37,9 @@ pub trait Backend: Send {
     /// How many chains are worked off before the guest, or somebody else, goes on: some ten thousand instructions.
     const AT_ONCE: usize;
 
+    /// Whether the buffers of a chain are RAM, where the guest has given that up, before the chain is served.
+    const FILLS: bool = true;
+
     /// The feature bits of its type that it offers: 0 to 23, and 50 to 127 as far as they are below 64. And
     /// `VIRTIO_F_IN_ORDER` (35) if it gives chains back in the order in which it took them.
     fn features(&self) -> u64 {
@@ -76,6 +79,29 @@ pub trait Backend: Send {
     fn completed(&mut self) -> Option<Completed> {
         None
     }
+
+    /// Whether its configuration has changed by itself since the last call, or since the driver was ready.
+    fn has_changed(&mut self) -> bool {
+        false
+    }
+
+    /// Queues, a bit for each, that are looked into although the driver has not said that there is something.
+    fn looks_into(&self) -> u32 {
+        0
+    }
+
+    /// Another number after each such change ("ConfigGeneration").
+    fn generation(&self) -> u32 {
+        0
+    }
+
+    /// Whether there is work for [`attend`](Self::attend), driver or not.
+    fn is_due(&self, _ram: &impl GuestRam) -> bool {
+        false
+    }
+
+    /// Does some work that is no chain's.
+    fn attend(&mut self, _ram: &impl GuestRam) {}
 
     /// The driver has taken queue `queue` away: nothing of it is under way.
     fn stop(&mut self, _queue: usize) {}

@@ -9,12 +9,14 @@
 //! | [`queue`] | virtqueues, the device's side |
 //! | [`ram`] | the guest's RAM as its devices reach it |
 //! | [`entropy`] | the entropy device |
+//! | [`balloon`] | the memory balloon |
 //! | [`net`] | the network device |
 //! | [`block`] | the block device |
 //! | [`console`] | the console device |
 //! | [`vsock`] | the socket device |
 
 pub mod backend;
+pub mod balloon;
 pub mod block;
 pub mod console;
 pub mod entropy;

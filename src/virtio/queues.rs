@@ -16,6 +16,9 @@ use spin::mutex::{TicketMutex, TicketMutexGuard};
 use super::backend::{Backend, Served};
 use super::queue::{Bad, Chain, Head, Virtqueue};
 use super::ram::GuestRam;
+use crate::memory::Elastic;
+use crate::memory::elastic::{Filled, UNIT};
+use crate::time::Ticks;
 
 /// "InterruptStatus": a buffer was used.
 pub const USED_BUFFER: u8 = 1;
@@ -33,6 +36,8 @@ pub struct Queue {
     pub filled: Vec<(Head, u32)>,
     /// That chain is to be served again.
     in_hand: bool,
+    /// So far its buffers are RAM: a buffer, and how much of it.
+    filled_to: (usize, u64),
 }
 
 /// One queue as plain data.
@@ -45,6 +50,11 @@ pub struct SavedQueue {
 }
 
 impl SavedQueue {
+    /// How many descriptors, of a split ring chains, were taken and not given back.
+    pub fn held(&self) -> u16 {
+        self.ring.as_ref().map_or(0, Virtqueue::held)
+    }
+
     /// The chain that is to be served again.
     pub const fn in_hand(&self) -> Option<&Chain> {
         self.in_hand.as_ref()
@@ -71,6 +81,8 @@ pub(super) struct Progress {
     pub more: bool,
     /// It goes on when something has happened outside.
     pub waits: bool,
+    /// That something may be that somebody has memory to spare, which nobody tells: it looks again after so long.
+    pub starved: Option<Ticks>,
 }
 
 impl<R: GuestRam> Queues<R> {
@@ -161,6 +173,7 @@ impl<R: GuestRam> Queues<R> {
         if let Some(mut queue) = self.lock(index) {
             queue.ring = ring;
             queue.in_hand = false;
+            queue.filled_to = (0, 0);
         }
     }
 
@@ -192,12 +205,13 @@ impl<R: GuestRam> Queues<R> {
     ) -> Result<Progress, Bad> {
         let ram = &self.ram;
         let Some(mut queue) = self.lock(index) else { return Ok(Progress::default()) };
-        let Queue { ring: Some(ring), chain, in_hand, .. } = &mut *queue else {
+        let Queue { ring: Some(ring), chain, in_hand, filled_to, .. } = &mut *queue else {
             return Ok(Progress::default());
         };
         // While chains are taken, the driver need not say that there are more.
         ring.want_notification(ram, false)?;
-        let mut progress = Progress { more: true, waits: false };
+        let mut progress = Progress { more: true, ..Progress::default() };
+        let elastic = ram.memory().and_then(|ram| ram.elastic()).filter(|_| B::FILLS);
         for _ in 0..B::AT_ONCE {
             if !*in_hand && !ring.take(ram, chain)? {
                 if ring.want_notification(ram, true)? {
@@ -207,6 +221,21 @@ impl<R: GuestRam> Queues<R> {
                 progress.more = false;
                 break;
             }
+            if let Some(elastic) = elastic {
+                match fill(elastic, chain, filled_to) {
+                    Filled::There => *filled_to = (0, 0),
+                    Filled::More => {
+                        *in_hand = true;
+                        break;
+                    }
+                    Filled::NoFrames => {
+                        *in_hand = true;
+                        let starved = Some(elastic.patience());
+                        progress = Progress { more: false, waits: true, starved };
+                        break;
+                    }
+                }
+            }
             let served = backend.serve(index, chain, ram)?;
             *in_hand = served == Served::More;
             match served {
@@ -215,7 +244,7 @@ impl<R: GuestRam> Queues<R> {
                 Served::More => break,
                 Served::NotNow => {
                     ring.untake(chain.head);
-                    progress = Progress { more: false, waits: true };
+                    progress = Progress { more: false, waits: true, starved: None };
                     break;
                 }
             }
@@ -238,4 +267,28 @@ impl<R: GuestRam> Queues<R> {
         }
         Ok(())
     }
+}
+
+/// How many units of a chain's buffers are looked at in one go.
+const LOOKS: usize = 64;
+
+/// Lets the buffers of `chain` be RAM from `at` on, some more of them.
+fn fill(elastic: &Elastic, chain: &Chain, at: &mut (usize, u64)) -> Filled {
+    let buffers = chain.readable().iter().chain(chain.writable());
+    let mut looks = LOOKS;
+    for buffer in buffers.skip(at.0) {
+        while at.1 < u64::from(buffer.size) {
+            let Some(looks_left) = looks.checked_sub(1) else { return Filled::More };
+            looks = looks_left;
+            // What is outside RAM is found out by who serves.
+            let Some(ipa) = buffer.ipa.checked_add(at.1) else { break };
+            let Some(unit) = elastic.unit_of(ipa) else { break };
+            match elastic.fill_step(unit) {
+                Filled::There => at.1 += UNIT - ipa.raw() % UNIT,
+                wait => return wait,
+            }
+        }
+        *at = (at.0 + 1, 0);
+    }
+    Filled::There
 }

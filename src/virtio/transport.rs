@@ -52,6 +52,7 @@ mod register {
     pub const SHM_LEN_LOW: u64 = 0x0b0;
     pub const SHM_BASE_HIGH: u64 = 0x0bc;
     pub const QUEUE_RESET: u64 = 0x0c0;
+    pub const CONFIG_GENERATION: u64 = 0x0fc;
     pub const CONFIG: u64 = 0x100;
 }
 
@@ -94,6 +95,8 @@ struct State {
     waits: u32,
     /// The queue after the one that was worked off last by itself.
     turn: u32,
+    /// When those go on at the latest, because there was no memory.
+    again: Option<u64>,
 }
 
 /// How often a guest's mistakes are told.
@@ -111,6 +114,8 @@ pub struct Transport<B, R> {
     complaints: u8,
     /// The driver has acknowledged an interrupt, and what there is by now it may not have seen.
     fallen: bool,
+    /// When it was called last.
+    now: Ticks,
 }
 
 impl<B: Backend, R: GuestRam> Transport<B, R> {
@@ -119,7 +124,7 @@ impl<B: Backend, R: GuestRam> Transport<B, R> {
         let count = backend.queues().len().min(MAX_QUEUES);
         let state = State { places: alloc::vec![Place::default(); count], ..State::default() };
         let queues = Arc::new(Queues::new(count, ram));
-        Self { state, backend, queues, owner, complaints: COMPLAINTS, fallen: false }
+        Self { state, backend, queues, owner, complaints: COMPLAINTS, fallen: false, now: Ticks(0) }
     }
 
     /// Its queues, for who uses them from outside the guest.
@@ -169,7 +174,8 @@ impl<B: Backend, R: GuestRam> Transport<B, R> {
             register::STATUS => self.state.status.into(),
             // There is no shared memory: a length of all ones says so.
             register::SHM_LEN_LOW..=register::SHM_BASE_HIGH => u32::MAX,
-            // CONFIG_GENERATION too: the configuration never changes by itself. And QUEUE_RESET: it is done at once.
+            register::CONFIG_GENERATION => self.backend.generation(),
+            // QUEUE_RESET too: it is done at once.
             _ => 0,
         }
     }
@@ -308,6 +314,9 @@ impl<B: Backend, R: GuestRam> Transport<B, R> {
             Ok(progress) => {
                 self.state.busy |= u32::from(progress.more) << index;
                 self.state.waits |= u32::from(progress.waits) << index;
+                if let Some(patience) = progress.starved {
+                    self.state.again = Some(self.now.saturating_add(patience).0);
+                }
             }
             Err(why) => self.needs_reset(Mistake::Queue(index, why)),
         }
@@ -324,7 +333,10 @@ impl<B: Backend, R: GuestRam> Transport<B, R> {
         if let Err(why) = self.queues.give_back(&mut self.backend) {
             return self.needs_reset(Mistake::Outside(why));
         }
-        self.state.busy |= core::mem::take(&mut self.state.waits);
+        if self.backend.has_changed() {
+            self.queues.raise(CONFIGURATION);
+        }
+        self.state.busy |= core::mem::take(&mut self.state.waits) | self.backend.looks_into();
     }
 }
 
@@ -348,7 +360,8 @@ impl<B: Backend, R: GuestRam + Send + Sync> Device for Transport<B, R> {
         }
     }
 
-    fn write(&mut self, offset: u64, width: Width, value: u64, _now: Ticks) {
+    fn write(&mut self, offset: u64, width: Width, value: u64, now: Ticks) {
+        self.now = now;
         match offset.checked_sub(register::CONFIG) {
             Some(offset) => self.backend.write_config(offset, width, value),
             None if width == Width::Word => self.set_register(offset, low(value)),
@@ -374,7 +387,12 @@ impl<B: Backend, R: GuestRam + Send + Sync> Device for Transport<B, R> {
         self.advance(now);
     }
 
-    fn advance(&mut self, _now: Ticks) {
+    fn advance(&mut self, now: Ticks) {
+        self.now = now;
+        self.backend.attend(self.queues.ram());
+        if self.state.again.take_if(|at| *at <= now.0).is_some() {
+            self.state.busy |= core::mem::take(&mut self.state.waits);
+        }
         // One queue, for each may take as long as one go does; the others are due.
         let busy = self.state.busy;
         let later = busy & u32::MAX.checked_shl(self.state.turn).unwrap_or(0);
@@ -386,7 +404,8 @@ impl<B: Backend, R: GuestRam + Send + Sync> Device for Transport<B, R> {
     }
 
     fn deadline(&self) -> Option<Ticks> {
-        (self.state.busy != 0).then_some(Ticks(0))
+        let at_once = self.state.busy != 0 || self.backend.is_due(self.queues.ram());
+        if at_once { Some(Ticks(0)) } else { self.state.again.map(Ticks) }
     }
 
     fn reset(&mut self) {

@@ -12,6 +12,7 @@ use spin::Once;
 use spin::mutex::{SpinMutex, TicketMutex};
 
 use super::assigned::PlaceError;
+use super::balloon::patience;
 use super::disks::VmDisk;
 use super::idregs::IdRegs;
 use super::lifecycle::Lifecycle;
@@ -35,9 +36,10 @@ use crate::hypervisor::INTERRUPT_KINDS;
 use crate::machine::CpuId;
 use crate::manifest::{Devices, Keys, Manifest, VmConfig};
 use crate::memory::scrub::Scrubbing;
+use crate::memory::shared::Upkeep;
 use crate::memory::{
     Dirty, FramePool, Frames, Geometry, GuestMemory, Maintenance, MapError, OutOfFrames, Perms,
-    Stage2, Stage2Error, Vmids,
+    SharedPool, Stage2, Stage2Error, Vmids,
 };
 use crate::monitor::agent::Link;
 use crate::platform::board::{AssignError, Assigned, AssignedDevice};
@@ -79,6 +81,8 @@ pub struct Host {
     pub clock: fn() -> Ticks,
     /// Seconds since 1970, for the guests' clocks.
     pub epoch: u32,
+    /// Caches and TLBs, for who has no CPU at hand.
+    pub upkeep: Upkeep,
     /// What guests read from the ID registers.
     pub id_registers: IdRegs,
     /// The board's devices that each VM of the bundle has for its own, or why it cannot have them. VMs beyond
@@ -118,6 +122,8 @@ pub struct Creation<'a> {
     pub images: &'a mut Images,
     /// Who has what of the machine's disks.
     pub allotment: &'a Allotment,
+    /// The frame pool, for what a running VM gives up and gets back.
+    pub pool: &'a Arc<SharedPool>,
     /// Its own generator; `None` when there is no entropy.
     pub entropy: Option<Entropy>,
     /// Virtual time begins now.
@@ -220,7 +226,8 @@ impl Vm {
         vmids: &mut Vmids,
         cpu: &impl Maintenance,
     ) -> Result<Box<Self>, CreateError> {
-        let Creation { id, config, manifest, host, doorbells, cabling, channels, .. } = creation;
+        let Creation { id, config, manifest, host, doorbells, cabling, channels, pool, .. } =
+            creation;
         let Creation { mut entropy, sockets, now, .. } = creation;
         let ram = Region::new(config.ram_base, config.memory)
             .filter(|ram| host.geometry.ipas().contains_region(ram))
@@ -247,6 +254,8 @@ impl Vm {
         let line = Arc::new(line);
         let console = virtio.add_console(id, config, &line, channels, doorbells);
         let sockets = virtio.add_vsock(id, sockets, doorbells);
+        let patience = patience(host.frequency);
+        let balloon = virtio.add_balloon(config, doorbells, id, pool, patience);
         let virtio = virtio.devices;
         source.virtio = u16::try_from(virtio.len()).unwrap_or(0);
         let (virtio, names) = virtio.into_iter().unzip();
@@ -279,7 +288,8 @@ impl Vm {
             regime: Regime { vttbr: stage2.vttbr().raw(), vtcr: host.geometry.vtcr().get() },
             memory,
             stolen: StolenTime::new(stolen, host.frequency, config.vcpus),
-            stage2: TicketMutex::new(stage2),
+            stage2: Arc::new(TicketMutex::new(stage2)),
+            balloon,
             lifecycle: TicketMutex::new(Lifecycle::new()),
             timekeeper: CpuId(0),
             on_crash: config.on_crash,
@@ -310,12 +320,18 @@ impl Vm {
 
     /// Take the VM apart: no CPU has any of it.
     pub(crate) fn destroy(self, frames: &mut FramePool, vmids: &mut Vmids, cpu: &impl Maintenance) {
-        self.stage2.into_inner().destroy(vmids, frames, cpu);
+        drop(self.bus); // its devices share the memory, and the disks
+        let mut memory = Arc::into_inner(self.memory).and_then(Once::try_into_inner);
+        if let Some(memory) = &mut memory {
+            memory.close(); // it shares the translation
+        }
+        if let Some(stage2) = Arc::into_inner(self.stage2) {
+            stage2.into_inner().destroy(vmids, frames, cpu);
+        }
         self.stolen.into_page().release(frames);
         self.loading.into_inner().abandon(frames);
-        drop(self.bus); // its devices share the memory, and the disks
         disks::release(self.disks, frames);
-        if let Some(memory) = Arc::into_inner(self.memory).and_then(Once::try_into_inner) {
+        if let Some(memory) = memory {
             memory.release(frames);
         }
     }

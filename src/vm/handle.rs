@@ -5,7 +5,8 @@ use crate::exit::{Direction, Exit, FaultSource, StageTwoFault};
 use crate::firmware::smccc::{self, Effect, Facts, Mitigations};
 use crate::machine::Machine;
 use crate::manifest::OnBadAccess;
-use crate::memory::Perms;
+use crate::memory::elastic::Filled;
+use crate::memory::{Mapping, MemoryType, Perms};
 use crate::vcpu::{Exception, Vcpu, VcpuId, pstate};
 use crate::vgic::Notify;
 
@@ -16,6 +17,8 @@ pub enum Next {
     Resume,
     /// It gives way to whoever else wants the CPU.
     Yield,
+    /// It needs memory that others have, and looks again in a while.
+    Sleep,
     /// It waits for an interrupt: [`Vcpu::waiting`] is set, and the run loop looks whether there is one.
     Block,
     /// Another vCPU of the VM is turned on.
@@ -129,11 +132,24 @@ impl Vm {
         let (far, walk) = (fault.far, fault.walk);
         // Allowed after all: the mapping was being changed. The guest tries again. Where it may only read
         // and tried to write, it would try for ever.
-        if let Some(ipa) = fault.ipa
-            && !walk
-            && self.stage2.lock().translate(ipa).is_some_and(|to| allows(to.perms, fault.source))
-        {
+        let found = fault.ipa.and_then(|ipa| self.stage2.lock().translate(ipa));
+        let allowed = |to: Mapping| match walk {
+            // RAM, where a block is split: a walk can always be done there.
+            true => to.memory == MemoryType::Ram && to.perms == Perms::RWX,
+            false => allows(to.perms, fault.source),
+        };
+        if found.is_some_and(allowed) {
             return Outcome::of(Next::Resume);
+        }
+        // RAM that was given up, and is used again. Maintenance has nothing to do there.
+        if let Some(ipa) = fault.ipa.filter(|_| found.is_none())
+            && (walk || fault.source != FaultSource::Maintenance)
+            && let Some(filled) = self.fill(ipa)
+        {
+            return Outcome::of(match filled {
+                Filled::There | Filled::More => Next::Resume,
+                Filled::NoFrames => Next::Sleep,
+            });
         }
         let exception = match fault.source {
             FaultSource::Maintenance if !walk => {

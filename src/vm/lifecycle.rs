@@ -307,6 +307,9 @@ impl Vm {
             let _ = self.vgic.lock().set_level(VcpuId(0), irq, level);
         });
         self.stolen.reset();
+        if let Some(elastic) = self.elastic() {
+            elastic.waits_no_more();
+        }
         let earliest = Ticks(self.next_reset.load(Ordering::Acquire));
         let start = earliest.max(now);
         self.next_reset.store(start.saturating_add(self.reset_interval).0, Ordering::Release);

@@ -10,12 +10,15 @@ use alloc::string::String;
 use super::Vm;
 use crate::addr::{Ipa, Region};
 use crate::firmware::fdt::{self, GuestMachine, Seeds};
-use crate::firmware::image::{GuestWrite, ImageError, Loader, OutOfRam, Placement};
+use crate::firmware::image::{
+    DEVICE_TREE_SLOT, GuestWrite, ImageError, Loader, OutOfRam, Placement,
+};
 use crate::firmware::psci::Power;
 use crate::manifest::Devices;
+use crate::memory::elastic::Filled;
 use crate::memory::scrub::Scrubbing;
 use crate::memory::{
-    Clean, FramePool, Frames, GuestMemory, Maintenance, MapError, OutsideRam, Perms,
+    Clean, FramePool, Frames, GuestMemory, Maintenance, MapError, OutsideRam, Perms, TableFrames,
 };
 
 use crate::virtio::block::image::ImageError as DiskImageError;
@@ -80,6 +83,8 @@ pub(super) enum Loading {
     Map,
     /// Disks are being made ready; so many are.
     Disks(usize),
+    /// The guest has run, and may have given memory up: what is written to has to be there again.
+    Fill(Placement),
     /// The guest has run: where the kernel goes there have to be zeroes again.
     Zero(Region<Ipa>),
     /// Where the kernel goes there are zeroes, or what it will put there itself.
@@ -91,7 +96,7 @@ pub(super) enum Loading {
     /// All is written, and where a guest with its caches off reads it.
     Finish(Placement),
     /// The boot vCPU may start, or has.
-    Done { kernel: Region<Ipa> },
+    Done(Placement),
 }
 
 /// The device tree, as far as it is written.
@@ -109,12 +114,13 @@ impl Loading {
             Self::Give(clean) => frames.free(clean),
             Self::Map
             | Self::Disks(_)
+            | Self::Fill(_)
             | Self::Zero(_)
             | Self::Begin
             | Self::Write(_)
             | Self::Tree(_)
             | Self::Finish(_)
-            | Self::Done { .. } => {}
+            | Self::Done(_) => {}
         }
     }
 
@@ -125,11 +131,12 @@ impl Loading {
             | Self::Give(_)
             | Self::Map
             | Self::Disks(_)
+            | Self::Fill(_)
             | Self::Zero(_)
             | Self::Begin => {}
             // The guest has not run, so whatever is there will be written again, the same.
             Self::Write(_) | Self::Tree(_) | Self::Finish(_) => *self = Self::Begin,
-            Self::Done { kernel } => *self = Self::Zero(*kernel),
+            Self::Done(placement) => *self = Self::Fill(*placement),
         }
     }
 }
@@ -141,6 +148,8 @@ pub(crate) enum LoadStep {
     More,
     /// [`Vm::map_ram`] has to come first.
     NeedsTables,
+    /// Memory that the guest had given up is wanted for its image, and others have it.
+    NoFrames,
     /// The boot vCPU may start.
     Done,
 }
@@ -148,7 +157,7 @@ pub(crate) enum LoadStep {
 impl Vm {
     /// Whether something has to be done yet before the boot vCPU can start.
     pub fn is_loading(&self) -> bool {
-        !matches!(*self.loading.lock(), Loading::Done { .. })
+        !matches!(*self.loading.lock(), Loading::Done(_))
     }
 
     /// One step of what has to be done before the boot vCPU can start. No vCPU is on.
@@ -173,6 +182,9 @@ impl Vm {
                     *loading = Loading::Give(overlap.0);
                     return Err(BootError::Heap);
                 }
+                if let Some(means) = self.means() {
+                    memory.make_elastic(means).map_err(|_| BootError::Heap)?;
+                }
                 self.memory.call_once(|| memory);
                 *loading = Loading::Map;
             }
@@ -186,6 +198,16 @@ impl Vm {
                     Some(Ok(ready)) => Loading::Disks(disk + usize::from(ready)),
                     Some(Err(why)) => return Err(BootError::Disk { disk, why }),
                 };
+            }
+            Loading::Fill(placement) => {
+                let filled = self.fill_image(&placement);
+                *loading = match filled {
+                    Filled::There => Loading::Zero(placement.kernel),
+                    Filled::More | Filled::NoFrames => Loading::Fill(placement),
+                };
+                if filled == Filled::NoFrames {
+                    return Ok(LoadStep::NoFrames);
+                }
             }
             Loading::Zero(region) => {
                 let (now, rest) = region.split_front(STEP);
@@ -210,14 +232,15 @@ impl Vm {
                     Loading::Tree(tree)
                 };
             }
-            Loading::Finish(Placement { entry, dtb, kernel, .. }) => {
+            Loading::Finish(placement) => {
+                let Placement { entry, dtb, .. } = placement;
                 cpu.invalidate_instructions();
                 self.lifecycle.lock().power[0] = Power::OnPending { entry, context_id: dtb.raw() };
-                *loading = Loading::Done { kernel };
+                *loading = Loading::Done(placement);
                 return Ok(LoadStep::Done);
             }
-            Loading::Done { kernel } => {
-                *loading = Loading::Done { kernel };
+            Loading::Done(placement) => {
+                *loading = Loading::Done(placement);
                 return Ok(LoadStep::Done);
             }
         }
@@ -227,7 +250,7 @@ impl Vm {
     /// Map the VM's RAM, once it has it. All of it or, with an error, nothing.
     pub(crate) fn map_ram(
         &self,
-        frames: &mut FramePool,
+        frames: &mut impl TableFrames,
         cpu: &impl Maintenance,
     ) -> Result<(), BootError> {
         let mut loading = self.loading.lock();
@@ -236,6 +259,20 @@ impl Vm {
             *loading = Loading::Disks(0);
         }
         Ok(())
+    }
+
+    /// Lets what is written to at `placement` be RAM, some more of it.
+    fn fill_image(&self, placement: &Placement) -> Filled {
+        let tree = Region::new(placement.dtb, DEVICE_TREE_SLOT);
+        let all = [Some(placement.kernel), placement.initrd, tree];
+        let hole = self.elastic().and_then(|elastic| {
+            let mut all = all.iter().flatten();
+            all.find_map(|region| elastic.first_hole(region)).map(|hole| elastic.ipas(hole))
+        });
+        hole.flatten().and_then(|hole| self.fill(hole.start())).map_or(Filled::There, |filled| {
+            // There may be more holes.
+            if filled == Filled::There { Filled::More } else { filled }
+        })
     }
 
     /// The VM's RAM, once it has it.

@@ -7,6 +7,7 @@
 //! `lifecycle`, then `entropy`. Neither pair is held together with the other.
 
 pub mod assigned;
+pub mod balloon;
 pub mod create;
 pub mod debug;
 mod disks;
@@ -51,6 +52,7 @@ use crate::vgic::{GicVersion, IntId, Notify, Vgic};
 use crate::virtio::ram::SharedRam;
 use crate::virtio::vsock::sockets::Plugged;
 
+use balloon::VmBalloon;
 pub use handle::{Next, Outcome};
 use lifecycle::Lifecycle;
 pub use lifecycle::{Sequel, Status, Stop};
@@ -127,7 +129,9 @@ pub struct Vm {
     /// Its RAM, from its first start on.
     memory: SharedRam,
     stolen: stolen::StolenTime,
-    stage2: TicketMutex<Stage2>,
+    stage2: Arc<TicketMutex<Stage2>>,
+    /// What is known of its balloon, if it has one.
+    balloon: Option<VmBalloon>,
     regime: Regime,
     lifecycle: TicketMutex<Lifecycle>,
     timekeeper: CpuId,

@@ -5,15 +5,20 @@ use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::AtomicU64;
 
+use super::balloon::VmBalloon;
 use super::disks::VmDisk;
 use crate::device::Device;
 use crate::device::doorbell::{Doorbell, Doorbells};
 use crate::device::serial::SerialLine;
 use crate::firmware::entropy::Entropy;
 use crate::manifest::{Keys, VmConfig};
+use crate::memory::SharedPool;
 use crate::sched::VmId;
+use crate::time::Ticks;
 use crate::virtio::backend::Backend;
+use crate::virtio::balloon::Balloon;
 use crate::virtio::block::BlockDevice;
 use crate::virtio::block::host::HostBlockDevice;
 use crate::virtio::console::ConsoleDevice;
@@ -52,6 +57,26 @@ impl Slots<'_> {
             let device = self.transport(device, "the entropy device");
             self.devices.push((Box::new(device), "virtio-rng".into()));
         }
+    }
+
+    /// Its balloon, if it is to have one.
+    pub fn add_balloon(
+        &mut self,
+        config: &VmConfig,
+        doorbells: &Arc<Doorbells>,
+        vm: VmId,
+        pool: &Arc<SharedPool>,
+        patience: Ticks,
+    ) -> Option<VmBalloon> {
+        let keep = config.balloon?;
+        let bell = Doorbell::new(doorbells.clone(), vm, self.next());
+        let (pool, state) = (pool.clone(), Arc::default());
+        let silent_until = AtomicU64::new(0);
+        let balloon = VmBalloon { keep, patience, silent_until, bell, pool, state };
+        let device = Balloon::new(config.memory, balloon.state.clone());
+        let device = self.transport(device, "the balloon");
+        self.devices.push((Box::new(device), "virtio-balloon".into()));
+        Some(balloon)
     }
 
     /// Its disks, in their order.

@@ -14,7 +14,7 @@ use plinth::hypervisor::{Hypervisor, Stock};
 use plinth::machine::fake::{INTID, IRQ_VECTOR, OnPause, Op, Scripted, Seen, VIRTUAL_TIMER, World};
 use plinth::machine::{CpuId, Machine};
 use plinth::manifest::{self, MachineConfig, Manifest, VmConfig};
-use plinth::memory::{FramePool, Geometry, Maintenance, PaRange, Ram, Vmids};
+use plinth::memory::{FramePool, Geometry, Maintenance, PaRange, Ram, SharedPool, Uncached, Vmids};
 use plinth::sched::VmId;
 use plinth::time::Frequency;
 use plinth::vcpu::VcpuId;
@@ -97,7 +97,7 @@ pub fn bundle_for(machine: &MachineConfig, guests: &[Guest]) -> Manifest<'static
 
 pub fn pool(bytes: u64) -> FramePool {
     let mut pool = FramePool::new();
-    pool.add(Ram::from_heap(bytes, 1 << 16).unwrap(), &[]);
+    pool.add(Ram::from_heap(bytes, 2 << 20).unwrap(), &[]);
     pool
 }
 
@@ -113,6 +113,7 @@ pub fn host(gic_version: GicVersion, cpus: u8) -> Host {
         interrupts: [(IntId(0), "test"); 5],
         clock: || plinth::time::Ticks(0),
         epoch: 0,
+        upkeep: &Uncached,
         id_registers: IdRegs::new(&facts, |_| 0),
         assigned: Box::default(),
     }
@@ -145,6 +146,7 @@ pub fn create(
         cabling,
         channels: &Channels::new(manifest.vms()),
         sockets: &Sockets::new(vms.iter().map(|vm| vm.vsock.as_ref())),
+        pool: &Arc::new(SharedPool::new(FramePool::new(), 1, &Uncached)),
         images,
         allotment,
         entropy,

@@ -16,12 +16,13 @@ const CHECKER_PACKAGE: &str = "e2fsck-static";
 
 /// The modules that bring up Plinth's virtio devices, and a file system for its disks, where it is not built in; what
 /// they depend on comes with them.
-const MODULES: [&str; 8] = [
+const MODULES: [&str; 9] = [
     "virtio_mmio",
     "virtio_blk",
     "virtio_net",
     "virtio_console",
     "vmw_vsock_virtio_transport",
+    "virtio_balloon",
     "virtio-rng",
     "arm_smccc_trng",
     "ext4",

@@ -8,6 +8,7 @@ use plinth::addr::{Ipa, PAGE_SIZE};
 use plinth::manifest::{
     DiskConfig, DiskContents, MAX_CMDLINE, MAX_MEMORY, MAX_NAME, RAM_LIMIT, Shutdown, VmConfig,
 };
+use plinth::memory::elastic::UNIT;
 use plinth::monitor::command::{NAME_RULE, can_be_meant};
 use plinth::sched::policy::Class;
 use plinth::vcpu::MAX_VCPUS;
@@ -55,6 +56,7 @@ pub enum Field {
     Ports,
     Agent,
     Vsock,
+    Balloon,
 }
 
 /// What there is to say of a field.
@@ -69,7 +71,7 @@ struct Row {
 }
 
 /// Every field, in the order of their declaration.
-const ROWS: [Row; 25] = [
+const ROWS: [Row; 26] = [
     own(Field::Name, "name", None),
     own(Field::Kernel, "kernel", Some("--kernel")),
     own(Field::Initrd, "initrd", Some("--initrd")),
@@ -95,6 +97,7 @@ const ROWS: [Row; 25] = [
     own(Field::Ports, "ports", None),
     shared(Field::Agent, "agent", None),
     shared(Field::Vsock, "vsock", None),
+    shared(Field::Balloon, "balloon", None),
 ];
 
 const fn own(field: Field, key: &'static str, option: Option<&'static str>) -> Row {
@@ -178,6 +181,14 @@ fn examine(guest: &Guest, store: Option<&Store>) -> (Payload, Vec<Problem>) {
     };
     check(Field::Name, check_name(&guest.name));
     check(Field::Memory, check_memory(guest.memory));
+    if let Some(min) = guest.balloon {
+        check(Field::Balloon, balloon_fits(min, guest.memory));
+        if !guest.assign.is_empty() {
+            let text = "a balloon and devices of the board's do not go together: such a device may read \
+                        and write memory that has been given to others; say `balloon = false`";
+            check(Field::Balloon, Err(text.to_owned()));
+        }
+    }
     if guest.ram_base > RAM_BASE {
         check(Field::RamBase, ram_fits(guest.ram_base, guest.memory));
     }
@@ -267,6 +278,22 @@ pub fn check_memory(memory: u64) -> Result<(), String> {
         return Err(format!("{shown}; a guest has at most {}", size::show(MAX_MEMORY)));
     }
     Ok(())
+}
+
+/// What a guest with a balloon keeps.
+pub fn check_balloon(min: u64) -> Result<(), String> {
+    if min > 0 && min.is_multiple_of(UNIT) {
+        return Ok(());
+    }
+    Err(format!("{} is not a multiple of {}", size::show(min), size::show(UNIT)))
+}
+
+fn balloon_fits(min: u64, memory: u64) -> Result<(), String> {
+    check_balloon(min)?;
+    if min <= memory {
+        return Ok(());
+    }
+    Err(format!("it cannot keep {} of {}", size::show(min), size::show(memory)))
 }
 
 fn ram_fits(base: Ipa, memory: u64) -> Result<(), String> {

@@ -16,6 +16,7 @@
 
 mod agent;
 mod assigned;
+mod balloon;
 mod bench;
 mod command;
 mod consoles;
@@ -182,6 +183,7 @@ pub fn run(filter: Option<&str>, bare: bool) -> Result<ExitCode> {
         steps.extend(agent::steps());
         steps.extend(vsock::steps());
         steps.extend(streams::steps());
+        steps.extend(balloon::steps());
         steps.extend(disks::steps());
         steps.extend(host_disks::steps());
         steps.extend(hostile::steps());

@@ -22,6 +22,7 @@ fn the_table_is_byte_by_byte_as_the_book_has_it() {
     let class = Class::Reserved { budget: 1000, period: 20_000 };
     let vm = VmSource {
         memory: 64 << 20,
+        balloon: Some(16 << 20),
         vcpus: 2,
         policy: Policy {
             class,
@@ -68,7 +69,8 @@ fn the_table_is_byte_by_byte_as_the_book_has_it() {
     let table = [
         &[1, 0, 0x80, 0x80, 4, 0][..],
         &[1, 3, b'l', b'a', b'n', 1],
-        &[1, 2, b'r', b't', 0x80, 0x80, 0x80, 0x20, 0x80, 0x80, 0x80, 0x80, 4, 2],
+        &[1, 2, b'r', b't', 0x80, 0x80, 0x80, 0x20, 1, 0x80, 0x80, 0x80, 8],
+        &[0x80, 0x80, 0x80, 0x80, 4, 2],
         &[1, 0xe8, 7, 0xa0, 0x9c, 1, 3, 0, 0, 0, 1],
         &[1, 1, 0, 1, 1, 5, b'h', b'a', b'l', b't', b'\n', 0, 0],
         &[1, 0, 0x52, 0x54, 0, 0x12, 0x34, 1, 1, 2, 10, 0xc8, 1, 1, 1],

@@ -40,7 +40,7 @@ fn reserved(budget: u32, period: u32) -> Class {
 #[test]
 fn each_mistake_has_its_own_error() {
     type Mistake = (fn(&mut VmConfig), fn(&ManifestError) -> bool);
-    let mistakes: [Mistake; 56] = [
+    let mistakes: [Mistake; 60] = [
         (|vm| vm.name.clear(), |e| matches!(e, ManifestError::NameEmpty { index: 0 })),
         (
             |vm| vm.name = "n".repeat(33),
@@ -197,6 +197,19 @@ fn each_mistake_has_its_own_error() {
         (
             |vm| vm.disks = vec![on_host(DiskName::Number(0), DiskPart::Partition(0))],
             |e| matches!(e, ManifestError::DiskPart { why: PartError::Number, .. }),
+        ),
+        (|vm| vm.balloon = Some(0), |e| matches!(e, ManifestError::Balloon { min: 0, .. })),
+        (|vm| vm.balloon = Some((2 << 20) + 4096), |e| matches!(e, ManifestError::Balloon { .. })),
+        (
+            |vm| vm.balloon = Some((vm.memory + 1).next_multiple_of(2 << 20)),
+            |e| matches!(e, ManifestError::Balloon { .. }),
+        ),
+        (
+            |vm| {
+                vm.balloon = Some(2 << 20);
+                vm.assign = vec!["serial1".into()];
+            },
+            |e| matches!(e, ManifestError::BalloonAssign { .. }),
         ),
         (
             |vm| vm.disks = vec![on_host(DiskName::Number(0), DiskPart::Partition(1025))],

@@ -116,7 +116,16 @@ fn vms() -> impl Strategy<Value = (VmConfig, usize, Option<usize>)> {
         any::<bool>(),
         crash,
         reboot,
-        (bad, shutdown, clock, assign, cards(), any::<(bool, bool)>(), vsock()),
+        (
+            bad,
+            shutdown,
+            clock,
+            assign,
+            cards(),
+            any::<(bool, bool)>(),
+            vsock(),
+            any::<Option<u16>>(),
+        ),
     );
     let files = (("[ -~]{0,200}", disks()), 1usize..6000, prop::option::of(1usize..6000));
     (machine, files).prop_map(
@@ -128,12 +137,17 @@ fn vms() -> impl Strategy<Value = (VmConfig, usize, Option<usize>)> {
                 autostart,
                 on_crash,
                 on_reboot,
-                (on_bad_access, shutdown, devices, assign, nets, (keys, agent), vsock),
+                (on_bad_access, shutdown, devices, assign, nets, (keys, agent), vsock, keep),
             ),
             files,
         )| {
+            // In units of 2 MiB, at least one and at most all. It goes with no devices of the board's.
+            let units = (ram.1 * 4096) >> 21;
+            let keep = keep.filter(|_| units > 0).map(|keep| (1 + u64::from(keep) % units) << 21);
+            let assign = if keep.is_some() { Vec::new() } else { assign };
             let vm = VmConfig {
                 memory: ram.1 * 4096,
+                balloon: keep,
                 ram_base: Ipa::new(ram.0),
                 vcpus,
                 policy,

@@ -24,7 +24,7 @@ use crate::exit::Width;
 use crate::host::disk::{IoError, MAX_SEGMENTS, Operation, SECTOR};
 use crate::host::part::Part;
 use crate::host::share::DEPTH;
-use crate::memory::{GuestMemory, Segment};
+use crate::memory::GuestMemory;
 use crate::virtio::backend::{Backend, Completed, Served};
 use crate::virtio::queue::{Bad, Buffer, Chain, Head};
 use crate::virtio::ram::{GuestRam, SharedRam};
@@ -98,6 +98,7 @@ impl HostBlockDevice {
         let queues = vcpus.clamp(1, MAX_QUEUES);
         let slot = || Slot { request: None, buffers: Vec::with_capacity(QUEUE_SIZE.into()) };
         let extras = part.extras();
+        part.set_ram(ram.clone());
         let offered = [
             (feature::RO, part.is_read_only()),
             (feature::DISCARD, extras.discard > 0),
@@ -277,24 +278,20 @@ impl Request {
         let all = self.rest.left.min(MOST_AT_ONCE);
         let fits = Pieces { cursor: &mut ahead, buffers, memory, longest, left: all };
         let mut fit = 0;
-        for segment in fits.take(most) {
-            fit += segment?.size();
+        for ipas in fits.take(most) {
+            fit += ipas?.size();
         }
         // A piece ends with a sector, wherever the guest's buffers do.
         let size = fit - fit % SECTOR;
         if size == 0 {
             return None;
         }
-        let mut segments: [Option<Segment>; MAX_SEGMENTS] = [None; MAX_SEGMENTS];
-        let pieces = Pieces { cursor: &mut self.rest.cursor, buffers, memory, longest, left: size };
-        for (to, segment) in segments.iter_mut().zip(pieces) {
-            *to = Some(segment?);
-        }
         let operation = match self.task {
             Task::Read => Operation::Read(self.rest.sector),
             _ => Operation::Write(self.rest.sector),
         };
-        part.submit(owner, operation, segments.into_iter().flatten()).then_some(size)
+        let pieces = Pieces { cursor: &mut self.rest.cursor, buffers, memory, longest, left: size };
+        part.submit(owner, operation, pieces).then_some(size)
     }
 
     fn give_range(&self, part: &Part, owner: u16) -> Option<u64> {
@@ -315,7 +312,7 @@ impl Request {
     }
 }
 
-/// The next bytes of a request's data, piece by piece; `None` for what is not in RAM.
+/// The next bytes of a request's data, each as far as RAM is in one piece; `None` for what is not in RAM.
 struct Pieces<'a> {
     cursor: &'a mut Cursor,
     buffers: &'a [Buffer],
@@ -327,7 +324,7 @@ struct Pieces<'a> {
 }
 
 impl Iterator for Pieces<'_> {
-    type Item = Option<Segment>;
+    type Item = Option<Region<Ipa>>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.left == 0 {
@@ -336,17 +333,17 @@ impl Iterator for Pieces<'_> {
         let before = *self.cursor;
         let (ipa, size) = self.cursor.take(self.buffers, self.left.min(self.longest))?;
         let ipas = Region::new(ipa, size);
-        let Some(mut found) = ipas.and_then(|ipas| self.memory.segments(ipas).ok()) else {
+        let Some(mut found) = ipas.and_then(|ipas| self.memory.pieces(ipas).ok()) else {
             return Some(None);
         };
-        let first = found.next()?;
-        if first.size() < size {
+        let first = found.next()?.size();
+        if first < size {
             // RAM goes on elsewhere.
             *self.cursor = before;
-            self.cursor.take(self.buffers, first.size());
+            self.cursor.take(self.buffers, first);
         }
-        self.left -= first.size();
-        Some(Some(first))
+        self.left -= first;
+        Some(Region::new(ipa, first))
     }
 }
 

@@ -9,7 +9,7 @@ use super::feature;
 use super::header::{NUM_BUFFERS, NetHeader, SIZE};
 use super::receive;
 use super::steering::Steering;
-use crate::addr::Ipa;
+use crate::addr::{Ipa, Region};
 use crate::device::doorbell::Doorbell;
 use crate::memory::{GuestMemory, OutsideEither, OutsideRam};
 use crate::net::{HEADER, Head};
@@ -195,6 +195,10 @@ impl Receiver<'_> {
                 Err(OutsideEither::From(outside)) => {
                     break Err(Failed::Undelivered(Undelivered::Sender(outside)));
                 }
+                // The guest has given that memory up: it is there when the next frame comes.
+                Err(OutsideEither::To(outside)) if is_hole(self.ram, outside) => {
+                    break Err(Failed::Undelivered(NO_ROOM));
+                }
                 Err(OutsideEither::To(outside)) => break Err(Bad::Ring(outside).into()),
             }
             if source.is_empty() {
@@ -220,6 +224,13 @@ impl Receiver<'_> {
 }
 
 const NO_ROOM: Undelivered = Undelivered::NoRoom;
+
+/// Whether a buffer is no RAM only because its guest has given that up. The guest's own CPUs are to change that.
+#[cold]
+fn is_hole(ram: &GuestMemory, outside: OutsideRam) -> bool {
+    let ipas = Region::new(outside.ipa, outside.size);
+    ram.elastic().zip(ipas).is_some_and(|(elastic, ipas)| elastic.want(&ipas))
+}
 
 /// Where two bytes are, `offset` bytes into `buffers`, if one of these holds them.
 fn place(buffers: &[Buffer], offset: u64) -> Option<Ipa> {

@@ -117,7 +117,8 @@ impl Driver {
             Rings::Split(rings) => rings.offer(ram, &numbers, &buffers, table),
             Rings::Packed(rings) => rings.offer(ram, id, &buffers, table),
         }
-        let room = offer.writable.iter().map(|buffer| buffer.size).sum();
+        let sizes = offer.writable.iter().map(|buffer| buffer.size);
+        let room = sizes.fold(0, u32::saturating_add);
         self.offered.push_back(Offered { numbers, room });
         Some(id)
     }

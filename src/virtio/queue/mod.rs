@@ -170,6 +170,13 @@ pub struct Head {
     room: u64,
 }
 
+impl Head {
+    /// How many of the descriptors that are [`held`](Virtqueue::held) are its chain's.
+    pub const fn descriptors(self) -> u16 {
+        self.descriptors
+    }
+}
+
 /// What the driver has made available at one go: buffers that the device reads, then those that it writes.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Chain {

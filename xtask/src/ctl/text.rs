@@ -10,11 +10,18 @@ pub fn render(result: &Value) -> String {
 }
 
 /// Members whose numbers are sizes in bytes.
-const SIZES: [&str; 12] = [
+const SIZES: [&str; 19] = [
     "memory",
     "total",
     "free",
+    "given_back",
     "largest_free",
+    "min",
+    "target",
+    "actual",
+    "reported",
+    "guest_free",
+    "guest_available",
     "heap_total",
     "heap_free",
     "kept",

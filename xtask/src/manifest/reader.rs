@@ -432,6 +432,7 @@ impl Reader<'_> {
             Field::Agent => guest.agent = values::truth(value)?,
             Field::Vsock => guest.vsock = vsock::vsock(value)?,
             Field::Disks => guest.disks = disks::disks(value, self.folder)?,
+            Field::Balloon => guest.balloon = values::balloon(value)?,
         }
         Ok(())
     }

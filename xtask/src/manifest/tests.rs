@@ -172,7 +172,7 @@ fn all_mistakes_come_at_once_each_with_line_column_and_field() {
          Known are escape, view, scrollback, when_idle, defaults",
             "6:12: vm 1, kernel: want a text in quotes, got a number",
             "7:1: vm 1, colour: unknown field; known are name, kernel, initrd, cmdline, memory, \
-         ram_base, vcpus, cpus, weight, cap, reservation, wfi, autostart, on_crash, on_reboot, on_bad_access, shutdown, devices, assign, nets, disks, keys, ports, agent, vsock",
+         ram_base, vcpus, cpus, weight, cap, reservation, wfi, autostart, on_crash, on_reboot, on_bad_access, shutdown, devices, assign, nets, disks, keys, ports, agent, vsock, balloon",
             "9:1: vm 2, kernel: the field is missing",
             "10:8: vm 2, name: `a` is the name of vm 1 already; each name is given once",
             "11:10: vm 2, memory: `12` is not a size: the unit K, M or G is missing, e.g. 512M or 2G",
@@ -188,6 +188,15 @@ fn each_field_says_what_it_takes() {
     for (line, said) in [
         ("memory = \"1K\"", "10: vm 1, memory: 1K is not a multiple of 4K"),
         ("memory = \"1T\"", "10: vm 1, memory: 1024G; a guest has at most 255G"),
+        ("balloon = true", "11: vm 1, balloon: want a table as in { min = \"128M\" }, or false"),
+        ("balloon = {}", "11: vm 1, balloon.min: the field is missing"),
+        ("balloon = { min = \"3M\" }", "19: vm 1, balloon.min: 3M is not a multiple of 2M"),
+        ("balloon = { min = \"1G\" }", "11: vm 1, balloon: it cannot keep 1G of 512M"),
+        (
+            "balloon = { min = \"8M\" }\nassign = [\"serial1\"]",
+            "11: vm 1, balloon: a balloon and devices of the board's do not go together",
+        ),
+        ("balloon = { min = \"8M\", most = 1 }", "25: vm 1, balloon.most: unknown field"),
         ("memory = 512", "10: vm 1, memory: 512 will not do; want a size in quotes with a unit"),
         ("vcpus = 0", "9: vm 1, vcpus: 0 will not do; want a whole number from 1 to 8"),
         ("vcpus = -1", "9: vm 1, vcpus: -1 will not do"),

@@ -15,7 +15,7 @@ use toml::Spanned;
 use toml::de::{DeArray, DeInteger, DeValue};
 
 use super::nearest;
-use crate::size;
+use crate::{guest, size};
 
 /// A value and where it stands.
 pub type Value<'a> = Spanned<DeValue<'a>>;
@@ -119,6 +119,34 @@ pub fn memory(value: &Value<'_>, check: impl Fn(u64) -> Result<(), String>) -> M
         let bytes = size::parse(text)?;
         check(bytes).map(|()| bytes)
     })
+}
+
+/// A balloon: what the guest keeps. False is for none, where the defaults have one.
+pub fn balloon(value: &Value<'_>) -> Meaning<Option<u64>> {
+    if value.get_ref().as_bool() == Some(false) {
+        return Ok(None);
+    }
+    let Some(table) = value.get_ref().as_table() else {
+        return want(value, "a table as in { min = \"128M\" }, or false");
+    };
+    let (mut wrongs, mut min) = (Vec::new(), None);
+    for (key, value) in table {
+        let name = key.get_ref().as_ref();
+        if name != "min" {
+            let text = format!("unknown field{}", nearest::hint(name, &["min"]));
+            wrongs.push(Wrong { at: key.span().start, part: format!(".{name}"), text });
+            continue;
+        }
+        match memory(value, guest::check_balloon) {
+            Ok(bytes) => min = Some(bytes),
+            Err(why) => wrongs.extend(why.into_iter().map(|why| below(why, name))),
+        }
+    }
+    if !table.keys().any(|key| key.get_ref() == "min") {
+        let text = "the field is missing".to_owned();
+        wrongs.push(Wrong { at: value.span().start, part: ".min".to_owned(), text });
+    }
+    if wrongs.is_empty() { Ok(min) } else { Err(wrongs) }
 }
 
 /// How much output is kept.

@@ -55,11 +55,22 @@ pub struct Run<'b> {
 impl<'b> Run<'b> {
     /// Runs a manifest until all that is to be said at the `start` has been.
     pub fn start(bench: &'b Bench, manifest: &Path, args: &[&str], start: &[&str]) -> Result<Self> {
+        Self::start_within(bench, manifest, args, start, RUN_SECONDS)
+    }
+
+    /// The same; the run ends by itself after so many seconds.
+    pub fn start_within(
+        bench: &'b Bench,
+        manifest: &Path,
+        args: &[&str],
+        start: &[&str],
+        seconds: u64,
+    ) -> Result<Self> {
         bench.machine()?;
         let socket = paths::scratch("ctl-test")?;
         let (file, path) = (manifest.to_string_lossy(), socket.to_string_lossy());
         let args = [&[&file, "--socket", &path], args].concat();
-        let mut session = Session::start(bench, &args, RUN_SECONDS)?;
+        let mut session = Session::start(bench, &args, seconds)?;
         for said in start {
             session.wait_for(said, START_SECONDS)?;
         }

@@ -66,6 +66,7 @@ fn nothing_that_the_hypervisor_tells_is_unknown_to_the_view() {
             sched,
             vcpu_list: vec![vcpu],
             devices: Vec::new(),
+            balloon: None,
         };
         take(&mut model, Part::Vcpus("web".to_owned()), second, &details);
         let memory = MemoryReport {
