@@ -418,7 +418,10 @@ mod tests {
             ("halt", "`halt` is no command; try `help`"),
             ("vm start", "use: vm start NAME"),
             ("vm stop --force", "use: vm stop [--force] NAME"),
-            ("vm fly web", "use: vm list|info|dump|start|pause|resume|stop|reset|destroy [NAME]"),
+            (
+                "vm fly web",
+                "use: vm list|info|dump|start|pause|resume|stop|reset|destroy|balloon [NAME]",
+            ),
             ("agent web", "use: agent NAME ping|info|sync|shutdown|reboot"),
             ("agent web dance", "use: agent NAME ping|info|sync|shutdown|reboot"),
             ("cpu 1", "use: cpu"),

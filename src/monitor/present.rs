@@ -68,6 +68,7 @@ impl<'a, M: Machine> Present<'a, M> {
             state: state(vm.as_deref()),
             vcpus: config.vcpus,
             memory: config.memory,
+            given_back: vm.as_deref().map_or(0, Vm::given_back),
             cpu_micros: self.micros(vm.as_deref().map_or(Ticks(0), |vm| self.ran(vm))),
             exits: vm.as_deref().map_or(0, exits),
             resets: vm.as_deref().map_or(0, Vm::resets),

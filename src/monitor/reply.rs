@@ -64,6 +64,8 @@ pub struct VmSummary {
     pub vcpus: u8,
     /// Its RAM, in bytes.
     pub memory: u64,
+    /// What of that is back in the pool, as the guest does not use it.
+    pub given_back: u64,
     /// The CPU time that all its vCPUs have had.
     pub cpu_micros: u64,
     /// How often its vCPUs have exited to the hypervisor.

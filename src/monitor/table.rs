@@ -58,11 +58,20 @@ fn vm_row(vm: &VmSummary) -> Vec<String> {
         &vm.name,
         &state(vm.state),
         &vm.vcpus,
-        &Size(vm.memory),
+        &present(vm),
         &Seconds(vm.cpu_micros),
         &vm.exits,
         &vm.resets,
     ])
+}
+
+/// How much memory it has, and of how much where that is less than all.
+fn present(vm: &VmSummary) -> String {
+    let all = Size(vm.memory);
+    match vm.given_back {
+        0 => all.to_string(),
+        back => format!("{} of {all}", Size(vm.memory.saturating_sub(back))),
+    }
 }
 
 const fn state(state: VmState) -> &'static str {

@@ -23,6 +23,7 @@ impl Fake {
             state: VmState::Running,
             vcpus: 2,
             memory: 512 << 20,
+            given_back: id as u64 * (200 << 20),
             cpu_micros: 1_500_000,
             exits: 1234,
             resets: 0,
@@ -180,13 +181,13 @@ fn json_says(command: &str) -> String {
 fn one_answer_is_a_table_for_people_and_json_for_programs() {
     assert_eq!(
         shell_says("vm list"),
-        "id  name     state    vcpus   memory  cpu time  exits  resets\n\
-         0   web      running      2  512 MiB   1.500 s   1234       0\n\
-         1   control  running      2  512 MiB   1.500 s   1234       0\n"
+        "id  name     state    vcpus              memory  cpu time  exits  resets\n\
+         0   web      running      2             512 MiB   1.500 s   1234       0\n\
+         1   control  running      2  312 MiB of 512 MiB   1.500 s   1234       0\n"
     );
     assert_eq!(
         json_says("vm info control").split(",\"uptime").next().unwrap(),
-        r#"{"id":3,"ok":true,"result":{"id":1,"name":"control","state":"running","vcpus":2,"memory":536870912,"cpu_micros":1500000,"exits":1234,"resets":0"#
+        r#"{"id":3,"ok":true,"result":{"id":1,"name":"control","state":"running","vcpus":2,"memory":536870912,"given_back":209715200,"cpu_micros":1500000,"exits":1234,"resets":0"#
     );
     assert_eq!(
         json_says("vm dump web"),

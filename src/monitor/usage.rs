@@ -132,7 +132,7 @@ pub const USAGES: &[Usage] = &[
 const VM: Usage = usage(
     &["vm"],
     &[],
-    "vm list|info|dump|start|pause|resume|stop|reset|destroy [NAME]",
+    "vm list|info|dump|start|pause|resume|stop|reset|destroy|balloon [NAME]",
     "the VMs and their lives",
 );
 

@@ -24,6 +24,8 @@ pub struct Vm {
     pub vcpus: Option<u64>,
     /// In bytes.
     pub memory: Option<u64>,
+    /// What of that it is without.
+    pub given_back: Option<u64>,
     pub cpu_micros: Option<u64>,
     pub exits: Option<u64>,
     pub resets: Option<u64>,
@@ -92,6 +94,7 @@ pub fn vms(reply: &Value) -> Vec<Vm> {
             state: text(entry, "state"),
             vcpus: number(entry, "vcpus"),
             memory: number(entry, "memory"),
+            given_back: number(entry, "given_back"),
             cpu_micros: number(entry, "cpu_micros"),
             exits: number(entry, "exits"),
             resets: number(entry, "resets"),

@@ -123,7 +123,7 @@ fn vm_row(row: &VmRow) -> Row<'static> {
         Cell::new(vm.name.clone()),
         Cell::new(state).style(Style::new().fg(colour)),
         right(optional(vm.vcpus)),
-        right(size(vm.memory)),
+        right(size(vm.memory.map(|all| all.saturating_sub(vm.given_back.unwrap_or(0))))),
         right(percent(row.share)),
         right(rate(row.exits_per_second)),
         right(optional(vm.resets)),

@@ -23,6 +23,7 @@ fn vm(exits: u64) -> VmSummary {
         state: VmState::Paused,
         vcpus: 2,
         memory: 1 << 29,
+        given_back: 1 << 28,
         cpu_micros: 500_000 * exits,
         exits,
         resets: 3,
@@ -84,8 +85,8 @@ fn nothing_that_the_hypervisor_tells_is_unknown_to_the_view() {
     assert_eq!(vms[0].share, Some(0.5));
     assert_eq!(vms[0].exits_per_second, Some(1.0));
     assert_eq!(
-        (vms[0].vm.vcpus, vms[0].vm.memory, vms[0].vm.resets),
-        (Some(2), Some(1 << 29), Some(3))
+        (vms[0].vm.vcpus, vms[0].vm.memory, vms[0].vm.given_back, vms[0].vm.resets),
+        (Some(2), Some(1 << 29), Some(1 << 28), Some(3))
     );
     assert_eq!(vms[0].sched.as_ref().and_then(|sched| sched.weight), Some(7));
     assert_eq!(model.state("web"), Some("paused"));

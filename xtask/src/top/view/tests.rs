@@ -31,7 +31,7 @@ fn sampled() -> App {
             Part::Vms,
             json!([{"id": 0, "name": "debian", "state": "running", "vcpus": 2, "memory": 512 << 20,
                     "cpu_micros": 1_500_000 * factor, "exits": 12_345 * factor, "resets": 1},
-                   {"id": 1, "name": "hello", "state": "paused", "vcpus": 1, "memory": 64 << 20}]),
+                   {"id": 1, "name": "hello", "state": "paused", "vcpus": 1, "memory": 128 << 20, "given_back": 64 << 20}]),
         );
         take(
             Part::Cpus,
