@@ -32,6 +32,8 @@ extern crate alloc;
 
 pub mod addr;
 pub mod console;
+#[cfg(not(target_os = "none"))]
+mod copy;
 pub mod cpu;
 mod crc32;
 pub mod device;
@@ -58,3 +60,5 @@ pub mod platform;
 
 #[cfg(target_os = "none")]
 pub mod arch;
+#[cfg(target_os = "none")]
+use arch::memory as copy;

@@ -13,6 +13,7 @@
 //! | [`timer`] | the generic timer |
 //! | [`maintenance`] | caches and TLBs |
 //! | [`checksum`] | CRC-32 |
+//! | [`memory`] | bytes copied |
 //! | [`this_cpu`] | all of it as a `Machine` |
 //! | [`heap`] | the heap |
 //! | [`id_registers`] | what the CPU says of itself |
@@ -33,6 +34,7 @@ pub mod heap;
 pub mod host;
 pub mod id_registers;
 pub mod maintenance;
+pub mod memory;
 pub mod mmu;
 pub mod monitor;
 pub mod percpu;

@@ -4,7 +4,8 @@
 //! memory is a piece of the heap whose provenance was exposed, and the same code serves both.
 //!
 //! A guest may change its RAM at any time, and a table walker reads descriptors at any time. Hence no
-//! reference to such memory ever exists: every access is volatile or atomic, and by value.
+//! reference to such memory ever exists: every access is volatile or atomic, and by value, or copies bytes in a way that the
+//! compiler does not know ([`copy::bytes`]). What was copied is looked at, and not where it was copied from.
 //!
 //! # The unsafe contract
 //!
@@ -23,6 +24,7 @@ use spin::mutex::SpinMutex;
 
 use super::maintenance::Maintenance;
 use crate::addr::{PhysAddr, Region};
+use crate::copy;
 
 const _: () = assert!(size_of::<usize>() == size_of::<u64>(), "an address is a pointer value");
 
@@ -146,187 +148,25 @@ pub(super) fn store_descriptor(at: PhysAddr, value: u64) {
     unsafe { AtomicU64::from_ptr(pointer(at)) }.store(value, Ordering::Relaxed);
 }
 
-/// Copies the bytes from `at` on into `into`, each read once.
+/// Copies the bytes from `at` on into `into`.
 pub(super) fn read_into(at: PhysAddr, into: &mut [u8]) {
-    let mut at = at.raw();
-    let (head, rest) = into.split_at_mut(bytes_to_alignment(at).min(into.len()));
-    for byte in head {
-        *byte = read(PhysAddr::new(at));
-        at += 1;
-    }
-    let (words, tail) = rest.as_chunks_mut::<8>();
-    for word in words {
-        *word = read::<u64>(PhysAddr::new(at)).to_le_bytes();
-        at += 8;
-    }
-    for byte in tail {
-        *byte = read(PhysAddr::new(at));
-        at += 1;
-    }
+    // SAFETY: as for `read`; what is written is exclusively ours.
+    unsafe { copy::bytes(pointer(at), into.as_mut_ptr(), into.len()) }
 }
 
-/// Copies `from` to the bytes from `at` on, each written once.
+/// Copies `from` to the bytes from `at` on.
 pub(super) fn write_from(at: PhysAddr, from: &[u8]) {
-    // SAFETY: every value of the bits is a `u128`.
-    let (head, words, tail) = unsafe { from.align_to::<u128>() };
-    let middle = at.raw().wrapping_add(head.len() as u64);
-    if words.is_empty() || !middle.is_multiple_of(size_of::<u128>() as u64) {
-        return write_unaligned(at.raw(), from);
-    }
-    write_unaligned(at.raw(), head);
-    let mut to: *mut u128 = pointer(PhysAddr::new(middle));
-    let (lines, rest) = words.as_chunks::<4>();
-    for [a, b, c, d] in lines {
-        // SAFETY: as for `write`; the four words are of the bytes that the caller names, and aligned.
-        unsafe {
-            to.write_volatile(*a);
-            to.add(1).write_volatile(*b);
-            to.add(2).write_volatile(*c);
-            to.add(3).write_volatile(*d);
-            to = to.wrapping_add(4);
-        }
-    }
-    for word in rest {
-        // SAFETY: as above.
-        unsafe { to.write_volatile(*word) };
-        to = to.wrapping_add(1);
-    }
-    write_unaligned(middle.wrapping_add(size_of_val(words) as u64), tail);
+    // SAFETY: as for `write`; what is read does not change meanwhile.
+    unsafe { copy::bytes(from.as_ptr(), pointer(at), from.len()) }
 }
 
-/// The same where the two ends are not aligned alike.
-fn write_unaligned(mut at: u64, from: &[u8]) {
-    let (head, rest) = from.split_at(bytes_to_alignment(at).min(from.len()));
-    for &byte in head {
-        write(PhysAddr::new(at), byte);
-        at += 1;
-    }
-    let (words, tail) = rest.as_chunks::<8>();
-    for &word in words {
-        write(PhysAddr::new(at), u64::from_le_bytes(word));
-        at += 8;
-    }
-    for &byte in tail {
-        write(PhysAddr::new(at), byte);
-        at += 1;
-    }
-}
-
-/// Copies `size` bytes; each is written once, and they do not overlap. Where the two ends are not aligned alike, the
-/// whole words that they begin and end in are read.
+/// Copies `size` bytes. Where the two overlap, each byte becomes any of those that were copied.
 pub(super) fn copy(from: PhysAddr, to: PhysAddr, size: u64) {
-    const WORD: u64 = size_of::<u128>() as u64;
-    let edge = (to.raw().wrapping_neg() & (WORD - 1)).min(size);
-    let (mut from, mut to) = (from.raw(), to.raw());
-    copy_bytes(&mut from, &mut to, edge);
-    let rest = size - edge;
-    if rest == 0 {
-        return;
-    }
-    if from.is_multiple_of(WORD) {
-        let (mut source, mut target): (*mut u128, *mut u128) =
-            (pointer(PhysAddr::new(from)), pointer(PhysAddr::new(to)));
-        for _ in 0..rest / (8 * WORD) {
-            // SAFETY: as for `read` and `write`: the eight words are among the bytes that the caller names, and aligned.
-            unsafe {
-                copy_line(source, target);
-                copy_line(source.add(4), target.add(4));
-            }
-            source = source.wrapping_add(8);
-            target = target.wrapping_add(8);
-        }
-        let done = rest / (8 * WORD) * (8 * WORD);
-        from = from.wrapping_add(done);
-        to = to.wrapping_add(done);
-        copy_words(&mut from, &mut to, (rest - done) / 8);
-    } else if from.is_multiple_of(8) {
-        copy_words(&mut from, &mut to, rest / 8);
-    } else {
-        match from & 7 {
-            1 => copy_shifted::<8>(&mut from, &mut to, rest / 8),
-            2 => copy_shifted::<16>(&mut from, &mut to, rest / 8),
-            3 => copy_shifted::<24>(&mut from, &mut to, rest / 8),
-            4 => copy_shifted::<32>(&mut from, &mut to, rest / 8),
-            5 => copy_shifted::<40>(&mut from, &mut to, rest / 8),
-            6 => copy_shifted::<48>(&mut from, &mut to, rest / 8),
-            _ => copy_shifted::<56>(&mut from, &mut to, rest / 8),
-        }
-    }
-    copy_bytes(&mut from, &mut to, rest % 8);
-}
-
-/// Four words of [`copy`].
-///
-/// # Safety
-///
-/// They are in frames of the pool (module page), at either end.
-#[inline(always)]
-unsafe fn copy_line(from: *const u128, to: *mut u128) {
-    // SAFETY: as the caller promises, the words are there; both ends are aligned, as pointers of this type are here.
+    #[allow(clippy::cast_possible_truncation, reason = "asserted above to have the same size")]
+    // SAFETY: as for `read` and `write`.
     unsafe {
-        let [a, b] = [from.read_volatile(), from.add(1).read_volatile()];
-        let [c, d] = [from.add(2).read_volatile(), from.add(3).read_volatile()];
-        to.write_volatile(a);
-        to.add(1).write_volatile(b);
-        to.add(2).write_volatile(c);
-        to.add(3).write_volatile(d);
+        copy::bytes(pointer(from), pointer(to), size as usize)
     }
-}
-
-/// So many bytes of [`copy`].
-fn copy_bytes(from: &mut u64, to: &mut u64, count: u64) {
-    for _ in 0..count {
-        write(PhysAddr::new(*to), read::<u8>(PhysAddr::new(*from)));
-        *from = from.wrapping_add(1);
-        *to = to.wrapping_add(1);
-    }
-}
-
-/// So many double words, both ends aligned to them.
-fn copy_words(from: &mut u64, to: &mut u64, count: u64) {
-    for _ in 0..count {
-        write(PhysAddr::new(*to), read::<u64>(PhysAddr::new(*from)));
-        *from = from.wrapping_add(8);
-        *to = to.wrapping_add(8);
-    }
-}
-
-/// So many double words, of which each is put together from two: where they come from they are not aligned, but begin `BITS`
-/// bits into a word. A word that holds one of the bytes lies in the frame that the byte lies in.
-fn copy_shifted<const BITS: u64>(from: &mut u64, to: &mut u64, count: u64) {
-    if count == 0 {
-        return;
-    }
-    let joined = |low: u64, high: u64| low >> BITS | high << (64 - BITS);
-    let mut source: *mut u64 = pointer(PhysAddr::new(*from & !7));
-    let mut target: *mut u64 = pointer(PhysAddr::new(*to));
-    // SAFETY: as for `read`; and so on below, as for `write`: all of them are words that hold bytes that the caller names.
-    let mut word = unsafe { source.read_volatile() };
-    for _ in 0..count / 4 {
-        // SAFETY: as above.
-        unsafe {
-            let [a, b] = [source.add(1).read_volatile(), source.add(2).read_volatile()];
-            let [c, d] = [source.add(3).read_volatile(), source.add(4).read_volatile()];
-            target.write_volatile(joined(word, a));
-            target.add(1).write_volatile(joined(a, b));
-            target.add(2).write_volatile(joined(b, c));
-            target.add(3).write_volatile(joined(c, d));
-            word = d;
-        }
-        source = source.wrapping_add(4);
-        target = target.wrapping_add(4);
-    }
-    for _ in 0..count % 4 {
-        source = source.wrapping_add(1);
-        // SAFETY: as above.
-        let next = unsafe { source.read_volatile() };
-        // SAFETY: as above.
-        unsafe { target.write_volatile(joined(word, next)) };
-        target = target.wrapping_add(1);
-        word = next;
-    }
-    *from = from.wrapping_add(8 * count);
-    *to = to.wrapping_add(8 * count);
 }
 
 /// Zeroes `region`.
@@ -378,11 +218,6 @@ impl Erasable {
     pub fn zero(&self) {
         zero(self.0);
     }
-}
-
-/// How many bytes from `at` to the next multiple of 8.
-fn bytes_to_alignment(at: u64) -> usize {
-    usize::from(at.wrapping_neg().to_le_bytes()[0] & 7)
 }
 
 #[cfg(test)]

@@ -1,0 +1,84 @@
+// Copies bytes of Normal memory at any alignment: `SCTLR_EL2.A` is off, so loads and stores there may be unaligned. It is
+// `memcpy` as well, which the compiler calls also for a few bytes, as code for a CPU that checks alignment has to.
+//
+// Up to 64 bytes, all is read before anything is written: the first and the last words, which overlap where there are fewer.
+//
+// x0: to, kept for the caller. x1: from. x2: how many bytes. x4, x5: where these end.
+
+.macro both, load:req, store:req, a:req, b:req, size:req
+    \load \a, [x1]
+    \load \b, [x4, #-\size]
+    \store \a, [x0]
+    \store \b, [x5, #-\size]
+    ret
+.endm
+
+.section .text.plinth_copy, "ax"
+.balign 16
+.global plinth_copy
+.type plinth_copy, %function
+plinth_copy:
+    add x4, x1, x2
+    add x5, x0, x2
+    cmp x2, #16
+    b.hi 3f
+    cmp x2, #8
+    b.lo 1f
+    both ldur, stur, x6, x7, 8
+1:  tbz x2, #2, 2f
+    both ldur, stur, w6, w7, 4
+2:  cbz x2, 9f
+    cmp x2, #1
+    b.ls 8f
+    both ldurh, sturh, w6, w7, 2
+8:  ldrb w6, [x1]
+    strb w6, [x0]
+9:  ret
+3:  cmp x2, #32
+    b.hi 4f
+    ldp x6, x7, [x1]
+    ldp x8, x9, [x4, #-16]
+    stp x6, x7, [x0]
+    stp x8, x9, [x5, #-16]
+    ret
+4:  cmp x2, #64
+    b.hi 5f
+    ldp x6, x7, [x1]
+    ldp x8, x9, [x1, #16]
+    ldp x10, x11, [x4, #-32]
+    ldp x12, x13, [x4, #-16]
+    stp x6, x7, [x0]
+    stp x8, x9, [x0, #16]
+    stp x10, x11, [x5, #-32]
+    stp x12, x13, [x5, #-16]
+    ret
+    // The first 16 bytes; from the next multiple of 16 on, 64 in each turn; the last 64.
+5:  ldp x6, x7, [x1]
+    orr x3, x0, #15
+    add x3, x3, #1
+    sub x8, x3, x0
+    add x1, x1, x8
+    stp x6, x7, [x0]
+    sub x2, x5, #64
+    cmp x3, x2
+    b.hs 7f
+6:  ldp x8, x9, [x1, #16]
+    ldp x10, x11, [x1, #32]
+    ldp x12, x13, [x1, #48]
+    ldp x6, x7, [x1], #64
+    stp x8, x9, [x3, #16]
+    stp x10, x11, [x3, #32]
+    stp x12, x13, [x3, #48]
+    stp x6, x7, [x3], #64
+    cmp x3, x2
+    b.lo 6b
+7:  ldp x6, x7, [x4, #-64]
+    ldp x8, x9, [x4, #-48]
+    ldp x10, x11, [x4, #-32]
+    ldp x12, x13, [x4, #-16]
+    stp x6, x7, [x5, #-64]
+    stp x8, x9, [x5, #-48]
+    stp x10, x11, [x5, #-32]
+    stp x12, x13, [x5, #-16]
+    ret
+.size plinth_copy, . - plinth_copy
