@@ -82,3 +82,61 @@ plinth_copy:
     stp x12, x13, [x5, #-16]
     ret
 .size plinth_copy, . - plinth_copy
+
+// Fills bytes of Normal memory, in the same way; it is `memset` as well.
+//
+// x0: where, kept for the caller. w1: with which byte. x2: how many. x5: where they end.
+.section .text.plinth_fill, "ax"
+.balign 16
+.global plinth_fill
+.type plinth_fill, %function
+plinth_fill:
+    and w1, w1, #0xff
+    orr w1, w1, w1, lsl #8
+    orr w1, w1, w1, lsl #16
+    orr x1, x1, x1, lsl #32
+    add x5, x0, x2
+    cmp x2, #16
+    b.hi 3f
+    cmp x2, #8
+    b.lo 1f
+    str x1, [x0]
+    stur x1, [x5, #-8]
+    ret
+1:  tbz x2, #2, 2f
+    str w1, [x0]
+    stur w1, [x5, #-4]
+    ret
+2:  cbz x2, 9f
+    strb w1, [x0]
+    strb w1, [x5, #-1]
+    cmp x2, #3
+    b.lo 9f
+    strb w1, [x0, #1]
+9:  ret
+3:  stp x1, x1, [x0]
+    stp x1, x1, [x5, #-16]
+    cmp x2, #32
+    b.ls 9b
+    cmp x2, #64
+    b.hi 5f
+    stp x1, x1, [x0, #16]
+    stp x1, x1, [x5, #-32]
+    ret
+    // From the next multiple of 16 on, 64 in each turn; the last 64, of which 16 are filled.
+5:  orr x3, x0, #15
+    add x3, x3, #1
+    sub x2, x5, #64
+    cmp x3, x2
+    b.hs 7f
+6:  stp x1, x1, [x3, #16]
+    stp x1, x1, [x3, #32]
+    stp x1, x1, [x3, #48]
+    stp x1, x1, [x3], #64
+    cmp x3, x2
+    b.lo 6b
+7:  stp x1, x1, [x5, #-64]
+    stp x1, x1, [x5, #-48]
+    stp x1, x1, [x5, #-32]
+    ret
+.size plinth_fill, . - plinth_fill

@@ -217,9 +217,9 @@ impl Guest {
         if writes { &mut offer.writable } else { &mut offer.readable }.extend(pieces);
         offer.writable.push(buffer(start + 32, 1));
         let ram = self.ram.clone();
-        let id = self.driver.offer(&ram, &offer).expect("there is room");
+        let id = self.driver.offer(ram.get().unwrap(), &offer).expect("there is room");
         self.places.push((id, place));
-        if self.driver.show(&ram) {
+        if self.driver.show(ram.get().unwrap()) {
             self.set(0x050, 0);
         }
         self.go_on();
@@ -245,7 +245,7 @@ impl Guest {
         self.go_on();
         let ram = self.ram.clone();
         let mut all = Vec::new();
-        while let Some((id, written)) = self.driver.used(&ram) {
+        while let Some((id, written)) = self.driver.used(ram.get().unwrap()) {
             let at = self.places.iter().position(|(other, _)| *other == id).unwrap();
             let (_, place) = self.places.remove(at);
             let status = self.bytes(DATA + place * SLOT + 32, 1)[0];
@@ -349,9 +349,9 @@ fn what_a_guest_cannot_ask_for_is_an_error_and_never_reaches_the_disk() {
         let writable = vec![buffer(DATA + 32, 1)];
         let ram = guest.ram.clone();
         let offer = Offer { readable, writable, indirect: false };
-        let id = guest.driver.offer(&ram, &offer).unwrap();
+        let id = guest.driver.offer(ram.get().unwrap(), &offer).unwrap();
         guest.places.push((id, 0));
-        guest.driver.show(&ram);
+        guest.driver.show(ram.get().unwrap());
         guest.set(0x050, 0);
         assert_eq!(guest.waiting_or_failed(), FAILED);
     }

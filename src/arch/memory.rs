@@ -1,12 +1,13 @@
-//! Copying bytes.
+//! Copying and filling bytes.
 
 use core::arch::global_asm;
 
 global_asm!(include_str!("../../boot/copy.S"));
 
-// In place of the `memcpy` of `compiler_builtins`, which takes bytes one by one before and behind aligned words, and puts words
-// together from bytes where the two ends are not aligned alike.
+// In place of those of `compiler_builtins`, which take bytes one by one before and behind aligned words, and put words together
+// from bytes where the two ends are not aligned alike.
 global_asm!(".global memcpy", ".set memcpy, plinth_copy");
+global_asm!(".global memset", ".set memset, plinth_fill");
 
 unsafe extern "C" {
     fn plinth_copy(to: *mut u8, from: *const u8, count: usize) -> *mut u8;

@@ -263,7 +263,7 @@ impl GuestMemory {
     }
 
     /// Reads two double words; each in one access where they are aligned.
-    #[inline]
+    #[inline(always)]
     pub fn read_pair(&self, ipa: Ipa) -> Result<[u64; 2], OutsideRam> {
         match self.in_one_block(ipa, 16).filter(|at| at.is_aligned(8)) {
             Some(at) => Ok([phys::read(at), phys::read(PhysAddr::new(at.raw().wrapping_add(8)))]),
@@ -280,6 +280,22 @@ impl GuestMemory {
         let len = bytes.len().min(word_len::<T>());
         self.read_into(ipa, &mut bytes[..len])?;
         Ok(T::from_u64(u64::from_le_bytes(bytes)))
+    }
+
+    /// Writes two words; each in one access where they are aligned.
+    #[inline]
+    pub fn write_pair(&self, ipa: Ipa, [first, second]: [u32; 2]) -> Result<(), OutsideRam> {
+        match self.in_one_block(ipa, 8).filter(|at| at.is_aligned(4)) {
+            Some(at) => {
+                phys::write(at, first);
+                phys::write(PhysAddr::new(at.raw().wrapping_add(4)), second);
+                Ok(())
+            }
+            None => {
+                let (low, high) = (u64::from(first), u64::from(second));
+                self.write_from(ipa, &(low | high << 32).to_le_bytes())
+            }
+        }
     }
 
     /// Writes an integer; in one access where it is aligned.
@@ -460,9 +476,12 @@ impl GuestMemory {
             [only] => only,
             all => all.get(all.partition_point(|piece| piece.ipas.last() < ipa))?,
         };
-        let offset = ipa.offset_from(piece.ipas.start())?;
-        let inside = offset <= piece.ipas.size() && size <= piece.ipas.size() - offset;
-        (inside && size != 0).then(|| PhysAddr::new(piece.run.start().raw().wrapping_add(offset)))
+        let start = piece.ipas.start().raw();
+        let offset = ipa.raw().wrapping_sub(start);
+        let last = piece.ipas.last().raw().wrapping_sub(start);
+        // Of no bytes, the last one is out of reach.
+        let inside = offset <= last && size.wrapping_sub(1) <= last - offset;
+        inside.then(|| PhysAddr::new(piece.run.start().raw().wrapping_add(offset)))
     }
 }
 
@@ -541,8 +560,30 @@ mod tests {
     }
 
     #[test]
+    fn two_words_are_written_wherever_they_lie_and_nothing_else() {
+        let memory = ram();
+        for offset in [0, 4, 1, 4 * 4096 - 8, 4 * 4096 - 4, 4 * 4096 - 1, SIZE - 8] {
+            memory.zero(region(0, SIZE)).unwrap();
+            memory.write_pair(at(offset), [0x0403_0201, 0x0807_0605]).unwrap();
+            let mut found = vec![0; LEN];
+            memory.read_into(BASE, &mut found).unwrap();
+            let mut model = vec![0; LEN];
+            model[usize::try_from(offset).unwrap()..][..8]
+                .copy_from_slice(&[1, 2, 3, 4, 5, 6, 7, 8]);
+            assert!(found == model, "at {offset}");
+        }
+    }
+
+    #[test]
     fn an_access_that_leaves_ram_by_one_byte_changes_nothing() {
         let memory = ram();
+        for offset in [SIZE - 4, SIZE - 7, SIZE] {
+            let outside = OutsideRam { ipa: at(offset), size: 8 };
+            assert_eq!(memory.write_pair(at(offset), [1, 1]), Err(outside));
+        }
+        for offset in [SIZE - 4, SIZE - 7] {
+            assert_eq!(memory.read::<u8>(at(offset)), Ok(0));
+        }
         let end = at(SIZE - 7);
         assert_eq!(memory.write(end, u64::MAX), Err(OutsideRam { ipa: end, size: 8 }));
         assert_eq!(memory.write_from(end, &[1; 8]), Err(OutsideRam { ipa: end, size: 8 }));

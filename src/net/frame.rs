@@ -49,13 +49,17 @@ pub struct Header {
 }
 
 impl Header {
+    /// Nobody sends it to anybody.
+    pub const NONE: Self =
+        Self { destination: MacAddr([0; 6]), source: MacAddr([0; 6]), tag: None, ethertype: 0 };
+
     /// The header of a frame that begins with `bytes`; [`HEADER`] of them are enough. `None` where the frame ends before
     /// its header does.
     pub fn parse(bytes: &[u8]) -> Option<Self> {
-        let (destination, rest) = bytes.split_first_chunk()?;
-        let (source, rest) = rest.split_first_chunk()?;
-        let (ethertype, rest) = word(rest)?;
-        let (destination, source) = (MacAddr(*destination), MacAddr(*source));
+        let ([a, b, c, d, e, f, g, h, i, j, k, l, m, n], rest) = bytes.split_first_chunk()?;
+        let destination = MacAddr([*a, *b, *c, *d, *e, *f]);
+        let source = MacAddr([*g, *h, *i, *j, *k, *l]);
+        let ethertype = u16::from_be_bytes([*m, *n]);
         if ethertype != TAGGED {
             return Some(Self { destination, source, tag: None, ethertype });
         }
@@ -111,6 +115,12 @@ impl Head {
     /// The same with zeros behind them, and how many they are.
     pub const fn padded(&self) -> ([u8; HEADER], usize) {
         (self.bytes, self.length as usize)
+    }
+
+    /// By how many bytes the frame grows.
+    #[inline]
+    pub const fn growth(&self) -> i16 {
+        (self.length as i16).wrapping_sub(self.replaces as i16)
     }
 
     /// How many of the frame's own first bytes they are sent instead of.

@@ -55,17 +55,13 @@ impl PortSet {
 impl Iterator for PortSet {
     type Item = u8;
 
+    #[inline]
     fn next(&mut self) -> Option<u8> {
-        for (index, word) in self.0.iter_mut().enumerate() {
-            let bit = word.trailing_zeros();
-            if let Ok(bit) = u8::try_from(bit)
-                && bit < 64
-            {
-                *word &= *word - 1;
-                return u8::try_from(index << 6).ok().map(|base| base | bit);
-            }
-        }
-        None
+        let index = self.0.iter().position(|word| *word != 0)?;
+        let word = self.0.get_mut(index)?;
+        let bit = word.trailing_zeros() as usize;
+        *word &= word.wrapping_sub(1);
+        u8::try_from(index << 6 | bit).ok()
     }
 }
 

@@ -97,7 +97,7 @@ impl Plan {
     }
 }
 
-/// Where a frame goes: an iterator of the ports, at least one, each with what becomes of the tag on the way.
+/// Where a frame goes: an iterator of the ports, each with what becomes of the tag on the way.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Copies {
     pub(super) network: u8,
@@ -112,6 +112,15 @@ pub struct Copies {
 pub struct Left(PortSet);
 
 impl Copies {
+    /// To nobody.
+    pub const NOWHERE: Self = Self {
+        network: 0,
+        to: PortSet::EMPTY,
+        untagged: PortSet::EMPTY,
+        with_tag: TagChange::Keep,
+        without_tag: TagChange::Keep,
+    };
+
     /// Where it is still to go.
     pub const fn left(&self) -> Left {
         Left(self.to)
@@ -128,6 +137,7 @@ impl Left {
 impl Iterator for Copies {
     type Item = (PortId, TagChange);
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         let index = self.to.next()?;
         let tag = if self.untagged.contains(index) { self.without_tag } else { self.with_tag };

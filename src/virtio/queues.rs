@@ -15,7 +15,7 @@ use spin::mutex::{TicketMutex, TicketMutexGuard};
 
 use super::backend::{Backend, Served};
 use super::queue::{Bad, Chain, Head, Virtqueue};
-use super::ram::GuestRam;
+use super::ram::{GuestRam, RamSource};
 use crate::memory::Elastic;
 use crate::memory::elastic::{Filled, UNIT};
 use crate::time::Ticks;
@@ -85,7 +85,7 @@ pub(super) struct Progress {
     pub starved: Option<Ticks>,
 }
 
-impl<R: GuestRam> Queues<R> {
+impl<R: RamSource> Queues<R> {
     /// So many queues in `ram`, none of them ready.
     pub fn new(count: usize, ram: R) -> Self {
         Self {
@@ -203,7 +203,7 @@ impl<R: GuestRam> Queues<R> {
         backend: &mut B,
         index: usize,
     ) -> Result<Progress, Bad> {
-        let ram = &self.ram;
+        let Some(ram) = self.ram.ram() else { return Ok(Progress::default()) };
         let Some(mut queue) = self.lock(index) else { return Ok(Progress::default()) };
         let Queue { ring: Some(ring), chain, in_hand, filled_to, .. } = &mut *queue else {
             return Ok(Progress::default());
@@ -257,11 +257,12 @@ impl<R: GuestRam> Queues<R> {
 
     /// Gives back what `backend` has used by now of the chains that it had kept.
     pub(super) fn give_back<B: Backend>(&self, backend: &mut B) -> Result<(), Bad> {
+        let Some(ram) = self.ram.ram() else { return Ok(()) };
         while let Some(done) = backend.completed() {
             let Some(mut queue) = self.lock(done.queue) else { continue };
             let Some(ring) = &mut queue.ring else { continue };
-            ring.give_back(&self.ram, done.head, done.written)?;
-            if ring.publish(&self.ram)? {
+            ring.give_back(ram, done.head, done.written)?;
+            if ring.publish(ram)? {
                 self.raise(USED_BUFFER);
             }
         }

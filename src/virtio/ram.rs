@@ -37,6 +37,16 @@ pub trait GuestRam {
     /// Not all of it is RAM; nothing was written.
     fn write_u32(&self, ipa: Ipa, value: u32) -> Result<(), OutsideRam>;
 
+    /// Writes two little-endian 32-bit words from `ipa` on, each in one access where they are aligned.
+    ///
+    /// # Errors
+    /// Not all of them are RAM.
+    fn write_words(&self, ipa: Ipa, [first, second]: [u32; 2]) -> Result<(), OutsideRam> {
+        let behind = ipa.checked_add(4).ok_or(OutsideRam { ipa, size: 8 })?;
+        self.write_u32(ipa, first)?;
+        self.write_u32(behind, second)
+    }
+
     /// Reads the little-endian 64-bit word at `ipa`, in one access where it is aligned.
     ///
     /// # Errors
@@ -119,11 +129,16 @@ impl GuestRam for GuestMemory {
     }
 
     #[inline]
+    fn write_words(&self, ipa: Ipa, words: [u32; 2]) -> Result<(), OutsideRam> {
+        self.write_pair(ipa, words)
+    }
+
+    #[inline]
     fn read_u64(&self, ipa: Ipa) -> Result<u64, OutsideRam> {
         self.read(ipa)
     }
 
-    #[inline]
+    #[inline(always)]
     fn read_pair(&self, ipa: Ipa) -> Result<[u64; 2], OutsideRam> {
         Self::read_pair(self, ipa)
     }
@@ -162,72 +177,32 @@ impl GuestRam for GuestMemory {
     }
 }
 
+/// Where a device finds its guest's RAM, once there is some.
+pub trait RamSource {
+    /// The RAM.
+    type Ram: GuestRam;
+
+    /// `None` as long as there is none.
+    fn ram(&self) -> Option<&Self::Ram>;
+}
+
+impl<R: GuestRam> RamSource for R {
+    type Ram = Self;
+
+    #[inline]
+    fn ram(&self) -> Option<&Self> {
+        Some(self)
+    }
+}
+
 /// A VM's RAM, shared by the VM, which owns it, and its devices.
 pub type SharedRam = Arc<Once<GuestMemory>>;
 
-impl GuestRam for SharedRam {
-    #[inline]
-    fn read_u16(&self, ipa: Ipa) -> Result<u16, OutsideRam> {
-        self.get().ok_or(OutsideRam { ipa, size: 2 })?.read_u16(ipa)
-    }
+impl RamSource for SharedRam {
+    type Ram = GuestMemory;
 
     #[inline]
-    fn write_u16(&self, ipa: Ipa, value: u16) -> Result<(), OutsideRam> {
-        self.get().ok_or(OutsideRam { ipa, size: 2 })?.write_u16(ipa, value)
-    }
-
-    #[inline]
-    fn read_u32(&self, ipa: Ipa) -> Result<u32, OutsideRam> {
-        self.get().ok_or(OutsideRam { ipa, size: 4 })?.read_u32(ipa)
-    }
-
-    #[inline]
-    fn write_u32(&self, ipa: Ipa, value: u32) -> Result<(), OutsideRam> {
-        self.get().ok_or(OutsideRam { ipa, size: 4 })?.write_u32(ipa, value)
-    }
-
-    #[inline]
-    fn read_u64(&self, ipa: Ipa) -> Result<u64, OutsideRam> {
-        self.get().ok_or(OutsideRam { ipa, size: 8 })?.read_u64(ipa)
-    }
-
-    #[inline]
-    fn read_pair(&self, ipa: Ipa) -> Result<[u64; 2], OutsideRam> {
-        self.get().ok_or(OutsideRam { ipa, size: 16 })?.read_pair(ipa)
-    }
-
-    #[inline]
-    fn write_u64(&self, ipa: Ipa, value: u64) -> Result<(), OutsideRam> {
-        self.get().ok_or(OutsideRam { ipa, size: 8 })?.write_u64(ipa, value)
-    }
-
-    fn read_bytes(&self, ipa: Ipa, into: &mut [u8]) -> Result<(), OutsideRam> {
-        let outside = OutsideRam { ipa, size: into.len() as u64 };
-        self.get().ok_or(outside)?.read_bytes(ipa, into)
-    }
-
-    fn write_bytes(&self, ipa: Ipa, from: &[u8]) -> Result<(), OutsideRam> {
-        let outside = OutsideRam { ipa, size: from.len() as u64 };
-        self.get().ok_or(outside)?.write_bytes(ipa, from)
-    }
-
-    fn copy_from(&self, ipa: Ipa, store: &Store, offset: u64, size: u64) -> Result<(), OutsideRam> {
-        self.get().ok_or(OutsideRam { ipa, size })?.copy_from(ipa, store, offset, size)
-    }
-
-    fn copy_to(&self, ipa: Ipa, store: &Store, offset: u64, size: u64) -> Result<(), OutsideRam> {
-        self.get().ok_or(OutsideRam { ipa, size })?.copy_to(ipa, store, offset, size)
-    }
-
-    fn zero(&self, ipas: Region<Ipa>) -> Result<(), OutsideRam> {
-        self.get().ok_or(OutsideRam { ipa: ipas.start(), size: ipas.size() })?.zero(ipas)
-    }
-
-    fn holds(&self, ipas: &Region<Ipa>) -> bool {
-        self.get().is_some_and(|ram| ram.holds(ipas))
-    }
-
-    fn memory(&self) -> Option<&GuestMemory> {
+    fn ram(&self) -> Option<&GuestMemory> {
         self.get()
     }
 }

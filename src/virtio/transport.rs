@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::backend::Backend;
 use super::queue::{Bad, Negotiated, Place, Virtqueue};
 use super::queues::{CONFIGURATION, Queues};
-use super::ram::GuestRam;
+use super::ram::RamSource;
 use super::slot::{MAGIC, TRANSPORT_VERSION, VENDOR};
 use crate::device::{Device, Signal};
 use crate::exit::Width;
@@ -118,7 +118,7 @@ pub struct Transport<B, R> {
     now: Ticks,
 }
 
-impl<B: Backend, R: GuestRam> Transport<B, R> {
+impl<B: Backend, R: RamSource> Transport<B, R> {
     /// The device whose queues are in `ram`. The log calls it `owner`.
     pub fn new(backend: B, ram: R, owner: String) -> Self {
         let count = backend.queues().len().min(MAX_QUEUES);
@@ -243,7 +243,7 @@ impl<B: Backend, R: GuestRam> Transport<B, R> {
         let largest = self.backend.queues().get(index).copied().unwrap_or(0);
         let ring = Some(*place)
             .filter(|place| place.size <= largest)
-            .and_then(|place| Virtqueue::new(place, negotiated, self.queues.ram()));
+            .and_then(|place| Virtqueue::new(place, negotiated, self.queues.ram().ram()?));
         if ring.is_none() {
             return self.needs_reset(Mistake::Place(index));
         }
@@ -351,7 +351,7 @@ enum Mistake {
     Outside(Bad),
 }
 
-impl<B: Backend, R: GuestRam + Send + Sync> Device for Transport<B, R> {
+impl<B: Backend, R: RamSource + Send + Sync> Device for Transport<B, R> {
     fn read(&mut self, offset: u64, width: Width, _now: Ticks) -> u64 {
         match offset.checked_sub(register::CONFIG) {
             Some(offset) => self.backend.read_config(offset, width),

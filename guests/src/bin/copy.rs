@@ -1,5 +1,5 @@
-//! Does EL2's way to copy bytes (`boot/copy.S`) copy exactly them, at every alignment of both ends? It is machine instructions,
-//! so nothing runs it on the PC.
+//! Does EL2's way to copy bytes, and to fill them, (`boot/copy.S`) concern exactly them, at every alignment? It is machine
+//! instructions, so nothing runs it on the PC.
 
 #![no_std]
 #![no_main]
@@ -14,6 +14,7 @@ global_asm!(include_str!("../../../boot/copy.S"));
 
 unsafe extern "C" {
     fn plinth_copy(to: *mut u8, from: *const u8, count: usize) -> *mut u8;
+    fn plinth_fill(to: *mut u8, byte: i32, count: usize) -> *mut u8;
 }
 
 /// What is around the bytes that are copied, on either side, and must stay.
@@ -52,6 +53,26 @@ fn main(report: &mut Report) {
     let all = (LONGEST as u64 + 1) * (ALIGNMENTS * ALIGNMENTS) as u64;
     report.equal("copies that are not as they should be", wrong, 0);
     report.equal("copies that return where they went", returned, all);
+    fills(report);
+}
+
+fn fills(report: &mut Report) {
+    let mut wrong = 0;
+    for count in 0..=LONGEST {
+        for start in AROUND..AROUND + ALIGNMENTS {
+            let mut to = Bytes([0xee; ROOM]);
+            let target = to.0[start..].as_mut_ptr();
+            // SAFETY: there is room for the longest behind the last alignment. Only the lowest byte counts.
+            let end = unsafe { plinth_fill(target, 0x1a5, count) };
+            let all = |bytes: &[u8], value| bytes.iter().all(|byte| *byte == value);
+            let right = end == target
+                && all(&to.0[..start], 0xee)
+                && all(&to.0[start..][..count], 0xa5)
+                && all(&to.0[start + count..], 0xee);
+            wrong += u64::from(!right);
+        }
+    }
+    report.equal("fills that are not as they should be", wrong, 0);
 }
 
 /// Every pair of alignments.

@@ -271,7 +271,7 @@ impl Request {
         ram: &SharedRam,
         owner: u16,
     ) -> Option<u64> {
-        let memory = ram.memory()?;
+        let memory = ram.get()?;
         let (most, longest) = part.limits();
         let most = most.min(MAX_SEGMENTS);
         let mut ahead = self.rest.cursor;
@@ -410,7 +410,7 @@ impl Backend for HostBlockDevice {
             let Some(request) = self.take_finished(index) else { continue };
             let status = request.result;
             // If it is no RAM any more, nobody looks there.
-            let _ = self.ram.write_bytes(request.status, &[status as u8]);
+            let _ = self.ram.get().map(|ram| ram.write_bytes(request.status, &[status as u8]));
             let written = request.written(status);
             return Some(Completed { queue: request.queue.into(), head: request.head, written });
         }

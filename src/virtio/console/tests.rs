@@ -100,8 +100,8 @@ impl Guest {
     fn expect(&mut self, queue: usize, size: usize) {
         let buffer = self.place(size);
         let offer = Offer { writable: vec![buffer], ..Offer::default() };
-        let name = self.drivers[queue].offer(&self.ram, &offer).unwrap();
-        self.drivers[queue].show(&self.ram);
+        let name = self.drivers[queue].offer(self.ram.get().unwrap(), &offer).unwrap();
+        self.drivers[queue].show(self.ram.get().unwrap());
         self.buffers[queue].push((name, buffer));
         self.notify(queue);
     }
@@ -117,8 +117,10 @@ impl Guest {
                 readable.push(buffer);
             }
         }
-        self.drivers[queue].offer(&self.ram, &Offer { readable, ..Offer::default() }).unwrap();
-        self.drivers[queue].show(&self.ram);
+        self.drivers[queue]
+            .offer(self.ram.get().unwrap(), &Offer { readable, ..Offer::default() })
+            .unwrap();
+        self.drivers[queue].show(self.ram.get().unwrap());
         self.notify(queue);
     }
 
@@ -140,11 +142,11 @@ impl Guest {
 
     /// How many chains of a queue by which the guest sends are used.
     fn sent(&mut self, queue: usize) -> usize {
-        core::iter::from_fn(|| self.drivers[queue].used(&self.ram)).count()
+        core::iter::from_fn(|| self.drivers[queue].used(self.ram.get().unwrap())).count()
     }
 
     fn received(&mut self, queue: usize) -> Option<Vec<u8>> {
-        let (name, written) = self.drivers[queue].used(&self.ram)?;
+        let (name, written) = self.drivers[queue].used(self.ram.get().unwrap())?;
         let at = self.buffers[queue].iter().position(|(one, _)| *one == name).unwrap();
         let (_, buffer) = self.buffers[queue].remove(at);
         let mut bytes = vec![0; usize::try_from(written).unwrap()];

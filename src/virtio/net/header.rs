@@ -48,6 +48,13 @@ impl NetHeader {
         }
     }
 
+    /// Makes of the bytes that were [`parse`](Self::parse)d those that a receiver gets, with one buffer.
+    #[inline]
+    pub const fn settle(bytes: &mut [u8; SIZE]) {
+        let [flags, .., low, high] = bytes;
+        (*flags, *low, *high) = (*flags & NEEDS_CSUM, 1, 0);
+    }
+
     /// As the receiver gets it, with one buffer.
     pub fn bytes(&self) -> [u8; SIZE] {
         let [h0, h1] = self.hdr_len.to_le_bytes();

@@ -9,11 +9,11 @@ use spin::Once;
 use spin::mutex::TicketMutex;
 
 use super::offload::{SCRATCH, Segments, Undone};
-use super::sending::{self, Budget, Plain, Sending};
-use super::socket::{self, Checksum, Frame, Plug, Undelivered};
+use super::sending::{self, Budget, Plain, Sending, Start};
+use super::socket::{Checksum, Frame, Plug, Undelivered};
 use crate::host::Uplink;
 use crate::memory::{GuestMemory, OutsideRam};
-use crate::net::{Header, PortId, Switch, flow};
+use crate::net::{Header, PortId, Switch, TagChange, flow};
 use crate::time::Ticks;
 use crate::virtio::queue::Buffer;
 
@@ -104,24 +104,23 @@ impl Lan {
         }
     }
 
-    /// A frame comes in by `from`: how it goes on, with [`go_on`](Self::go_on). `None` where it does not; that has been
-    /// counted.
-    ///
-    /// # Errors
-    /// Its sender names what is no RAM.
-    pub fn begin(&self, from: PortId, frame: &Frame<'_>, start: &[u8]) -> Option<Sending> {
+    /// A frame comes in by `from`, which begins as `sending` says: where it goes, with [`go_on`](Self::go_on), is noted there.
+    /// False where it goes nowhere; that has been counted.
+    #[inline]
+    pub fn begin(&self, from: PortId, frame: &Frame<'_>, sending: &mut Sending) -> bool {
         let length = usize::try_from(frame.length).unwrap_or(usize::MAX);
-        let header = match Header::parse(start) {
+        let header = match sending.start.read(length) {
             Some(header) if frame.header.is_behind(header.length()) => header,
             _ => {
                 self.switch.refused(from, length);
-                return None;
+                return false;
             }
         };
         let Ok(copies) = self.switch.forward(from, &header, length, (self.clock)()) else {
-            return None;
+            return false;
         };
-        Some(Sending { left: frame.header, header, copies, flow: None })
+        (sending.copies, sending.header, sending.left) = (copies, header, frame.header);
+        true
     }
 
     /// Brings a frame to those whom it is for, as long as `budget` lasts. Returns whether that was all. What cannot be
@@ -144,18 +143,25 @@ impl Lan {
                 continue;
             }
             let Some((to, change)) = sending.copies.next() else { return Ok(true) };
-            let head = change.head(&sending.header);
+            let changed;
+            let start = if change == TagChange::Keep {
+                &sending.start
+            } else {
+                changed = Start::new(&sending.left, &change.head(&sending.header));
+                &changed
+            };
             budget.copied(frame.length);
             let delivered = match self.uplink(to) {
                 Some(_) => Err(Undelivered::Unfinished),
                 None => {
                     let number = || sending::flow(&mut sending.flow, frame);
-                    self.deliver(to, |plug| plug.deliver(frame, &head, number))
+                    self.deliver(to, |plug| plug.deliver(frame, start, number))
                 }
             };
             match delivered {
                 Err(Undelivered::Unfinished) => {
-                    let grows = socket::growth(&head);
+                    let head = change.head(&sending.header);
+                    let grows = head.growth();
                     let work = frame.header.shifted(grows).work();
                     let length = frame.length.saturating_add_signed(grows.into());
                     match Segments::new(work, length) {
@@ -255,6 +261,12 @@ pub(super) fn read(
     offset: u64,
     mut into: &mut [u8],
 ) -> Result<(), OutsideRam> {
+    if let Some(first) = buffers.first()
+        && offset == 0
+        && u64::from(first.size) >= into.len() as u64
+    {
+        return ram.read_into(first.ipa, into);
+    }
     let mut skip = offset;
     for buffer in buffers {
         let size = u64::from(buffer.size);

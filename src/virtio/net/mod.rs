@@ -41,7 +41,7 @@ use super::queue::{Bad, Chain};
 use super::ram::GuestRam;
 use crate::exit::Width;
 use crate::memory::GuestMemory;
-use crate::net::{HEADER, MacAddr, PortId};
+use crate::net::{MacAddr, PortId};
 
 /// "Network Device: Feature bits".
 pub mod feature {
@@ -205,38 +205,49 @@ impl NetDevice {
             return Ok(Served::More);
         }
         let mut frame = Frame { ram, buffers, length, header: NetHeader::default() };
-        let begins = self.ways.get(usize::from(pair)).is_some_and(|way| way.sending.is_none());
-        let begun = if begins { self.begin_frame(&mut frame, pair)? } else { None };
-        let Some(way) = self.ways.get_mut(usize::from(pair)) else { return Ok(Served::Done(0)) };
-        if begins {
-            way.sending = begun;
+        let way = self.ways.get_mut(usize::from(pair));
+        if let Some(Way { sending: Some(sending), plain }) = way {
+            frame.header = sending.left;
+            let sent = self.lan.go_on(sending, plain, &frame, &mut self.budget);
+            if matches!(sent, Ok(false)) {
+                return Ok(Served::More);
+            }
+            self.stop(receive(pair) + 1);
+            return Ok(sent.map(|_| Served::Done(0))?);
         }
-        let Some(sending) = &mut way.sending else { return Ok(Served::Done(0)) };
-        frame.header = sending.left;
-        let sent = self.lan.go_on(sending, &mut way.plain, &frame, &mut self.budget);
-        if !matches!(sent, Ok(false)) {
-            *way = Way::default();
+        // Nearly always all of it is done at once, and nothing has to be kept.
+        let (mut sending, mut plain) = (Sending::NEW, None);
+        if !self.begin_frame(&mut frame, pair, &mut sending)?
+            || self.lan.go_on(&mut sending, &mut plain, &frame, &mut self.budget)?
+        {
+            return Ok(Served::Done(0));
         }
-        Ok(if sent? { Served::Done(0) } else { Served::More })
+        if let Some(way) = self.ways.get_mut(usize::from(pair)) {
+            *way = Way { sending: Some(sending), plain };
+        }
+        Ok(Served::More)
     }
 
-    /// Looks at what `frame` begins with, and whom it is for.
+    /// Looks at what `frame` begins with, and whom it is for, and notes that in `sending`, which is new. Returns whether the frame
+    /// goes on.
     #[inline]
-    fn begin_frame(&self, frame: &mut Frame<'_>, pair: u8) -> Result<Option<Sending>, Bad> {
-        let mut bytes = [0; SIZE + HEADER];
-        let taken = usize::try_from(frame.length).unwrap_or(HEADER).min(HEADER);
-        let start = bytes.get_mut(..SIZE + taken).unwrap_or_default();
-        lan::read(frame.ram, frame.buffers, 0, start)?;
-        let Some((header, start)) = start.split_first_chunk() else { return Ok(None) };
-        frame.header = NetHeader::parse(header);
-        if !frame.header.is_allowed(self.features, frame.length) {
-            return Ok(None);
+    fn begin_frame(
+        &self,
+        frame: &mut Frame<'_>,
+        pair: u8,
+        sending: &mut Sending,
+    ) -> Result<bool, Bad> {
+        lan::read(frame.ram, frame.buffers, 0, sending.start.room(frame.length))?;
+        frame.header = sending.start.header();
+        if !frame.header.is_allowed(self.features, frame.length)
+            || !self.lan.begin(self.port, frame, sending)
+        {
+            return Ok(false);
         }
-        let mut sending = self.lan.begin(self.port, frame, start);
-        if let Some(sending) = sending.as_mut().filter(|_| self.steering.pairs() > 1) {
+        if self.steering.pairs() > 1 {
             self.steering.sent(sending::flow(&mut sending.flow, frame), pair);
         }
-        Ok(sending)
+        Ok(true)
     }
 }
 

@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use super::header::{NetHeader, SIZE};
 use super::offload::Segments;
-use super::sending::{Budget, Plain, Sending};
-use super::{MAX_FRAME, MAX_PAIRS, NetDevice, Way, feature, receive, socket};
-use crate::net::{Header, Left, PortId};
+use super::sending::{Budget, Plain, Sending, Start};
+use super::{MAX_FRAME, MAX_PAIRS, NetDevice, Way, feature, receive};
+use crate::net::{Header, Left, PortId, TagChange};
 use crate::virtio::queue::Chain;
 use crate::virtio::queues::SavedQueue;
 use crate::virtio::transport::saved::{Save, Unfit};
@@ -40,7 +40,7 @@ pub struct SavedNet {
 
 impl SavedWay {
     fn of(way: &Way) -> Option<Self> {
-        let Sending { left, header, copies, flow } = way.sending.as_ref()?;
+        let Sending { left, header, copies, flow, .. } = way.sending.as_ref()?;
         let plain = way
             .plain
             .as_ref()
@@ -66,7 +66,7 @@ impl NetDevice {
                 let switch = self.lan.switch();
                 let (reached, change) = switch.go_on(self.port, header, Left::one(*to))?.next()?;
                 let head = change.head(header);
-                let grows = socket::growth(&head);
+                let grows = head.growth();
                 let length = length.saturating_add_signed(grows.into());
                 let segments = Segments::new(left.shifted(grows).work(), length).ok()?;
                 let done = match done {
@@ -77,7 +77,8 @@ impl NetDevice {
                 Some(Plain { to: reached, head, segments })
             }
         };
-        let sending = Sending { left: *left, header: *header, copies, flow: *flow };
+        let start = Start::new(left, &TagChange::Keep.head(header));
+        let sending = Sending { start, left: *left, header: *header, copies, flow: *flow };
         Some(Way { sending: Some(sending), plain })
     }
 }

@@ -6,13 +6,14 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use super::feature;
-use super::header::{NUM_BUFFERS, NetHeader, SIZE};
+use super::header::{NUM_BUFFERS, NetHeader};
 use super::receive;
+use super::sending::Start;
 use super::steering::Steering;
 use crate::addr::{Ipa, Region};
 use crate::device::doorbell::Doorbell;
 use crate::memory::{GuestMemory, OutsideEither, OutsideRam};
-use crate::net::{HEADER, Head};
+use crate::net::HEADER;
 use crate::virtio::queue::{Bad, Buffer, Chain, Head as Taken, Virtqueue};
 use crate::virtio::queues::{Queue, Queues, USED_BUFFER};
 use crate::virtio::ram::SharedRam;
@@ -65,7 +66,7 @@ pub enum Undelivered {
 }
 
 impl Plug {
-    /// Puts a frame into a receive queue, beginning with `head`. It is of this `flow`, which is asked for where there are
+    /// Puts a frame into a receive queue, beginning with `start`. It is of this `flow`, which is asked for where there are
     /// several queues.
     ///
     /// # Errors
@@ -73,15 +74,15 @@ impl Plug {
     pub fn deliver(
         &self,
         frame: &Frame<'_>,
-        head: &Head,
+        start: &Start,
         flow: impl FnOnce() -> u32,
     ) -> Result<(), Undelivered> {
-        let header = frame.header.shifted(growth(head));
         let features = self.features()?;
-        if !header.is_taken(features) {
+        if !frame.header.is_taken(features) {
             return Err(Undelivered::Unfinished);
         }
-        self.put(Source::new(frame, &header, head), features, self.steering.pair(flow))
+        let mut source = Source::new(frame, start);
+        self.put(&mut source, features, self.steering.pair(flow))
     }
 
     /// Puts a frame into a receive queue to which nothing is left to be done: `head` and then `rest`. `head` is no longer
@@ -100,9 +101,9 @@ impl Plug {
         let valid = checksum == Checksum::Computed && features & feature::GUEST_CSUM != 0;
         let mut padded = [0; HEADER];
         padded.iter_mut().zip(head).for_each(|(to, byte)| *to = *byte);
-        let head = (padded, head.len().min(HEADER));
-        let source = Source::of(&NetHeader::settled(valid), head, Rest::Plain(rest));
-        self.put(source, features, self.steering.pair(flow))
+        let start = Start::of(&NetHeader::settled(valid), padded, head.len());
+        let mut source = Source { made: start.bytes(), rest: Rest::Plain(rest) };
+        self.put(&mut source, features, self.steering.pair(flow))
     }
 
     /// What the driver has negotiated.
@@ -110,7 +111,7 @@ impl Plug {
         Some(self.queues.features()).filter(|features| *features != 0).ok_or(Undelivered::NoRoom)
     }
 
-    fn put(&self, mut source: Source<'_>, features: u64, pair: u8) -> Result<(), Undelivered> {
+    fn put(&self, source: &mut Source<'_>, features: u64, pair: u8) -> Result<(), Undelivered> {
         let Some(ram) = self.queues.ram().get() else { return Err(Undelivered::NoRoom) };
         let queue = self.queues.lock(receive(pair));
         let Some(mut queue) = queue else { return Err(Undelivered::NoRoom) };
@@ -118,9 +119,9 @@ impl Plug {
             return Err(Undelivered::NoRoom);
         };
         let mergeable = features & feature::MRG_RXBUF != 0;
-        let mut receiver = Receiver { ram, ring, chain, filled, queues: &self.queues };
-        let interrupt = match receiver.put(&mut source, mergeable) {
-            Ok(()) => ring.publish(self.queues.ram()),
+        let mut receiver = Receiver { ram, ring, chain, filled };
+        let interrupt = match receiver.put(source, mergeable) {
+            Ok(()) => ring.publish(ram),
             Err(Failed::Undelivered(why)) => return Err(why),
             Err(Failed::Bad(bad)) => Err(bad),
         };
@@ -142,12 +143,6 @@ impl Plug {
     }
 }
 
-/// By how much a frame grows that begins with `head`.
-pub(super) fn growth(head: &Head) -> i16 {
-    let [new, old] = [head.bytes().len(), head.replaces()].map(|n| i16::try_from(n).unwrap_or(0));
-    new - old
-}
-
 enum Failed {
     Undelivered(Undelivered),
     Bad(Bad),
@@ -165,7 +160,6 @@ struct Receiver<'a> {
     ring: &'a mut Virtqueue,
     chain: &'a mut Chain,
     filled: &'a mut Vec<(Taken, u32)>,
-    queues: &'a Queues<SharedRam>,
 }
 
 impl Receiver<'_> {
@@ -177,15 +171,12 @@ impl Receiver<'_> {
             if self.filled.len() == MOST_CHAINS {
                 break Err(Failed::Undelivered(NO_ROOM));
             }
-            match self.ring.take(self.queues.ram(), self.chain) {
+            match self.ring.take(self.ram, self.chain) {
                 Ok(true) => {}
                 Ok(false) => break Err(Failed::Undelivered(NO_ROOM)),
                 Err(bad) => break Err(bad.into()),
             }
             self.filled.push((self.chain.head, 0));
-            if self.filled.len() == 1 {
-                buffer_count_at = place(self.chain.writable(), NUM_BUFFERS);
-            }
             match source.fill(self.ram, self.chain.writable()) {
                 Ok(now) => {
                     if let Some((_, written)) = self.filled.last_mut() {
@@ -207,6 +198,9 @@ impl Receiver<'_> {
             if !mergeable {
                 break Err(Failed::Undelivered(NO_ROOM));
             }
+            if self.filled.len() == 1 {
+                buffer_count_at = place(self.chain.writable(), NUM_BUFFERS);
+            }
         };
         if let Err(failed) = ended {
             self.filled.iter().rev().for_each(|(head, _)| self.ring.untake(*head));
@@ -217,7 +211,7 @@ impl Receiver<'_> {
             self.ram.write_from(at, &count.to_le_bytes()).map_err(Bad::from)?;
         }
         for (head, written) in self.filled.iter() {
-            self.ring.give_back(self.queues.ram(), *head, *written)?;
+            self.ring.give_back(self.ram, *head, *written)?;
         }
         Ok(())
     }
@@ -247,9 +241,7 @@ fn place(buffers: &[Buffer], offset: u64) -> Option<Ipa> {
 
 /// What is left of a frame to be copied: what is made anew, then the rest of it.
 struct Source<'a> {
-    made: [u8; SIZE + HEADER],
-    made_from: usize,
-    made_to: usize,
+    made: &'a [u8],
     rest: Rest<'a>,
 }
 
@@ -262,26 +254,15 @@ enum Rest<'a> {
 }
 
 impl<'a> Source<'a> {
-    fn new(frame: &Frame<'a>, header: &NetHeader, head: &Head) -> Self {
+    fn new(frame: &Frame<'a>, start: &'a Start) -> Self {
         let rest = Rest::Sender { ram: frame.ram, buffers: frame.buffers, offset: 0 };
-        let mut source = Self::of(header, head.padded(), rest);
-        source.skip((SIZE + head.replaces()) as u64);
+        let mut source = Self { made: start.bytes(), rest };
+        source.skip(start.replaces());
         source
     }
 
-    #[inline]
-    fn of(header: &NetHeader, head: ([u8; HEADER], usize), rest: Rest<'a>) -> Self {
-        let (head, length) = head;
-        let mut made = [0; SIZE + HEADER];
-        if let Some((first, behind)) = made.split_first_chunk_mut() {
-            *first = header.bytes();
-            behind.iter_mut().zip(head).for_each(|(to, byte)| *to = byte);
-        }
-        Self { made, made_from: 0, made_to: SIZE + length, rest }
-    }
-
     fn is_empty(&self) -> bool {
-        self.made_from == self.made_to
+        self.made.is_empty()
             && match &self.rest {
                 Rest::Plain(bytes) => bytes.is_empty(),
                 Rest::Sender { buffers, .. } => buffers.is_empty(),
@@ -307,12 +288,10 @@ impl<'a> Source<'a> {
     /// Copies what comes next, at most `room` bytes, to `at` of `ram`. How many bytes that were.
     fn copy(&mut self, ram: &GuestMemory, at: Ipa, room: u64) -> Result<u64, OutsideEither> {
         let most = usize::try_from(room).unwrap_or(usize::MAX);
-        if let Some(made) = self.made.get(self.made_from..self.made_to)
-            && !made.is_empty()
-        {
-            let made = made.get(..most).unwrap_or(made);
+        if !self.made.is_empty() {
+            let (made, left) = self.made.split_at_checked(most).unwrap_or((self.made, &[]));
             ram.write_from(at, made).map_err(OutsideEither::To)?;
-            self.made_from += made.len();
+            self.made = left;
             return Ok(made.len() as u64);
         }
         let copied = match &self.rest {
@@ -343,11 +322,11 @@ impl<'a> Source<'a> {
                 let outside = OutsideRam { ipa: buffer.ipa, size: buffer.size.into() };
                 let at = buffer.ipa.checked_add(done).ok_or(OutsideEither::To(outside))?;
                 let now = self.copy(ram, at, u64::from(buffer.size) - done)?;
-                if now == 0 {
-                    return Ok(written);
-                }
                 done += now;
                 written = written.saturating_add(u32::try_from(now).unwrap_or(u32::MAX));
+                if now == 0 || self.is_empty() {
+                    return Ok(written);
+                }
             }
         }
         Ok(written)

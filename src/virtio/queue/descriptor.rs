@@ -40,6 +40,7 @@ impl Descriptor {
     }
 
     /// Puts the buffer into `chain`.
+    #[inline(always)]
     pub fn append_to(self, chain: &mut Chain) -> Result<(), Bad> {
         let buffer = Buffer { ipa: Ipa::new(self.ipa), size: self.size };
         chain.append(buffer, self.flags & WRITE != 0)
@@ -63,6 +64,7 @@ pub(super) struct Table {
 
 impl Table {
     /// The two words of entry `number`.
+    #[inline(always)]
     pub fn read(self, ram: &impl GuestRam, number: u16) -> Result<(u64, u64), Bad> {
         if number >= self.entries {
             return Err(Bad::Descriptor(number));

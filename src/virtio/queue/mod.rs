@@ -97,6 +97,7 @@ impl Virtqueue {
     ///
     /// # Errors
     /// The driver has broken the standard's rules.
+    #[inline(always)]
     pub fn take(&mut self, ram: &impl GuestRam, chain: &mut Chain) -> Result<bool, Bad> {
         match self {
             Self::Split(queue) => queue.take(ram, chain),
@@ -118,6 +119,7 @@ impl Virtqueue {
     ///
     /// # Errors
     /// The driver has taken the ring away.
+    #[inline(always)]
     pub fn give_back(&mut self, ram: &impl GuestRam, head: Head, written: u32) -> Result<(), Bad> {
         match self {
             Self::Split(queue) => queue.give_back(ram, head, written),
@@ -129,6 +131,7 @@ impl Virtqueue {
     ///
     /// # Errors
     /// The driver has taken the ring away.
+    #[inline(always)]
     pub fn publish(&mut self, ram: &impl GuestRam) -> Result<bool, Bad> {
         match self {
             Self::Split(queue) => queue.publish(ram),
@@ -221,6 +224,7 @@ impl Chain {
     }
 
     /// Appends a buffer.
+    #[inline(always)]
     fn append(&mut self, buffer: Buffer, writable: bool) -> Result<(), Bad> {
         if !writable && self.readable < self.buffers.len() {
             return Err(Bad::ReadableAfterWritable);

@@ -84,6 +84,7 @@ impl PackedQueue {
     }
 
     /// See [`Virtqueue::take`](super::Virtqueue::take).
+    #[inline(never)]
     pub(super) fn take(&mut self, ram: &impl GuestRam, chain: &mut Chain) -> Result<bool, Bad> {
         let mut at = self.next;
         // The flags, and in the same access all of it but the address.
@@ -130,6 +131,7 @@ impl PackedQueue {
     }
 
     /// See [`Virtqueue::give_back`](super::Virtqueue::give_back).
+    #[inline(never)]
     pub(super) fn give_back(
         &mut self,
         ram: &impl GuestRam,
@@ -156,6 +158,7 @@ impl PackedQueue {
     }
 
     /// See [`Virtqueue::publish`](super::Virtqueue::publish).
+    #[inline(never)]
     pub(super) fn publish(&mut self, ram: &impl GuestRam) -> Result<bool, Bad> {
         if let Some(batch) = self.batch.take() {
             self.put(ram, batch)?;

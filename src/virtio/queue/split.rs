@@ -76,6 +76,7 @@ impl SplitQueue {
     }
 
     /// See [`Virtqueue::take`](super::Virtqueue::take).
+    #[inline]
     pub(super) fn take(&mut self, ram: &impl GuestRam, chain: &mut Chain) -> Result<bool, Bad> {
         if self.taken == self.offered && !self.look(ram)? {
             return Ok(false);
@@ -137,6 +138,7 @@ impl SplitQueue {
     }
 
     /// See [`Virtqueue::give_back`](super::Virtqueue::give_back).
+    #[inline]
     pub(super) fn give_back(
         &mut self,
         ram: &impl GuestRam,
@@ -152,15 +154,16 @@ impl SplitQueue {
     }
 
     /// Writes an element of the used ring.
+    #[inline]
     fn write(&self, ram: &impl GuestRam, batch: Batch) -> Result<(), Bad> {
         let Batch { at, used: Used { id, written }, .. } = batch;
         let slot = at & (self.place.size - 1);
         let element = USED_RING + USED_ELEMENT * u64::from(slot);
-        ram.write_u32(self.device(element), id.into())?;
-        Ok(ram.write_u32(self.device(element + 4), written)?)
+        Ok(ram.write_words(self.device(element), [id.into(), written])?)
     }
 
     /// See [`Virtqueue::publish`](super::Virtqueue::publish).
+    #[inline]
     pub(super) fn publish(&mut self, ram: &impl GuestRam) -> Result<bool, Bad> {
         if self.published == self.used {
             return Ok(false);

@@ -15,7 +15,7 @@ use super::{MAX_QUEUES, State, Transport, negotiated, status};
 use crate::virtio::backend::Backend;
 use crate::virtio::queue::{Bad, Chain};
 use crate::virtio::queues::{CONFIGURATION, SavedQueue, USED_BUFFER};
-use crate::virtio::ram::GuestRam;
+use crate::virtio::ram::RamSource;
 
 /// A device whose state can be saved.
 pub trait Save: Backend {
@@ -85,7 +85,7 @@ pub enum Unfit {
     Device(&'static str),
 }
 
-impl<B: Save, R: GuestRam> Transport<B, R> {
+impl<B: Save, R: RamSource> Transport<B, R> {
     /// A copy of the state.
     pub fn save(&self) -> Saved<B::State> {
         Saved {
@@ -139,7 +139,8 @@ impl<B: Save, R: GuestRam> Transport<B, R> {
             };
             let fits = sizes.get(index).is_some_and(|largest| place.size <= *largest);
             let negotiated = negotiated(registers.driver_features);
-            let sound = fits && ring.is_sound(*place, negotiated, self.queues.ram());
+            let ram = self.queues.ram().ram();
+            let sound = fits && ram.is_some_and(|ram| ring.is_sound(*place, negotiated, ram));
             if !sound || !has(status::FEATURES_OK) {
                 return Err(Unfit::Queue(index));
             }

@@ -9,6 +9,7 @@ use crate::testing::ram;
 use crate::virtio::backend::Served;
 use crate::virtio::queue::Chain;
 use crate::virtio::queues::USED_BUFFER;
+use crate::virtio::ram::GuestRam;
 
 const NOW: Ticks = Ticks(0);
 const BASE: u64 = 0x4000_0000;

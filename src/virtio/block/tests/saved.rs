@@ -102,12 +102,12 @@ impl World {
         let writes = matches!(kind, request::IN | request::GET_ID);
         if writes { &mut offer.writable } else { &mut offer.readable }.extend(pieces);
         offer.writable.push(buffer(at + 16, 1));
-        self.drivers[queue].offer(&self.ram, &offer);
+        self.drivers[queue].offer(self.ram.get().unwrap(), &offer);
     }
 
     fn collect(&mut self) {
         for (queue, driver) in self.drivers.iter_mut().enumerate() {
-            while let Some((id, written)) = driver.used(&self.ram) {
+            while let Some((id, written)) = driver.used(self.ram.get().unwrap()) {
                 self.back.push((queue, id, written));
             }
         }
@@ -119,7 +119,7 @@ impl World {
                 self.ask(queue, kind, sector, count, cut)
             }
             Step::Notify(queue) => {
-                if self.drivers[queue].show(&self.ram) {
+                if self.drivers[queue].show(self.ram.get().unwrap()) {
                     self.device.write(0x050, Width::Word, queue as u64, NOW);
                 }
             }
@@ -161,7 +161,10 @@ impl World {
         self.ram.get().unwrap().read_into(Ipa::new(BASE), &mut ram).unwrap();
         let (mut content, mut piece) = (vec![], [0; 4096]);
         for block in 0..SECTORS / 8 {
-            self.disk.lock().read(block * 4096, 4096, Ipa::new(SLOT), &self.ram).unwrap();
+            self.disk
+                .lock()
+                .read(block * 4096, 4096, Ipa::new(SLOT), self.ram.get().unwrap())
+                .unwrap();
             self.ram.get().unwrap().read_into(Ipa::new(SLOT), &mut piece).unwrap();
             content.extend(piece);
         }

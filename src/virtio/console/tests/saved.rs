@@ -97,8 +97,8 @@ impl World {
     }
 
     fn offer(&mut self, queue: usize, offer: &Offer) {
-        self.drivers[queue].offer(&self.ram, offer);
-        if self.drivers[queue].show(&self.ram) {
+        self.drivers[queue].offer(self.ram.get().unwrap(), offer);
+        if self.drivers[queue].show(self.ram.get().unwrap()) {
             self.device().write(0x050, Width::Word, queue as u64, NOW);
         }
     }
@@ -176,7 +176,7 @@ impl World {
 
     fn collect(&mut self) {
         for (queue, driver) in self.drivers.iter_mut().enumerate() {
-            while let Some((id, written)) = driver.used(&self.ram) {
+            while let Some((id, written)) = driver.used(self.ram.get().unwrap()) {
                 self.back.push((queue, id, written));
             }
         }

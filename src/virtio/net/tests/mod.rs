@@ -109,10 +109,10 @@ impl Card {
             let buffer = Buffer { ipa: Ipa::new(self.next), size: *size };
             self.next += u64::from(*size) + 3;
             let offer = Offer { writable: vec![buffer], ..Offer::default() };
-            let name = self.receive.offer(&self.ram, &offer).unwrap();
+            let name = self.receive.offer(self.ram.get().unwrap(), &offer).unwrap();
             self.buffers.push((name, buffer));
         }
-        self.receive.show(&self.ram);
+        self.receive.show(self.ram.get().unwrap());
     }
 
     /// Sends a frame with this header, in pieces of these sizes and a last one.
@@ -127,8 +127,10 @@ impl Card {
             at += size;
         }
         readable.retain(|buffer| buffer.size > 0);
-        self.transmit.offer(&self.ram, &Offer { readable, ..Offer::default() }).unwrap();
-        self.transmit.show(&self.ram);
+        self.transmit
+            .offer(self.ram.get().unwrap(), &Offer { readable, ..Offer::default() })
+            .unwrap();
+        self.transmit.show(self.ram.get().unwrap());
         self.device.write(0x050, Width::Word, 1, NOW);
     }
 
@@ -144,7 +146,7 @@ impl Card {
 
     /// What has become of the next frame that was sent.
     fn sent(&mut self) -> Option<(u16, u32)> {
-        self.transmit.used(&self.ram)
+        self.transmit.used(self.ram.get().unwrap())
     }
 
     /// The next frame that has come, and the header before it.
@@ -152,7 +154,7 @@ impl Card {
         let mut bytes = vec![];
         let mut left = 1;
         while left > 0 {
-            let (name, written) = self.receive.used(&self.ram)?;
+            let (name, written) = self.receive.used(self.ram.get().unwrap())?;
             let at = self.buffers.iter().position(|(one, _)| *one == name).unwrap();
             let (_, buffer) = self.buffers.remove(at);
             let mut part = vec![0; usize::try_from(written).unwrap()];

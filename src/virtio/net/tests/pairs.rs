@@ -34,10 +34,12 @@ impl Card {
         ];
         let writable = vec![Buffer { ipa: Ipa::new(ACK), size: 1 }];
         let driver = &mut self.more[queue - 2];
-        driver.offer(&self.ram, &Offer { readable, writable, indirect: false }).unwrap();
-        driver.show(&self.ram);
+        driver
+            .offer(self.ram.get().unwrap(), &Offer { readable, writable, indirect: false })
+            .unwrap();
+        driver.show(self.ram.get().unwrap());
         self.device.write(0x050, Width::Word, queue.try_into().unwrap(), NOW);
-        assert_eq!(self.more[queue - 2].used(&self.ram).unwrap().1, 1);
+        assert_eq!(self.more[queue - 2].used(self.ram.get().unwrap()).unwrap().1, 1);
         let mut ack = [0];
         self.ram.get().unwrap().read_into(Ipa::new(ACK), &mut ack).unwrap();
         ack[0]
@@ -53,15 +55,16 @@ impl Card {
             let buffer = Buffer { ipa: Ipa::new(self.next), size: 2000 };
             self.next += 2000;
             let offer = Offer { writable: vec![buffer], ..Offer::default() };
-            self.more[2 * pair - 2].offer(&self.ram, &offer).unwrap();
+            self.more[2 * pair - 2].offer(self.ram.get().unwrap(), &offer).unwrap();
         }
-        self.more[2 * pair - 2].show(&self.ram);
+        self.more[2 * pair - 2].show(self.ram.get().unwrap());
     }
 
     /// How many frames have come in by each pair.
     fn came(&mut self, pairs: usize) -> Vec<usize> {
-        let count =
-            |driver: &mut Driver, ram: &SharedRam| core::iter::from_fn(|| driver.used(ram)).count();
+        let count = |driver: &mut Driver, ram: &SharedRam| {
+            core::iter::from_fn(|| driver.used(ram.get().unwrap())).count()
+        };
         let first = count(&mut self.receive, &self.ram);
         let rest = (1..pairs).map(|pair| count(&mut self.more[2 * pair - 2], &self.ram));
         core::iter::once(first).chain(rest).collect()
@@ -80,11 +83,11 @@ impl Card {
         let size = u32::try_from(bytes.len()).unwrap();
         let offer =
             Offer { readable: vec![Buffer { ipa: Ipa::new(SENT), size }], ..Offer::default() };
-        self.more[2 * pair - 1].offer(&self.ram, &offer).unwrap();
-        self.more[2 * pair - 1].show(&self.ram);
+        self.more[2 * pair - 1].offer(self.ram.get().unwrap(), &offer).unwrap();
+        self.more[2 * pair - 1].show(self.ram.get().unwrap());
         self.device.write(0x050, Width::Word, (2 * pair + 1).try_into().unwrap(), NOW);
         self.go_on();
-        assert!(self.more[2 * pair - 1].used(&self.ram).is_some());
+        assert!(self.more[2 * pair - 1].used(self.ram.get().unwrap()).is_some());
     }
 }
 
@@ -146,8 +149,8 @@ fn a_command_without_a_place_for_its_answer_needs_a_reset() {
     let (mut card, ..) = one_with(2, SEVERAL);
     card.ram.get().unwrap().write_from(Ipa::new(SENT), &[4, 0, 2, 0]).unwrap();
     let readable = vec![Buffer { ipa: Ipa::new(SENT), size: 4 }];
-    card.more[2].offer(&card.ram, &Offer { readable, ..Offer::default() }).unwrap();
-    card.more[2].show(&card.ram);
+    card.more[2].offer(card.ram.get().unwrap(), &Offer { readable, ..Offer::default() }).unwrap();
+    card.more[2].show(card.ram.get().unwrap());
     card.device.write(0x050, Width::Word, 4, NOW);
     assert_eq!(card.device.read(0x070, Width::Word, NOW) & 64, 64);
 }

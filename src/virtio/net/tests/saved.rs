@@ -69,8 +69,8 @@ impl World {
             1 => transmit,
             _ => &mut more[queue - 2],
         };
-        driver.offer(ram, offer);
-        if driver.show(ram) {
+        driver.offer(ram.get().unwrap(), offer);
+        if driver.show(ram.get().unwrap()) {
             device.write(0x050, Width::Word, queue as u64, NOW);
         }
     }
@@ -155,7 +155,7 @@ impl World {
         let Card { ram, transmit, receive, more, .. } = &mut self.cards[card];
         let drivers = [receive, transmit].into_iter().chain(more);
         for (queue, driver) in drivers.enumerate() {
-            while let Some((id, written)) = driver.used(ram) {
+            while let Some((id, written)) = driver.used(ram.get().unwrap()) {
                 self.back.push((card, queue, id, written));
             }
         }
