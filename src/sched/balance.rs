@@ -1,14 +1,14 @@
 //! What queues know of each other, without a lock: how busy each is, and how its virtual clock stands.
 //!
-//! It may be out of date, so it only says where to look. Each queue has a virtual clock of its own. Clocks of
-//! CPUs that exchange vCPUs keep together by that (see `transfer`); others drift apart for good reason (a
-//! vCPU whose weight is worth more than a CPU, a busier set of CPUs). That difference must not become a
-//! claim when the situation changes. So gaps between the clocks of all CPUs, and only gaps, are closed to a
-//! few slices; clocks on the same side of a gap keep their order.
+//! It may be out of date, so it only says where to look. Each queue has a virtual clock of its own, which the others
+//! see; how far apart those may be is the matter of `gaps`.
 
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
+use spin::mutex::SpinMutex;
+
+use super::gaps::{self, Gaps, Standing};
 use super::policy::CpuSet;
 use crate::machine::CpuId;
 use crate::time::Ticks;
@@ -84,7 +84,8 @@ pub struct Balance {
     pub(super) all: CpuSet,
     /// The vCPUs that are on and may run everywhere.
     unrestricted: AtomicU32,
-    closing_gaps: AtomicBool,
+    /// Locked after a queue, and before nothing.
+    gaps: SpinMutex<Gaps>,
     pub(super) timing: Timing,
 }
 
@@ -95,7 +96,7 @@ impl Balance {
             loads: (0..cpus).map(|_| Load::default()).collect(),
             all: CpuSet::first(cpus),
             unrestricted: AtomicU32::new(0),
-            closing_gaps: AtomicBool::new(false),
+            gaps: SpinMutex::new(Gaps::new(cpus)),
             timing,
         }
     }
@@ -197,33 +198,31 @@ impl Balance {
         best
     }
 
-    /// Close the gaps on both sides of a queue's clock.
-    pub(super) fn close_gaps(&self, cpu: CpuId, now: Ticks) {
-        let Some(mine) = self.loads.get(cpu.index()) else { return };
-        let Some(clock) = mine.clock(now) else { return };
-        if self.closing_gaps.swap(true, Ordering::Acquire) {
-            return;
+    /// Close the gaps between the clocks of all CPUs, unless another CPU is at it.
+    pub(super) fn close_gaps(&self, now: Ticks) {
+        if let Some(mut gaps) = self.gaps.try_lock() {
+            self.close(&mut gaps, gaps::SLICES, now);
         }
-        let others = || {
-            let clocks = self.loads.iter().filter_map(|load| Some((load.clock(now)?, load)));
-            clocks.map(|(other, load)| (ahead(other, clock), load))
-        };
-        let above = others().filter(|(gap, _)| *gap > 0).min_by_key(|(gap, _)| *gap);
-        let below = others().filter(|(gap, _)| *gap < 0).max_by_key(|(gap, _)| *gap);
-        // In this order, as the second moves the clock that both are measured from.
-        for (neighbour, highest) in [(below, -1), (above, 0)] {
-            let Some((gap, load)) = neighbour else { continue };
-            let lifted = others().filter(|(gap, _)| *gap <= highest).map(|(_, load)| load);
-            let steps = lifted.chain([mine, load]).map(|load| load.step.load(Ordering::Relaxed));
-            let step = steps.max().unwrap_or(0);
-            let Some(excess) = gap.unsigned_abs().checked_sub(step.saturating_mul(4)) else {
-                continue;
-            };
-            for (_, load) in others().filter(|(gap, _)| *gap <= highest) {
-                load.shift.fetch_add(excess, Ordering::Relaxed);
+    }
+
+    /// Affinities have changed, so CPUs compete that did not: nobody is owed anything for what one had more than the
+    /// other before.
+    pub(super) fn start_anew(&self, now: Ticks) {
+        self.close(&mut self.gaps.lock(), 0, now);
+    }
+
+    fn close(&self, gaps: &mut Gaps, slices: u64, now: Ticks) {
+        let mut first = None;
+        let standings = self.loads.iter().enumerate().filter_map(|(cpu, load)| {
+            let clock = load.clock(now)?;
+            let height = ahead(clock, *first.get_or_insert(clock));
+            Some(Standing { height, step: load.step.load(Ordering::Relaxed), cpu })
+        });
+        gaps.close(standings, slices, |cpu, by| {
+            if let Some(load) = self.loads.get(cpu) {
+                load.shift.fetch_add(by, Ordering::Relaxed);
             }
-        }
-        self.closing_gaps.store(false, Ordering::Release);
+        });
     }
 }
 

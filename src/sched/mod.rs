@@ -14,6 +14,7 @@
 //! | `queue` | states and events: wake, block, pause, … |
 //! | `pick` | the choice: servers by deadline, then fair vCPUs by virtual runtime |
 //! | `balance` | what queues know of each other |
+//! | `gaps` | how far their virtual clocks are apart |
 //! | `transfer` | from CPU to CPU |
 //!
 //! The algorithm and its literature: `docs/decisions/0008-scheduler.md`.
@@ -21,6 +22,7 @@
 mod account;
 mod balance;
 mod cap;
+mod gaps;
 mod lists;
 mod order;
 mod pick;

@@ -51,6 +51,9 @@ pub struct RunQueue {
     pub(super) compared: Ticks,
     /// The most that a slice costs a fair vCPU that wants the CPU, or wanted it since then.
     pub(super) step: i128,
+    /// The same of those who wanted it lately, or with whom somebody waited elsewhere who came from there: it falls by an
+    /// eighth with each slice.
+    pub(super) lately: i128,
 }
 
 impl RunQueue {
@@ -70,6 +73,7 @@ impl RunQueue {
             freed: false,
             compared: Ticks(0),
             step: 0,
+            lately: 0,
         };
         queue.make_room(ROOM);
         queue
@@ -156,6 +160,9 @@ impl RunQueue {
             if terms.reservation.is_none() {
                 self.place(index, Ticks(0), now);
             }
+        }
+        if before.0 != terms.affinity {
+            self.balance.start_anew(now);
         }
         self.look();
         true

@@ -169,16 +169,13 @@ impl RunQueue {
             load.shift.store(arriving.wrapping_sub(low(self.floor)), Ordering::Relaxed);
         }
         let distance = ahead(arriving, low(self.floor).wrapping_add(self.shift()));
-        let step = |queue: &Self| {
-            let load = queue.balance.loads.get(queue.cpu.index());
-            load.map_or(0, |load| load.step.load(Ordering::Relaxed))
-        };
-        let step = i128::from(step(self).max(step(from)));
         let price = record.account.price(self.balance.timing.slice);
+        let step = if forced { price } else { self.step.max(from.step).max(price) };
         self.step = self.step.max(price);
-        let step = step.max(price);
-        // Who comes by itself may be far ahead of one that makes room for it.
-        let highest = if forced { step.saturating_mul(4) } else { i128::MAX };
+        self.lately = self.lately.max(from.lately).max(price);
+        // Who comes by itself may be far ahead of one that makes room for it. Who has to leave a CPU, as its
+        // affinity has changed, owes and is owed no more than slices of its own.
+        let highest = if forced { price.saturating_mul(4) } else { i128::MAX };
         let arriving = self.floor.saturating_add(i128::from(distance).min(highest));
         let lowest = least.map_or(self.floor, |least| least.min(self.floor));
         record.vruntime = arriving.max(lowest.saturating_sub(step.saturating_mul(4)));
@@ -199,18 +196,24 @@ impl RunQueue {
         let count = self.lists.ready.len() + self.aside().count();
         let lone = running.filter(|index| count == 1 && self.is_fair(*index));
         let rate = lone.map_or(0, |index| saturated(self.records[index].account.price(Ticks(1))));
-        let compares = self.compared.saturating_add(self.balance.timing.slice) <= now;
+        let slice = self.balance.timing.slice;
+        let compares = self.compared.saturating_add(slice) <= now;
         // With many it is enough that it is right again within a slice, as somebody has one then.
         if count <= FEW || compares {
-            let price = |index: usize| self.records[index].account.price(self.balance.timing.slice);
+            let price = |index: usize| self.records[index].account.price(slice);
             let all = self.aside().chain(self.lists.ready.iter());
             self.step = all.map(price).max().unwrap_or(0);
         }
+        if compares {
+            let slices = (now.since(self.compared).0 / slice.0.max(1)).min(8);
+            self.lately -= self.lately.saturating_mul(slices.into()) / 8;
+        }
+        self.lately = self.lately.max(self.step);
         if let Some(least) = self.level(now, self.step) {
             load.clock.store(low(least), Ordering::Relaxed);
             load.at.store(now.0, Ordering::Relaxed);
             load.rate.store(rate, Ordering::Relaxed);
-            load.step.store(saturated(self.step), Ordering::Relaxed);
+            load.step.store(saturated(self.lately), Ordering::Relaxed);
         }
         let state = match (self.first_server(None).is_some(), count > 0) {
             (false, false) => IDLE,
@@ -228,7 +231,7 @@ impl RunQueue {
         load.detours.store(detours, Ordering::Relaxed);
         if compares {
             self.compared = now;
-            self.balance.close_gaps(self.cpu, now);
+            self.balance.close_gaps(now);
         }
     }
 

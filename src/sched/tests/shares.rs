@@ -181,6 +181,54 @@ fn reserve(sim: &mut Sim, asked: &[(u64, u64)]) -> Vec<f64> {
     left
 }
 
+/// Fails unless the VMs' shares are right 300 slices after their affinities have changed to these, but for 100 slices.
+fn assert_right_after_a_change(count: usize, vms: Vec<(Spinner, u8)>) -> Result<(), TestCaseError> {
+    let mut sim = Sim::new(count);
+    let (before, masks): (Vec<_>, Vec<_>) = vms.into_iter().unzip();
+    let mut demands = spin(&mut sim, &before, None);
+    sim.run(crate::testing::pick(400, 20) * SLICE);
+    for (task, demand) in demands.iter_mut().enumerate() {
+        let terms = cpus(masks[sim.tasks[task].entity.vm.index()], count);
+        sim.set_terms(task, terms);
+        demand.affinity = terms.affinity;
+    }
+    let wanted = shares(&demands, &vec![1.0; count]);
+    sim.run(crate::testing::pick(300, 20) * SLICE);
+    let slices = crate::testing::pick(1500, 100);
+    let found = measure(&mut sim, slices * SLICE);
+    for (found, share) in found.iter().zip(&wanted) {
+        let allowed = 0.02 * share + 100.0 / slices as f64;
+        prop_assert!((found - share).abs() <= allowed, "{found:.4?}, wanted {wanted:.4?}");
+    }
+    Ok(())
+}
+
+const fn vm(weight: u16, vcpus: usize, mask: u8, then: u8) -> (Spinner, u8) {
+    (Spinner { weight, vcpus, mask }, then)
+}
+
+/// CPUs that had nothing to do with each other, and have now.
+#[test]
+fn shares_are_right_again_where_vcpus_of_one_vm_come_to_share_what_was_apart() {
+    let vms = vec![vm(100, 2, 209, 255), vm(361, 3, 255, 96), vm(240, 1, 3, 255)];
+    assert_right_after_a_change(7, vms).unwrap();
+}
+
+/// Three heavy ones, on three CPUs of which each may use two, and light ones between them on two.
+#[test]
+fn one_that_waited_behind_lighter_ones_keeps_its_due_where_they_are_not() {
+    let vms = vec![
+        vm(697, 2, 3, 24),
+        vm(100, 2, 255, 64),
+        vm(182, 3, 255, 89),
+        vm(384, 1, 4, 12),
+        vm(100, 2, 159, 255),
+        vm(100, 2, 24, 221),
+        vm(100, 3, 216, 12),
+    ];
+    assert_right_after_a_change(5, vms).unwrap();
+}
+
 proptest! {
     #![proptest_config(crate::testing::cases(10, 1))]
 
@@ -190,23 +238,7 @@ proptest! {
         count in 1usize..=8,
         vms in prop::collection::vec((spinner(), mask()), 1..8),
     ) {
-        let mut sim = Sim::new(count);
-        let (before, masks): (Vec<_>, Vec<_>) = vms.into_iter().unzip();
-        let mut demands = spin(&mut sim, &before, None);
-        sim.run(crate::testing::pick(400, 20) * SLICE);
-        for (task, demand) in demands.iter_mut().enumerate() {
-            let terms = cpus(masks[sim.tasks[task].entity.vm.index()], count);
-            sim.set_terms(task, terms);
-            demand.affinity = terms.affinity;
-        }
-        let wanted = shares(&demands, &vec![1.0; count]);
-        sim.run(crate::testing::pick(300, 20) * SLICE);
-        let slices = crate::testing::pick(1500, 100);
-        let found = measure(&mut sim, slices * SLICE);
-        for (found, share) in found.iter().zip(&wanted) {
-            let allowed = 0.02 * share + 100.0 / slices as f64;
-            prop_assert!((found - share).abs() <= allowed, "{found:.4?}, wanted {wanted:.4?}");
-        }
+        assert_right_after_a_change(count, vms)?;
     }
 
     /// Where caps hold VMs back, or reservations take the CPU from them, at times that nobody chooses,
