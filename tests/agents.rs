@@ -4,9 +4,9 @@ mod common;
 
 use common::*;
 use plinth::console::Work;
-use plinth::hypervisor::HeapReport;
+use plinth::hypervisor::{HeapReport, Line};
 use plinth::machine::fake::Op;
-use plinth::manifest::Shutdown;
+use plinth::manifest::{Rights, Shutdown};
 use plinth::monitor::agent::{Answer, Failure, Outcome};
 use plinth::monitor::asking::{Asking, Begun};
 use plinth::monitor::present::Present;
@@ -49,6 +49,13 @@ fn heard(end: &End) -> String {
 
 fn typed(line: &str) -> Task {
     Task::Console(Work::Command(line.into()))
+}
+
+/// A line of the guest's with this number that may ask for everything.
+fn sent(guest: u16, line: &str) -> Task {
+    let connection = postcard::from_bytes(&[9, 1]).unwrap();
+    let rights = Rights::Control;
+    Task::Line(Line { vm: VmId(guest), connection, rights, text: line.into() })
 }
 
 /// Looks once a millisecond, from `now` on for `millis`.
@@ -152,7 +159,7 @@ fn eight_commands_wait_and_each_gets_its_own_answer() {
         assert_eq!(begun, Begun::Waits);
     }
     let ninth = asking.begin(room.hypervisor, Ticks(0), typed("agent g8 ping"));
-    assert_eq!(ninth, Begun::Known(typed("agent g8 ping"), Err(Failure::Busy)));
+    assert_eq!(ninth, Begun::Known(typed("agent g8 ping"), Err(Failure::Crowded)));
     // The last that was asked answers first.
     for (turn, (vm, end)) in (0..).zip(ends.iter().enumerate().take(8).rev()) {
         let number = vm + 1;
@@ -162,5 +169,66 @@ fn eight_commands_wait_and_each_gets_its_own_answer() {
         assert_eq!(work, typed(&format!("agent g{vm} ping")));
         assert_eq!(outcome.expect("it answers").version, u32::try_from(vm).ok());
     }
+    assert_eq!(asking.deadline(), None);
+}
+
+#[test]
+fn guests_that_ask_all_they_can_keep_neither_the_console_out_nor_each_other() {
+    let (room, mut asking) = (room(11), Asking::new());
+    let ends: Vec<_> = (0..9).map(|vm| open(&room, vm)).collect();
+    let mut begin = |task| asking.begin(room.hypervisor, Ticks(0), task);
+    // One that goes on for ever, about agents that do not answer.
+    let waits = |begun: &Begun| matches!(begun, Begun::Waits);
+    let flood: Vec<_> = (0..9).map(|vm| begin(sent(9, &format!("agent g{vm} sync")))).collect();
+    assert_eq!(flood.iter().filter(|begun| waits(begun)).count(), 2);
+    let crowded = Begun::Known(sent(9, "agent g8 sync"), Err(Failure::Crowded));
+    assert_eq!(flood.last(), Some(&crowded));
+    // Others of its kind have their places, and the console all of its own, about agents that guests have asked as well.
+    assert!((2..6).all(|vm| waits(&begin(sent(vm, &format!("agent g{vm} sync"))))));
+    assert!((0..8).all(|vm| waits(&begin(typed(&format!("agent g{vm} ping"))))));
+    // What is answered to the console comes soon, however many guests wait.
+    let asked = heard(&ends[7]);
+    assert_eq!(asked, "{\"id\":14,\"do\":\"ping\"}\n");
+    ends[7].send(b"{\"id\":14,\"ok\":{\"version\":3}}\n");
+    let mut ended = Vec::new();
+    for step in 1..=17 {
+        ended.extend(asking.look(room.hypervisor, Ticks(step * u64::from(HZ / 1000))));
+    }
+    let answer = ended.iter().find(|(task, _)| *task == typed("agent g7 ping"));
+    assert_eq!(answer.unwrap().1.as_ref().unwrap().version, Some(3));
+    let overtaken = |(task, outcome): &(Task, Outcome)| {
+        task.guest().is_some() && *outcome == Err(Failure::Overtaken)
+    };
+    assert_eq!(ended.iter().filter(|ended| overtaken(ended)).count(), 6);
+    assert_eq!(ended.len(), 7);
+}
+
+#[test]
+fn vm_stop_of_the_console_is_asked_though_a_guest_waits_for_the_same_agent() {
+    let (room, mut asking) = (room(4), Asking::new());
+    let end = open(&room, 0);
+    for attempt in 0..20 {
+        let again = asking.begin(room.hypervisor, Ticks(attempt), sent(1, "agent g0 sync"));
+        assert_eq!(matches!(again, Begun::Waits), attempt == 0);
+    }
+    assert_eq!(asking.begin(room.hypervisor, Ticks(0), typed("vm stop g0")), Begun::Waits);
+    let asked = heard(&end);
+    let (sync, stop) = asked.split_once('\n').unwrap();
+    assert_eq!(sync, "{\"id\":1,\"do\":\"sync\"}");
+    assert!(stop.ends_with(",\"do\":\"shutdown\"}\n"), "{stop}");
+    // The guest does not get between, and what is said to it is nobody's.
+    let again = asking.begin(room.hypervisor, Ticks(0), sent(2, "agent g0 ping"));
+    assert_eq!(again, Begun::Known(sent(2, "agent g0 ping"), Err(Failure::Busy)));
+    end.send(b"{\"id\":1,\"ok\":{}}\n");
+    let number: String = stop.chars().filter(char::is_ascii_digit).collect();
+    end.send(format!("{{\"id\":{number},\"ok\":{{}}}}\n").as_bytes());
+    let ended: Vec<_> = (1..=4)
+        .filter_map(|step| asking.look(room.hypervisor, Ticks(step * u64::from(HZ / 1000))))
+        .collect();
+    let wanted = [
+        (typed("vm stop g0"), Ok(Answer::default())),
+        (sent(1, "agent g0 sync"), Err(Failure::Overtaken)),
+    ];
+    assert!(wanted.iter().all(|one| ended.contains(one)) && ended.len() == 2, "{ended:?}");
     assert_eq!(asking.deadline(), None);
 }

@@ -4,7 +4,7 @@
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use plinth::monitor::agent::{Ask, Failure, LONGEST, Link};
+use plinth::monitor::agent::{Ask, Asker, Failure, LONGEST, Link};
 use plinth::time::Ticks;
 use plinth::virtio::console::channel::End;
 
@@ -15,7 +15,8 @@ enum Step<'a> {
     /// An answer to the last request, with this after `ok` or `error`.
     Answer(bool, &'a str),
     Take,
-    Ask(u8),
+    /// By the console, or by a guest.
+    Ask(u8, bool),
     Look(u8),
 }
 
@@ -23,7 +24,8 @@ fuzz_target!(|steps: Vec<Step<'_>>| {
     let [guest, monitor] = End::pair();
     guest.watch();
     let link = Link::new(monitor);
-    let (mut number, mut now, mut waits) = (0, 0, false);
+    // Who waits, and the guest's request that the console has overtaken last.
+    let (mut number, mut now, mut waits, mut overtaken) = (0, 0, None, None);
     for step in steps {
         match step {
             Step::Open(open) => guest.set_open(open),
@@ -33,22 +35,28 @@ fuzz_target!(|steps: Vec<Step<'_>>| {
                 guest.send(format!("{{\"id\":{number},\"{what}\":{text}}}\n").as_bytes());
             }
             Step::Take => drop(guest.receive(&mut [0; 4096])),
-            Step::Ask(which) => {
+            Step::Ask(which, console) => {
+                let who = if console { Asker::Console } else { Asker::Guest };
                 let (_, ask) = Ask::NAMED[usize::from(which) % Ask::NAMED.len()];
-                let asked = link.ask(number + 1, ask, Ticks(now + 100));
-                assert_eq!(asked == Err(Failure::Busy), waits);
+                let asked = link.ask(number + 1, ask, Ticks(now + 100), who);
+                let is_first = who == Asker::Console && waits == Some(Asker::Guest);
+                assert_eq!(asked == Err(Failure::Busy), waits.is_some() && !is_first);
                 if asked.is_ok() {
-                    (number, waits) = (number + 1, true);
+                    overtaken = waits.map_or(overtaken, |_| Some(number));
+                    (number, waits) = (number + 1, Some(who));
                 }
             }
             Step::Look(later) => {
                 now += u64::from(later);
+                if let Some(number) = overtaken {
+                    assert_eq!(link.look(number, Ticks(now)), Some(Err(Failure::Overtaken)));
+                }
                 let Some(outcome) = link.look(number, Ticks(now)) else { continue };
-                if !waits {
+                if waits.is_none() {
                     assert_eq!(outcome, Err(Failure::Gone));
                     continue;
                 }
-                waits = false;
+                waits = None;
                 let shown = match outcome {
                     Ok(answer) => answer.kernel.unwrap_or_default() + &answer.addresses.concat(),
                     Err(why) => why.to_string(),
@@ -57,5 +65,5 @@ fuzz_target!(|steps: Vec<Step<'_>>| {
             }
         }
     }
-    assert!(!waits || link.look(number, Ticks(now + 100)).is_some());
+    assert!(waits.is_none() || link.look(number, Ticks(now + 100)).is_some());
 });

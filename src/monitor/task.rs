@@ -4,6 +4,7 @@ use super::command::Command;
 use super::{json, rights};
 use crate::console::Work;
 use crate::hypervisor::Line;
+use crate::sched::VmId;
 
 /// One thing to be done.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -15,6 +16,14 @@ pub enum Task {
 }
 
 impl Task {
+    /// The guest that wants it.
+    pub const fn guest(&self) -> Option<VmId> {
+        match self {
+            Self::Console(_) => None,
+            Self::Line(line) => Some(line.vm),
+        }
+    }
+
     /// The command that it is, if it may be carried out.
     pub fn command(&self) -> Option<Command> {
         match self {

@@ -9,7 +9,7 @@
 use spin::mutex::TicketMutex;
 
 use super::lines::Lines;
-use super::{Ask, Failure, Outcome, message};
+use super::{Ask, Asker, Failure, Outcome, message};
 use crate::time::Ticks;
 use crate::virtio::console::channel::End;
 
@@ -25,12 +25,16 @@ struct Asked {
     opened: u32,
     /// When nobody waits any more.
     until: Ticks,
+    /// Who asked.
+    who: Asker,
 }
 
 #[derive(Debug, Default)]
 struct Talk {
     lines: Lines,
     asked: Option<Asked>,
+    /// The number of the last request of a guest's that the console did not wait for.
+    overtaken: Option<u32>,
 }
 
 /// The way to one VM's agent.
@@ -47,15 +51,18 @@ impl Link {
         Self { end, talk: TicketMutex::default() }
     }
 
-    /// Asks for something, under a number that was not used before; nobody waits longer than until `until`.
+    /// Asks for something, under a number that was not used before; nobody waits longer than until `until`. The console does not
+    /// wait for what a guest has asked: whoever answers in order finds its request next, and the guest is told.
     ///
     /// # Errors
     /// It cannot be asked.
-    pub fn ask(&self, number: u32, ask: Ask, until: Ticks) -> Result<(), Failure> {
+    pub fn ask(&self, number: u32, ask: Ask, until: Ticks, who: Asker) -> Result<(), Failure> {
         let mut talk = self.talk.lock();
-        if talk.asked.is_some() {
-            return Err(Failure::Busy);
-        }
+        let overtaken = match (talk.asked, who) {
+            (None, _) => talk.overtaken,
+            (Some(asked), Asker::Console) if asked.who == Asker::Guest => Some(asked.number),
+            (Some(_), _) => return Err(Failure::Busy),
+        };
         let opened = self.end.other_opened().ok_or(Failure::Absent)?;
         // What came before was asked by nobody, or too late.
         self.end.discard();
@@ -63,7 +70,8 @@ impl Link {
         if !self.end.send_whole(message::request(number, ask).as_bytes()) {
             return Err(Failure::Full);
         }
-        talk.asked = Some(Asked { number, opened, until });
+        talk.asked = Some(Asked { number, opened, until, who });
+        talk.overtaken = overtaken;
         Ok(())
     }
 
@@ -71,7 +79,8 @@ impl Link {
     pub fn look(&self, number: u32, now: Ticks) -> Option<Outcome> {
         let mut talk = self.talk.lock();
         let Some(asked) = talk.asked.filter(|asked| asked.number == number) else {
-            return Some(Err(Failure::Gone));
+            let is_overtaken = talk.overtaken == Some(number);
+            return Some(Err(if is_overtaken { Failure::Overtaken } else { Failure::Gone }));
         };
         let mut bytes = [0; PIECE];
         let count = self.end.receive(&mut bytes);

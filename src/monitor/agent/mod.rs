@@ -59,6 +59,15 @@ impl Ask {
     }
 }
 
+/// Who wants it asked.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Asker {
+    /// Somebody at the console, or a program on the machine's serial line.
+    Console,
+    /// A guest, by a socket.
+    Guest,
+}
+
 /// What an agent answered. Texts have no control characters, and are cut.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Answer {
@@ -85,6 +94,12 @@ pub enum Failure {
     /// Others wait for an answer.
     #[error("its agent has not answered an earlier command yet")]
     Busy,
+    /// The console has asked meanwhile.
+    #[error("the console has asked its agent something else since")]
+    Overtaken,
+    /// Whoever asks waits for as many answers as it may already.
+    #[error("too many commands wait for agents")]
+    Crowded,
     /// It does not read what it was sent before.
     #[error("its agent does not take what it is asked")]
     Full,

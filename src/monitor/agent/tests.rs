@@ -40,7 +40,7 @@ fn outcome(link: &Link, number: u32) -> Option<Outcome> {
 /// What becomes of a `ping` that is answered so.
 fn answered(with: &str) -> Option<Outcome> {
     let (link, guest) = linked();
-    link.ask(7, Ask::Ping, UNTIL).unwrap();
+    link.ask(7, Ask::Ping, UNTIL, Asker::Console).unwrap();
     say(&guest, with);
     outcome(&link, 7)
 }
@@ -49,7 +49,7 @@ fn answered(with: &str) -> Option<Outcome> {
 fn a_request_is_one_line_with_its_number_and_gets_its_answer() {
     let (link, guest) = linked();
     for (number, (name, ask)) in (1..).zip(Ask::NAMED) {
-        link.ask(number, ask, UNTIL).unwrap();
+        link.ask(number, ask, UNTIL, Asker::Console).unwrap();
         assert_eq!(heard(&guest), format!("{{\"id\":{number},\"do\":\"{name}\"}}\n"));
         assert_eq!(link.look(number, Ticks(99)), None);
         say(&guest, &format!("{{\"id\":{number},\"ok\":{{}}}}\n"));
@@ -133,19 +133,19 @@ fn texts_are_cut_and_do_nothing_to_a_terminal() {
 fn who_is_not_there_is_not_asked_and_who_goes_is_not_waited_for() {
     let (link, guest) = linked();
     guest.set_open(false);
-    assert_eq!(link.ask(1, Ask::Ping, UNTIL), Err(Failure::Absent));
+    assert_eq!(link.ask(1, Ask::Ping, UNTIL, Asker::Console), Err(Failure::Absent));
     guest.set_open(true);
-    link.ask(2, Ask::Ping, UNTIL).unwrap();
+    link.ask(2, Ask::Ping, UNTIL, Asker::Console).unwrap();
     guest.set_open(false);
     assert_eq!(link.look(2, Ticks(0)), Some(Err(Failure::Gone)));
     // One that was closed and opened again has lost the request.
     guest.set_open(true);
-    link.ask(3, Ask::Ping, UNTIL).unwrap();
+    link.ask(3, Ask::Ping, UNTIL, Asker::Console).unwrap();
     guest.set_open(false);
     guest.set_open(true);
     assert_eq!((heard(&guest), link.look(3, Ticks(0))), (String::new(), Some(Err(Failure::Gone))));
     // What it said before it went is heard, in however many pieces it is taken.
-    link.ask(4, Ask::Shutdown, UNTIL).unwrap();
+    link.ask(4, Ask::Shutdown, UNTIL, Asker::Console).unwrap();
     say(&guest, &" \n".repeat(400));
     say(&guest, "{\"id\":4,\"ok\":{}}\n");
     guest.set_open(false);
@@ -155,13 +155,13 @@ fn who_is_not_there_is_not_asked_and_who_goes_is_not_waited_for() {
 #[test]
 fn nobody_waits_for_ever_and_what_comes_too_late_is_nobodys() {
     let (link, guest) = linked();
-    link.ask(1, Ask::Ping, UNTIL).unwrap();
-    assert_eq!(link.ask(2, Ask::Ping, UNTIL), Err(Failure::Busy));
+    link.ask(1, Ask::Ping, UNTIL, Asker::Console).unwrap();
+    assert_eq!(link.ask(2, Ask::Ping, UNTIL, Asker::Console), Err(Failure::Busy));
     assert_eq!(link.look(2, Ticks(0)), Some(Err(Failure::Gone)), "it was not asked");
     assert_eq!((link.look(1, Ticks(99)), link.look(1, UNTIL)), (None, Some(Err(Failure::Late))));
     // Half of the late answer comes before the next request, half after it.
     say(&guest, "{\"id\":1,\"o");
-    link.ask(3, Ask::Ping, UNTIL).unwrap();
+    link.ask(3, Ask::Ping, UNTIL, Asker::Console).unwrap();
     say(&guest, "k\":{}}\n{\"id\":3,\"ok\":{\"version\":1}}\n");
     let answer = Answer { version: Some(1), ..Answer::default() };
     assert_eq!(outcome(&link, 3), Some(Ok(answer)));
@@ -172,7 +172,7 @@ fn an_agent_that_reads_nothing_is_not_asked_for_ever() {
     let (link, guest) = linked();
     let mut asked = 0;
     for number in 1..=1000 {
-        match link.ask(number, Ask::Ping, UNTIL) {
+        match link.ask(number, Ask::Ping, UNTIL, Asker::Console) {
             Ok(()) => asked += 1,
             Err(why) => assert_eq!(why, Failure::Full),
         }
@@ -181,7 +181,7 @@ fn an_agent_that_reads_nothing_is_not_asked_for_ever() {
     assert!((200..1000).contains(&asked), "{asked}");
     // All it finds are whole lines.
     assert!(heard(&guest).lines().all(|line| line.ends_with("\"do\":\"ping\"}")));
-    assert_eq!(link.ask(1001, Ask::Ping, UNTIL), Ok(()));
+    assert_eq!(link.ask(1001, Ask::Ping, UNTIL, Asker::Console), Ok(()));
 }
 
 #[test]
@@ -225,7 +225,7 @@ proptest! {
                 1 => guest.set_open(true),
                 2 if !pending => {
                     number += 1;
-                    pending = link.ask(number, Ask::Info, Ticks(now + 20)).is_ok();
+                    pending = link.ask(number, Ask::Info, Ticks(now + 20), Asker::Console).is_ok();
                 }
                 3 => drop(heard(&guest)),
                 _ => drop(guest.send(&bytes)),
@@ -243,6 +243,6 @@ proptest! {
             prop_assert!((0..100).any(|_| link.look(number, Ticks(1000)).is_some()));
         }
         guest.set_open(true);
-        prop_assert_eq!(link.ask(number + 1, Ask::Ping, Ticks(2000)).is_err_and(|why| why != Failure::Full), false);
+        prop_assert_eq!(link.ask(number + 1, Ask::Ping, Ticks(2000), Asker::Console).is_err_and(|why| why != Failure::Full), false);
     }
 }

@@ -13,7 +13,7 @@ use crate::addr::Ipa;
 use crate::device::doorbell::Doorbells;
 use crate::device::serial::ScriptedLine;
 use crate::device::{Device, Signal};
-use crate::monitor::agent::{Answer, Ask, Failure, Link, PORT};
+use crate::monitor::agent::{Answer, Ask, Asker, Failure, Link, PORT};
 use crate::sched::VmId;
 use crate::testing::shared_ram;
 use crate::time::Ticks;
@@ -319,7 +319,7 @@ fn with_agent() -> (Guest, Link, Arc<Doorbells>) {
 fn an_agent_is_asked_by_its_port_and_answers_there() {
     let (mut guest, link, bells) = with_agent();
     guest.expect(RECEIVE, 64);
-    link.ask(1, Ask::Sync, Ticks(9)).unwrap();
+    link.ask(1, Ask::Sync, Ticks(9), Asker::Console).unwrap();
     answer(&bells, core::slice::from_mut(&mut guest));
     assert_eq!(guest.received(RECEIVE), Some(b"{\"id\":1,\"do\":\"sync\"}\n".to_vec()));
     guest.send(TRANSMIT, b"{\"id\":1,", &[3]);
@@ -331,15 +331,15 @@ fn an_agent_is_asked_by_its_port_and_answers_there() {
 #[test]
 fn a_device_that_is_reset_between_request_and_answer_ends_the_wait() {
     let (mut guest, link, bells) = with_agent();
-    link.ask(1, Ask::Ping, Ticks(9)).unwrap();
+    link.ask(1, Ask::Ping, Ticks(9), Asker::Console).unwrap();
     guest.device.reset();
     assert_eq!(link.look(1, NOW), Some(Err(Failure::Gone)));
-    assert_eq!(link.ask(2, Ask::Ping, Ticks(9)), Err(Failure::Absent));
+    assert_eq!(link.ask(2, Ask::Ping, Ticks(9), Asker::Console), Err(Failure::Absent));
     guest.begin();
     for (port, event) in [(0, 0), (0, 3), (1, 3), (1, 6)] {
         guest.say(port, event, 1);
     }
-    link.ask(3, Ask::Ping, Ticks(9)).unwrap();
+    link.ask(3, Ask::Ping, Ticks(9), Asker::Console).unwrap();
     guest.expect(RECEIVE, 64);
     answer(&bells, core::slice::from_mut(&mut guest));
     assert_eq!(guest.received(RECEIVE), Some(b"{\"id\":3,\"do\":\"ping\"}\n".to_vec()));
@@ -356,7 +356,7 @@ fn a_guest_that_says_more_than_anybody_asked_waits_alone() {
     }
     assert_eq!(guest.sent(TRANSMIT), ROOM / 1000);
     // What was said before it was asked is dropped, and the rest is no answer.
-    link.ask(1, Ask::Ping, Ticks(9)).unwrap();
+    link.ask(1, Ask::Ping, Ticks(9), Asker::Console).unwrap();
     for _ in 0..200 {
         assert_eq!(link.look(1, NOW), None);
         guest.look();

@@ -29,8 +29,10 @@ pub const MOST_ANSWER: usize = 64 << 10;
 /// How many bytes of answers wait for a guest at most, in all its connections: no line is taken where they could become
 /// more.
 const MOST_HELD: usize = 2 * MOST_ANSWER;
-/// What a guest's connections take of memory at most, in bytes, but for some hundred each.
-pub const MOST_MEMORY: usize = MOST_HELD + MOST * 2 * BUFFER as usize;
+/// How many lines of a guest's are answered at a time at most, in all its connections.
+pub const MOST_ASKED: usize = MOST_HELD / MOST_ANSWER;
+/// What a guest's connections, and its lines that wait for agents, take of memory at most, in bytes, but for some hundred each.
+pub const MOST_MEMORY: usize = MOST_HELD + (MOST * 2 + MOST_ASKED) * BUFFER as usize;
 
 /// Which connection a line came by.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
