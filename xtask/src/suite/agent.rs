@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use super::ctl::Run;
+use super::debians::{self, BOOT_SECONDS};
 use super::net::ask;
 use super::session::said;
 use super::{Bench, Step};
-use crate::paths;
 
 const MANIFEST: &str = r#"
 [machine]
@@ -37,8 +37,6 @@ memory = "16M"
 agent = true
 "#;
 
-/// Enough for a boot on a slow machine that does other things too.
-const BOOT_SECONDS: u64 = 150;
 const ANSWER_SECONDS: u64 = 30;
 
 /// Answers one request with what a terminal should not get, and what nobody asked for before that.
@@ -53,12 +51,7 @@ pub fn steps() -> Vec<Step> {
 }
 
 fn asked(bench: &Bench, gic: &str) -> Result<()> {
-    bench.debian()?;
-    let manifest = paths::target().join("xtask/agent.toml");
-    paths::write_if_changed(&manifest, MANIFEST.as_bytes())?;
-    let args = ["--gic", gic, "--smp", "2", "--memory", "512M"];
-    let mut run = Run::start(bench, &manifest, &args, &[])?;
-    run.session.says("debian", "plinth-guest-ready", BOOT_SECONDS)?;
+    let mut run = debians::boot_to_ask(bench, "agent", MANIFEST, gic, &["debian"])?;
     comes(&run)?;
     let told = run.json("agent debian info")?;
     let number = |name: &str| told[name].as_u64().with_context(|| format!("no {name}: {told}"));

@@ -1,14 +1,19 @@
 //! Several Debian guests of one manifest, on two CPUs and with their consoles.
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 
 use super::Bench;
+use super::ctl::Run;
 use super::session::Session;
 use crate::paths;
 
 /// Enough for the boots on a slow machine that does other things too.
 pub const BOOT_SECONDS: u64 = 200;
 pub const RUN_SECONDS: u64 = 600;
+
+const MACHINE: [&str; 4] = ["--smp", "2", "--memory", "1G"];
 
 /// A machine with this `manifest`, kept as `name`, in which each of `guests` has come up.
 pub fn boot(
@@ -20,13 +25,35 @@ pub fn boot(
 ) -> Result<Session> {
     bench.machine()?;
     bench.debian()?;
+    let file = kept(name, manifest)?;
+    let file = file.to_string_lossy();
+    let args = [&[&*file, "--gic", gic][..], &MACHINE].concat();
+    let mut session = Session::start(bench, &args, RUN_SECONDS)?;
+    all_come_up(&mut session, guests)?;
+    Ok(session)
+}
+
+/// The same, whose monitor is asked from the PC as well.
+pub fn boot_to_ask<'b>(
+    bench: &'b Bench,
+    name: &str,
+    manifest: &str,
+    gic: &str,
+    guests: &[&str],
+) -> Result<Run<'b>> {
+    bench.debian()?;
+    let args = [&["--gic", gic][..], &MACHINE].concat();
+    let mut run = Run::start(bench, &kept(name, manifest)?, &args, &[])?;
+    all_come_up(&mut run.session, guests)?;
+    Ok(run)
+}
+
+fn kept(name: &str, manifest: &str) -> Result<PathBuf> {
     let file = paths::target().join(format!("xtask/{name}.toml"));
     paths::write_if_changed(&file, manifest.as_bytes())?;
-    let file = file.to_string_lossy();
-    let args = [&*file, "--gic", gic, "--smp", "2", "--memory", "1G"];
-    let mut session = Session::start(bench, &args, RUN_SECONDS)?;
-    for guest in guests {
-        session.says(guest, "plinth-guest-ready", BOOT_SECONDS)?;
-    }
-    Ok(session)
+    Ok(file)
+}
+
+fn all_come_up(session: &mut Session, guests: &[&str]) -> Result<()> {
+    guests.iter().try_for_each(|guest| session.says(guest, "plinth-guest-ready", BOOT_SECONDS))
 }

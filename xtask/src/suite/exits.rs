@@ -7,8 +7,7 @@ use serde_json::Value;
 
 use super::ctl::Run;
 use super::net::ask;
-use super::{Bench, Outcome, Step};
-use crate::paths;
+use super::{Bench, Outcome, Step, debians};
 
 /// How much is sent, in MiB.
 const SENT: u64 = 64;
@@ -42,9 +41,6 @@ cpus = [1]
 nets = ["lan"]
 "#;
 
-/// Enough for two boots on a slow machine that does other things too.
-const BOOT_SECONDS: u64 = 200;
-
 pub fn steps() -> Vec<Step> {
     let step = |gic: &'static str| {
         Step::new(format!("debian/network-exits-gicv{gic}"), move |bench| {
@@ -56,14 +52,7 @@ pub fn steps() -> Vec<Step> {
 }
 
 fn few(bench: &Bench, gic: &str) -> Result<String> {
-    bench.debian()?;
-    let manifest = paths::target().join("xtask/exits.toml");
-    paths::write_if_changed(&manifest, MANIFEST.as_bytes())?;
-    let args = ["--gic", gic, "--smp", "2", "--memory", "1G"];
-    let mut run = Run::start(bench, &manifest, &args, &[])?;
-    for guest in ["ada", "bob"] {
-        run.session.says(guest, "plinth-guest-ready", BOOT_SECONDS)?;
-    }
+    let mut run = debians::boot_to_ask(bench, "exits", MANIFEST, gic, &["ada", "bob"])?;
     let file = format!("dd if=/dev/zero of=/run/x bs=1M count={SENT} 2>/dev/null && httpd -h /run");
     ask(&mut run.session, "ada", 1001, &file)?;
     run.session.send("\x011")?;
