@@ -10,14 +10,14 @@ use plinth::addr::{Ipa, Region};
 use plinth::device::Device;
 use plinth::exit::Width;
 use plinth::firmware::entropy::Entropy;
-use plinth::memory::{FramePool, GuestMemory, Ram, Recorder};
+use plinth::memory::GuestMemory;
 use plinth::time::Ticks;
 use plinth::virtio::entropy::EntropyDevice;
 use plinth::virtio::queue::fake::{Driver, Offer};
 use plinth::virtio::queue::{Buffer, Negotiated, Place};
 use plinth::virtio::ram::SharedRam;
 use plinth::virtio::transport::Transport;
-use plinth_fuzz::{RAM, often};
+use plinth_fuzz::{RAM, often, shared_ram};
 
 const SIZE: u64 = 8 * 4096;
 const STATUS: u64 = 0x070;
@@ -52,17 +52,6 @@ impl<'a> Arbitrary<'a> for Step {
     }
 }
 
-fn ram() -> SharedRam {
-    let mut pool = FramePool::new();
-    pool.add(Ram::from_heap(SIZE, SIZE).unwrap(), &[]);
-    let frames = pool.allocate(SIZE).unwrap().scrub().clean(&Recorder::default());
-    let mut memory = GuestMemory::new();
-    memory.add(Ipa::new(RAM), frames).unwrap();
-    let ram = SharedRam::default();
-    ram.call_once(|| memory);
-    ram
-}
-
 fn set(device: &mut impl Device, offset: u64, value: u32) {
     device.write(offset, Width::Word, value.into(), Ticks(0));
 }
@@ -94,8 +83,7 @@ fn start(device: &mut impl Device, negotiated: Negotiated) {
 }
 
 thread_local! {
-    // What it takes of the heap is never given back.
-    static GUEST: RefCell<SharedRam> = RefCell::new(ram());
+    static GUEST: RefCell<SharedRam> = RefCell::new(shared_ram(SIZE));
 }
 
 /// A driver that keeps to the rules, several times round the ring.

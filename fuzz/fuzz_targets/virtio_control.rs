@@ -14,7 +14,6 @@ use plinth::device::doorbell::{Doorbell, Doorbells};
 use plinth::device::serial::ScriptedLine;
 use plinth::device::{Device, Signal};
 use plinth::exit::Width;
-use plinth::memory::{FramePool, GuestMemory, Ram, Recorder};
 use plinth::net::{MacAddr, Plan, PortConfig};
 use plinth::sched::VmId;
 use plinth::time::{Frequency, Ticks};
@@ -26,7 +25,7 @@ use plinth::virtio::queue::fake::{Driver, Offer};
 use plinth::virtio::queue::{Buffer, Negotiated, Place};
 use plinth::virtio::ram::SharedRam;
 use plinth::virtio::transport::Transport;
-use plinth_fuzz::{RAM, often};
+use plinth_fuzz::{RAM, often, shared_ram};
 
 const SIZE: u64 = 32 * 4096;
 const DATA: u64 = RAM + 0x1_0000;
@@ -71,20 +70,8 @@ impl<'a> Arbitrary<'a> for Step {
     }
 }
 
-fn ram() -> SharedRam {
-    let mut pool = FramePool::new();
-    pool.add(Ram::from_heap(SIZE, SIZE).unwrap(), &[]);
-    let frames = pool.allocate(SIZE).unwrap().scrub().clean(&Recorder::default());
-    let mut memory = GuestMemory::new();
-    memory.add(Ipa::new(RAM), frames).unwrap();
-    let ram = SharedRam::default();
-    ram.call_once(|| memory);
-    ram
-}
-
 thread_local! {
-    // What it takes of the heap is never given back.
-    static GUEST: RefCell<SharedRam> = RefCell::new(ram());
+    static GUEST: RefCell<SharedRam> = RefCell::new(shared_ram(SIZE));
 }
 
 fn place(queue: u64) -> Place {

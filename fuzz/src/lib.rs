@@ -7,9 +7,11 @@ use plinth::addr::{Ipa, Region};
 use plinth::device::Device;
 use plinth::exit::Width;
 use plinth::manifest::Manifest;
+use plinth::memory::{FramePool, GuestMemory, Ram, Recorder};
 use plinth::net::Plan;
 use plinth::time::{Frequency, Ticks};
 use plinth::vgic::GicVersion;
+use plinth::virtio::ram::SharedRam;
 
 /// The start of every guest's RAM.
 pub const RAM: u64 = 0x4000_0000;
@@ -33,6 +35,19 @@ pub fn gic(u: &mut Unstructured<'_>) -> Result<GicVersion> {
 pub fn ram(u: &mut Unstructured<'_>) -> Result<Region<Ipa>> {
     let size = u.int_in_range(1..=1 << 30)?;
     Ok(Region::new(Ipa::new(RAM), size).expect("1 GiB from 1 GiB on"))
+}
+
+/// A guest's memory from [`RAM`] on, of `size` bytes, a power of two of pages. What it takes of the heap is never given back: once for each
+/// thread is enough.
+pub fn shared_ram(size: u64) -> SharedRam {
+    let mut pool = FramePool::new();
+    pool.add(Ram::from_heap(size, size).expect("a heap"), &[]);
+    let frames = pool.allocate(size).expect("it is all there").scrub().clean(&Recorder::default());
+    let mut memory = GuestMemory::new();
+    memory.add(Ipa::new(RAM), frames).expect("the first");
+    let ram = SharedRam::default();
+    ram.call_once(|| memory);
+    ram
 }
 
 /// One access to a device's window of 4 KiB, as the bus lets it through: aligned, and inside.
