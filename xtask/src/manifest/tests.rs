@@ -1,5 +1,8 @@
 //! Claims about manifests: what they mean, and what is said of those that mean nothing.
 
+mod defaults;
+mod devices;
+mod disks;
 mod networks;
 
 use std::path::{Path, PathBuf};
@@ -7,8 +10,7 @@ use std::path::{Path, PathBuf};
 use plinth::addr::Ipa;
 use plinth::machine::CpuId;
 use plinth::manifest::{
-    Devices, DiskConfig, DiskContents, DiskName, DiskPart, HostDiskConfig, Keys, MachineConfig,
-    OnBadAccess, OnCrash, OnReboot, Rights, Shutdown, View, VsockConfig, WhenIdle,
+    Devices, MachineConfig, OnBadAccess, OnCrash, OnReboot, Shutdown, View, WhenIdle,
 };
 use plinth::sched::policy::{Class, CpuSet, Wfi};
 
@@ -86,20 +88,6 @@ fn a_full_entry_is_read_and_paths_are_relative_to_the_file() {
 }
 
 #[test]
-fn what_is_left_out_has_a_default() {
-    let draft = good(&vm(""));
-    let guest = &draft.entries[0].guest;
-    assert_eq!((guest.memory, guest.vcpus), (512 << 20, 1));
-    assert_eq!(guest.policy.class, Class::Fair { weight: 100, cap: None });
-    assert_eq!((guest.policy.affinity, guest.devices), (CpuSet::ALL, Devices::RTC));
-    assert_eq!((guest.on_crash, guest.on_reboot), (OnCrash::Preserve, OnReboot::Restart));
-    assert_eq!((guest.policy.wfi, &guest.shutdown), (Wfi::Auto, &Shutdown::Button));
-    assert_eq!(guest.on_bad_access, OnBadAccess::Abort);
-    assert!(guest.autostart && guest.ram_base == Ipa::new(0x4000_0000));
-    assert_eq!(draft.machine, MachineConfig::default());
-}
-
-#[test]
 fn the_machine_table_is_about_the_console_and_the_end() {
     let text = "[machine]\nescape = \"ctrl-b\"\nview = \"focus\"\nscrollback = \"128K\"\n\
                 when_idle = \"wait\"\n";
@@ -108,55 +96,6 @@ fn the_machine_table_is_about_the_console_and_the_end() {
     let expected =
         MachineConfig { escape: 2, view, scrollback: 128 << 10, when_idle: WhenIdle::Wait };
     assert_eq!(machine, expected);
-}
-
-#[test]
-fn defaults_hold_for_every_guest_that_does_not_say_otherwise() {
-    let text = "[machine.defaults]\nmemory = \"64M\"\nvcpus = 2\nweight = 200\non_crash = \"destroy\"\n\
-                autostart = false\ncpus = [1]\nwfi = \"trap\"\n";
-    let text = format!(
-        "{text}{}{}",
-        vm("vcpus = 3\ncap = 250"),
-        vm("reservation = { budget = \"500us\", period = \"1s\" }\nautostart = true\nwfi = \"auto\"")
-            .replace("\"a\"", "\"b\"")
-    );
-    let draft = good(&text);
-    let [first, second] = draft.entries.as_slice() else { panic!("two guests") };
-    let (first, second) = (&first.guest, &second.guest);
-    assert_eq!((first.memory, first.vcpus, first.autostart), (64 << 20, 3, false));
-    assert_eq!(first.policy.class, Class::Fair { weight: 200, cap: Some(250) });
-    assert_eq!((first.on_crash, first.policy.affinity), (OnCrash::Destroy, cpus(&[1])));
-    assert_eq!((second.vcpus, second.autostart), (2, true));
-    assert_eq!((first.policy.wfi, second.policy.wfi), (Wfi::Trap, Wfi::Auto));
-    assert_eq!(second.policy.class, Class::Reserved { budget: 500, period: 1_000_000 });
-}
-
-#[test]
-fn a_guests_weight_replaces_a_reservation_of_the_defaults() {
-    let defaults = "[machine.defaults]\nreservation = { budget = \"1ms\", period = \"10ms\" }\n";
-    let draft = good(&format!("{defaults}{}", vm("weight = 5")));
-    assert_eq!(draft.entries[0].guest.policy.class, Class::Fair { weight: 5, cap: None });
-}
-
-#[test]
-fn a_mistake_in_the_defaults_is_told_once_and_where_it_is() {
-    let text = format!("[machine.defaults]\nvcpus = 9\n{}", [vm(""), vm("")].concat());
-    let text = text.replacen("\"a\"", "\"b\"", 1);
-    assert_eq!(
-        mistakes(&text),
-        ["2:9: machine.defaults, vcpus: 9 will not do; want a whole number from 1 to 8"]
-    );
-    let text = "[machine.defaults]\nkernel = \"k\"\n";
-    assert!(
-        mistakes(&format!("{text}{}", vm("")))[0].starts_with("2:1: machine.defaults, kernel: ")
-    );
-}
-
-#[test]
-fn a_problem_with_a_default_is_told_where_the_default_is() {
-    let text = format!("[machine.defaults]\ncap = 200\n{}", vm("vcpus = 1"));
-    let found = mistakes(&text);
-    assert!(found[0].starts_with("2:7: vm 1, cap: 200 % is more than 1 vCPUs"), "{found:?}");
 }
 
 #[test]
@@ -255,88 +194,6 @@ fn each_field_says_what_it_takes() {
     ] {
         let found = mistake(line);
         assert!(found.starts_with(said), "{line}: {found}");
-    }
-}
-
-#[test]
-fn ports_are_joined_by_their_names_and_keys_are_one_devices() {
-    let two = |first: &str, second: &str| {
-        format!(
-            "[[vm]]\nname = \"a\"\nkernel = \"k\"\nports = [{first}]\n\
-             [[vm]]\nname = \"b\"\nkernel = \"k\"\nports = [{second}]\nkeys = \"virtio\"\n"
-        )
-    };
-    let (to_b, to_a) = ("{ name = \"x\", to = \"b\" }", "{ name = \"x\", to = \"a\" }");
-    let draft = good(&two(to_b, to_a));
-    let guests: Vec<_> = draft.entries.iter().map(|entry| &entry.guest).collect();
-    assert_eq!((guests[0].ports[0].name.as_str(), guests[0].ports[0].to.as_str()), ("x", "b"));
-    assert_eq!((guests[0].keys, guests[1].keys), (Keys::Uart, Keys::Virtio));
-    let loose =
-        "4:9: vm 1, ports: `x` leads to `b`, which has no port { name = \"x\", to = \"a\" }";
-    assert_eq!(mistakes(&two(to_b, "")), [loose]);
-    for (ports, said) in [
-        ("3", "vm 1, ports: 3 will not do; want a table as in { name"),
-        ("{ name = \"a b\", to = \"b\" }", "vm 1, ports.name: a port's name has 1 to 64 printable"),
-        (
-            "{ name = \"org.plinth.agent.0\", to = \"b\" }",
-            "vm 1, ports.name: `org.plinth.agent.0` is the port of the guest's agent; say `agent = true` for it",
-        ),
-        ("{ nam = \"x\", to = \"b\" }", "vm 1, ports.nam: unknown field; did you mean `name`?"),
-        ("{ name = \"x\" }", "vm 1, ports.to: the field is missing"),
-    ] {
-        let found = mistakes(&two(ports, ""));
-        assert!(found.iter().any(|one| one.contains(said)), "{ports}: {found:?}");
-    }
-    let twice = mistakes(&two(&format!("{to_b}, {to_b}"), to_a)).concat();
-    assert!(twice.contains("vm 1, ports: `x` is the name of port 1 already"), "{twice}");
-    assert!(mistake("keys = \"both\"").contains("want \"uart\" or \"virtio\""));
-}
-
-#[test]
-fn an_agent_is_had_by_saying_so() {
-    assert!(guest("agent = true").agent && !guest("").agent);
-    assert!(
-        mistake("agent = \"yes\"").contains("vm 1, agent: `yes` will not do; want true or false")
-    );
-    assert_eq!(guest("shutdown = \"agent\"\nagent = true").shutdown, Shutdown::Agent);
-    let without = &good(&vm("shutdown = \"agent\"")).entries[0];
-    let problems = crate::guest::look_over(&without.guest);
-    let why = problems.iter().map(|one| without.mistake(one).text).collect::<Vec<_>>().concat();
-    assert!(
-        why.contains("vm 1, shutdown: by its agent, and it has none; say `agent = true`"),
-        "{why}"
-    );
-}
-
-#[test]
-fn a_socket_device_has_the_guests_number_and_no_rights_unless_its_manifest_says_so() {
-    let three = |fields: [&str; 3]| {
-        let vm = |field| format!("[[vm]]\nkernel = \"k\"\nname = \"NAME\"\n{field}\n");
-        let vms = fields.into_iter().zip(["a", "b", "c"]);
-        vms.map(|(field, name)| vm(field).replace("NAME", name)).collect::<String>()
-    };
-    let table = "vsock = { cid = 0x11, monitor = \"control\", group = \"talk\" }";
-    let draft = good(&three(["vsock = true", table, "vsock = false"]));
-    let found: Vec<_> = draft.entries.iter().map(|entry| entry.guest.vsock.clone()).collect();
-    let control = VsockConfig { cid: 17, monitor: Rights::Control, group: Some("talk".into()) };
-    assert_eq!(found, [Some(VsockConfig::new(3)), Some(control), None]);
-    let found = mistakes(&three(["vsock = { cid = 5 }", "vsock = { cid = 2 }", "vsock = true"]));
-    assert_eq!(
-        found,
-        [
-            "8:17: vm 2, vsock.cid: 2 will not do; want a whole number from 3 to 4294967294",
-            "12:9: vm 3, vsock: the CID 5 is that of vm 1; give one another",
-        ]
-    );
-    for (value, said) in [
-        ("3", "vsock: 3 will not do; want true, or a table as in { monitor = \"read\""),
-        ("{ group = \"a b\" }", "vsock.group: a name has 1 to 32 printable ASCII characters"),
-        ("{ cid = 4294967295 }", "vsock.cid: 4294967295 will not do; want a whole number from 3"),
-        ("{ monitor = \"all\" }", "want \"none\" or \"read\" or \"control\""),
-        ("{ monitr = \"read\" }", "vsock.monitr: unknown field; did you mean `monitor`?"),
-    ] {
-        let found = mistake(&format!("vsock = {value}"));
-        assert!(found.contains(said), "{value}: {found}");
     }
 }
 
@@ -502,145 +359,4 @@ fn the_default_manifest_is_a_good_example() {
     let names: Vec<_> = good(text).entries.iter().map(|entry| entry.guest.name.clone()).collect();
     assert_eq!(names, ["debian1", "debian2", "heartbeat"]);
     assert_eq!(mistakes(text), Vec::<String>::new());
-}
-
-#[test]
-fn disks_are_read_with_their_defaults_and_images_are_relative_to_the_file() {
-    let disks = guest(
-        "disks = [ { image = \"a.qcow2\" }, { image = \"/b\", read_only = true }, \
-         { size = \"128M\", space = \"8K\", serial = \"log\" } ]",
-    )
-    .disks;
-    let image = |path: &str| DiskContents::Image(Source::Disk(PathBuf::from(path)));
-    let disk = |contents, space, read_only, serial: &str| DiskConfig {
-        contents,
-        space,
-        read_only,
-        serial: serial.to_owned(),
-    };
-    let wanted = [
-        disk(image("/base/a.qcow2"), None, false, "disk0"),
-        disk(image("/b"), None, true, "disk1"),
-        disk(DiskContents::Empty(128 << 20), Some(8192), false, "log"),
-    ];
-    assert_eq!(disks, wanted);
-}
-
-#[test]
-fn parts_of_the_machines_disks_are_read() {
-    let disks = guest(
-        "disks = [ { host = 0 }, { host = \"data\", partition = \"root\", read_only = true }, \
-         { host = 1, partition = 3, serial = \"p3\" }, { host = 2, start = \"1M\", size = \"64K\" }, \
-         { host = 3, size = \"4K\" }, { host = 4, start = \"2M\" } ]",
-    )
-    .disks;
-    let parts: Vec<_> = disks.iter().map(|disk| disk.host().unwrap().clone()).collect();
-    let part = |disk, part| HostDiskConfig { disk, part };
-    let wanted = [
-        part(DiskName::Number(0), DiskPart::Whole),
-        part(DiskName::Serial("data".to_owned()), DiskPart::Named("root".to_owned())),
-        part(DiskName::Number(1), DiskPart::Partition(3)),
-        part(DiskName::Number(2), DiskPart::Range(1 << 20, Some(64 << 10))),
-        part(DiskName::Number(3), DiskPart::Range(0, Some(4096))),
-        part(DiskName::Number(4), DiskPart::Range(2 << 20, None)),
-    ];
-    assert_eq!(parts, wanted);
-    assert_eq!((disks[1].read_only, disks[0].serial.as_str()), (true, "disk0"));
-}
-
-#[test]
-fn what_two_guests_cannot_both_have_of_a_disk_is_told() {
-    let vms = |one: &str, two: &str| {
-        format!(
-            "[[vm]]\nname = \"a\"\nkernel = \"k\"\ndisks = [{{ {one} }}]\n\
-             [[vm]]\nname = \"b\"\nkernel = \"k\"\ndisks = [{{ size = \"4K\" }}, {{ {two} }}]\n"
-        )
-    };
-    for (one, two) in [
-        ("host = 0", "host = 0, partition = 1"),
-        ("host = 0, size = \"1M\"", "host = 0, start = \"512K\", read_only = true"),
-    ] {
-        let told = mistakes(&vms(one, two));
-        assert_eq!(told.len(), 1, "{told:?}");
-        assert!(told[0].contains("vm 2, disks: disk 2 has something of a disk"), "{told:?}");
-        assert!(told[0].contains("in common with disk 1 of vm 1"), "{told:?}");
-    }
-    for (one, two) in [
-        ("host = 0, read_only = true", "host = 0, partition = 1, read_only = true"),
-        ("host = 0, size = \"1M\"", "host = 0, start = \"1M\""),
-        ("host = 0", "host = 1"),
-    ] {
-        assert_eq!(mistakes(&vms(one, two)), Vec::<String>::new());
-    }
-}
-
-#[test]
-fn what_is_wrong_with_a_disk_is_told_where_it_stands() {
-    for (line, told) in [
-        ("disks = 3", "9: vm 1, disks: 3 will not do; want a list of disks"),
-        ("disks = [3]", "10: vm 1, disks 1: 3 will not do; want a table"),
-        ("disks = [{}]", "10: vm 1, disks 1: it has neither an `image` nor a `size`"),
-        (
-            "disks = [{ size = \"4M\" }, { sise = \"4M\", image = \"a\" }]",
-            "29: vm 1, disks 2.sise: unknown field; did you mean `size`?",
-        ),
-        (
-            "disks = [{ size = \"3K\" }]",
-            "19: vm 1, disks 1.size: 3K; it is a multiple of 4K up to 1024G",
-        ),
-        (
-            "disks = [{ size = \"4M\", space = \"0K\" }]",
-            "33: vm 1, disks 1.space: `0K` is not a size",
-        ),
-        (
-            "disks = [{ image = \"a\", size = \"4M\" }]",
-            "25: vm 1, disks 1.size: there is an image as well",
-        ),
-        (
-            "disks = [{ image = \"a\", read_only = true, space = \"4M\" }]",
-            "43: vm 1, disks 1.space: nothing is written",
-        ),
-        (
-            "disks = [{ size = \"4M\", read_only = true }]",
-            "25: vm 1, disks 1.read_only: an empty disk",
-        ),
-        (
-            "disks = [{ size = \"4M\", serial = \"a b\" }]",
-            "34: vm 1, disks 1.serial: a serial has 1 to 20",
-        ),
-        ("disks = [{ host = 32 }]", "19: vm 1, disks 1.host: 32 will not do; want a whole number"),
-        ("disks = [{ host = true }]", "19: vm 1, disks 1.host: want a disk's number from 0 to 31"),
-        ("disks = [{ host = \"a b\" }]", "19: vm 1, disks 1.host: a serial has 1 to 20"),
-        (
-            "disks = [{ host = 0, partition = 0 }]",
-            "34: vm 1, disks 1.partition: 0 will not do; want a whole number from 1 to 1024",
-        ),
-        (
-            "disks = [{ host = 0, partition = \"\" }]",
-            "34: vm 1, disks 1.partition: a partition's name has 1 to 36",
-        ),
-        (
-            "disks = [{ host = 0, partition = 1, start = \"1M\" }]",
-            "37: vm 1, disks 1.start: there is a partition as well",
-        ),
-        (
-            "disks = [{ host = 0, image = \"a\" }]",
-            "22: vm 1, disks 1.image: the disk is the machine's",
-        ),
-        (
-            "disks = [{ host = 0, space = \"4K\" }]",
-            "22: vm 1, disks 1.space: the disk is the machine's",
-        ),
-        (
-            "disks = [{ size = \"4K\", partition = 1 }]",
-            "25: vm 1, disks 1.partition: that is for a disk of the machine's",
-        ),
-    ] {
-        let found = mistake(line);
-        assert!(found.starts_with(told), "{line}\n{found}");
-    }
-    let many = "{ size = \"4M\" }, ".repeat(9);
-    assert!(mistake(&format!("disks = [{many}]")).contains("9 disks; 8 at most"));
-    let text = "[machine.defaults]\ndisks = []\n[[vm]]\nname = \"a\"\nkernel = \"k\"\n";
-    assert!(mistakes(text)[0].contains("unknown field"));
 }
