@@ -75,6 +75,11 @@ pub trait Backend: Send {
     /// What makes the device need a reset.
     fn serve(&mut self, queue: usize, chain: &Chain, ram: &impl GuestRam) -> Result<Served, Bad>;
 
+    /// Whether a queue that waits may go on, now that something has happened outside: one that cannot is not looked at.
+    fn can_go_on(&self, _queue: usize) -> bool {
+        true
+    }
+
     /// The next chain that was left for later and is used now.
     fn completed(&mut self) -> Option<Completed> {
         None

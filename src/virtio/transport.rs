@@ -336,7 +336,16 @@ impl<B: Backend, R: RamSource> Transport<B, R> {
         if self.backend.has_changed() {
             self.queues.raise(CONFIGURATION);
         }
-        self.state.busy |= core::mem::take(&mut self.state.waits) | self.backend.looks_into();
+        let mut waits = self.state.waits;
+        while waits != 0 {
+            let index = waits.trailing_zeros();
+            waits &= waits - 1;
+            if self.backend.can_go_on(index as usize) {
+                self.state.waits &= !(1 << index);
+                self.state.busy |= 1 << index;
+            }
+        }
+        self.state.busy |= self.backend.looks_into();
     }
 }
 

@@ -23,7 +23,7 @@ use plinth::virtio::block::base::Images;
 use plinth::virtio::console::NamedPort;
 use plinth::virtio::console::channel::Channels;
 use plinth::virtio::net::cabling::Cabling;
-use plinth::virtio::vsock::sockets::Sockets;
+use plinth::virtio::vsock::sockets::{Socket, Sockets};
 use plinth::vm::Vm;
 use plinth::vm::create::{CreateError, Creation, Host};
 use plinth::vm::idregs::{IdFacts, IdRegs};
@@ -164,6 +164,8 @@ pub struct Room {
     pub finished: Vec<bool>,
     /// What each guest's named ports lead to.
     pub ports: Vec<Vec<NamedPort>>,
+    /// What is behind each guest's socket device.
+    pub sockets: Vec<Option<Socket>>,
     vmids: Vec<u8>,
 }
 
@@ -227,7 +229,8 @@ impl Room {
         let stock =
             Stock::new(host, bundle.clone(), pool(memory), None, Box::new(line)).with_disks(disks);
         let ids = (0..).map(VmId).take(bundle.vms().len());
-        let ports = ids.map(|id| stock.channels().of(id)).collect();
+        let ports = ids.clone().map(|id| stock.channels().of(id)).collect();
+        let sockets = ids.map(|id| stock.sockets().of(id).cloned()).collect();
         let hypervisor: &'static Hypervisor = Box::leak(Box::new(Hypervisor::new(stock)));
         let world = World::new(count, on_pause);
         let mut machines: Vec<_> =
@@ -238,7 +241,7 @@ impl Room {
         let vmids = (0..).take(bundle.vms().len()).map(vmid_of).collect();
         let cpus = machines.into_iter().map(|machine| Cpu::new(machine, hypervisor, on_device));
         let (cpus, finished) = (cpus.collect(), vec![false; count.into()]);
-        Self { world, hypervisor, cpus, lines, finished, ports, vmids }
+        Self { world, hypervisor, cpus, lines, finished, ports, sockets, vmids }
     }
 
     /// Let VM `vm` (from 0) find `ops` at `entry`.

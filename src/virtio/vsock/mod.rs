@@ -11,6 +11,7 @@
 //! | [`group`] | the same, and whom to tell |
 //! | [`lines`] | whether some guest has something to be answered |
 //! | [`sockets`] | who has such a device |
+//! | [`saved`] | what is saved of one |
 
 pub mod buffer;
 pub mod connections;
@@ -19,6 +20,7 @@ mod end;
 pub mod group;
 pub mod lines;
 pub mod packet;
+pub mod saved;
 pub mod sockets;
 pub mod streams;
 
@@ -40,9 +42,18 @@ use crate::exit::Width;
 /// "Socket Device: Virtqueues".
 const RECEIVE: usize = 0;
 const TRANSMIT: usize = 1;
+const EVENTS: usize = 2;
+
+/// `VIRTIO_VSOCK_EVENT_TRANSPORT_RESET`: all connections are over.
+const TRANSPORT_RESET: u32 = 0;
 
 /// How many chains a queue can have.
 const QUEUE_SIZE: u16 = 128;
+
+/// How many bytes of a queue are copied at one go at most, and how many a packet counts beside its own.
+const BUDGET: usize = 20 << 10;
+const EACH: usize = 2 << 10;
+const _: () = assert!(streams::ROOM as usize + EACH <= BUDGET && PACKET + EACH <= BUDGET);
 
 /// The connections of a guest, shared by its device and who answers.
 pub type SharedConnections = Arc<TicketMutex<Connections>>;
@@ -58,6 +69,10 @@ pub struct VsockDevice {
     others_first: bool,
     /// A packet's payload, to or from the hypervisor. Kept, so that its memory is.
     payload: Vec<u8>,
+    /// What is left of what is done at one go, of the two queues by which packets come and go.
+    budgets: [usize; 2],
+    /// The driver is to be told that all connections are over.
+    is_torn: bool,
 }
 
 impl VsockDevice {
@@ -68,13 +83,35 @@ impl VsockDevice {
             group.plug(bell.clone());
         }
         let payload = Vec::with_capacity(BUFFER as usize);
-        Self { socket, cid, bell, others_first: false, payload }
+        let budgets = [BUDGET; 2];
+        Self { socket, cid, bell, others_first: false, payload, budgets, is_torn: false }
+    }
+
+    /// Whether so many bytes can still be copied by queue `queue` at this go; else they can at the next.
+    fn can_copy(&mut self, queue: usize, bytes: usize) -> bool {
+        let Some(budget) = self.budgets.get_mut(queue) else { return true };
+        let can = bytes.saturating_add(EACH) <= *budget;
+        if !can {
+            *budget = BUDGET;
+        }
+        can
+    }
+
+    fn copied(&mut self, queue: usize, bytes: usize) {
+        if let Some(budget) = self.budgets.get_mut(queue) {
+            *budget = budget.saturating_sub(bytes.saturating_add(EACH));
+        }
     }
 
     fn transmit(&mut self, chain: &Chain, ram: &impl GuestRam) -> Result<Served, Bad> {
         let buffers = chain.readable();
         let whole: u64 = buffers.iter().map(|buffer| u64::from(buffer.size)).sum();
         let Some(length) = whole.checked_sub(SIZE as u64) else { return Ok(Served::Done(0)) };
+        let most = usize::try_from(length).unwrap_or(usize::MAX).min(streams::ROOM as usize);
+        if !self.can_copy(TRANSMIT, most) {
+            return Ok(Served::More);
+        }
+        self.copied(TRANSMIT, most);
         let mut bytes = [0; SIZE];
         gather(buffers, 0, &mut bytes, ram)?;
         let header = PacketHeader::parse(&bytes);
@@ -154,6 +191,9 @@ impl VsockDevice {
         let room = chain.room().checked_sub(SIZE as u64);
         let Some(room) = room else { return Ok(Served::Done(0)) };
         let room = usize::try_from(room).unwrap_or(usize::MAX).min(PACKET);
+        if !self.can_copy(RECEIVE, room) {
+            return Ok(Served::More);
+        }
         let turn = self.others_first;
         self.others_first = !turn;
         for others in [turn, !turn] {
@@ -163,10 +203,26 @@ impl VsockDevice {
                 self.receive_from_host(room, chain, ram)?
             };
             if let Some(count) = received {
+                self.copied(RECEIVE, count);
                 return Ok(Served::Done(u32::try_from(SIZE + count).unwrap_or(0)));
             }
         }
+        self.budgets[RECEIVE] = BUDGET;
         Ok(Served::NotNow)
+    }
+
+    /// The driver is told what has become of its connections, if it is to be.
+    fn tell(&mut self, chain: &Chain, ram: &impl GuestRam) -> Result<Served, Bad> {
+        let event = TRANSPORT_RESET.to_le_bytes();
+        if !self.is_torn {
+            return Ok(Served::NotNow);
+        }
+        if chain.room() < event.len() as u64 {
+            return Ok(Served::Done(0));
+        }
+        scatter(chain.writable(), [&event, &[], &[]], ram)?;
+        self.is_torn = false;
+        Ok(Served::Done(u32::try_from(event.len()).unwrap_or(0)))
     }
 
     /// How many bytes of payload came, if a packet did.
@@ -221,8 +277,8 @@ impl Drop for VsockDevice {
 
 impl Backend for VsockDevice {
     const ID: u32 = 19;
-    /// Each copies 16 KiB at most, or 4 KiB twice, in which it looks for the ends of lines.
-    const AT_ONCE: usize = 2;
+    /// Small ones; what large ones take is bounded by a budget.
+    const AT_ONCE: usize = 4;
 
     fn queues(&self) -> &[u16] {
         &[QUEUE_SIZE; 3]
@@ -238,18 +294,23 @@ impl Backend for VsockDevice {
         match queue {
             RECEIVE => self.receive(chain, ram),
             TRANSMIT => self.transmit(chain, ram),
-            // There are no events: a guest never moves to another machine.
-            _ => Ok(Served::NotNow),
+            _ => self.tell(chain, ram),
         }
     }
 
+    fn can_go_on(&self, queue: usize) -> bool {
+        queue != EVENTS || self.is_torn
+    }
+
     fn begin(&mut self, _features: u64) {
+        self.is_torn = false;
         if let Some(group) = &self.socket.group {
             group.join();
         }
     }
 
     fn reset(&mut self) {
+        self.is_torn = false;
         self.socket.reset();
     }
 }
@@ -303,3 +364,6 @@ fn scatter(buffers: &[Buffer], mut parts: [&[u8]; 3], ram: &impl GuestRam) -> Re
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;
