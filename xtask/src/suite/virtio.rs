@@ -117,7 +117,8 @@ fn trunk(bench: &Bench) -> Result<()> {
 
 /// Two guests break their devices, and begin them anew, each while the other does: on one switch, each with a disk.
 fn two(bench: &Bench, gic: &str) -> Result<()> {
-    let more = "memory = \"64M\"\nnets = [\"lan\"]\ndisks = [{ size = \"1M\" }]";
+    let more = "memory = \"64M\"\nnets = [\"lan\"]\ndisks = [{ size = \"1M\" }]\n\
+                vsock = { group = \"storm\", monitor = \"read\" }";
     let guests = ["ada", "bob"].map(|name| Guest { name: name.into(), payload: "virtio", more });
     let manifest = manifest_with(bench, "virtio.toml", "[[network]]\nname = \"lan\"\n\n", &guests)?;
     all_pass(bench, &manifest.to_string_lossy(), &["--gic", gic, "--smp", "2"], &guests)

@@ -1,6 +1,6 @@
 //! Do virtio devices over MMIO keep to the standard (VIRTIO 1.2) with a driver that does, and bear one that does not?
 //!
-//! The entropy device answers for rings; a disk and a network card are asked where there are some.
+//! The entropy device answers for rings; a disk, a network card and a socket device are asked where there are some.
 
 #![no_std]
 #![no_main]
@@ -9,6 +9,7 @@ mod disk;
 mod lies;
 mod registers;
 mod rings;
+mod socket;
 mod storm;
 mod suppression;
 
@@ -53,6 +54,10 @@ fn main(report: &mut Report) {
     match Device::find(kind::NET, 0) {
         Some(device) => storm::of_card(report, device),
         None => report.skip("a card that is begun anew", "there is no network card"),
+    }
+    match Device::find(kind::VSOCK, 0) {
+        Some(device) => socket::ask(report, device),
+        None => report.skip("a socket device's driver that lies", "there is no socket device"),
     }
 }
 
