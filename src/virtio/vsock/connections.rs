@@ -150,6 +150,11 @@ impl Connections {
         self.refusals.len() >= MOST_REFUSALS
     }
 
+    /// Whether something is to be refused.
+    pub fn has_refusals(&self) -> bool {
+        !self.refusals.is_empty()
+    }
+
     /// How many there are.
     pub const fn count(&self) -> usize {
         self.all.len()
@@ -212,7 +217,7 @@ impl Connections {
 
     /// Whether there is something for the guest.
     pub fn has_output(&self) -> bool {
-        !self.refusals.is_empty() || self.all.iter().any(Connection::has_output)
+        self.has_refusals() || self.all.iter().any(Connection::has_output)
     }
 
     /// The next packet for the guest: its header, and its payload, no more than `room`, in `into`.

@@ -194,7 +194,8 @@ impl VsockDevice {
         if !self.can_copy(RECEIVE, room) {
             return Ok(Served::More);
         }
-        let turn = self.others_first;
+        // A refusal is older than what comes from others: it is not to be taken for the end of who asks by the same ports since.
+        let turn = self.others_first && !self.socket.connections.lock().has_refusals();
         self.others_first = !turn;
         for others in [turn, !turn] {
             let received = if others {

@@ -228,6 +228,20 @@ fn a_bell_for_one_packet_leaves_nothing_to_be_done() {
 }
 
 #[test]
+fn a_refusal_comes_before_who_asks_by_the_same_ports_since() {
+    for turns in 0..2 {
+        let mut pair = Pair::new();
+        for _ in 0..turns {
+            pair.guests[1].device().signal(Signal::Input, NOW);
+        }
+        pair.send(1, packet(1, 1, op::RW, 0));
+        pair.send(0, packet(0, 1, op::REQUEST, 0));
+        pair.settle();
+        assert_eq!(pair.guests[1].ops(), [op::RST, op::REQUEST]);
+    }
+}
+
+#[test]
 fn what_is_copied_at_one_go_is_bounded() {
     let mut pair = Pair::new();
     (1..4).for_each(|port| pair.connect(port));
