@@ -117,8 +117,11 @@ fn place(queue: u64) -> Place {
 struct Known {
     /// How many bytes came.
     received: u32,
-    /// It was told that it is connected, or has said so.
-    is_open: bool,
+    /// It has said that it is connected, at any time since it began: that may have waited in its queue.
+    says_so: bool,
+    /// Since the last end: it was asked, and was told that it is connected.
+    asked: bool,
+    is_told_so: bool,
 }
 
 struct Guest {
@@ -196,7 +199,7 @@ impl Guest {
         }
         let key = (header.src_port, header.dst_cid, header.dst_port);
         if header.src_cid == self.cid {
-            self.known.entry(key).or_default().is_open |= header.op == op::RESPONSE;
+            self.known.entry(key).or_default().says_so |= header.op == op::RESPONSE;
         }
         self.notify(TRANSMIT);
     }
@@ -232,10 +235,12 @@ impl Guest {
             let known = self.known.entry((header.dst_port, header.src_cid, header.src_port));
             let known = known.or_default();
             match header.op {
-                op::REQUEST | op::RST => *known = Known::default(),
-                op::RESPONSE => *known = Known { is_open: true, received: 0 },
+                op::REQUEST => (known.asked, known.received) = (true, 0),
+                op::RESPONSE => (known.is_told_so, known.received) = (true, 0),
+                op::RST => *known = Known { says_so: known.says_so, ..Known::default() },
                 op::RW => {
-                    assert!(known.is_open, "bytes from nobody");
+                    let is_open = known.is_told_so || known.asked && known.says_so;
+                    assert!(is_open, "bytes from nobody");
                     known.received = known.received.wrapping_add(header.len);
                     if header.src_cid != HOST {
                         let mark = header.src_cid.to_le_bytes()[0];
