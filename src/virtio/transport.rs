@@ -398,7 +398,9 @@ impl<B: Backend, R: RamSource + Send + Sync> Device for Transport<B, R> {
 
     fn advance(&mut self, now: Ticks) {
         self.now = now;
-        self.backend.attend(self.queues.ram());
+        if let Some(ram) = self.queues.ram().ram() {
+            self.backend.attend(ram);
+        }
         if self.state.again.take_if(|at| *at <= now.0).is_some() {
             self.state.busy |= core::mem::take(&mut self.state.waits);
         }
@@ -413,7 +415,8 @@ impl<B: Backend, R: RamSource + Send + Sync> Device for Transport<B, R> {
     }
 
     fn deadline(&self) -> Option<Ticks> {
-        let at_once = self.state.busy != 0 || self.backend.is_due(self.queues.ram());
+        let is_due = |ram| self.backend.is_due(ram);
+        let at_once = self.state.busy != 0 || self.queues.ram().ram().is_some_and(is_due);
         if at_once { Some(Ticks(0)) } else { self.state.again.map(Ticks) }
     }
 

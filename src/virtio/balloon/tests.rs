@@ -96,11 +96,11 @@ impl Guest {
 
     /// Offers a chain and goes on until nothing is due. Returns whether it was used.
     fn offer(&mut self, queue: usize, offer: &Offer) -> bool {
-        self.drivers[queue].offer(&self.ram, offer).unwrap();
-        self.drivers[queue].show(&self.ram);
+        self.drivers[queue].offer(self.ram.get().unwrap(), offer).unwrap();
+        self.drivers[queue].show(self.ram.get().unwrap());
         self.set(0x050, queue as u64);
         self.go_on();
-        self.drivers[queue].used(&self.ram).is_some()
+        self.drivers[queue].used(self.ram.get().unwrap()).is_some()
     }
 
     fn go_on(&mut self) {
@@ -236,12 +236,16 @@ fn queues_that_are_worked_off_in_turn_do_not_lose_their_place() {
         let ipa = Ipa::new(TEXTS + 0x4000 * queue as u64);
         guest.ram.get().unwrap().write_from(ipa, bytes).unwrap();
         let readable = vec![Buffer { ipa, size: u32::try_from(bytes.len()).unwrap() }];
-        guest.drivers[queue].offer(&guest.ram, &Offer { readable, ..Offer::default() }).unwrap();
-        guest.drivers[queue].show(&guest.ram);
+        guest.drivers[queue]
+            .offer(guest.ram.get().unwrap(), &Offer { readable, ..Offer::default() })
+            .unwrap();
+        guest.drivers[queue].show(guest.ram.get().unwrap());
     }
     let writable = vec![Buffer { ipa: Ipa::new(at(5)), size: UNIT_SIZE }];
-    guest.drivers[REPORTING].offer(&guest.ram, &Offer { writable, ..Offer::default() }).unwrap();
-    guest.drivers[REPORTING].show(&guest.ram);
+    guest.drivers[REPORTING]
+        .offer(guest.ram.get().unwrap(), &Offer { writable, ..Offer::default() })
+        .unwrap();
+    guest.drivers[REPORTING].show(guest.ram.get().unwrap());
     for queue in [INFLATE, DEFLATE, REPORTING] {
         guest.set(0x050, queue as u64);
     }
@@ -292,8 +296,10 @@ fn who_gives_up_the_rings_has_broken_them_and_nothing_else() {
         let bytes = last[0].to_le_bytes();
         guest.ram.get().unwrap().write_from(Ipa::new(TEXTS), &bytes).unwrap();
         let readable = vec![Buffer { ipa: Ipa::new(TEXTS), size: 4 }];
-        guest.drivers[0].offer(&guest.ram, &Offer { readable, ..Offer::default() }).unwrap();
-        guest.drivers[0].show(&guest.ram);
+        guest.drivers[0]
+            .offer(guest.ram.get().unwrap(), &Offer { readable, ..Offer::default() })
+            .unwrap();
+        guest.drivers[0].show(guest.ram.get().unwrap());
         guest.set(0x050, 0);
         guest.go_on();
         assert_eq!(guest.get(0x070), 15 | 64, "the device needs a reset");
@@ -388,8 +394,8 @@ fn a_reset_forgets_the_balloon_and_what_was_taken_stays_away_until_it_is_used() 
         writable: vec![Buffer { ipa: Ipa::new(at(1)), size: u32::MAX }; 8],
         ..Offer::default()
     };
-    guest.drivers[REPORTING].offer(&guest.ram, &ranges).unwrap();
-    guest.drivers[REPORTING].show(&guest.ram);
+    guest.drivers[REPORTING].offer(guest.ram.get().unwrap(), &ranges).unwrap();
+    guest.drivers[REPORTING].show(guest.ram.get().unwrap());
     guest.set(0x050, REPORTING as u64);
     guest.begin(1 << 5);
     assert!(guest.device.deadline().is_none());
@@ -404,8 +410,8 @@ fn a_serving_is_bounded_and_the_rest_is_due() {
     let size = u32::MAX;
     let offer =
         Offer { writable: vec![Buffer { ipa: Ipa::new(at(1)), size }; 8], ..Offer::default() };
-    guest.drivers[REPORTING].offer(&guest.ram, &offer).unwrap();
-    guest.drivers[REPORTING].show(&guest.ram);
+    guest.drivers[REPORTING].offer(guest.ram.get().unwrap(), &offer).unwrap();
+    guest.drivers[REPORTING].show(guest.ram.get().unwrap());
     guest.set(0x050, REPORTING as u64);
     let state = guest.device.backend().state.clone();
     // Seven units are less than it looks at in one go, and what is not RAM ends a buffer.
@@ -415,14 +421,16 @@ fn a_serving_is_bounded_and_the_rest_is_due() {
     guest.fill(1);
     guest.ram.get().unwrap().write_from(Ipa::new(at(1)), &numbers).unwrap();
     let readable = vec![Buffer { ipa: Ipa::new(at(1)), size: 4000 }];
-    guest.drivers[INFLATE].offer(&guest.ram, &Offer { readable, ..Offer::default() }).unwrap();
-    guest.drivers[INFLATE].show(&guest.ram);
+    guest.drivers[INFLATE]
+        .offer(guest.ram.get().unwrap(), &Offer { readable, ..Offer::default() })
+        .unwrap();
+    guest.drivers[INFLATE].show(guest.ram.get().unwrap());
     guest.set(0x050, 0);
     let progress = guest.device.backend().state.progress[INFLATE];
     assert_eq!(progress, Progress { buffer: 0, offset: 1024 });
     assert_eq!(guest.device.deadline(), Some(Ticks(0)));
     guest.go_on();
-    assert!(guest.drivers[INFLATE].used(&guest.ram).is_some());
+    assert!(guest.drivers[INFLATE].used(guest.ram.get().unwrap()).is_some());
     guest.end();
 }
 
@@ -464,7 +472,7 @@ fn the_driver_is_told_of_a_target_and_tells_what_there_is() {
     assert!(tell(&mut guest, &[(4, 3)]));
     guest.shared.ask();
     guest.device.signal(Signal::Input, NOW);
-    assert!(guest.drivers[STATISTICS].used(&guest.ram).is_some());
+    assert!(guest.drivers[STATISTICS].used(guest.ram.get().unwrap()).is_some());
     guest.end();
 }
 
@@ -477,9 +485,9 @@ fn statistics_that_were_offered_without_a_word_are_found_when_they_are_asked_for
         guest.ram.get().unwrap().write_from(Ipa::new(TEXTS), &bytes).unwrap();
         let readable = vec![Buffer { ipa: Ipa::new(TEXTS), size: 10 }];
         guest.drivers[STATISTICS]
-            .offer(&guest.ram, &Offer { readable, ..Offer::default() })
+            .offer(guest.ram.get().unwrap(), &Offer { readable, ..Offer::default() })
             .unwrap();
-        guest.drivers[STATISTICS].show(&guest.ram);
+        guest.drivers[STATISTICS].show(guest.ram.get().unwrap());
         guest.go_on();
         assert_eq!(guest.shared.statistic(4), None);
         guest.shared.ask();

@@ -75,11 +75,11 @@ impl Guest {
     }
 
     fn offer(&mut self, queue: usize, offer: &Offer) -> u16 {
-        self.drivers[queue].offer(&self.ram, offer).unwrap()
+        self.drivers[queue].offer(self.ram.get().unwrap(), offer).unwrap()
     }
 
     fn notify(&mut self, queue: usize) {
-        if self.drivers[queue].show(&self.ram) {
+        if self.drivers[queue].show(self.ram.get().unwrap()) {
             self.device().write(0x050, Width::Word, queue as u64, NOW);
         }
     }
@@ -88,12 +88,12 @@ impl Guest {
     fn put(&mut self, header: PacketHeader) {
         let buffer = self.buffer(44 + header.len);
         let bytes = [&header.bytes()[..], &vec![b'x'; header.len as usize]].concat();
-        self.ram.write_bytes(buffer.ipa, &bytes).unwrap();
+        self.ram.get().unwrap().write_bytes(buffer.ipa, &bytes).unwrap();
         self.offer(TRANSMIT, &Offer { readable: vec![buffer], ..Offer::default() });
     }
 
     fn sent(&mut self) -> usize {
-        core::iter::from_fn(|| self.drivers[TRANSMIT].used(&self.ram)).count()
+        core::iter::from_fn(|| self.drivers[TRANSMIT].used(self.ram.get().unwrap())).count()
     }
 
     /// Room for so many packets.
@@ -109,11 +109,11 @@ impl Guest {
     /// What has come.
     fn received(&mut self) -> Vec<PacketHeader> {
         let mut all = Vec::new();
-        while let Some((name, written)) = self.drivers[RECEIVE].used(&self.ram) {
+        while let Some((name, written)) = self.drivers[RECEIVE].used(self.ram.get().unwrap()) {
             let at = self.offered.iter().position(|(other, _)| *other == name).unwrap();
             let (_, buffer) = self.offered.swap_remove(at);
             let mut bytes = [0; SIZE];
-            self.ram.read_bytes(buffer.ipa, &mut bytes).unwrap();
+            self.ram.get().unwrap().read_bytes(buffer.ipa, &mut bytes).unwrap();
             let header = PacketHeader::parse(&bytes);
             assert_eq!(written, 44 + header.len);
             all.push(header);
@@ -284,8 +284,11 @@ fn a_device_that_is_restored_has_no_streams_and_tells_its_driver_so() {
     assert_eq!(pair.guests[1].ops(), [op::RST]);
     assert_eq!((pair.count(0), pair.count(1)), (0, 0));
     let guest = &mut pair.guests[0];
-    assert_eq!(guest.drivers[EVENTS].used(&guest.ram).map(|(_, written)| written), Some(4));
-    assert_eq!(guest.drivers[EVENTS].used(&guest.ram), None);
+    assert_eq!(
+        guest.drivers[EVENTS].used(guest.ram.get().unwrap()).map(|(_, written)| written),
+        Some(4)
+    );
+    assert_eq!(guest.drivers[EVENTS].used(guest.ram.get().unwrap()), None);
     assert_eq!((guest.ops(), guest.device().read(0x070, Width::Word, NOW)), (vec![], 15));
     // A packet of a stream that was is refused; and a new one is opened by the same driver.
     pair.send(0, packet(0, 1, op::RW, 5));
@@ -300,7 +303,7 @@ fn a_device_that_is_restored_has_no_streams_and_tells_its_driver_so() {
     guest.notify(EVENTS);
     pair.settle();
     let guest = &mut pair.guests[0];
-    assert_eq!(guest.drivers[EVENTS].used(&guest.ram), None);
+    assert_eq!(guest.drivers[EVENTS].used(guest.ram.get().unwrap()), None);
 }
 
 #[test]
@@ -311,10 +314,15 @@ fn a_driver_that_begins_after_the_device_was_restored_is_told_nothing() {
     let saved = carried(&guest.device().save());
     guest.device().restore(saved).unwrap();
     guest.drivers = [0, 1, 2].map(|queue| Driver::new(place(queue), Negotiated::default(), 0));
-    guest.ram.zero(crate::addr::Region::new(Ipa::new(BASE), 0x3000).unwrap()).unwrap();
+    guest
+        .ram
+        .get()
+        .unwrap()
+        .zero(crate::addr::Region::new(Ipa::new(BASE), 0x3000).unwrap())
+        .unwrap();
     assert!(start(guest.device(), 1 << 32, &[0, 1, 2].map(place)));
     let buffer = guest.buffer(8);
     guest.offer(EVENTS, &Offer { writable: vec![buffer], ..Offer::default() });
     guest.notify(EVENTS);
-    assert_eq!(guest.drivers[EVENTS].used(&guest.ram), None);
+    assert_eq!(guest.drivers[EVENTS].used(guest.ram.get().unwrap()), None);
 }

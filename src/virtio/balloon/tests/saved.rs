@@ -29,7 +29,7 @@ const ALL: [usize; 4] = [INFLATE, DEFLATE, STATISTICS, REPORTING];
 impl Guest {
     fn offer_quietly(&mut self, queue: usize, offer: &Offer) {
         // It does not have room for more than so many at a time.
-        let _ = self.drivers[queue].offer(&self.ram, offer);
+        let _ = self.drivers[queue].offer(self.ram.get().unwrap(), offer);
     }
 
     fn say(&mut self, queue: usize, bytes: &[u8], cut: usize) {
@@ -73,7 +73,7 @@ impl Guest {
             }
             Step::Confess(actual) => self.set(0x100 + ACTUAL, (*actual).into()),
             Step::Notify(queue) => {
-                if self.drivers[*queue].show(&self.ram) {
+                if self.drivers[*queue].show(self.ram.get().unwrap()) {
                     self.set(0x050, *queue as u64);
                 }
             }
@@ -106,7 +106,7 @@ impl Guest {
             ALL.iter().for_each(|queue| self.act(&Step::Notify(*queue), false));
             self.go_on();
             for queue in ALL {
-                while let Some((id, written)) = self.drivers[queue].used(&self.ram) {
+                while let Some((id, written)) = self.drivers[queue].used(self.ram.get().unwrap()) {
                     back.push((queue, id, written));
                 }
             }
@@ -211,11 +211,11 @@ fn a_chain_that_is_half_done_is_saved_and_ended_where_it_is_restored() {
     guest.save_and_restore();
     assert_eq!(guest.holes(), []);
     guest.go_on();
-    assert!(guest.drivers[INFLATE].used(&guest.ram).is_some());
+    assert!(guest.drivers[INFLATE].used(guest.ram.get().unwrap()).is_some());
     assert_eq!(guest.holes(), [1]);
     guest.shared.ask();
     guest.device.signal(Signal::Input, NOW);
-    assert!(guest.drivers[STATISTICS].used(&guest.ram).is_some(), "they were kept");
+    assert!(guest.drivers[STATISTICS].used(guest.ram.get().unwrap()).is_some(), "they were kept");
     guest.end();
 }
 
