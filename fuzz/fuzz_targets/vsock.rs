@@ -237,7 +237,9 @@ impl Guest {
             match header.op {
                 op::REQUEST => (known.asked, known.received) = (true, 0),
                 op::RESPONSE => (known.is_told_so, known.received) = (true, 0),
-                op::RST => *known = Known { says_so: known.says_so, ..Known::default() },
+                op::RST if header.kind == STREAM => {
+                    *known = Known { says_so: known.says_so, ..Known::default() };
+                }
                 op::RW => {
                     let is_open = known.is_told_so || known.asked && known.says_so;
                     assert!(is_open, "bytes from nobody");

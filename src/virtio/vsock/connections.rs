@@ -48,6 +48,8 @@ struct Refusal {
     guest_port: u32,
     cid: u64,
     port: u32,
+    /// Of what kind its socket is: what is no stream's does not end one.
+    kind: u16,
 }
 
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
@@ -198,8 +200,8 @@ impl Connections {
     /// A packet is answered with RST, unless it is one. Not while they are [full](Self::is_full).
     pub fn refuse(&mut self, header: &PacketHeader) {
         if header.op != op::RST && !self.is_full() {
-            let (cid, port) = (header.dst_cid, header.dst_port);
-            self.refusals.push_back(Refusal { guest_port: header.src_port, cid, port });
+            let (cid, port, kind) = (header.dst_cid, header.dst_port, header.kind);
+            self.refusals.push_back(Refusal { guest_port: header.src_port, cid, port, kind });
         }
     }
 
@@ -223,8 +225,8 @@ impl Connections {
     /// The next packet for the guest: its header, and its payload, no more than `room`, in `into`.
     pub fn output(&mut self, room: usize, into: &mut Vec<u8>) -> Option<PacketHeader> {
         into.clear();
-        if let Some(Refusal { guest_port, cid, port }) = self.refusals.pop_front() {
-            return Some(self.header(op::RST, guest_port, cid, port));
+        if let Some(Refusal { guest_port, cid, port, kind }) = self.refusals.pop_front() {
+            return Some(PacketHeader { kind, ..self.header(op::RST, guest_port, cid, port) });
         }
         let count = self.all.len();
         let at = (0..count)

@@ -79,6 +79,7 @@ fn what_is_unknown_is_refused_and_a_refusal_is_not() {
         let answer = it.output(PACKET, &mut payload).unwrap();
         assert_eq!(answer.op, op::RST);
         assert_eq!((answer.src_cid, answer.src_port), (header.dst_cid, header.dst_port));
+        assert_eq!(answer.kind, header.kind);
         assert_eq!(answer.dst_port, 5);
     }
     send(&mut it, op::RST, 5, b"");
