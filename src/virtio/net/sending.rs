@@ -17,6 +17,13 @@ pub struct Start {
     replaces: u8,
 }
 
+/// So many bytes of a frame, at most [`HEADER`], and the header before it.
+#[inline]
+#[allow(clippy::cast_possible_truncation, reason = "the most is 30")]
+const fn counted(bytes: usize) -> u8 {
+    (SIZE + if bytes < HEADER { bytes } else { HEADER }) as u8
+}
+
 impl Start {
     const NEW: Self = Self { bytes: [0; SIZE + HEADER], length: 0, replaces: 0 };
 
@@ -37,7 +44,7 @@ impl Start {
     #[inline]
     pub(super) fn read(&mut self, length: usize) -> Option<Header> {
         let header = Header::parse(self.bytes.get(SIZE..SIZE + length.min(HEADER))?)?;
-        self.length = SIZE as u8 + header.length();
+        self.length = counted(header.length().into());
         self.replaces = self.length;
         if let Some(first) = self.bytes.first_chunk_mut() {
             NetHeader::settle(first);
@@ -48,14 +55,13 @@ impl Start {
     /// Of one that begins with `head`, where `left` is left to be done to what it was before.
     pub(super) fn new(left: &NetHeader, head: &Head) -> Self {
         let (bytes, length) = head.padded();
-        let replaces = SIZE as u8 + head.replaces() as u8;
+        let replaces = counted(head.replaces());
         Self { replaces, ..Self::of(&left.shifted(head.growth()), bytes, length) }
     }
 
     /// Of one whose own bytes all follow these, of which `length` count.
     pub(super) fn of(header: &NetHeader, head: [u8; HEADER], length: usize) -> Self {
-        let length = SIZE as u8 + length.min(HEADER) as u8;
-        let mut start = Self { length, ..Self::NEW };
+        let mut start = Self { length: counted(length), ..Self::NEW };
         if let Some((first, behind)) = start.bytes.split_first_chunk_mut() {
             *first = header.bytes();
             if let Some(behind) = behind.first_chunk_mut() {
