@@ -18,7 +18,6 @@ use super::parts::{Found, InUnit, Parts};
 use super::phys::{self, Word};
 use super::segment::Segment;
 use super::stage2::{MapError, Mapping, MemoryType, Perms, Stage2, TableFrames};
-use super::store::Store;
 use crate::addr::{Ipa, PhysAddr, Region};
 
 /// Not all of the bytes from `ipa` on are RAM of this VM.
@@ -43,6 +42,19 @@ pub struct RamOverlap(pub Frames<Clean>);
 pub(super) struct Piece {
     pub(super) ipas: Region<Ipa>,
     pub(super) run: Run,
+}
+
+impl Piece {
+    /// Where `size` bytes from `ipa` on lie, if all of them are in it.
+    #[inline]
+    fn find(&self, ipa: Ipa, size: u64) -> Option<PhysAddr> {
+        let start = self.ipas.start().raw();
+        let offset = ipa.raw().wrapping_sub(start);
+        let last = self.ipas.last().raw().wrapping_sub(start);
+        // Of no bytes, the last one is out of reach.
+        let inside = offset <= last && size.wrapping_sub(1) <= last - offset;
+        inside.then(|| PhysAddr::new(self.run.start().raw().wrapping_add(offset)))
+    }
 }
 
 /// A VM's RAM. It owns the frames.
@@ -347,92 +359,6 @@ impl GuestMemory {
         Ok(())
     }
 
-    /// Copies `size` bytes, which leave no frame, from `offset` of `store` to guest RAM from `ipa` on.
-    pub fn copy_from(
-        &self,
-        ipa: Ipa,
-        store: &Store,
-        offset: u64,
-        size: u64,
-    ) -> Result<(), OutsideRam> {
-        self.beside(ipa, store, offset, size, phys::copy)
-    }
-
-    /// Copies `size` bytes of guest RAM from `ipa` on to `offset` of `store`, where they leave no frame.
-    pub fn copy_to(
-        &self,
-        ipa: Ipa,
-        store: &Store,
-        offset: u64,
-        size: u64,
-    ) -> Result<(), OutsideRam> {
-        self.beside(ipa, store, offset, size, |ours, theirs, size| phys::copy(theirs, ours, size))
-    }
-
-    /// Copies `size` bytes of guest RAM from `ipa` on to another guest's, from `to` on.
-    ///
-    /// # Errors
-    /// Not all of them are RAM, there or here; nothing was copied.
-    pub fn copy_to_guest(
-        &self,
-        ipa: Ipa,
-        other: &Self,
-        to: Ipa,
-        size: u64,
-    ) -> Result<(), OutsideEither> {
-        let both = (self.in_one_block(ipa, size), other.in_one_block(to, size));
-        if let (Some(from), Some(to)) = both {
-            phys::copy(from, to, size);
-            return Ok(());
-        }
-        let here = OutsideEither::From(OutsideRam { ipa, size });
-        let there = OutsideEither::To(OutsideRam { ipa: to, size });
-        let ours = self.pieces(Region::new(ipa, size).ok_or(here)?).map_err(|_| here)?;
-        let mut theirs = other.pieces(Region::new(to, size).ok_or(there)?).map_err(|_| there)?;
-        // Both have as many bytes; pieces end where either's end.
-        let mut target: Option<Region<PhysAddr>> = None;
-        for source in ours {
-            let (mut at, mut left) = (source.start(), source.size());
-            while left > 0 {
-                let Some(into) = target.take().or_else(|| theirs.next()) else { return Ok(()) };
-                let now = into.size().min(left);
-                phys::copy(at, into.start(), now);
-                let (Some(next), Some(behind)) =
-                    (at.checked_add(now), into.start().checked_add(now))
-                else {
-                    return Ok(());
-                };
-                (at, left) = (next, left - now);
-                target = Region::new(behind, into.size() - now);
-            }
-        }
-        Ok(())
-    }
-
-    /// What of `store` and what of guest RAM belong together, piece by piece.
-    #[inline]
-    fn beside(
-        &self,
-        ipa: Ipa,
-        store: &Store,
-        offset: u64,
-        size: u64,
-        mut each: impl FnMut(PhysAddr, PhysAddr, u64),
-    ) -> Result<(), OutsideRam> {
-        let ours = store.within(offset, size);
-        if let Some(at) = self.in_one_block(ipa, size) {
-            each(ours, at, size);
-            return Ok(());
-        }
-        let ipas = Region::new(ipa, size).ok_or(OutsideRam { ipa, size })?;
-        let mut ours = ours.raw();
-        for piece in self.pieces(ipas)? {
-            each(PhysAddr::new(ours), piece.start(), piece.size());
-            ours = ours.wrapping_add(piece.size());
-        }
-        Ok(())
-    }
-
     /// Zeroes `ipas`.
     pub fn zero(&self, ipas: Region<Ipa>) -> Result<(), OutsideRam> {
         self.pieces(ipas)?.for_each(phys::zero);
@@ -468,20 +394,12 @@ impl GuestMemory {
 
     /// Where `size` bytes from `ipa` on lie, if all of them are in one block, as nearly always.
     #[inline]
-    fn in_one_block(&self, ipa: Ipa, size: u64) -> Option<PhysAddr> {
-        if let Some(elastic) = &self.elastic {
-            return elastic.in_one_unit(ipa, size);
-        }
+    pub(super) fn in_one_block(&self, ipa: Ipa, size: u64) -> Option<PhysAddr> {
         let piece = match self.pieces.as_slice() {
-            [only] => only,
-            all => all.get(all.partition_point(|piece| piece.ipas.last() < ipa))?,
+            [only] => Some(only),
+            all => all.get(all.partition_point(|piece| piece.ipas.last() < ipa)),
         };
-        let start = piece.ipas.start().raw();
-        let offset = ipa.raw().wrapping_sub(start);
-        let last = piece.ipas.last().raw().wrapping_sub(start);
-        // Of no bytes, the last one is out of reach.
-        let inside = offset <= last && size.wrapping_sub(1) <= last - offset;
-        inside.then(|| PhysAddr::new(piece.run.start().raw().wrapping_add(offset)))
+        piece.and_then(|piece| piece.find(ipa, size)).or_else(|| self.in_one_unit(ipa, size))
     }
 }
 

@@ -10,6 +10,7 @@
 //! | [`maintenance`] | caches and TLBs: what only a CPU can do |
 //! | [`stage2`] | VMSAv8-64 stage-2 translation tables and VMIDs |
 //! | [`guest`] | a VM's RAM, reached by checked accesses through its IPAs |
+//! | [`copies`] | copies between that and other memory |
 //! | [`elastic`] | what of it can be taken away, and comes back when it is used |
 //! | [`parts`] | where the bytes of an access are |
 //! | [`segment`] | what of it a device of the machine's reads and writes by itself |
@@ -23,6 +24,7 @@
 //! them [`Clean`], and [`GuestMemory`] takes only those; a [`Store`], which no guest reaches, takes dirty ones. It goes back after [`Stage2::destroy`] or
 //! [`Stage2::unmap`] returned, which is after the TLB invalidation completed.
 
+pub mod copies;
 pub mod elastic;
 pub mod frames;
 pub mod guest;

@@ -72,4 +72,10 @@ impl GuestMemory {
         self.elastic = Some(Box::new(elastic));
         Ok(())
     }
+
+    /// Where `size` bytes from `ipa` on are, if all are in one unit. Not in the way of a VM that has none.
+    #[inline(never)]
+    pub(super) fn in_one_unit(&self, ipa: Ipa, size: u64) -> Option<PhysAddr> {
+        self.elastic()?.in_one_unit(ipa, size)
+    }
 }

@@ -5,7 +5,7 @@
 //!
 //! A guest may change its RAM at any time, and a table walker reads descriptors at any time. Hence no
 //! reference to such memory ever exists: every access is volatile or atomic, and by value, or copies bytes in a way that the
-//! compiler does not know ([`copy::bytes`]). What was copied is looked at, and not where it was copied from.
+//! compiler does not know (`copy::bytes`). What was copied is looked at, and not where it was copied from.
 //!
 //! # The unsafe contract
 //!

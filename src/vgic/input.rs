@@ -32,9 +32,11 @@ impl Vgic {
         if rises {
             bank.line |= bit;
             bank.latch |= bit & bank.edge;
-            let wanted = bit & bank.enabled;
+            // Of one that is triggered by its level, the register has to ask for its end: as it was, it may not.
+            let (wanted, edge) = (bit & bank.enabled, bank.edge & bit != 0);
             let notify = self.concerned(v, place.bank, wanted);
-            return if self.comes_again(notify, place) { notify } else { self.mark(notify) };
+            let again = edge && self.comes_again(notify, place);
+            return if again { notify } else { self.mark(notify) };
         }
         if !high {
             bank.line &= !bit;

@@ -216,3 +216,21 @@ fn what_came_while_it_was_active_does_not_come_active_again() {
         machine.end(0, DISK);
     }
 }
+
+/// A register that was given for an edge asks nothing at its end, and one for a level has to.
+#[test]
+fn a_level_is_not_given_as_the_edge_before_it_was() {
+    let mut machine = Machine::v2(1, 2);
+    machine.write(0, 0xc0c, 0); // ICFGR: by levels
+    for round in 0..3 {
+        machine.raise(0, DISK);
+        assert_eq!(machine.ack(0), Some(DISK), "round {round}");
+        machine.end(0, DISK);
+        machine.set_level(0, DISK, true);
+        for time in 0..2 {
+            assert_eq!(machine.ack(0), Some(DISK), "round {round}, time {time}");
+            assert!(machine.end(0, DISK), "round {round}, time {time}: its end is asked for");
+        }
+        machine.set_level(0, DISK, false);
+    }
+}
