@@ -393,13 +393,16 @@ impl GuestMemory {
     }
 
     /// Where `size` bytes from `ipa` on lie, if all of them are in one block, as nearly always.
-    #[inline]
+    #[inline(always)]
     pub(super) fn in_one_block(&self, ipa: Ipa, size: u64) -> Option<PhysAddr> {
         let piece = match self.pieces.as_slice() {
             [only] => Some(only),
             all => all.get(all.partition_point(|piece| piece.ipas.last() < ipa)),
         };
-        piece.and_then(|piece| piece.find(ipa, size)).or_else(|| self.in_one_unit(ipa, size))
+        match piece.and_then(|piece| piece.find(ipa, size)) {
+            Some(at) => Some(at),
+            None => self.in_one_unit(ipa, size),
+        }
     }
 }
 

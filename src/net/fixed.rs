@@ -60,6 +60,7 @@ impl Fixed {
     }
 
     /// Where the search for `mac` begins.
+    #[inline]
     fn place(&self, mac: MacAddr) -> usize {
         spread(mac.bits()) & (self.slots.len() - 1)
     }

@@ -77,6 +77,7 @@ impl Lan {
         self.uplink.call_once(|| (port, uplink));
     }
 
+    #[inline]
     fn uplink(&self, port: PortId) -> Option<&dyn Uplink> {
         self.uplink.get().filter(|(at, _)| *at == port).map(|(_, uplink)| &**uplink)
     }
@@ -233,6 +234,7 @@ impl Lan {
         socket.as_ref().and_then(|plug| plug.as_ref()).map_or(Err(Undelivered::NoRoom), deliver)
     }
 
+    #[inline(always)]
     fn count(
         &self,
         to: PortId,

@@ -167,6 +167,7 @@ impl NetDevice {
     }
 
     /// Without `MQ` there is one pair, and the control queue comes after it all the same.
+    #[inline(always)]
     fn role(&self, queue: usize) -> Role {
         let pairs = if self.features & feature::MQ == 0 { 1 } else { self.pairs };
         match u8::try_from(queue / 2) {
