@@ -157,12 +157,12 @@ impl<D: Device> World<D> {
             offer.writable.push(answer);
         }
         let ram = self.ram.clone();
-        let name = self.hears.1.offer(&ram, &offer)?;
-        if self.hears.1.show(&ram) {
+        let name = self.hears.1.offer(ram.get().unwrap(), &offer)?;
+        if self.hears.1.show(ram.get().unwrap()) {
             self.set(0x050, self.hears.0);
         }
         self.work();
-        let used = self.hears.1.used(&ram).expect("it is taken at once");
+        let used = self.hears.1.used(ram.get().unwrap()).expect("it is taken at once");
         assert_eq!(used, (name, u32::from(is_answered)));
         is_answered.then_some(answer.ipa)
     }
@@ -181,7 +181,7 @@ impl<D: Device> World<D> {
     fn heard(&mut self) -> Vec<Vec<u8>> {
         let mut all = Vec::new();
         while let Some((name, written)) =
-            self.says.as_mut().and_then(|(_, driver)| driver.used(&self.ram))
+            self.says.as_mut().and_then(|(_, driver)| driver.used(self.ram.get().unwrap()))
         {
             let at = self.replies.iter().position(|(other, _)| *other == name);
             let (_, buffer) = self.replies.swap_remove(at.expect("it was offered"));
@@ -199,9 +199,9 @@ impl<D: Device> World<D> {
         let offer = Offer { writable: writable.clone(), ..Offer::default() };
         let ram = self.ram.clone();
         let Some((queue, driver)) = &mut self.says else { return };
-        let (queue, name) = (*queue, driver.offer(&ram, &offer));
+        let (queue, name) = (*queue, driver.offer(ram.get().unwrap(), &offer));
         let Some(name) = name else { return };
-        let notify = driver.show(&ram);
+        let notify = driver.show(ram.get().unwrap());
         self.replies.push((name, writable[0]));
         if notify {
             self.set(0x050, queue);

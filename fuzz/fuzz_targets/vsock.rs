@@ -176,13 +176,13 @@ impl Guest {
     }
 
     fn notify(&mut self, queue: usize) {
-        if self.drivers[queue].show(&self.ram) {
+        if self.drivers[queue].show(self.ram.get().unwrap()) {
             self.set(0x050, queue as u64);
         }
     }
 
     fn send(&mut self, header: PacketHeader, bytes: u16, cut: u8) {
-        while self.drivers[TRANSMIT].used(&self.ram).is_some() {}
+        while self.drivers[TRANSMIT].used(self.ram.get().unwrap()).is_some() {}
         // Whose bytes these are is seen by whom they come to.
         let mark = self.cid.to_le_bytes()[0];
         let packet = [&header.bytes()[..], &vec![mark; bytes.into()]].concat();
@@ -194,7 +194,7 @@ impl Guest {
             offer.readable.push(buffer);
         }
         let ram = self.ram.clone();
-        if self.drivers[TRANSMIT].offer(&ram, &offer).is_none() {
+        if self.drivers[TRANSMIT].offer(ram.get().unwrap(), &offer).is_none() {
             return;
         }
         let key = (header.src_port, header.dst_cid, header.dst_port);
@@ -208,7 +208,7 @@ impl Guest {
         let buffer = self.buffer(SIZE + usize::from(payload).min(8192));
         let offer = Offer { writable: vec![buffer], ..Offer::default() };
         let ram = self.ram.clone();
-        if let Some(name) = self.drivers[RECEIVE].offer(&ram, &offer) {
+        if let Some(name) = self.drivers[RECEIVE].offer(ram.get().unwrap(), &offer) {
             self.offered.push((name, buffer));
             self.notify(RECEIVE);
         }
@@ -216,7 +216,7 @@ impl Guest {
 
     /// Looks at what has come.
     fn hear(&mut self) {
-        while let Some((name, written)) = self.drivers[RECEIVE].used(&self.ram) {
+        while let Some((name, written)) = self.drivers[RECEIVE].used(self.ram.get().unwrap()) {
             let at = self.offered.iter().position(|(other, _)| *other == name);
             let (_, buffer) = self.offered.swap_remove(at.expect("it was offered"));
             let mut bytes = vec![0; written as usize];
