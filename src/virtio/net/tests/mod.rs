@@ -3,6 +3,7 @@
 mod outside;
 mod pairs;
 mod saved;
+mod start;
 
 use alloc::string::String;
 use alloc::sync::Arc;
