@@ -48,6 +48,23 @@ pub fn boot_to_ask<'b>(
     Ok(run)
 }
 
+/// A manifest of Debian guests with 192 MiB each: their names, and lines of their own.
+pub fn manifest(guests: &[(&str, &str)]) -> String {
+    let mut text = "[machine.defaults]\nmemory = \"192M\"\n".to_owned();
+    for (name, own) in guests {
+        text += &format!(
+            "\n[[vm]]\nname = \"{name}\"\nkernel = \"debian:kernel\"\ninitrd = \"debian:initrd\"\n\
+             cmdline = \"console=ttyAMA0 quiet\"\n{own}\n"
+        );
+    }
+    text
+}
+
+/// Types to the guest with this digit from now on.
+pub fn focus(session: &mut Session, guest: u8) -> Result<()> {
+    session.send(&format!("\x01{guest}"))
+}
+
 fn kept(name: &str, manifest: &str) -> Result<PathBuf> {
     let file = paths::target().join(format!("xtask/{name}.toml"));
     paths::write_if_changed(&file, manifest.as_bytes())?;

@@ -10,32 +10,15 @@ use super::{Bench, Step};
 const ANSWER_SECONDS: u64 = 90;
 
 /// Ada and Bob may be connected; Eve is alone.
-const MANIFEST: &str = r#"
-[machine.defaults]
-memory = "192M"
-
-[[vm]]
-name = "ada"
-kernel = "debian:kernel"
-initrd = "debian:initrd"
-cmdline = "console=ttyAMA0 quiet"
-vcpus = 2
-vsock = { group = "talk", monitor = "read" }
-
-[[vm]]
-name = "bob"
-kernel = "debian:kernel"
-initrd = "debian:initrd"
-cmdline = "console=ttyAMA0 quiet"
-vsock = { group = "talk", cid = 40 }
-
-[[vm]]
-name = "eve"
-kernel = "debian:kernel"
-initrd = "debian:initrd"
-cmdline = "console=ttyAMA0 quiet"
-vsock = { group = "alone" }
-"#;
+const GUESTS: [(&str, &str); 3] = [
+    (
+        "ada",
+        r#"vcpus = 2
+vsock = { group = "talk", monitor = "read" }"#,
+    ),
+    ("bob", r#"vsock = { group = "talk", cid = 40 }"#),
+    ("eve", r#"vsock = { group = "alone" }"#),
+];
 
 pub fn steps() -> Vec<Step> {
     let step = |gic: &'static str| {
@@ -47,16 +30,12 @@ pub fn steps() -> Vec<Step> {
 }
 
 fn streams(bench: &Bench, gic: &str) -> Result<()> {
-    let mut session = debians::boot(bench, "streams", MANIFEST, gic, &["ada", "bob", "eve"])?;
+    let mut session =
+        debians::boot(bench, "streams", &debians::manifest(&GUESTS), gic, &["ada", "bob", "eve"])?;
     bytes(&mut session)?;
     ends(&mut session)?;
     refusals(&mut session)?;
     reboot(&mut session)
-}
-
-/// Types to the guest with this digit.
-fn focus(session: &mut Session, guest: u8) -> Result<()> {
-    session.send(&format!("\x01{guest}"))
 }
 
 /// Connects as soon as somebody listens.
@@ -70,9 +49,9 @@ fn bytes(session: &mut Session) -> Result<()> {
     let talk = |how: &str, number: u32| {
         format!("{make}; {how} </run/x | sha256sum && echo got-$(({number} * 7))\r")
     };
-    focus(session, 1)?;
+    debians::focus(session, 1)?;
     session.send(&talk("plinth-vsock listen 5000", 1001))?;
-    focus(session, 0)?;
+    debians::focus(session, 0)?;
     ask(session, "ada", 1002, &format!("{TO}; {NO}; [ $(plinth-vsock cid) = 3 ]"))?;
     session.send(&talk("to 40 5000", 1003))?;
     session.says("ada", &format!("got-{}", 1003 * 7), ANSWER_SECONDS)?;
@@ -87,13 +66,13 @@ fn bytes(session: &mut Session) -> Result<()> {
 
 /// The end of one direction is seen, and the other goes on: Bob answers when he has heard all.
 fn ends(session: &mut Session) -> Result<()> {
-    focus(session, 1)?;
+    debians::focus(session, 1)?;
     let answer = "{ cat >/run/q; echo heard $(wc -c </run/q); } >/run/f";
     let listen = format!(
         "mkfifo /run/f; (plinth-vsock listen 5001 </run/f | {answer}) & {NO}; [ $(plinth-vsock cid) = 40 ]"
     );
     ask(session, "bob", 1004, &listen)?;
-    focus(session, 0)?;
+    debians::focus(session, 0)?;
     // The monitor answers beside it.
     let both = "head -c 100000 /dev/zero | to 40 5001 | grep -qx 'heard 100000' && \
                 echo vm list | plinth-vsock connect 2 1 | grep bob | grep -q running";
@@ -104,20 +83,20 @@ fn ends(session: &mut Session) -> Result<()> {
 fn refusals(session: &mut Session) -> Result<()> {
     ask(session, "ada", 1006, "no 40 9 && no 5 5002 && no 77 5002 && no 4294967295 1")?;
     // Somebody listens there, but not to Eve.
-    focus(session, 1)?;
+    debians::focus(session, 1)?;
     let show = "while read x; do echo $x-$((146 * 7)); done";
     let listen = format!(
         "mkfifo /run/g; exec 4<>/run/g; (plinth-vsock listen 5002 <&4 | {show}) & sleep 1; no 5 5002"
     );
     ask(session, "bob", 1007, &listen)?;
-    focus(session, 2)?;
+    debians::focus(session, 2)?;
     ask(session, "eve", 1008, &format!("{NO}; no 40 5002 && no 3 5002 && no 2 1"))
 }
 
 /// Who is connected to a guest that begins again is told, and may be connected to it again. Linux shows a reset as the end to
 /// who reads, and to who writes as a pipe that is broken.
 fn reboot(session: &mut Session) -> Result<()> {
-    focus(session, 0)?;
+    debians::focus(session, 0)?;
     let over = "{ cat; echo over-$((147 * 7)); }";
     let connect = format!(
         "mkfifo /run/g; exec 4<>/run/g; (plinth-vsock connect 40 5002 <&4 2>/run/why | {over}) & \
@@ -125,14 +104,14 @@ fn reboot(session: &mut Session) -> Result<()> {
     );
     ask(session, "ada", 1009, &connect)?;
     session.says("bob", &format!("up-{}", 146 * 7), ANSWER_SECONDS)?;
-    focus(session, 1)?;
+    debians::focus(session, 1)?;
     session.send("reboot -f\r")?;
     session.says("ada", &format!("over-{}", 147 * 7), ANSWER_SECONDS)?;
     session.wait_for("bob: reset", ANSWER_SECONDS)?;
     session.expect("[bob] plinth-guest-ready 42001", BOOT_SECONDS)?;
     session
         .send("plinth-vsock listen 5002 </dev/null | grep -qx again && echo new-$((1011 * 7))\r")?;
-    focus(session, 0)?;
+    debians::focus(session, 0)?;
     let again = "echo more >&4; wait; grep -q 'Broken pipe' /run/why && echo again | to 40 5002";
     ask(session, "ada", 1010, again)?;
     session.says("bob", &format!("new-{}", 1011 * 7), ANSWER_SECONDS)

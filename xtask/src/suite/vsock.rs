@@ -8,32 +8,15 @@ use super::session::Session;
 use super::{Bench, Step};
 
 /// Ada may look, Bob may do anything, and Eve nothing.
-const MANIFEST: &str = r#"
-[machine.defaults]
-memory = "192M"
-
-[[vm]]
-name = "ada"
-kernel = "debian:kernel"
-initrd = "debian:initrd"
-cmdline = "console=ttyAMA0 quiet"
-vcpus = 2
-vsock = { monitor = "read" }
-
-[[vm]]
-name = "bob"
-kernel = "debian:kernel"
-initrd = "debian:initrd"
-cmdline = "console=ttyAMA0 quiet"
-vsock = { monitor = "control", cid = 40 }
-
-[[vm]]
-name = "eve"
-kernel = "debian:kernel"
-initrd = "debian:initrd"
-cmdline = "console=ttyAMA0 quiet"
-vsock = true
-"#;
+const GUESTS: [(&str, &str); 3] = [
+    (
+        "ada",
+        r#"vcpus = 2
+vsock = { monitor = "read" }"#,
+    ),
+    ("bob", r#"vsock = { monitor = "control", cid = 40 }"#),
+    ("eve", "vsock = true"),
+];
 
 pub fn steps() -> Vec<Step> {
     let step = |gic: &'static str| {
@@ -43,13 +26,9 @@ pub fn steps() -> Vec<Step> {
 }
 
 fn sockets(bench: &Bench, gic: &str) -> Result<()> {
-    let mut session = debians::boot(bench, "vsock", MANIFEST, gic, &["ada", "bob", "eve"])?;
+    let mut session =
+        debians::boot(bench, "vsock", &debians::manifest(&GUESTS), gic, &["ada", "bob", "eve"])?;
     monitor(&mut session)
-}
-
-/// Types to the guest with this digit.
-fn focus(session: &mut Session, guest: u8) -> Result<()> {
-    session.send(&format!("\x01{guest}"))
 }
 
 fn monitor(session: &mut Session) -> Result<()> {
@@ -67,12 +46,12 @@ fn monitor(session: &mut Session) -> Result<()> {
     ask(session, "ada", 1006, flood)?;
     ask(session, "ada", 1007, "! plinth-vsock connect 2 2 </dev/null")?;
     // As the channel has it, for programs.
-    focus(session, 1)?;
+    debians::focus(session, 1)?;
     let json = "json() { say \"{\\\"id\\\":7,\\\"command\\\":\\\"$*\\\"}\"; }";
     ask(session, "bob", 1008, &format!("{say}; {json}; [ $(plinth-vsock cid) = 40 ]"))?;
     ask(session, "bob", 1009, "json vm pause eve | grep -q '\"id\":7,\"ok\":true'")?;
     ask(session, "bob", 1010, "json vm list | grep -q paused && say vm dump ada | grep -q elr")?;
     ask(session, "bob", 1011, "json vm resume eve | grep -q '\"ok\":true'")?;
-    focus(session, 2)?;
+    debians::focus(session, 2)?;
     ask(session, "eve", 1012, "! echo vm list | plinth-vsock connect 2 1")
 }
