@@ -22,6 +22,11 @@ fn dump(room: &mut Room, cpu: usize, name: &str, steps: usize) -> Option<Vec<Vcp
             return None;
         }
     }
+    shown(room, cpu, name)
+}
+
+/// What is shown when the command is carried out.
+fn shown(room: &mut Room, cpu: usize, name: &str) -> Option<Vec<VcpuDump>> {
     let heap = || HeapReport { total: 0, free: 0 };
     room.ask(cpu, |hypervisor, machine| {
         Present { hypervisor, machine, heap, asked: None }.dump(name).ok()
@@ -102,6 +107,31 @@ fn more_guests_than_cpus_are_all_shown() {
         for (name, x5) in [("a", 0), ("b", 1), ("c", 2)] {
             let vcpus = dump(&mut room, turn % 2, name, 8).expect("it is complete soon");
             assert_eq!(value(&vcpus[0], "x5"), Some(x5), "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_vcpu_that_no_cpu_had_when_it_was_asked_for_is_shown_after_one_has_it() {
+    let mut room = Room::new(V3, 1, &[guest("a", 1), guest("b", 1)]);
+    for vm in 0..2 {
+        room.program(vm, ENTRY, &[Op::Mov(5, vm.into()), Op::Branch(LOOP)]);
+        room.program(vm, LOOP, &[Op::Work(30), Op::Branch(LOOP)]);
+    }
+    room.run(500);
+    for turn in 0..30 {
+        room.run(7);
+        for (name, x5) in [("a", 0), ("b", 1)] {
+            let command: Command = format!("vm dump {name}").parse().unwrap();
+            let wanted =
+                room.ask(0, |hypervisor, machine| gather::begin(hypervisor, machine, &command));
+            // One of the two is loaded, and gives a copy at its next exit.
+            room.run(if wanted.is_some() { 8 } else { 0 });
+            assert!(wanted.is_none_or(|vm| gather::is_done(room.hypervisor, vm)), "{name}");
+            // Whichever it was, the other has the CPU at some of these moments.
+            room.run(turn);
+            let vcpus = shown(&mut room, 0, name).expect("it is there");
+            assert_eq!(value(&vcpus[0], "x5"), Some(x5), "{name} after {turn} steps");
         }
     }
 }

@@ -176,6 +176,12 @@ impl Hypervisor {
         choose(&mut self.queue(cpu).lock())
     }
 
+    /// What a vCPU does, in a word; `None` when it is off.
+    pub fn vcpu_state(&self, vm: &Vm, vcpu: VcpuId) -> Option<&'static str> {
+        let entity = Entity { vm: vm.id(), vcpu };
+        self.at_home(vm, vcpu, |queue| queue.state_of(entity)).and_then(|(_, state)| state)
+    }
+
     /// How long a vCPU has had a CPU, and waited for one.
     pub fn usage(&self, vm: &Vm, vcpu: VcpuId, now: Ticks) -> Usage {
         let entity = Entity { vm: vm.id(), vcpu };

@@ -7,7 +7,7 @@
 use super::command::Command;
 use crate::hypervisor::Hypervisor;
 use crate::machine::Machine;
-use crate::sched::{Entity, VmId};
+use crate::sched::VmId;
 use crate::vcpu::VcpuId;
 use crate::vm::Vm;
 
@@ -41,13 +41,9 @@ pub fn is_done(hypervisor: &Hypervisor, id: VmId) -> bool {
 
 fn is_complete(hypervisor: &Hypervisor, vm: &Vm) -> bool {
     vcpus(vm).all(|vcpu| {
-        let entity = Entity { vm: vm.id(), vcpu };
         // One that is off or out of reset has none that anybody could give.
-        let is_off = || {
-            let home = vm.home(vcpu).map(|cpu| hypervisor.queue(cpu));
-            home.is_none_or(|queue| queue.lock().state_of(entity).is_none())
-        };
-        !vm.owes_registers(vcpu) || vm.is_to_start(vcpu) || is_off()
+        let has_none = || vm.is_to_start(vcpu) || hypervisor.vcpu_state(vm, vcpu).is_none();
+        vm.has_registers(vcpu) || has_none()
     })
 }
 

@@ -20,8 +20,8 @@ use crate::console::{self, End, tail::Tail};
 use crate::hypervisor::{HeapReport, Hypervisor, Phase};
 use crate::machine::{CpuId, Machine};
 use crate::manifest::{OnBadAccess, OnCrash, OnReboot, Shutdown, VmConfig};
+use crate::sched::VmId;
 use crate::sched::policy::{Class, Policy};
-use crate::sched::{Entity, VmId};
 use crate::time::{Frequency, Ticks};
 use crate::vcpu::VcpuId;
 use crate::vm::snapshot::Registers;
@@ -93,10 +93,7 @@ impl<'a, M: Machine> Present<'a, M> {
     }
 
     fn vcpu_state(&self, vm: &Vm, vcpu: VcpuId) -> String {
-        let entity = Entity { vm: vm.id(), vcpu };
-        let state =
-            vm.home(vcpu).and_then(|cpu| self.hypervisor.queue(cpu).lock().state_of(entity));
-        state.unwrap_or("off").into()
+        self.hypervisor.vcpu_state(vm, vcpu).unwrap_or("off").into()
     }
 
     fn stats_of(&self, name: &str, vm: &Vm, vcpu: Option<VcpuId>) -> StatsEntry {

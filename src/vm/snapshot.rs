@@ -10,7 +10,7 @@ use spin::mutex::TicketMutex;
 
 use super::Vm;
 use crate::machine::CpuId;
-use crate::vcpu::{El1Context, GuestRegs, VcpuId};
+use crate::vcpu::{El1Context, GuestRegs, Vcpu, VcpuId};
 
 /// What of a vCPU's registers is shown.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -22,6 +22,10 @@ pub struct Registers {
 }
 
 impl Registers {
+    fn of(vcpu: &Vcpu) -> Self {
+        Self { regs: vcpu.regs.clone(), el1: vcpu.el1.clone() }
+    }
+
     /// Those of EL1 that tell what became of a guest, with their names.
     pub fn system(&self) -> [(&'static str, u64); 12] {
         let el1 = &self.el1;
@@ -58,18 +62,20 @@ impl Vm {
         slot.snapshot.wanted.store(true, Ordering::SeqCst);
         // First this, then the question who has them; a CPU that loads the vCPU goes the other way.
         fence(Ordering::SeqCst);
-        if slot.parked.lock().is_some() {
-            slot.snapshot.wanted.store(false, Ordering::SeqCst);
-            return None;
-        }
-        self.home(vcpu)
+        if self.has_registers(vcpu) { None } else { self.home(vcpu) }
     }
 
-    /// Whether a CPU still has to leave a copy of a vCPU's registers.
-    pub fn owes_registers(&self, vcpu: VcpuId) -> bool {
-        self.vcpus.get(vcpu.index()).is_some_and(|slot| {
-            slot.snapshot.wanted.load(Ordering::SeqCst) && slot.parked.lock().is_none()
-        })
+    /// Whether there is a copy of the registers that were asked for. Where no CPU has them it is made now: one may
+    /// have loaded them again by the time that they are shown.
+    pub fn has_registers(&self, vcpu: VcpuId) -> bool {
+        let Some(slot) = self.vcpus.get(vcpu.index()) else { return false };
+        if !slot.snapshot.wanted.load(Ordering::SeqCst) {
+            return true;
+        }
+        let Some(copy) = slot.parked.lock().as_deref().map(Registers::of) else { return false };
+        *slot.snapshot.taken.lock() = Some(copy);
+        slot.snapshot.wanted.store(false, Ordering::SeqCst);
+        true
     }
 
     /// The CPU that has a vCPU loaded leaves a copy of its registers, if they are wanted.
@@ -85,9 +91,7 @@ impl Vm {
     pub fn registers(&self, vcpu: VcpuId) -> Option<Registers> {
         let slot = self.vcpus.get(vcpu.index())?;
         slot.snapshot.wanted.store(false, Ordering::SeqCst);
-        let taken = slot.snapshot.taken.lock().take();
-        let parked = slot.parked.lock();
-        let parked = parked.as_deref();
-        parked.map(|vcpu| Registers { regs: vcpu.regs.clone(), el1: vcpu.el1.clone() }).or(taken)
+        let parked = slot.parked.lock().as_deref().map(Registers::of);
+        parked.or_else(|| slot.snapshot.taken.lock().clone())
     }
 }
