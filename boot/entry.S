@@ -64,6 +64,8 @@ not_el2:
     b.ne    2f
     ldr     x0, ={sctlr_el1_off}
     msr     SCTLR_EL1, x0
+    mov     x0, #(3 << 20)              // FPEN: copies use vector registers
+    msr     CPACR_EL1, x0
     isb
     bl      map_early
     ldr     x0, ={mair}
@@ -208,6 +210,9 @@ reset_el2:
     msr     HCR_EL2, x1
     ldr     x1, ={sctlr_off}
     msr     SCTLR_EL2, x1
+    isb
+    ldr     x1, ={cptr}                 // copies use vector registers; its layout is the one without VHE
+    msr     CPTR_EL2, x1
     isb
     ret
 

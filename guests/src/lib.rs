@@ -26,6 +26,7 @@
 pub mod code;
 pub mod entry;
 pub mod exception;
+pub mod fp;
 pub mod gic;
 pub mod interrupt;
 pub mod machine;

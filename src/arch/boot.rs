@@ -18,6 +18,7 @@ global_asm!(
     sctlr_el1_off = const mmu::SCTLR_EL1_OFF,
     sctlr_el1_on = const mmu::SCTLR_EL1_OFF | 1 << 12 | 1 << 2 | 1,
     hcr = const traps::HCR_IDLE,
+    cptr = const traps::CPTR,
     secondary_mair = const offset_of!(SecondaryBoot, mair),
     secondary_ttbr0 = const offset_of!(SecondaryBoot, ttbr0),
     secondary_mpidr = const offset_of!(SecondaryBoot, mpidr),

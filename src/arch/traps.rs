@@ -11,7 +11,7 @@ use tock_registers::interfaces::{Readable, Writeable};
 use tock_registers::register_bitfields;
 
 use super::regs::{
-    ACTLR_EL2, AMAIR_EL2, CNTHP_CTL_EL2, CNTPOFF_EL2, CPTR_EL2, HACR_EL2, HAFGRTR_EL2, HCRX_EL2,
+    ACTLR_EL2, AMAIR_EL2, CNTHP_CTL_EL2, CNTPOFF_EL2, HACR_EL2, HAFGRTR_EL2, HCRX_EL2,
     HDFGRTR_EL2, HDFGWTR_EL2, HFGITR_EL2, HFGRTR_EL2, HFGWTR_EL2, HSTR_EL2, MPAM2_EL2, PMCR_EL0,
     PMSCR_EL2, SCXTNUM_EL2, TRFCR_EL2, VPIDR_EL2, VSESR_EL2,
 };
@@ -39,6 +39,15 @@ register_bitfields! { u64,
         RES1_13 OFFSET(13) NUMBITS(1) []
     ]
 }
+
+/// `CPTR_EL2`, from the first instructions on.
+pub const CPTR: u64 = Cptr::TAM::SET.value
+    | Cptr::TTA::SET.value
+    | Cptr::TSM::SET.value
+    | Cptr::TZ::SET.value
+    | 0xff << Cptr::RES1.shift
+    | Cptr::RES1_9::SET.value
+    | Cptr::RES1_13::SET.value;
 
 /// `HCR_EL2` while no vCPU is loaded: the next level is AArch64 and every interrupt comes to EL2.
 /// RW, AMO, IMO, FMO.
@@ -105,14 +114,6 @@ pub const HCR_VSE: u64 = 1 << 8;
 /// Give every control register of EL2 that is unknown at reset its value, on this CPU.
 pub fn init() {
     HCR_EL2.set(hcr_idle());
-    let cptr = Cptr::TAM::SET
-        + Cptr::TTA::SET
-        + Cptr::TSM::SET
-        + Cptr::TZ::SET
-        + Cptr::RES1.val(0xff)
-        + Cptr::RES1_9::SET
-        + Cptr::RES1_13::SET;
-    CPTR_EL2.set(cptr.value);
     // Debug and performance registers trap (they are emulated, or undefined), debug exceptions stay
     // with the guest (TDE = 0), no counter is reserved for EL2 (HPMN = N), no profiling buffer (E2PB)
     // and no trace buffer (E2TB) below EL2.

@@ -1,5 +1,6 @@
 //! A disk's requests ("Block Device"): what is written is there, also after a thousand resets in the middle of others.
 
+use guests::fp;
 use guests::mmio::{read8, read32, write8, write32, write64};
 use guests::report::Report;
 use guests::timer::{now, wait_until};
@@ -78,9 +79,15 @@ pub fn ask(report: &mut Report, device: Device) {
     disk.ask(OUT);
     report.equal("a disk is written to", (begun, disk.finish()), (true, Some((0, 1))));
     disk.fill(|_| 0);
+    fp::enable();
+    let registers = fp::Registers::pattern(1, 2);
+    registers.load();
     disk.ask(IN);
     let read = (disk.finish(), disk.is(pattern));
+    let kept = fp::Registers::store() == registers;
     report.equal("and read, and it is the same", read, (Some((0, BYTES + 1)), true));
+    // EL2 copies by some of them.
+    report.holds("and FP registers are as before", kept, ());
     disk.ask(99);
     report.equal("what it does not know it says", disk.finish().map(|it| it.0), Some(2));
 
