@@ -98,10 +98,14 @@ plinth_copy:
 10: sub sp, sp, #128
     vectors stp, sp
     sub x2, x5, #128
-11: vectors ldp, x1
-    add x1, x1, #128
-    vectors stp, x3
-    add x3, x3, #128
+11: ldp q2, q3, [x1, #32]
+    ldp q4, q5, [x1, #64]
+    ldp q6, q7, [x1, #96]
+    ldp q0, q1, [x1], #128
+    stp q2, q3, [x3, #32]
+    stp q4, q5, [x3, #64]
+    stp q6, q7, [x3, #96]
+    stp q0, q1, [x3], #128
     cmp x3, x2
     b.lo 11b
     vectors ldp, x4, -128
