@@ -6,11 +6,11 @@
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
 use spin::mutex::TicketMutex;
 
-use super::{Device, Signal};
+use super::{After, Device, Signal};
 use crate::addr::{Ipa, Region};
 use crate::exit::Width;
 use crate::time::Ticks;
@@ -20,11 +20,11 @@ use crate::vgic::IntId;
 pub struct Peripheral {
     window: Region<Ipa>,
     irq: Option<IntId>,
-    /// [`Device::polled`] after the last call: the offset above the value. Written while the device is locked.
+    /// [`After::polled`] after the last call. Written while the device is locked.
     polled: AtomicU64,
     /// The level that was reported last, in the same way.
     reported: AtomicU8,
-    /// [`Device::deadline`] after the last call, in the same way.
+    /// [`After::due`], in the same way.
     due: AtomicU64,
     device: TicketMutex<Box<dyn Device>>,
 }
@@ -32,22 +32,15 @@ pub struct Peripheral {
 /// In [`Peripheral::reported`]: none yet.
 const NEVER_REPORTED: u8 = 2;
 
-/// In [`Peripheral::polled`]: no register.
-const NOT_POLLED: u64 = u64::MAX;
-
 /// In [`Peripheral::due`]: never.
 const NEVER: u64 = u64::MAX;
-
-fn polled(device: &dyn Device) -> u64 {
-    device.polled().map_or(NOT_POLLED, |(offset, value)| offset << 32 | u64::from(value))
-}
 
 impl Peripheral {
     /// `device` at `window`, its interrupt output not connected.
     pub fn new(window: Region<Ipa>, device: Box<dyn Device>) -> Self {
-        let polled = AtomicU64::new(polled(&*device));
+        let due = AtomicU64::new(After::time(device.deadline()));
+        let polled = AtomicU64::new(After::register(device.polled()));
         let reported = AtomicU8::new(NEVER_REPORTED);
-        let due = AtomicU64::new(device.deadline().map_or(NEVER, |at| at.0));
         Self { window, irq: None, polled, reported, due, device: TicketMutex::new(device) }
     }
 
@@ -66,13 +59,11 @@ impl Peripheral {
     ) -> (T, bool) {
         let mut device = self.device.lock();
         let answer = access(&mut **device);
-        let due = device.deadline().map_or(NEVER, |at| at.0);
+        let After { due, level, polled } = device.after();
         let sooner = due < self.due.load(Ordering::Relaxed);
         self.due.store(due, Ordering::Relaxed);
-        let level = device.irq_level();
-        // Behind the level, which somebody outside may have raised just before it was looked at: whoever is interrupted finds
-        // out why. And before it is told: the driver may look at once, on another CPU.
-        self.polled.store(polled(&**device), Ordering::Release);
+        // Before the level is told: the driver may look at once, on another CPU.
+        self.polled.store(polled, Ordering::Release);
         if let Some(irq) = self.irq {
             if self.reported.load(Ordering::Relaxed) != u8::from(level) {
                 self.reported.store(level.into(), Ordering::Relaxed);
@@ -112,6 +103,8 @@ pub enum Conflict {
 pub struct Bus {
     /// By address, without overlaps.
     peripherals: Vec<Peripheral>,
+    /// Which one was accessed last: most accesses come in a row.
+    last: AtomicUsize,
 }
 
 impl Bus {
@@ -134,7 +127,7 @@ impl Bus {
                 return Err(Conflict::SharedIrq(irq));
             }
         }
-        Ok(Self { peripherals })
+        Ok(Self { peripherals, last: AtomicUsize::new(0) })
     }
 
     /// The guest reads: the value, zero-extended, and whether the device is due earlier than before. `None` when nothing
@@ -157,8 +150,7 @@ impl Bus {
     /// [`read`](Self::read) is to be asked.
     #[inline(always)]
     pub fn peek(&self, ipa: Ipa) -> Option<u32> {
-        let peripheral = self.peripherals.iter().find(|p| p.window.contains(ipa))?;
-        let offset = ipa.offset_from(peripheral.window.start())?;
+        let (peripheral, offset) = self.at(ipa)?;
         let polled = peripheral.polled.load(Ordering::Acquire);
         (polled >> 32 == offset).then_some((polled & 0xffff_ffff) as u32)
     }
@@ -228,12 +220,26 @@ impl Bus {
     /// Who answers all of an access, and at which offset.
     #[inline]
     fn find(&self, ipa: Ipa, width: Width) -> Option<(&Peripheral, u64)> {
-        let peripheral = self.peripherals.iter().find(|p| p.window.contains(ipa))?;
-        let whole = peripheral.window.contains_bytes(ipa, width.bytes());
-        if !whole || !ipa.is_aligned(width.bytes()) {
-            return None;
-        }
-        Some((peripheral, ipa.offset_from(peripheral.window.start())?))
+        let (peripheral, offset) = self.at(ipa)?;
+        let whole = width.bytes() <= peripheral.window.size() - offset;
+        (whole && ipa.is_aligned(width.bytes())).then_some((peripheral, offset))
+    }
+
+    /// In whose window that is, and at which offset.
+    #[inline(always)]
+    fn at(&self, ipa: Ipa) -> Option<(&Peripheral, u64)> {
+        let last = self.peripherals.get(self.last.load(Ordering::Relaxed));
+        let peripheral = last.filter(|it| it.window.contains(ipa)).or_else(|| self.search(ipa))?;
+        Some((peripheral, ipa.raw() - peripheral.window.start().raw()))
+    }
+
+    #[inline(never)]
+    fn search(&self, ipa: Ipa) -> Option<&Peripheral> {
+        let behind = self.peripherals.partition_point(|it| it.window.start() <= ipa);
+        let index = behind.checked_sub(1)?;
+        let peripheral = self.peripherals.get(index).filter(|it| it.window.contains(ipa))?;
+        self.last.store(index, Ordering::Relaxed);
+        Some(peripheral)
     }
 }
 

@@ -27,6 +27,27 @@ pub enum Signal {
     Press,
 }
 
+/// What the bus wants to know of a device after each call, at one go.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct After {
+    /// [`Device::deadline`] in ticks; the largest value for never.
+    pub due: u64,
+    /// [`Device::irq_level`].
+    pub level: bool,
+    /// [`Device::polled`]: the offset above the value; all ones for no register.
+    pub polled: u64,
+}
+
+impl After {
+    fn time(deadline: Option<Ticks>) -> u64 {
+        deadline.map_or(u64::MAX, |at| at.0)
+    }
+
+    fn register(polled: Option<(u64, u32)>) -> u64 {
+        polled.map_or(u64::MAX, |(offset, value)| offset << 32 | u64::from(value))
+    }
+}
+
 /// A device on the [`bus`]. The bus serialises the calls.
 ///
 /// Nothing here fails: an access that the device's manual does not allow reads as zero and writes
@@ -69,6 +90,16 @@ pub trait Device: Send {
     /// itself, to be in time, if by then the guest makes no access.
     fn deadline(&self) -> Option<Ticks> {
         None
+    }
+
+    /// What a call has come to.
+    fn after(&self) -> After {
+        let due = After::time(self.deadline());
+        // In this order: somebody outside may have raised the level just before it is looked at, and whoever is interrupted
+        // finds out why.
+        let level = self.irq_level();
+        let polled = After::register(self.polled());
+        After { due, level, polled }
     }
 
     /// As the machine's reset leaves it.
