@@ -157,7 +157,7 @@ fn what_an_answered_bell_leaves_due_is_seen_to() {
                 let notify = vm.serial_input(machine.now());
                 hypervisor.notify(machine, &vm, notify);
                 (0..cpus).map(CpuId).for_each(|cpu| hypervisor.heed_calls(cpu));
-                hypervisor.answer_doorbells(machine)
+                hypervisor.answer_doorbells(machine, None)
             });
             assert!(vm.device_deadline().is_some(), "there is more");
             let keeper = vm.timekeeper().unwrap();

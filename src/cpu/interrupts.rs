@@ -30,7 +30,7 @@ impl<M: Machine> Cpu<'_, M> {
                 }
             }
         }
-        self.hypervisor.answer_doorbells(&mut self.machine);
+        self.hypervisor.answer_doorbells(&mut self.machine, None);
     }
 
     /// The list registers want attention: see to it at once, as the vCPU may not run soon.
@@ -82,8 +82,9 @@ impl<M: Machine> Cpu<'_, M> {
     #[inline(never)] // the short way round has few registers to spare
     pub(super) fn after_device(&mut self, loaded: &Loaded, sooner: bool) -> bool {
         // What holds the vCPU up is seen to the long way.
+        let me = Some((&*loaded.vm, loaded.entity.vcpu));
         let mut queued =
-            self.hypervisor.answer_doorbells(&mut self.machine) | loaded.vm.is_held_up();
+            self.hypervisor.answer_doorbells(&mut self.machine, me) | loaded.vm.is_held_up();
         if sooner {
             queued |= self.go_on(loaded);
             self.hypervisor.device_timer_changed(&mut self.machine, &loaded.vm);
@@ -106,12 +107,10 @@ impl<M: Machine> Cpu<'_, M> {
             if !due || self.machine.interrupt_pending() {
                 break;
             }
-            let mut notify = vm.advance_devices(now);
-            if notify.contains(me) {
-                notify = notify.without(me) | vm.sync(&mut self.machine, me);
-            }
-            queued |= self.hypervisor.notify(&mut self.machine, vm, notify);
-            queued |= self.hypervisor.answer_doorbells(&mut self.machine);
+            let notify = vm.advance_devices(now);
+            let others = vm.tell_first(&mut self.machine, me, notify);
+            queued |= self.hypervisor.notify(&mut self.machine, vm, others);
+            queued |= self.hypervisor.answer_doorbells(&mut self.machine, Some((vm, me)));
         }
         queued
     }

@@ -396,7 +396,7 @@ impl Hypervisor {
             return self.boot_again(machine, vm);
         }
         // Who was connected to it is told now: this CPU may have nothing else to do.
-        self.answer_doorbells(machine);
+        self.answer_doorbells(machine, None);
         if self.population.leave() {
             // The CPU that ends the run may be asleep.
             self.call(machine, CpuId(0));
@@ -413,7 +413,7 @@ impl Hypervisor {
     fn boot_again<M: Machine>(&self, machine: &mut M, vm: &Vm) {
         let at = vm.reboot(machine.now());
         // As above.
-        self.answer_doorbells(machine);
+        self.answer_doorbells(machine, None);
         self.start_at(machine, vm, VcpuId(0), Some(at));
     }
 

@@ -325,19 +325,24 @@ impl Hypervisor {
         at.0 < before && own
     }
 
-    /// See to devices whose bell was rung. Returns whether the vCPU that runs here has to leave: somebody waits for this
-    /// CPU, or its deadline timer is to be set anew.
+    /// See to devices whose bell was rung. The vCPU `loaded`, whose registers are in the CPU, looks at its interrupts at
+    /// once. Returns whether the vCPU that runs here has to leave: somebody waits for this CPU, or its deadline timer is to be
+    /// set anew.
     #[inline(always)]
-    pub fn answer_doorbells<M: Machine>(&self, machine: &mut M) -> bool {
-        self.doorbells.is_rung() && self.look_at_rung(machine)
+    pub fn answer_doorbells<M: Machine>(
+        &self,
+        machine: &mut M,
+        loaded: Option<(&Vm, VcpuId)>,
+    ) -> bool {
+        self.doorbells.is_rung() && self.look_at_rung(machine, loaded)
     }
 
     #[inline(never)]
-    fn look_at_rung<M: Machine>(&self, machine: &mut M) -> bool {
+    fn look_at_rung<M: Machine>(&self, machine: &mut M, loaded: Option<(&Vm, VcpuId)>) -> bool {
         let mut queued = false;
         // Who answers may ring another's: a channel's other end.
         for _ in 0..ANSWERS {
-            queued |= self.answer_once(machine);
+            queued |= self.answer_once(machine, loaded);
             if !self.doorbells.is_rung() {
                 return queued;
             }
@@ -350,11 +355,14 @@ impl Hypervisor {
         true
     }
 
-    fn answer_once<M: Machine>(&self, machine: &mut M) -> bool {
+    fn answer_once<M: Machine>(&self, machine: &mut M, loaded: Option<(&Vm, VcpuId)>) -> bool {
         let mut queued = false;
         self.doorbells.answer(|id, slots| {
             let Some(vm) = self.vm(id).filter(|vm| !vm.has_stopped()) else { return };
-            let (notify, sooner) = vm.virtio_input(slots, machine.now());
+            let (mut notify, sooner) = vm.virtio_input(slots, machine.now());
+            if let Some((_, me)) = loaded.filter(|(own, _)| own.id() == id) {
+                notify = vm.tell_first(machine, me, notify);
+            }
             queued |= self.notify(machine, &vm, notify);
             queued |= sooner && self.device_timer_changed(machine, &vm);
         });

@@ -360,12 +360,14 @@ impl Vm {
     /// Something came for the devices of these virtio slots, a bit for each: the vCPUs that have to look at their
     /// interrupts, and whether a device is due earlier than before.
     pub fn virtio_input(&self, slots: u32, now: Ticks) -> (Notify, bool) {
-        let (mut notify, mut sooner) = (Notify::NONE, false);
-        for slot in (0..VIRTIO_SLOTS).filter(|slot| slots >> slot & 1 != 0) {
+        let (mut notify, mut sooner, mut slots) = (Notify::NONE, false, slots);
+        let now = self.virtual_now(now);
+        while slots != 0 {
+            let slot = slots.trailing_zeros().try_into().unwrap_or(VIRTIO_SLOTS);
+            slots &= slots - 1;
             let line = |irq, level| {
                 notify = notify | self.vgic.lock().set_level(VcpuId(0), irq, level);
             };
-            let now = self.virtual_now(now);
             sooner |= self.bus.signal(virtio_irq(slot), Signal::Input, now, line);
         }
         (notify, sooner)

@@ -103,6 +103,7 @@ impl Vm {
     }
 
     /// A load from the device at `ipa`, or a store of `value`. `None` when nothing is there.
+    #[inline(always)]
     pub(super) fn device_access<M: Machine>(
         &self,
         machine: &M,

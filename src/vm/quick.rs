@@ -215,11 +215,17 @@ impl Vm {
         value: Option<u64>,
     ) -> Option<Accessed> {
         let mut accessed = self.device_access(machine, me, ipa, width, value)?;
-        if accessed.notify.contains(me) {
-            let mut vgic = self.vgic.lock();
-            accessed.notify = Self::tell_me_first(&mut vgic, machine, me, accessed.notify);
-        }
+        accessed.notify = self.tell_first(machine, me, accessed.notify);
         Some(accessed)
+    }
+
+    /// If the loaded vCPU `me` is among those that have to look at their interrupts, it does so now. All others.
+    #[inline]
+    pub fn tell_first<M: Machine>(&self, machine: &mut M, me: VcpuId, notify: Notify) -> Notify {
+        if !notify.contains(me) {
+            return notify;
+        }
+        Self::tell_me_first(&mut self.vgic.lock(), machine, me, notify)
     }
 
     /// An access to where there is nothing: the guest gets an external abort, if that is all.
@@ -257,7 +263,7 @@ impl Vm {
         Some(self.gic_access(machine, me, vcpu, &access, frame, offset))
     }
 
-    /// If the loaded vCPU `me` is among those that have to look at their interrupts, it does so now. All others.
+    /// The same, with the vGIC in hand.
     #[inline(always)]
     fn tell_me_first<M: Machine>(
         vgic: &mut Vgic,
