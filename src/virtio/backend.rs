@@ -40,6 +40,9 @@ pub trait Backend: Send {
     /// Whether the buffers of a chain are RAM, where the guest has given that up, before the chain is served.
     const FILLS: bool = true;
 
+    /// Whether [`is_due`](Self::is_due) is to be asked after each access.
+    const ATTENDS: bool = false;
+
     /// The feature bits of its type that it offers: 0 to 23, and 50 to 127 as far as they are below 64. And
     /// `VIRTIO_F_IN_ORDER` (35) if it gives chains back in the order in which it took them.
     fn features(&self) -> u64 {

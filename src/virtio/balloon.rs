@@ -305,6 +305,7 @@ impl Balloon {
 
 impl Backend for Balloon {
     const ID: u32 = 5;
+    const ATTENDS: bool = true;
     const AT_ONCE: usize = 1;
     const FILLS: bool = false;
 

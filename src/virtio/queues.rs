@@ -212,15 +212,20 @@ impl<R: RamSource> Queues<R> {
         ring.want_notification(ram, false)?;
         let mut progress = Progress { more: true, ..Progress::default() };
         let elastic = ram.memory().and_then(|ram| ram.elastic()).filter(|_| B::FILLS);
+        let mut known = false;
         for _ in 0..B::AT_ONCE {
-            if !*in_hand && !ring.take(ram, chain)? {
+            // Where all that was known of was taken, there is a look anyway once the driver is asked to tell of more.
+            let drained = known && ring.is_drained();
+            if !*in_hand && (drained || !ring.take(ram, chain)?) {
                 if ring.want_notification(ram, true)? {
                     ring.want_notification(ram, false)?;
+                    known = false;
                     continue;
                 }
                 progress.more = false;
                 break;
             }
+            known = true;
             if let Some(elastic) = elastic {
                 match fill(elastic, chain, filled_to) {
                     Filled::There => *filled_to = (0, 0),

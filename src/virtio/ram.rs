@@ -13,6 +13,14 @@ use crate::memory::{GuestMemory, OutsideRam, Store};
 
 /// RAM that a device may reach.
 pub trait GuestRam {
+    /// Writes the byte at `ipa`.
+    ///
+    /// # Errors
+    /// It is not RAM.
+    fn write_u8(&self, ipa: Ipa, value: u8) -> Result<(), OutsideRam> {
+        self.write_bytes(ipa, &[value])
+    }
+
     /// Reads the little-endian 16-bit word at `ipa`, in one access where it is aligned.
     ///
     /// # Errors
@@ -108,6 +116,11 @@ pub trait GuestRam {
 }
 
 impl GuestRam for GuestMemory {
+    #[inline]
+    fn write_u8(&self, ipa: Ipa, value: u8) -> Result<(), OutsideRam> {
+        self.write(ipa, value)
+    }
+
     #[inline]
     fn read_u16(&self, ipa: Ipa) -> Result<u16, OutsideRam> {
         self.read(ipa)

@@ -416,7 +416,8 @@ impl<B: Backend, R: RamSource + Send + Sync> Device for Transport<B, R> {
 
     fn deadline(&self) -> Option<Ticks> {
         let is_due = |ram| self.backend.is_due(ram);
-        let at_once = self.state.busy != 0 || self.queues.ram().ram().is_some_and(is_due);
+        let attends = || B::ATTENDS && self.queues.ram().ram().is_some_and(is_due);
+        let at_once = self.state.busy != 0 || attends();
         if at_once { Some(Ticks(0)) } else { self.state.again.map(Ticks) }
     }
 

@@ -160,7 +160,7 @@ impl HostBlockDevice {
             request::GET_ID => {
                 return match request::tell_id(&self.serial, chain, room, ram) {
                     Ok(request::Begun::Done(status, written)) => Err((status, written)),
-                    Ok(request::Begun::Request(_)) => failed,
+                    Ok(request::Begun::Request) => failed,
                     Err(status) => Err(none(status)),
                 };
             }

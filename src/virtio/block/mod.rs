@@ -118,9 +118,8 @@ impl Backend for BlockDevice {
         let mut done = None;
         if kept.is_none() {
             self.budget.spend(request::COST);
-            match Request::begin(&disk, chain, room, ram) {
-                Begun::Done(status, written) => done = Some((status, written)),
-                Begun::Request(request) => *kept = Some(request),
+            if let Begun::Done(status, written) = Request::begin(kept, &disk, chain, room, ram) {
+                done = Some((status, written));
             }
         }
         if let Some(request) = kept {
@@ -137,7 +136,7 @@ impl Backend for BlockDevice {
         }
         let (status, written) = done.unwrap_or((Status::IoError, 0));
         drop(disk);
-        ram.write_bytes(place, &[status as u8])?;
+        ram.write_u8(place, status as u8)?;
         // What is said to be written has no gaps.
         Ok(Served::Done(written.saturating_add(u32::from(u64::from(written) == room))))
     }

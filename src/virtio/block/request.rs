@@ -154,8 +154,8 @@ pub struct Request {
 
 /// What comes of beginning a request.
 pub enum Begun {
-    /// It has to be worked off.
-    Request(Request),
+    /// It has to be worked off, and is where it is kept.
+    Request,
     /// It is done; so many bytes of its data were written.
     Done(Status, u32),
 }
@@ -164,29 +164,57 @@ pub enum Begun {
 pub fn status_place(chain: &Chain) -> Option<(Ipa, u64)> {
     let last = chain.writable().last()?;
     let place = last.ipa.checked_add(u64::from(last.size.checked_sub(1)?))?;
-    let size: u64 = chain.writable().iter().map(|buffer| u64::from(buffer.size)).sum();
-    Some((place, size.checked_sub(1)?))
+    Some((place, chain.room().checked_sub(1)?))
+}
+
+/// What is asked, the first sector, and where the data begins.
+fn header(chain: &Chain, ram: &impl GuestRam) -> Result<(u32, u64, Cursor), Status> {
+    let mut cursor = Cursor::default();
+    let [asked, sector] = match chain.readable().first() {
+        // As drivers have it.
+        Some(first) if first.size == HEADER as u32 => {
+            cursor.buffer = 1;
+            ram.read_pair(first.ipa)?
+        }
+        _ => {
+            let bytes: [u8; HEADER] = cursor.read(chain.readable(), ram)?;
+            let [first @ .., a, b, c, d, e, f, g, h] = bytes;
+            [u64::from_le_bytes(first), u64::from_le_bytes([a, b, c, d, e, f, g, h])]
+        }
+    };
+    #[allow(clippy::cast_possible_truncation, reason = "the low word is what is asked")]
+    Ok((asked as u32, sector, cursor))
 }
 
 impl Request {
-    /// Looks at what is asked. `room` bytes can be written before the status.
-    pub fn begin(disk: &Disk, chain: &Chain, room: u64, ram: &impl GuestRam) -> Begun {
-        match Self::read(disk, chain, room, ram) {
+    /// Looks at what is asked, and keeps it in `kept`. `room` bytes can be written before the status.
+    pub fn begin(
+        kept: &mut Option<Self>,
+        disk: &Disk,
+        chain: &Chain,
+        room: u64,
+        ram: &impl GuestRam,
+    ) -> Begun {
+        match Self::read(kept, disk, chain, room, ram) {
             Ok(begun) => begun,
             Err(status) => Begun::Done(status, 0),
         }
     }
 
-    fn read(disk: &Disk, chain: &Chain, room: u64, ram: &impl GuestRam) -> Result<Begun, Status> {
-        let mut cursor = Cursor::default();
-        let header: [u8; HEADER] = cursor.read(chain.readable(), ram)?;
-        let [a, b, c, d, _, _, _, _, sector @ ..] = header;
-        let sector = u64::from_le_bytes(sector);
+    #[inline(always)]
+    fn read(
+        kept: &mut Option<Self>,
+        disk: &Disk,
+        chain: &Chain,
+        room: u64,
+        ram: &impl GuestRam,
+    ) -> Result<Begun, Status> {
+        let (asked, sector, mut cursor) = header(chain, ram)?;
         let given = || {
             let all: u64 = chain.readable().iter().map(|buffer| u64::from(buffer.size)).sum();
             all.saturating_sub(HEADER as u64)
         };
-        let (task, size) = match u32::from_le_bytes([a, b, c, d]) {
+        let (task, size) = match asked {
             IN => {
                 cursor = Cursor::default();
                 (Task::Read, room)
@@ -194,9 +222,10 @@ impl Request {
             OUT => (Task::Write, given()),
             FLUSH => return Ok(Begun::Done(Status::Ok, 0)),
             GET_ID => return tell_id(disk.serial(), chain, room, ram),
-            DISCARD => return Self::segments(Task::Discard, disk, given(), cursor),
+            DISCARD => return Self::segments(kept, Task::Discard, disk, given(), cursor),
             WRITE_ZEROES => {
-                return Self::segments(Task::WriteZeros { unmap: false }, disk, given(), cursor);
+                let task = Task::WriteZeros { unmap: false };
+                return Self::segments(kept, task, disk, given(), cursor);
             }
             _ => return Err(Status::Unsupported),
         };
@@ -204,17 +233,25 @@ impl Request {
             return Err(Status::IoError);
         }
         let at = place(disk, sector, size / SECTOR)?;
-        Ok(Begun::Request(Self { task, at, left: size, segments: 0, cursor, written: 0 }))
+        *kept = Some(Self { task, at, left: size, segments: 0, cursor, written: 0 });
+        Ok(Begun::Request)
     }
 
     /// A request that consists of segments: `size` bytes of them.
-    fn segments(task: Task, disk: &Disk, size: u64, cursor: Cursor) -> Result<Begun, Status> {
+    fn segments(
+        kept: &mut Option<Self>,
+        task: Task,
+        disk: &Disk,
+        size: u64,
+        cursor: Cursor,
+    ) -> Result<Begun, Status> {
         let segments = u32::try_from(size / SEGMENT as u64).unwrap_or(u32::MAX);
         let whole = size.is_multiple_of(SEGMENT as u64);
         if disk.is_read_only() || !whole || !(1..=MAX_SEGMENTS).contains(&segments) {
             return Err(Status::IoError);
         }
-        Ok(Begun::Request(Self { task, at: 0, left: 0, segments, cursor, written: 0 }))
+        *kept = Some(Self { task, at: 0, left: 0, segments, cursor, written: 0 });
+        Ok(Begun::Request)
     }
 
     /// Whether one that was saved, and may be anything by now, can be asked of `disk`.

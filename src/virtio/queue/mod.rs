@@ -139,11 +139,22 @@ impl Virtqueue {
         }
     }
 
+    /// Whether all was taken that the driver had offered when it was looked last.
+    #[inline]
+    pub const fn is_drained(&self) -> bool {
+        match self {
+            Self::Split(queue) => queue.is_drained(),
+            // Each descriptor says for itself whether it is there.
+            Self::Packed(_) => false,
+        }
+    }
+
     /// Asks the driver to notify the device of the next chain, or of none. Returns whether one has come in the meantime,
     /// of which the driver need not notify.
     ///
     /// # Errors
     /// The driver has taken the ring away.
+    #[inline(always)]
     pub fn want_notification(&self, ram: &impl GuestRam, wanted: bool) -> Result<bool, Bad> {
         match self {
             Self::Split(queue) => queue.want_notification(ram, wanted),

@@ -75,6 +75,11 @@ impl SplitQueue {
         self.taken.wrapping_sub(self.used)
     }
 
+    /// See [`Virtqueue::is_drained`](super::Virtqueue::is_drained).
+    pub(super) const fn is_drained(&self) -> bool {
+        self.taken == self.offered
+    }
+
     /// See [`Virtqueue::take`](super::Virtqueue::take).
     #[inline]
     pub(super) fn take(&mut self, ram: &impl GuestRam, chain: &mut Chain) -> Result<bool, Bad> {
@@ -184,6 +189,7 @@ impl SplitQueue {
     }
 
     /// See [`Virtqueue::want_notification`](super::Virtqueue::want_notification).
+    #[inline(always)]
     pub(super) fn want_notification(&self, ram: &impl GuestRam, wanted: bool) -> Result<bool, Bad> {
         if !self.negotiated.event_index {
             ram.write_u16(self.device(0), if wanted { 0 } else { NO_NOTIFY })?;
