@@ -11,15 +11,18 @@ use plinth::addr::Ipa;
 use plinth::device::Device;
 use plinth::exit::Width;
 use plinth::memory::{FramePool, GuestMemory, Ram, Recorder};
-use plinth::time::Ticks;
 use plinth::virtio::block::disk::{Creation, Disk, Owner};
 use plinth::virtio::block::{BlockDevice, SharedDisk};
+use plinth::virtio::queue::Place;
 use plinth::virtio::ram::SharedRam;
 use plinth::virtio::transport::Transport;
 use plinth_fuzz::RAM;
+use plinth_fuzz::driver::{NOW, QUEUE_NOTIFY, STATUS, begin, set};
 
 /// The guest's RAM: rings, then data.
 const SIZE: u64 = 16 * 4096;
+const PLACE: Place =
+    Place { size: 128, descriptors: RAM, driver: RAM + 0x1000, device: RAM + 0x2000 };
 const DATA: u64 = RAM + 3 * 4096;
 /// The disk, and how much of it can have been written to.
 const DISK: u64 = 64 * 1024;
@@ -85,22 +88,7 @@ fuzz_target!(|requests: Vec<Request>| {
     let disk = SharedDisk::new(disk.into());
     while !disk.lock().step().expect("it has no image") {}
     let mut device = Transport::new(BlockDevice::new(disk.clone(), 1), ram.clone(), "fuzz".into());
-    let low = |at: u64| at & 0xffff_ffff;
-    let registers = [
-        (0x070, 3),
-        (0x024, 1),
-        (0x020, 1),
-        (0x070, 11),
-        (0x038, 128),
-        (0x080, low(RAM)),
-        (0x090, low(RAM + 0x1000)),
-        (0x0a0, low(RAM + 0x2000)),
-        (0x044, 1),
-        (0x070, 15),
-    ];
-    for (offset, value) in registers {
-        device.write(offset, Width::Word, value, Ticks(0));
-    }
+    begin(&mut device, 0, &[PLACE]);
     for (number, request) in (1u16..).zip(requests.iter().take(200)) {
         let Request { kind, sector, high, data, buffers } = request;
         let header = [u32::from(*kind), 0, u32::from(*sector), if *high { u32::MAX } else { 0 }];
@@ -135,14 +123,14 @@ fuzz_target!(|requests: Vec<Request>| {
             .write(Ipa::new(RAM + 0x1004 + 2 * u64::from((number - 1) % 128)), 0u16)
             .expect("RAM");
         memory.write(Ipa::new(RAM + 0x1002), number).expect("it is RAM");
-        device.write(0x050, Width::Word, 0, Ticks(0));
+        set(&mut device, QUEUE_NOTIFY, 0);
         let mut visits = 0;
         while device.deadline().is_some() {
-            device.advance(Ticks(0));
+            device.advance(NOW);
             visits += 1;
             assert!(visits < 200_000, "it goes on for ever");
         }
-        if device.read(0x070, Width::Word, Ticks(0)) & 64 != 0 {
+        if device.read(STATUS, Width::Word, NOW) & 64 != 0 {
             break;
         }
         assert_eq!(memory.read(Ipa::new(RAM + 0x2002)), Ok(number), "it was answered");

@@ -11,17 +11,15 @@ use plinth::device::Device;
 use plinth::exit::Width;
 use plinth::firmware::entropy::Entropy;
 use plinth::memory::GuestMemory;
-use plinth::time::Ticks;
 use plinth::virtio::entropy::EntropyDevice;
 use plinth::virtio::queue::fake::{Driver, Offer};
 use plinth::virtio::queue::{Buffer, Negotiated, Place};
 use plinth::virtio::ram::SharedRam;
 use plinth::virtio::transport::Transport;
+use plinth_fuzz::driver::{NOW, QUEUE_NOTIFY, STATUS, begin, features, set};
 use plinth_fuzz::{RAM, often, shared_ram};
 
 const SIZE: u64 = 8 * 4096;
-const STATUS: u64 = 0x070;
-const NOTIFY: u64 = 0x050;
 /// Its one queue, and what the driver has besides.
 const PLACE: Place =
     Place { size: 8, descriptors: RAM, driver: RAM + 0x1000, device: RAM + 0x2000 };
@@ -52,36 +50,6 @@ impl<'a> Arbitrary<'a> for Step {
     }
 }
 
-fn set(device: &mut impl Device, offset: u64, value: u32) {
-    device.write(offset, Width::Word, value.into(), Ticks(0));
-}
-
-/// Up to `DRIVER_OK`, with these features and the queue.
-fn start(device: &mut impl Device, negotiated: Negotiated) {
-    let low = |at: u64| (at & 0xffff_ffff) as u32;
-    let Negotiated { indirect, event_index, packed, .. } = negotiated;
-    let registers = [
-        (STATUS, 0),
-        (STATUS, 3),
-        (0x024, 0),
-        (0x020, u32::from(indirect) << 28 | u32::from(event_index) << 29),
-        (0x024, 1),
-        (0x020, 1 | u32::from(packed) << 2),
-        (STATUS, 11),
-        (0x030, 0),
-        (0x038, PLACE.size.into()),
-        (0x080, low(PLACE.descriptors)),
-        (0x090, low(PLACE.driver)),
-        (0x0a0, low(PLACE.device)),
-        (0x084, 0),
-        (0x094, 0),
-        (0x0a4, 0),
-        (0x044, 1),
-        (STATUS, 15),
-    ];
-    registers.into_iter().for_each(|(offset, value)| set(device, offset, value));
-}
-
 thread_local! {
     static GUEST: RefCell<SharedRam> = RefCell::new(shared_ram(SIZE));
 }
@@ -89,7 +57,7 @@ thread_local! {
 /// A driver that keeps to the rules, several times round the ring.
 fn drive(device: &mut impl Device, memory: &GuestMemory, negotiated: Negotiated) {
     clear(memory);
-    start(device, negotiated);
+    begin(device, features(negotiated), &[PLACE]);
     let mut driver = Driver::new(PLACE, negotiated, TABLES);
     for round in 0..5 {
         let count = u64::from(PLACE.size) - round;
@@ -100,7 +68,7 @@ fn drive(device: &mut impl Device, memory: &GuestMemory, negotiated: Negotiated)
             let offer = Offer { writable: vec![buffer], indirect, ..Offer::default() };
             driver.offer(memory, &offer).expect("there is room for it");
             if driver.show(memory) {
-                set(device, NOTIFY, 0);
+                set(device, QUEUE_NOTIFY, 0);
             }
         }
         for number in 0..count {
@@ -127,20 +95,20 @@ fuzz_target!(|input: ([bool; 4], Vec<Step>)| {
     let device = EntropyDevice::new(generator);
     let mut device = Transport::new(device, shared.clone(), "fuzzed".to_owned());
     if started {
-        start(&mut device, negotiated);
+        begin(&mut device, features(negotiated), &[PLACE]);
     }
     for step in steps {
         match step {
-            Step::Register(offset, value) => set(&mut device, offset, value),
+            Step::Register(offset, value) => set(&mut device, offset, value.into()),
             Step::Word(at, value) => memory.write(Ipa::new(RAM + at), value).expect("it is RAM"),
-            Step::Work => device.advance(Ticks(0)),
+            Step::Work => device.advance(NOW),
         }
-        let status = device.read(STATUS, Width::Word, Ticks(0));
+        let status = device.read(STATUS, Width::Word, NOW);
         assert!(status & 4 == 0 || status & 8 != 0, "ready without its features: {status:#x}");
     }
     // Each pass works off some, and what is available is bounded by the queue.
     for _ in 0..8 {
-        device.advance(Ticks(0));
+        device.advance(NOW);
     }
     assert_eq!(device.deadline(), None);
     drive(&mut device, memory, negotiated);

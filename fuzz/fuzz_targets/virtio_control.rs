@@ -9,27 +9,25 @@ use std::sync::Arc;
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 use libfuzzer_sys::fuzz_target;
-use plinth::addr::{Ipa, Region};
+use plinth::addr::Ipa;
 use plinth::device::doorbell::{Doorbell, Doorbells};
 use plinth::device::serial::ScriptedLine;
 use plinth::device::{Device, Signal};
-use plinth::exit::Width;
 use plinth::net::{MacAddr, Plan, PortConfig};
 use plinth::sched::VmId;
-use plinth::time::{Frequency, Ticks};
+use plinth::time::Frequency;
 use plinth::virtio::console::channel::End;
 use plinth::virtio::console::{ConsoleDevice, NamedPort};
 use plinth::virtio::net::NetDevice;
 use plinth::virtio::net::lan::Lan;
-use plinth::virtio::queue::fake::{Driver, Offer};
-use plinth::virtio::queue::{Buffer, Negotiated, Place};
+use plinth::virtio::queue::Buffer;
+use plinth::virtio::queue::fake::Offer;
 use plinth::virtio::ram::SharedRam;
 use plinth::virtio::transport::Transport;
-use plinth_fuzz::{RAM, often, shared_ram};
+use plinth_fuzz::driver::{Driven, NOW, RUNNING, Rings, STATUS};
+use plinth_fuzz::{often, shared_ram};
 
 const SIZE: u64 = 32 * 4096;
-const DATA: u64 = RAM + 0x1_0000;
-const NOW: Ticks = Ticks(0);
 /// How many pairs of queues the card has, and how many ports with names the console.
 const PAIRS: u16 = 2;
 const PORTS: usize = 2;
@@ -74,105 +72,45 @@ thread_local! {
     static GUEST: RefCell<SharedRam> = RefCell::new(shared_ram(SIZE));
 }
 
-fn place(queue: u64) -> Place {
-    let at = RAM + 0x1000 * queue;
-    Place { size: 16, descriptors: at, driver: at + 0x400, device: at + 0x800 }
-}
-
-/// A device, and the drivers of the queues by which it hears, and by which it says something, if it does.
+/// A device, the queue by which it hears, and the one by which it says something, if it does.
 struct World<D> {
-    device: D,
-    ram: SharedRam,
+    driven: Driven<D>,
     features: u64,
-    queues: u64,
-    hears: (u64, Driver),
-    says: Option<(u64, Driver)>,
+    rings: Rings,
+    queues: usize,
+    hears: usize,
+    says: Option<usize>,
     /// Where what was offered is: by name, the reply's place.
     replies: Vec<(u16, Buffer)>,
-    next: u64,
 }
 
 impl<D: Device> World<D> {
-    fn set(&mut self, offset: u64, value: u64) {
-        self.device.write(offset, Width::Word, value & 0xffff_ffff, NOW);
-    }
-
-    fn status(&mut self) -> u64 {
-        self.device.read(0x070, Width::Word, NOW)
-    }
-
     fn begin(&mut self) {
-        let all = Region::new(Ipa::new(RAM), SIZE).expect("it is RAM");
-        self.ram.get().expect("there is some").zero(all).expect("it is RAM");
-        let features = self.features | 1 << 32;
-        for (offset, value) in [(0x070, 0), (0x070, 3), (0x024, 0), (0x020, features), (0x024, 1)] {
-            self.set(offset, value);
-        }
-        self.set(0x020, features >> 32);
-        self.set(0x070, 11);
-        for queue in 0..self.queues {
-            let at = place(queue);
-            self.set(0x030, queue);
-            self.set(0x038, at.size.into());
-            for (offset, area) in [(0x080, at.descriptors), (0x090, at.driver), (0x0a0, at.device)]
-            {
-                self.set(offset, area);
-                self.set(offset + 4, area >> 32);
-            }
-            self.set(0x044, 1);
-        }
-        self.set(0x070, 15);
-        assert_eq!(self.status(), 15);
-        let driver = |queue| Driver::new(place(queue), Negotiated::default(), 0);
-        self.hears.1 = driver(self.hears.0);
-        self.says = self.says.take().map(|(queue, _)| (queue, driver(queue)));
+        self.driven.begin(self.features, self.rings, &[16; 8][..self.queues]);
         self.replies.clear();
-    }
-
-    fn buffer(&mut self, size: usize) -> Buffer {
-        let size = size.min(0x1000);
-        if self.next + size as u64 > RAM + SIZE {
-            self.next = DATA;
-        }
-        let at = self.next;
-        self.next += size as u64;
-        Buffer { ipa: Ipa::new(at), size: size as u32 }
     }
 
     /// Says `bytes` in two pieces, with room for an answer of a byte where there `is_answered`: where that is.
     fn say(&mut self, bytes: &[u8], cut: u8, is_answered: bool) -> Option<Ipa> {
         let bytes = bytes.get(..0x1000).unwrap_or(bytes);
-        let (first, rest) = bytes.split_at(usize::from(cut).min(bytes.len()));
-        let mut offer = Offer::default();
-        for part in [first, rest] {
-            if !part.is_empty() {
-                let buffer = self.buffer(part.len());
-                self.ram.get()?.write_from(buffer.ipa, part).expect("it is RAM");
-                offer.readable.push(buffer);
-            }
-        }
-        let answer = self.buffer(1);
-        if is_answered {
-            self.ram.get()?.write_from(answer.ipa, &[0xee]).expect("it is RAM");
-            offer.writable.push(answer);
-        }
-        let ram = self.ram.clone();
-        let name = self.hears.1.offer(ram.get().unwrap(), &offer)?;
-        if self.hears.1.show(ram.get().unwrap()) {
-            self.set(0x050, self.hears.0);
-        }
+        let readable = self.driven.pieces(bytes, cut);
+        let answer = self.driven.text(&[0xee]);
+        let writable = if is_answered { vec![answer] } else { Vec::new() };
+        let name =
+            self.driven.offer(self.hears, Offer { readable, writable, indirect: cut & 1 != 0 })?;
+        self.driven.show(self.hears);
         self.work();
-        let used = self.hears.1.used(ram.get().unwrap()).expect("it is taken at once");
+        let used = self.driven.used(self.hears).expect("it is taken at once");
         assert_eq!(used, (name, u32::from(is_answered)));
         is_answered.then_some(answer.ipa)
     }
 
     fn work(&mut self) {
         for _ in 0..100 {
-            if self.device.deadline().is_none() {
+            if self.driven.device.deadline().is_none() {
                 return;
             }
-            self.device.advance(NOW);
+            self.driven.device.advance(NOW);
         }
         panic!("there is always something to do");
     }
@@ -180,36 +118,29 @@ impl<D: Device> World<D> {
     /// What the device has said.
     fn heard(&mut self) -> Vec<Vec<u8>> {
         let mut all = Vec::new();
-        while let Some((name, written)) =
-            self.says.as_mut().and_then(|(_, driver)| driver.used(self.ram.get().unwrap()))
-        {
+        while let Some((name, written)) = self.says.and_then(|queue| self.driven.used(queue)) {
             let at = self.replies.iter().position(|(other, _)| *other == name);
             let (_, buffer) = self.replies.swap_remove(at.expect("it was offered"));
             assert!(written <= buffer.size);
             let mut bytes = vec![0; written as usize];
-            let memory = self.ram.get().expect("there is some");
-            memory.read_into(buffer.ipa, &mut bytes).expect("it is RAM");
+            self.driven.memory().read_into(buffer.ipa, &mut bytes).expect("it is RAM");
             all.push(bytes);
         }
         all
     }
 
-    fn expect(&mut self, size: usize) {
-        let writable = vec![self.buffer(size.max(8))];
-        let offer = Offer { writable: writable.clone(), ..Offer::default() };
-        let ram = self.ram.clone();
-        let Some((queue, driver)) = &mut self.says else { return };
-        let (queue, name) = (*queue, driver.offer(ram.get().unwrap(), &offer));
-        let Some(name) = name else { return };
-        let notify = driver.show(ram.get().unwrap());
-        self.replies.push((name, writable[0]));
-        if notify {
-            self.set(0x050, queue);
+    fn expect(&mut self, size: u8) {
+        let Some(queue) = self.says else { return };
+        let buffer = self.driven.buffer(usize::from(size).max(8));
+        let offer = Offer { writable: vec![buffer], indirect: size & 1 != 0, ..Offer::default() };
+        if let Some(name) = self.driven.offer(queue, offer) {
+            self.replies.push((name, buffer));
+            self.driven.show(queue);
         }
     }
 }
 
-fn card(steps: &[Step], ram: SharedRam) {
+fn card(steps: &[Step], rings: Rings, ram: SharedRam) {
     let mut plan = Plan::default();
     plan.network(false).expect("there is room");
     let mac = MacAddr([0x52, 0x54, 0, 0, 0, 1]);
@@ -219,12 +150,10 @@ fn card(steps: &[Step], ram: SharedRam) {
     let device = NetDevice::new(lan, port, mac, PAIRS as u8);
     let steering = device.steering().clone();
     let device = Transport::new(device, ram.clone(), "fuzzed".to_owned());
-    let queues = 2 * u64::from(PAIRS) + 1;
-    let control = queues - 1;
-    let driver = Driver::new(place(control), Negotiated::default(), 0);
-    let features = 1 << 5 | 1 << 17 | 1 << 22;
-    let (hears, replies) = ((control, driver), Vec::new());
-    let mut world = World { device, ram, features, queues, hears, says: None, replies, next: DATA };
+    let driven = Driven::new(device, ram, SIZE);
+    let (queues, features) = (2 * usize::from(PAIRS) + 1, 1 << 5 | 1 << 17 | 1 << 22);
+    let (hears, replies) = (queues - 1, Vec::new());
+    let mut world = World { driven, features, rings, queues, hears, says: None, replies };
     world.begin();
     let mut pairs = 1;
     for step in steps {
@@ -236,7 +165,7 @@ fn card(steps: &[Step], ram: SharedRam) {
                     _ => None,
                 };
                 let asked = asked.filter(|asked| (1..=PAIRS).contains(asked));
-                let answer: u8 = world.ram.get().expect("there is some").read(at).expect("RAM");
+                let answer: u8 = world.driven.memory().read(at).expect("it is RAM");
                 assert_eq!(answer, u8::from(asked.is_none()));
                 pairs = asked.unwrap_or(pairs);
             }
@@ -244,14 +173,14 @@ fn card(steps: &[Step], ram: SharedRam) {
                 world.begin();
                 pairs = 1;
             }
-            Step::Signal => world.device.signal(Signal::Input, NOW),
+            Step::Signal => world.driven.device.signal(Signal::Input, NOW),
             Step::Hear(_) | Step::Work => world.work(),
         }
-        assert_eq!((u16::from(steering.pairs()), world.status()), (pairs, 15));
+        assert_eq!((u16::from(steering.pairs()), world.driven.get(STATUS)), (pairs, RUNNING));
     }
 }
 
-fn console(steps: &[Step], ram: SharedRam) {
+fn console(steps: &[Step], rings: Rings, ram: SharedRam) {
     let bells = Arc::new(Doorbells::new(1));
     let bell = Doorbell::new(bells.clone(), VmId(0), 0);
     let ends: [[End; 2]; PORTS] = [(); PORTS].map(|()| End::pair());
@@ -260,11 +189,10 @@ fn console(steps: &[Step], ram: SharedRam) {
     let line = Arc::new(ScriptedLine::default());
     let device = ConsoleDevice::new(line, true, named.collect(), bell);
     let device = Transport::new(device, ram.clone(), "fuzzed".to_owned());
-    let driver = |queue| Driver::new(place(queue), Negotiated::default(), 0);
-    let (hears, says) = ((3, driver(3)), Some((2, driver(2))));
-    let queues = 2 * (PORTS as u64 + 2);
-    let (features, replies) = (1 << 1, Vec::new());
-    let mut world = World { device, ram, features, queues, hears, says, replies, next: DATA };
+    let driven = Driven::new(device, ram, SIZE);
+    let (hears, says, replies) = (3, Some(2), Vec::new());
+    let (queues, features) = (2 * (PORTS + 2), 1 << 1);
+    let mut world = World { driven, features, rings, queues, hears, says, replies };
     world.begin();
     // How often each port may still be told of.
     let mut adds = [0usize; PORTS + 1];
@@ -282,14 +210,14 @@ fn console(steps: &[Step], ram: SharedRam) {
                 world.begin();
                 adds = [0; PORTS + 1];
             }
-            Step::Hear(size) => world.expect((*size).into()),
-            Step::Signal => world.device.signal(Signal::Input, NOW),
+            Step::Hear(size) => world.expect(*size),
+            Step::Signal => world.driven.device.signal(Signal::Input, NOW),
             Step::Work => world.work(),
         }
         let mut rung = false;
         bells.answer(|_, _| rung = true);
         if rung {
-            world.device.signal(Signal::Input, NOW);
+            world.driven.device.signal(Signal::Input, NOW);
             world.work();
         }
         for told in world.heard() {
@@ -305,12 +233,12 @@ fn console(steps: &[Step], ram: SharedRam) {
                 other => panic!("{other:?} is told"),
             }
         }
-        assert_eq!(world.status(), 15);
+        assert_eq!(world.driven.get(STATUS), RUNNING);
     }
 }
 
-fuzz_target!(|input: (bool, Vec<Step>)| {
-    let (of_console, steps) = input;
+fuzz_target!(|input: (bool, Rings, Vec<Step>)| {
+    let (of_console, rings, steps) = input;
     let ram = GUEST.with_borrow(Clone::clone);
-    if of_console { console(&steps, ram) } else { card(&steps, ram) }
+    if of_console { console(&steps, rings, ram) } else { card(&steps, rings, ram) }
 });

@@ -9,26 +9,21 @@ use std::sync::Arc;
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 use libfuzzer_sys::fuzz_target;
-use plinth::addr::{Ipa, Region};
 use plinth::device::doorbell::{Doorbell, Doorbells};
 use plinth::device::{Device, Signal};
-use plinth::exit::Width;
 use plinth::manifest::{Rights, VsockConfig};
-use plinth::memory::{FramePool, GuestMemory, Ram, Recorder};
 use plinth::sched::VmId;
-use plinth::time::Ticks;
-use plinth::virtio::queue::fake::{Driver, Offer};
-use plinth::virtio::queue::{Buffer, Negotiated, Place};
+use plinth::virtio::queue::Buffer;
+use plinth::virtio::queue::fake::Offer;
 use plinth::virtio::ram::SharedRam;
 use plinth::virtio::transport::Transport;
 use plinth::virtio::vsock::VsockDevice;
 use plinth::virtio::vsock::packet::{PacketHeader, SIZE, STREAM, op};
 use plinth::virtio::vsock::sockets::Sockets;
-use plinth_fuzz::{RAM, often};
+use plinth_fuzz::driver::{Driven, NOW, RUNNING, Rings, STATUS};
+use plinth_fuzz::{often, shared_ram};
 
 const BYTES: u64 = 64 * 4096;
-const DATA: u64 = RAM + 0x1_0000;
-const NOW: Ticks = Ticks(0);
 const GUESTS: usize = 3;
 const RECEIVE: usize = 0;
 const TRANSMIT: usize = 1;
@@ -91,25 +86,8 @@ impl<'a> Arbitrary<'a> for Step {
     }
 }
 
-fn ram() -> SharedRam {
-    let mut pool = FramePool::new();
-    pool.add(Ram::from_heap(BYTES, BYTES).unwrap(), &[]);
-    let frames = pool.allocate(BYTES).unwrap().scrub().clean(&Recorder::default());
-    let mut memory = GuestMemory::new();
-    memory.add(Ipa::new(RAM), frames).unwrap();
-    let ram = SharedRam::default();
-    ram.call_once(|| memory);
-    ram
-}
-
 thread_local! {
-    // What they take of the heap is never given back.
-    static RAMS: RefCell<[SharedRam; GUESTS]> = RefCell::new([ram(), ram(), ram()]);
-}
-
-fn place(queue: u64) -> Place {
-    let at = RAM + 0x1000 * queue;
-    Place { size: 16, descriptors: at, driver: at + 0x400, device: at + 0x800 }
+    static RAMS: RefCell<[SharedRam; GUESTS]> = RefCell::new([(); GUESTS].map(|()| shared_ram(BYTES)));
 }
 
 /// What a guest knows of one of its ports' connection with somebody else's.
@@ -126,101 +104,56 @@ struct Known {
 
 struct Guest {
     cid: u64,
-    ram: SharedRam,
-    device: Transport<VsockDevice, SharedRam>,
-    drivers: [Driver; 2],
+    driven: Driven<Transport<VsockDevice, SharedRam>>,
+    rings: Rings,
     /// Where what was offered to be received into is, by name.
     offered: Vec<(u16, Buffer)>,
-    next: u64,
     last: Option<PacketHeader>,
     known: HashMap<(u32, u64, u32), Known>,
 }
 
 impl Guest {
-    fn set(&mut self, offset: u64, value: u64) {
-        self.device.write(offset, Width::Word, value & 0xffff_ffff, NOW);
-    }
-
     fn begin(&mut self) {
-        let all = Region::new(Ipa::new(RAM), BYTES).expect("it is RAM");
-        self.set(0x070, 0);
-        self.ram.get().expect("there is some").zero(all).expect("it is RAM");
-        for (offset, value) in [(0x070, 3), (0x024, 1), (0x020, 1), (0x070, 11)] {
-            self.set(offset, value);
-        }
-        for queue in 0..3 {
-            let at = place(queue);
-            self.set(0x030, queue);
-            self.set(0x038, at.size.into());
-            for (offset, area) in [(0x080, at.descriptors), (0x090, at.driver), (0x0a0, at.device)]
-            {
-                self.set(offset, area);
-                self.set(offset + 4, area >> 32);
-            }
-            self.set(0x044, 1);
-        }
-        self.set(0x070, 15);
-        self.drivers = [0, 1].map(|queue| Driver::new(place(queue), Negotiated::default(), 0));
+        self.driven.begin(0, self.rings, &[16; 3]);
         self.offered.clear();
         self.known.clear();
         self.last = None;
     }
 
-    fn buffer(&mut self, size: usize) -> Buffer {
-        if self.next + size as u64 > RAM + BYTES {
-            self.next = DATA;
-        }
-        let at = self.next;
-        self.next += size as u64;
-        Buffer { ipa: Ipa::new(at), size: size as u32 }
-    }
-
-    fn notify(&mut self, queue: usize) {
-        if self.drivers[queue].show(self.ram.get().unwrap()) {
-            self.set(0x050, queue as u64);
-        }
-    }
-
     fn send(&mut self, header: PacketHeader, bytes: u16, cut: u8) {
-        while self.drivers[TRANSMIT].used(self.ram.get().unwrap()).is_some() {}
+        while self.driven.used(TRANSMIT).is_some() {}
         // Whose bytes these are is seen by whom they come to.
         let mark = self.cid.to_le_bytes()[0];
         let packet = [&header.bytes()[..], &vec![mark; bytes.into()]].concat();
-        let (first, rest) = packet.split_at(usize::from(cut).min(packet.len()));
-        let mut offer = Offer::default();
-        for part in [first, rest].into_iter().filter(|part| !part.is_empty()) {
-            let buffer = self.buffer(part.len());
-            self.ram.get().expect("some").write_from(buffer.ipa, part).expect("it is RAM");
-            offer.readable.push(buffer);
-        }
-        let ram = self.ram.clone();
-        if self.drivers[TRANSMIT].offer(ram.get().unwrap(), &offer).is_none() {
+        let readable = self.driven.pieces(&packet, cut);
+        let offer = Offer { readable, indirect: cut & 1 != 0, ..Offer::default() };
+        if self.driven.offer(TRANSMIT, offer).is_none() {
             return;
         }
         let key = (header.src_port, header.dst_cid, header.dst_port);
         if header.src_cid == self.cid {
             self.known.entry(key).or_default().says_so |= header.op == op::RESPONSE;
         }
-        self.notify(TRANSMIT);
+        self.driven.show(TRANSMIT);
     }
 
     fn expect(&mut self, payload: u16) {
-        let buffer = self.buffer(SIZE + usize::from(payload).min(8192));
-        let offer = Offer { writable: vec![buffer], ..Offer::default() };
-        let ram = self.ram.clone();
-        if let Some(name) = self.drivers[RECEIVE].offer(ram.get().unwrap(), &offer) {
+        let buffer = self.driven.buffer(SIZE + usize::from(payload).min(8192));
+        let writable = vec![buffer];
+        let offer = Offer { writable, indirect: payload & 1 != 0, ..Offer::default() };
+        if let Some(name) = self.driven.offer(RECEIVE, offer) {
             self.offered.push((name, buffer));
-            self.notify(RECEIVE);
+            self.driven.show(RECEIVE);
         }
     }
 
     /// Looks at what has come.
     fn hear(&mut self) {
-        while let Some((name, written)) = self.drivers[RECEIVE].used(self.ram.get().unwrap()) {
+        while let Some((name, written)) = self.driven.used(RECEIVE) {
             let at = self.offered.iter().position(|(other, _)| *other == name);
             let (_, buffer) = self.offered.swap_remove(at.expect("it was offered"));
             let mut bytes = vec![0; written as usize];
-            self.ram.get().expect("some").read_into(buffer.ipa, &mut bytes).expect("it is RAM");
+            self.driven.memory().read_into(buffer.ipa, &mut bytes).expect("it is RAM");
             let (head, payload) = bytes.split_first_chunk::<SIZE>().expect("a whole header");
             let header = PacketHeader::parse(head);
             assert_eq!((header.dst_cid, header.len as usize), (self.cid, payload.len()));
@@ -263,7 +196,7 @@ struct World {
 }
 
 impl World {
-    fn new(rams: [SharedRam; GUESTS]) -> Self {
+    fn new(rams: [SharedRam; GUESTS], rings: [Rings; GUESTS]) -> Self {
         let group = |name: &str| Some(name.to_owned());
         let configs = [
             VsockConfig { group: group("two"), monitor: Rights::Read, ..VsockConfig::new(3) },
@@ -272,24 +205,22 @@ impl World {
         ];
         let sockets = Sockets::new(configs.iter().map(Some));
         let bells = Arc::new(Doorbells::new(GUESTS));
-        let guest = |(vm, ram): (u16, SharedRam)| {
+        let guest = |(vm, (ram, rings)): (u16, (SharedRam, Rings))| {
             let bell = Doorbell::new(bells.clone(), VmId(vm), 0);
             let socket = sockets.of(VmId(vm)).expect("it has one").clone();
             let device = Transport::new(VsockDevice::new(socket, bell), ram.clone(), "it".into());
             let mut guest = Guest {
                 cid: FIRST + u64::from(vm),
-                ram,
-                device,
-                drivers: [0, 1].map(|queue| Driver::new(place(queue), Negotiated::default(), 0)),
+                driven: Driven::new(device, ram, BYTES),
+                rings,
                 offered: Vec::new(),
-                next: DATA,
                 last: None,
                 known: HashMap::new(),
             };
             guest.begin();
             guest
         };
-        let guests = (0..).zip(rams).map(guest).collect();
+        let guests = (0..).zip(rams.into_iter().zip(rings)).map(guest).collect();
         Self { bells, sockets, guests }
     }
 
@@ -299,11 +230,12 @@ impl World {
             let mut rung = Vec::new();
             self.bells.answer(|vm, _| rung.push(vm.index()));
             let quiet = rung.is_empty();
-            rung.into_iter().for_each(|vm| self.guests[vm].device.signal(Signal::Input, NOW));
+            rung.into_iter()
+                .for_each(|vm| self.guests[vm].driven.device.signal(Signal::Input, NOW));
             let mut due = 0;
             for guest in &mut self.guests {
-                if guest.device.deadline().is_some() {
-                    guest.device.advance(NOW);
+                if guest.driven.device.deadline().is_some() {
+                    guest.driven.device.advance(NOW);
                     due += 1;
                 }
             }
@@ -324,8 +256,9 @@ impl World {
     }
 }
 
-fuzz_target!(|steps: Vec<Step>| {
-    let mut world = World::new(RAMS.with_borrow(Clone::clone));
+fuzz_target!(|input: ([Rings; GUESTS], Vec<Step>)| {
+    let (rings, steps) = input;
+    let mut world = World::new(RAMS.with_borrow(Clone::clone), rings);
     for Step { who, act } in steps {
         let guest = &mut world.guests[who];
         match act {
@@ -357,7 +290,7 @@ fuzz_target!(|steps: Vec<Step>| {
         world.settle();
         for guest in &mut world.guests {
             guest.hear();
-            assert_eq!(guest.device.read(0x070, Width::Word, NOW), 15);
+            assert_eq!(guest.driven.get(STATUS), RUNNING);
         }
     }
     // Whoever goes leaves nothing behind at others' once they have taken what there is.

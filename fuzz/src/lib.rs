@@ -1,4 +1,6 @@
-//! What the fuzz targets share: the library's types as a fuzzer draws them.
+//! What the fuzz targets share: the library's types as a fuzzer draws them, and drivers of virtio devices.
+
+pub mod driver;
 
 use std::num::NonZeroU32;
 
