@@ -81,6 +81,17 @@ impl Room {
         self.memory().elastic().expect("it is elastic from the start")
     }
 
+    /// Others give up pages until no more can be on their way to the pool. Returns how many they were.
+    pub fn crowd(&self) -> u64 {
+        let mut pages = 0;
+        while self.pool.limbo().is_some() {
+            let Some(block) = self.pool.lend(0) else { break };
+            self.pool.limbo().expect("nobody else is here").put(block);
+            pages += 1;
+        }
+        pages
+    }
+
     /// Every CPU begins a step.
     pub fn settle(&self) {
         self.pool.begin_round();
