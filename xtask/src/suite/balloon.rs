@@ -7,39 +7,32 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::ctl::Run;
+use super::debians;
 use super::net::ask;
 use super::session::said;
 use super::{Bench, Step};
-use crate::paths;
 
-/// Bob does not fit into the machine's 512 MiB as long as Ada has all of her memory. Eve is there so that others' lines are
-/// told from each other.
-const MANIFEST: &str = r#"
-[machine]
-when_idle = "wait"
-
-[[vm]]
-name = "ada"
-kernel = "debian:kernel"
-initrd = "debian:initrd"
-cmdline = "console=ttyAMA0 quiet"
-memory = "320M"
+/// Bob does not fit into the machine's 512 MiB as long as Ada has all of her memory.
+const GUESTS: [(&str, &str, &str); 2] = [
+    (
+        "ada",
+        "",
+        r#"memory = "320M"
 vcpus = 2
-balloon = { min = "128M" }
+balloon = { min = "128M" }"#,
+    ),
+    ("bob", "", "autostart = false"),
+];
 
-[[vm]]
-name = "bob"
-kernel = "debian:kernel"
-initrd = "debian:initrd"
-cmdline = "console=ttyAMA0 quiet"
-memory = "256M"
-autostart = false
-
+/// Eve is there so that others' lines are told from each other.
+const EVE: &str = r#"
 [[vm]]
 name = "eve"
 kernel = "guest:heartbeat"
 memory = "16M"
 "#;
+
+const MACHINE: &str = "[machine]\nwhen_idle = \"wait\"\n\n";
 
 const RUN_SECONDS: u64 = 600;
 /// Enough for a boot on a slow machine that does other things too.
@@ -94,8 +87,8 @@ fn until(run: &Run<'_>, what: &str, is_so: impl Fn() -> Result<bool>) -> Result<
 
 fn gives(bench: &Bench, gic: &str) -> Result<()> {
     bench.debian()?;
-    let manifest = paths::target().join("xtask/balloon.toml");
-    paths::write_if_changed(&manifest, MANIFEST.as_bytes())?;
+    let manifest = MACHINE.to_owned() + &debians::manifest("256M", &GUESTS) + EVE;
+    let manifest = debians::kept("balloon", &manifest)?;
     let args = ["--gic", gic, "--smp", "2", "--memory", "512M"];
     let mut run = Run::start_within(bench, &manifest, &args, &[], RUN_SECONDS)?;
     let run = &mut run;
@@ -145,11 +138,11 @@ fn lends(run: &mut Run<'_>, number: u32) -> Result<()> {
     let info = run.ctl("vm info ada")?;
     ensure!(info.contains("waits"), "{info}");
     // Bob has the CPUs meanwhile.
-    run.session.send("\x011")?;
+    debians::focus(&mut run.session, 1)?;
     ask(&mut run.session, "bob", number + 2, "sha256sum /bin/busybox")?;
     ensure!(balloon(run)?["waits"] == true, "she goes on without memory");
     run.ctl("vm destroy bob")?;
-    run.session.send("\x010")?;
+    debians::focus(&mut run.session, 0)?;
     run.session.says("ada", &format!("filled-{}", number * 3), ANSWER_SECONDS)?;
     ask(
         &mut run.session,

@@ -48,13 +48,16 @@ pub fn boot_to_ask<'b>(
     Ok(run)
 }
 
-/// A manifest of Debian guests with 192 MiB each: their names, and lines of their own.
-pub fn manifest(guests: &[(&str, &str)]) -> String {
-    let mut text = "[machine.defaults]\nmemory = \"192M\"\n".to_owned();
-    for (name, own) in guests {
+/// A manifest of Debian guests that have so much `memory`, if they do not say otherwise: their names, what their command
+/// lines have beside the console, and lines of their own.
+pub fn manifest(memory: &str, guests: &[(&str, &str, &str)]) -> String {
+    let mut text = format!("[machine.defaults]\nmemory = \"{memory}\"\n");
+    for (name, cmdline, own) in guests {
+        let cmdline = format!("console=ttyAMA0 quiet {cmdline}");
         text += &format!(
             "\n[[vm]]\nname = \"{name}\"\nkernel = \"debian:kernel\"\ninitrd = \"debian:initrd\"\n\
-             cmdline = \"console=ttyAMA0 quiet\"\n{own}\n"
+             cmdline = \"{}\"\n{own}\n",
+            cmdline.trim_end()
         );
     }
     text
@@ -65,7 +68,8 @@ pub fn focus(session: &mut Session, guest: u8) -> Result<()> {
     session.send(&format!("\x01{guest}"))
 }
 
-fn kept(name: &str, manifest: &str) -> Result<PathBuf> {
+/// The file that `manifest` is kept in as `name`.
+pub fn kept(name: &str, manifest: &str) -> Result<PathBuf> {
     let file = paths::target().join(format!("xtask/{name}.toml"));
     paths::write_if_changed(&file, manifest.as_bytes())?;
     Ok(file)

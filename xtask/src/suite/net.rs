@@ -10,40 +10,26 @@ use anyhow::{Context, Result, bail};
 use super::debians::{self, BOOT_SECONDS, RUN_SECONDS};
 use super::session::{Session, said};
 use super::{Bench, Step};
-use crate::paths;
 
 const ANSWER_SECONDS: u64 = 90;
 
+const LAN: &str = "[[network]]\nname = \"lan\"\n\n";
+
 /// The first two are in one VLAN, the third is in another, of the same network.
-const MANIFEST: &str = r#"
-[[network]]
-name = "lan"
-
-[machine.defaults]
-memory = "256M"
-
-[[vm]]
-name = "ada"
-kernel = "debian:kernel"
-initrd = "debian:initrd"
-cmdline = "console=ttyAMA0 quiet plinth.ip=10.0.0.1/24"
-vcpus = 2
-nets = [ { network = "lan", vlan = 10 } ]
-
-[[vm]]
-name = "bob"
-kernel = "debian:kernel"
-initrd = "debian:initrd"
-cmdline = "console=ttyAMA0 quiet plinth.ip=10.0.0.2/24"
-nets = [ { network = "lan", vlan = 10, mac = "52:54:00:00:00:0b" } ]
-
-[[vm]]
-name = "eve"
-kernel = "debian:kernel"
-initrd = "debian:initrd"
-cmdline = "console=ttyAMA0 quiet plinth.ip=10.0.0.3/24"
-nets = [ { network = "lan", vlan = 20 } ]
-"#;
+const THREE: [(&str, &str, &str); 3] = [
+    (
+        "ada",
+        "plinth.ip=10.0.0.1/24",
+        r#"vcpus = 2
+nets = [ { network = "lan", vlan = 10 } ]"#,
+    ),
+    (
+        "bob",
+        "plinth.ip=10.0.0.2/24",
+        r#"nets = [ { network = "lan", vlan = 10, mac = "52:54:00:00:00:0b" } ]"#,
+    ),
+    ("eve", "plinth.ip=10.0.0.3/24", r#"nets = [ { network = "lan", vlan = 20 } ]"#),
+];
 
 pub fn steps() -> Vec<Step> {
     let step = |gic: &'static str| {
@@ -57,28 +43,13 @@ pub fn steps() -> Vec<Step> {
     vec![step("2"), step("3"), outside("2"), outside("3")]
 }
 
-/// A Debian guest on the network of QEMU's user mode, whose gateway leads to this PC.
-const OUTSIDE: &str = r#"
-[[network]]
-name = "wan"
-uplink = true
+/// The network of QEMU's user mode, whose gateway leads to this PC.
+const WAN: &str = "[[network]]\nname = \"wan\"\nuplink = true\n\n";
 
-[[vm]]
-name = "ada"
-kernel = "debian:kernel"
-initrd = "debian:initrd"
-cmdline = "console=ttyAMA0 quiet plinth.ip=10.0.2.21/24 plinth.gateway=10.0.2.2"
-memory = "256M"
-nets = ["wan"]
-
-[[vm]]
-name = "bob"
-kernel = "debian:kernel"
-initrd = "debian:initrd"
-cmdline = "console=ttyAMA0 quiet plinth.ip=10.0.2.22/24 plinth.gateway=10.0.2.2"
-memory = "256M"
-nets = ["wan"]
-"#;
+const OUTSIDE: [(&str, &str, &str); 2] = [
+    ("ada", "plinth.ip=10.0.2.21/24 plinth.gateway=10.0.2.2", r#"nets = ["wan"]"#),
+    ("bob", "plinth.ip=10.0.2.22/24 plinth.gateway=10.0.2.2", r#"nets = ["wan"]"#),
+];
 
 /// How much a guest loads, and sends back, in bytes.
 const LOAD: usize = 3 << 20;
@@ -149,8 +120,8 @@ fn answer(stream: TcpStream, kept: &mut Vec<u8>) -> Result<()> {
 fn outside(bench: &Bench, gic: &str) -> Result<()> {
     bench.machine()?;
     bench.debian()?;
-    let manifest = paths::target().join("xtask/outside.toml");
-    paths::write_if_changed(&manifest, OUTSIDE.as_bytes())?;
+    let manifest = WAN.to_owned() + &debians::manifest("256M", &OUTSIDE);
+    let manifest = debians::kept("outside", &manifest)?;
     let first = (0..LOAD).map(|n| (n % 241).to_le_bytes()[0]).collect();
     let kept = Arc::new(Mutex::new(first));
     let port = serve(kept.clone())?;
@@ -170,7 +141,7 @@ fn outside(bench: &Bench, gic: &str) -> Result<()> {
          wget -q -O /dev/null --post-file /run/x http://10.0.2.2:{port}/ && {load}"
     );
     ask(&mut session, "ada", 1002, &send)?;
-    session.send("\x011")?;
+    debians::focus(&mut session, 1)?;
     let begin = format!("ping -c 1 -w 20 10.0.2.21 && {load} && httpd -h /run");
     ask(&mut session, "bob", 1003, &begin)?;
     if self::load(way_in, "/x")? != *lock(&kept) {
@@ -210,28 +181,29 @@ const BY_PAIRS: &str = "\
     by 1 0 && by 2 1 && cd";
 
 fn three(bench: &Bench, gic: &str) -> Result<()> {
-    let mut session = debians::boot(bench, "net", MANIFEST, gic, &["ada", "bob", "eve"])?;
+    let manifest = LAN.to_owned() + &debians::manifest("256M", &THREE);
+    let mut session = debians::boot(bench, "net", &manifest, gic, &["ada", "bob", "eve"])?;
     // TCP both ways at once, 8 MiB each, and the bytes are those that were sent.
     let serve = "dd if=/dev/urandom of=/run/x bs=64k count=128 2>/dev/null && httpd -h /run && \
                  sha256sum /run/x";
     ask(&mut session, "ada", 1001, serve)?;
-    session.send("\x011")?;
+    debians::focus(&mut session, 1)?;
     ask(&mut session, "bob", 1002, &format!("ip link show eth0 && {serve}"))?;
     let load = |from: &str| format!("wget -q -O - http://{from}/x | sha256sum");
     let begin = format!("({} && echo load-$((6 * 7))) &\r", load("10.0.0.1"));
     session.send(&begin)?;
-    session.send("\x010")?;
+    debians::focus(&mut session, 0)?;
     ask(&mut session, "ada", 1003, &load("10.0.0.2"))?;
     session.says("bob", "load-42", ANSWER_SECONDS)?;
     // Who is in another VLAN is not there.
     ask(&mut session, "ada", 1004, "ping -c 2 -w 5 10.0.0.2 && ! ping -c 2 -w 5 10.0.0.3")?;
-    session.send("\x012")?;
+    debians::focus(&mut session, 2)?;
     let nobody = "! ping -c 2 -w 5 10.0.0.1 && ! ping -c 2 -w 5 10.0.0.2";
     ask(&mut session, "eve", 1005, nobody)?;
     let heard = "[ $(cat /sys/class/net/eth0/statistics/rx_packets) = 0 ] && echo heard-$((0 * 1))";
     ask(&mut session, "eve", 1006, heard)?;
     // A new driver begins anew, while the other one sends.
-    session.send("\x010")?;
+    debians::focus(&mut session, 0)?;
     let again = "cd /sys/bus/virtio/drivers/virtio_net && for i in 1 2 3; do \
                  echo virtio1 >unbind && echo virtio1 >bind && \
                  ip address add 10.0.0.1/24 dev eth0 && ip link set eth0 up; done && cd && \

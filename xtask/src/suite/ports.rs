@@ -9,27 +9,24 @@ use super::{Bench, Step};
 
 const ANSWER_SECONDS: u64 = 90;
 
-/// Bob is typed to by his virtio console. The last guest never opens its end.
-const MANIFEST: &str = r#"
-[machine.defaults]
-memory = "256M"
+/// Bob is typed to by his virtio console.
+const GUESTS: [(&str, &str, &str); 2] = [
+    (
+        "ada",
+        "",
+        r#"vcpus = 2
+ports = [ { name = "data", to = "bob" }, { name = "silent", to = "mute" } ]"#,
+    ),
+    (
+        "bob",
+        "plinth.tty=hvc0",
+        r#"keys = "virtio"
+ports = [ { name = "data", to = "ada" } ]"#,
+    ),
+];
 
-[[vm]]
-name = "ada"
-kernel = "debian:kernel"
-initrd = "debian:initrd"
-cmdline = "console=ttyAMA0 quiet"
-vcpus = 2
-ports = [ { name = "data", to = "bob" }, { name = "silent", to = "mute" } ]
-
-[[vm]]
-name = "bob"
-kernel = "debian:kernel"
-initrd = "debian:initrd"
-cmdline = "console=ttyAMA0 quiet plinth.tty=hvc0"
-keys = "virtio"
-ports = [ { name = "data", to = "ada" } ]
-
+/// This one never opens its end.
+const MUTE: &str = r#"
 [[vm]]
 name = "mute"
 kernel = "guest:heartbeat"
@@ -45,7 +42,8 @@ pub fn steps() -> Vec<Step> {
 }
 
 fn ports(bench: &Bench, gic: &str) -> Result<()> {
-    let mut session = debians::boot(bench, "ports", MANIFEST, gic, &["ada", "bob"])?;
+    let manifest = debians::manifest("256M", &GUESTS) + MUTE;
+    let mut session = debians::boot(bench, "ports", &manifest, gic, &["ada", "bob"])?;
     // What is written to the second console appears beside the first's output, and that still has the keys.
     ask(&mut session, "ada", 1001, "seq 1 3000 >/dev/hvc0 && sleep 1")?;
     let all: String = (1..=3000).map(|number| number.to_string()).collect();
@@ -54,7 +52,7 @@ fn ports(bench: &Bench, gic: &str) -> Result<()> {
                 [ \"$(cat $p/name 2>/dev/null)\" = \"$1\" ] && echo /dev/${p##*/}; done; }";
     ask(&mut session, "ada", 1002, &format!("{port}; p=$(port data); exec 3<>$p"))?;
     // Bob's shell is on hvc0, and gets what is typed.
-    session.send("\x011")?;
+    debians::focus(&mut session, 1)?;
     ask(
         &mut session,
         "bob",
@@ -62,9 +60,9 @@ fn ports(bench: &Bench, gic: &str) -> Result<()> {
         &format!("[ \"$(tty)\" = /dev/hvc0 ] && {port}; p=$(port data); exec 3<>$p; echo x >&3"),
     )?;
     // A reader comes to the end as long as its guest does not know that the other end is open: each has heard of it when it could write.
-    session.send("\x010")?;
+    debians::focus(&mut session, 0)?;
     ask(&mut session, "ada", 1011, "echo x >&3 && read y <&3 && [ $y = x ]")?;
-    session.send("\x011")?;
+    debians::focus(&mut session, 1)?;
     ask(&mut session, "bob", 1012, "read y <&3 && [ $y = x ]")?;
     // Both ways at once, and the bytes are those that were sent.
     let make = "dd if=/dev/urandom of=/run/x bs=64k count=32 2>/dev/null && sha256sum /run/x";
@@ -75,7 +73,7 @@ fn ports(bench: &Bench, gic: &str) -> Result<()> {
         )
     };
     session.send(&talk(1004))?;
-    session.send("\x010")?;
+    debians::focus(&mut session, 0)?;
     session.send(&talk(1005))?;
     session.says("ada", &format!("got-{}", 1005 * 7), ANSWER_SECONDS)?;
     session.says("bob", &format!("got-{}", 1004 * 7), ANSWER_SECONDS)?;
@@ -87,9 +85,9 @@ fn ports(bench: &Bench, gic: &str) -> Result<()> {
         _ => bail!("sums of ada {ada:?}, of bob {bob:?}\n{text}"),
     }
     // Who has closed its end is seen to have: a reader comes to the end.
-    session.send("\x011")?;
+    debians::focus(&mut session, 1)?;
     ask(&mut session, "bob", 1007, "wait; timeout 60 cat <&3 | wc -c | grep -qx 0; exec 3>&-")?;
-    session.send("\x010")?;
+    debians::focus(&mut session, 0)?;
     // Nobody is at the other end: what is written waits, and nobody else does.
     ask(&mut session, "ada", 1008, "q=$(port silent); ! timeout 2 sh -c \"echo x >$q\"")?;
     // A new driver begins anew. It is given time to find its ports: Linux's own has a race where it is taken away before.
@@ -100,6 +98,7 @@ fn ports(bench: &Bench, gic: &str) -> Result<()> {
          p=$(port data); [ -c $p ]"
     );
     ask(&mut session, "ada", 1009, &again)?;
-    session.send("(echo again >$p) &\r\x011")?;
+    session.send("(echo again >$p) &\r")?;
+    debians::focus(&mut session, 1)?;
     ask(&mut session, "bob", 1010, "timeout 60 head -n 1 <$p | grep -qx again")
 }

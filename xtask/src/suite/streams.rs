@@ -10,14 +10,15 @@ use super::{Bench, Step};
 const ANSWER_SECONDS: u64 = 90;
 
 /// Ada and Bob may be connected; Eve is alone.
-const GUESTS: [(&str, &str); 3] = [
+const GUESTS: [(&str, &str, &str); 3] = [
     (
         "ada",
+        "",
         r#"vcpus = 2
 vsock = { group = "talk", monitor = "read" }"#,
     ),
-    ("bob", r#"vsock = { group = "talk", cid = 40 }"#),
-    ("eve", r#"vsock = { group = "alone" }"#),
+    ("bob", "", r#"vsock = { group = "talk", cid = 40 }"#),
+    ("eve", "", r#"vsock = { group = "alone" }"#),
 ];
 
 pub fn steps() -> Vec<Step> {
@@ -30,8 +31,13 @@ pub fn steps() -> Vec<Step> {
 }
 
 fn streams(bench: &Bench, gic: &str) -> Result<()> {
-    let mut session =
-        debians::boot(bench, "streams", &debians::manifest(&GUESTS), gic, &["ada", "bob", "eve"])?;
+    let mut session = debians::boot(
+        bench,
+        "streams",
+        &debians::manifest("192M", &GUESTS),
+        gic,
+        &["ada", "bob", "eve"],
+    )?;
     bytes(&mut session)?;
     ends(&mut session)?;
     refusals(&mut session)?;

@@ -8,14 +8,15 @@ use super::session::Session;
 use super::{Bench, Step};
 
 /// Ada may look, Bob may do anything, and Eve nothing.
-const GUESTS: [(&str, &str); 3] = [
+const GUESTS: [(&str, &str, &str); 3] = [
     (
         "ada",
+        "",
         r#"vcpus = 2
 vsock = { monitor = "read" }"#,
     ),
-    ("bob", r#"vsock = { monitor = "control", cid = 40 }"#),
-    ("eve", "vsock = true"),
+    ("bob", "", r#"vsock = { monitor = "control", cid = 40 }"#),
+    ("eve", "", "vsock = true"),
 ];
 
 pub fn steps() -> Vec<Step> {
@@ -26,8 +27,13 @@ pub fn steps() -> Vec<Step> {
 }
 
 fn sockets(bench: &Bench, gic: &str) -> Result<()> {
-    let mut session =
-        debians::boot(bench, "vsock", &debians::manifest(&GUESTS), gic, &["ada", "bob", "eve"])?;
+    let mut session = debians::boot(
+        bench,
+        "vsock",
+        &debians::manifest("192M", &GUESTS),
+        gic,
+        &["ada", "bob", "eve"],
+    )?;
     monitor(&mut session)
 }
 
