@@ -216,7 +216,7 @@ impl<M: Machine> Control for Present<'_, M> {
             sched: self.sched_entry(id, config),
             vcpu_list: vm.as_deref().map(vcpus).unwrap_or_default(),
             devices: vm.as_deref().map(devices).unwrap_or_default(),
-            balloon: vm.as_deref().and_then(Vm::balloon).map(Into::into),
+            balloon: vm.as_deref().and_then(Vm::balloon),
         })
     }
 

@@ -125,43 +125,7 @@ pub struct VmDetails {
     /// Its devices.
     pub devices: Vec<DeviceEntry>,
     /// Its balloon, if it has one.
-    pub balloon: Option<BalloonEntry>,
-}
-
-/// How much memory a VM with a balloon has, and is to have, in bytes.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
-pub struct BalloonEntry {
-    /// What it keeps whatever happens.
-    pub min: u64,
-    /// What it is to have.
-    pub target: u64,
-    /// What it has, as its guest says of its balloon.
-    pub actual: u64,
-    /// What of its RAM is back in the pool.
-    pub given_back: u64,
-    /// What its guest has reported as free and was taken, in all.
-    pub reported: u64,
-    /// It waits for memory that others have.
-    pub waits: bool,
-    /// What is free in the guest, as it has said.
-    pub guest_free: Option<u64>,
-    /// What it could use without swapping, as it has said.
-    pub guest_available: Option<u64>,
-}
-
-impl From<BalloonReport> for BalloonEntry {
-    fn from(report: BalloonReport) -> Self {
-        Self {
-            min: report.keep,
-            target: report.target,
-            actual: report.actual,
-            given_back: report.given_back,
-            reported: report.reported,
-            waits: report.waits,
-            guest_free: report.guest_free,
-            guest_available: report.guest_available,
-        }
-    }
+    pub balloon: Option<BalloonReport>,
 }
 
 /// `vm stop` without force, and what an agent is asked to bring about.

@@ -4,6 +4,8 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use serde::{Deserialize, Serialize};
+
 use super::Vm;
 use crate::addr::Ipa;
 use crate::device::doorbell::Doorbell;
@@ -34,11 +36,11 @@ pub(super) struct VmBalloon {
     pub state: Arc<BalloonState>,
 }
 
-/// How much of its RAM a VM is without.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+/// How much of its RAM a VM is without, as `vm info` has it, too.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct BalloonReport {
     /// How much it keeps whatever happens, in bytes.
-    pub keep: u64,
+    pub min: u64,
     /// How much it is to have, in bytes.
     pub target: u64,
     /// How much it has by what it says of its balloon, in bytes.
@@ -49,9 +51,9 @@ pub struct BalloonReport {
     pub reported: u64,
     /// It needs memory that others have.
     pub waits: bool,
-    /// How much is free there, as the guest says.
+    /// How much is free there, as the guest says, in bytes.
     pub guest_free: Option<u64>,
-    /// How much it could use without swapping, as it says.
+    /// How much it could use without swapping, as it says, in bytes.
     pub guest_available: Option<u64>,
 }
 
@@ -142,7 +144,7 @@ impl Vm {
         state.ask();
         balloon.bell.ring();
         Some(BalloonReport {
-            keep: balloon.keep,
+            min: balloon.keep,
             target: all.saturating_sub(state.target()),
             actual: all.saturating_sub(state.actual()),
             given_back: elastic.map_or(0, Elastic::given_back),
