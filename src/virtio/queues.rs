@@ -260,6 +260,14 @@ impl<R: RamSource> Queues<R> {
         Ok(progress)
     }
 
+    /// The driver need not say that there is something in queue `index`.
+    pub(super) fn want_no_notification(&self, index: usize) -> Result<(), Bad> {
+        let Some(ram) = self.ram.ram() else { return Ok(()) };
+        let Some(mut queue) = self.lock(index) else { return Ok(()) };
+        let Some(ring) = &mut queue.ring else { return Ok(()) };
+        ring.want_notification(ram, false).map(drop)
+    }
+
     /// Gives back what `backend` has used by now of the chains that it had kept.
     pub(super) fn give_back<B: Backend>(&self, backend: &mut B) -> Result<(), Bad> {
         let Some(ram) = self.ram.ram() else { return Ok(()) };

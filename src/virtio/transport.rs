@@ -296,9 +296,17 @@ impl<B: Backend, R: RamSource> Transport<B, R> {
     /// There is something in queue `index`.
     fn notified(&mut self, index: u32) {
         let at = index as usize;
-        if at < self.queues.count() && !self.backend.is_used_from_outside(at) {
+        if at >= self.queues.count() {
+            return;
+        }
+        if !self.backend.is_used_from_outside(at) {
             self.state.busy |= 1 << index;
             self.work(at);
+        } else if self.has(status::DRIVER_OK) && !self.has(status::DEVICE_NEEDS_RESET) {
+            // Whoever uses it looks for himself.
+            if let Err(why) = self.queues.want_no_notification(at) {
+                self.needs_reset(Mistake::Queue(at, why));
+            }
         }
     }
 

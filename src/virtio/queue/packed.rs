@@ -149,6 +149,7 @@ impl PackedQueue {
     }
 
     /// Writes what tells of chains that were used, or keeps it for last.
+    #[inline(always)]
     fn put(&mut self, ram: &impl GuestRam, Batch { at, used, .. }: Batch) -> Result<(), Bad> {
         if at != self.published {
             return self.write(ram, at, used);
@@ -184,16 +185,12 @@ impl PackedQueue {
     /// See [`Virtqueue::want_notification`](super::Virtqueue::want_notification).
     pub(super) fn want_notification(&self, ram: &impl GuestRam, wanted: bool) -> Result<bool, Bad> {
         let device = Ipa::new(self.place.device);
-        match (self.negotiated.event_index, wanted) {
-            (true, true) => ram.write_u32(device, DESC << 16 | u32::from(self.event(self.next)))?,
-            // The event that was wanted last was passed.
-            (true, false) => {}
-            (false, true) => ram.write_u32(device, 0)?,
-            (false, false) => ram.write_u32(device, DISABLE << 16)?,
-        }
         if !wanted {
+            ram.write_u32(device, DISABLE << 16)?;
             return Ok(false);
         }
+        let event = u32::from(self.event(self.next));
+        ram.write_u32(device, if self.negotiated.event_index { DESC << 16 | event } else { 0 })?;
         fence(Ordering::SeqCst); // what is wanted is there before it is read whether a chain has come
         let flags = ram.read_u16(self.descriptor(self.next, FLAGS))?;
         Ok(self.is_available(self.next, flags))
@@ -209,18 +206,21 @@ impl PackedQueue {
         Ok(ram.write_u64(self.descriptor(at, REST), rest)?)
     }
 
+    #[inline(always)]
     fn is_available(&self, at: u16, flags: u16) -> bool {
         flags & (AVAIL | USED) == if self.wrap(at) { AVAIL } else { USED }
     }
 
     /// The wrap counter at a position.
+    #[inline(always)]
     fn wrap(&self, at: u16) -> bool {
         at < self.place.size
     }
 
     /// Byte `byte` of the descriptor there.
+    #[inline(always)]
     fn descriptor(&self, at: u16, byte: u64) -> Ipa {
-        let number = if self.wrap(at) { at } else { at - self.place.size };
+        let number = if self.wrap(at) { at } else { at.wrapping_sub(self.place.size) };
         Ipa::new(self.place.descriptors.wrapping_add(DESCRIPTOR * u64::from(number) + byte))
     }
 
@@ -239,25 +239,41 @@ impl PackedQueue {
         }
     }
 
+    /// How many positions there are: two rounds. 0 stands for 2^16, and what is counted on from there wraps as positions do.
+    #[inline(always)]
+    fn positions(&self) -> u16 {
+        self.place.size.wrapping_mul(2)
+    }
+
     /// The last position of two rounds.
+    #[inline(always)]
     fn last(&self) -> u16 {
-        self.place.size - 1 + self.place.size
+        self.positions().wrapping_sub(1)
     }
 
     /// The position `count` descriptors further on, a round at most.
+    #[inline(always)]
     fn after(&self, at: u16, count: u16) -> u16 {
-        let left = self.last() - at;
-        if count <= left { at + count } else { count - left - 1 }
+        let next = at.wrapping_add(count);
+        if count <= self.last().wrapping_sub(at) {
+            next
+        } else {
+            next.wrapping_sub(self.positions())
+        }
     }
 
     /// The position `count` descriptors back, a round at most.
+    #[inline(always)]
     fn before(&self, at: u16, count: u16) -> u16 {
-        if count <= at { at - count } else { self.last() - (count - at - 1) }
+        let next = at.wrapping_sub(count);
+        if count <= at { next } else { next.wrapping_add(self.positions()) }
     }
 
     /// How many descriptors lie between two positions, two rounds at most.
+    #[inline(always)]
     fn distance(&self, from: u16, to: u16) -> u16 {
-        if from <= to { to - from } else { self.last() - from + to + 1 }
+        let between = to.wrapping_sub(from);
+        if from <= to { between } else { between.wrapping_add(self.positions()) }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Claims about network cards, made with a model of their drivers.
 
+mod formats;
 mod outside;
 mod pairs;
 mod saved;
@@ -97,7 +98,9 @@ impl Card {
         }
         set(0x070, 15);
         assert_eq!(device.read(0x070, Width::Word, NOW), 15);
-        let negotiated = Negotiated::default();
+        let has = |bit: u32| features & 1 << bit != 0;
+        let (indirect, event_index, packed, in_order) = (has(28), has(29), has(34), has(35));
+        let negotiated = Negotiated { indirect, event_index, packed, in_order };
         let driver = |queue| Driver::new(place(queue), negotiated, 0);
         let (receive, transmit) = (driver(0), driver(1));
         let more = (2..queues).map(driver).collect();
