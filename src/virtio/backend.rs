@@ -4,6 +4,9 @@ use super::queue::{Bad, Chain, Head};
 use super::ram::GuestRam;
 use crate::exit::Width;
 
+/// `VIRTIO_F_IN_ORDER` ("Reserved Feature Bits").
+pub const IN_ORDER: u64 = 1 << 35;
+
 /// What became of a chain.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Served {
@@ -43,8 +46,8 @@ pub trait Backend: Send {
     /// Whether [`is_due`](Self::is_due) is to be asked after each access.
     const ATTENDS: bool = false;
 
-    /// The feature bits of its type that it offers: 0 to 23, and 50 to 127 as far as they are below 64. And
-    /// `VIRTIO_F_IN_ORDER` (35) if it gives chains back in the order in which it took them.
+    /// The feature bits of its type that it offers: 0 to 23, and 50 to 127 as far as they are below 64. And [`IN_ORDER`] if it
+    /// gives chains back in the order in which it took them.
     fn features(&self) -> u64 {
         0
     }

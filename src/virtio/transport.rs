@@ -74,7 +74,7 @@ mod feature {
     pub const EVENT_IDX: u64 = 1 << 29;
     pub const VERSION_1: u64 = 1 << 32;
     pub const RING_PACKED: u64 = 1 << 34;
-    pub const IN_ORDER: u64 = 1 << 35;
+    pub use super::super::backend::IN_ORDER;
     pub const RING_RESET: u64 = 1 << 40;
     /// What every device here has.
     pub const TRANSPORT: u64 = INDIRECT_DESC | EVENT_IDX | VERSION_1 | RING_PACKED | RING_RESET;

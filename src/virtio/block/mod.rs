@@ -26,7 +26,7 @@ use spin::mutex::TicketMutex;
 use self::disk::Disk;
 use self::image::SECTOR;
 use self::request::{Begun, Budget, MAX_SEGMENT_SECTORS, MAX_SEGMENTS, Request, Status};
-use super::backend::{Backend, Served};
+use super::backend::{Backend, IN_ORDER, Served};
 use super::queue::{Bad, Chain};
 use super::ram::GuestRam;
 use crate::addr::PAGE_SIZE;
@@ -95,7 +95,7 @@ impl Backend for BlockDevice {
     const AT_ONCE: usize = 16;
 
     fn features(&self) -> u64 {
-        feature::ALWAYS | if self.read_only { feature::RO } else { feature::WRITABLE }
+        IN_ORDER | feature::ALWAYS | if self.read_only { feature::RO } else { feature::WRITABLE }
     }
 
     fn queues(&self) -> &[u16] {

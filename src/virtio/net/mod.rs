@@ -36,7 +36,7 @@ use self::lan::Lan;
 use self::sending::{Budget, Plain, Sending};
 use self::socket::Frame;
 use self::steering::{MAX_PAIRS, Steering};
-use super::backend::{Backend, Served};
+use super::backend::{Backend, IN_ORDER, Served};
 use super::queue::{Bad, Chain};
 use super::ram::GuestRam;
 use crate::exit::Width;
@@ -266,7 +266,7 @@ impl Backend for NetDevice {
 
     fn features(&self) -> u64 {
         let several = if self.pairs > 1 { feature::MQ | feature::CTRL_VQ } else { 0 };
-        feature::ALL | several
+        IN_ORDER | feature::ALL | several
     }
 
     fn queues(&self) -> &[u16] {

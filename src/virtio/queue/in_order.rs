@@ -1,7 +1,7 @@
 //! Chains that are used in the order in which they were made available ("In-order use of descriptors").
 //!
 //! One element tells of several: that of the last, in the place of the first. The driver takes the others for used
-//! completely, so a chain ends a batch whose buffers were not all written to their ends.
+//! completely, so a chain whose buffers were not all written to their ends is the last that its element tells of.
 
 use serde::{Deserialize, Serialize};
 
@@ -19,19 +19,18 @@ pub(super) struct Batch {
     pub at: u16,
     /// Of the last.
     pub used: Used,
-    /// It was used completely: the batch goes on.
-    pub complete: bool,
 }
 
 impl Batch {
-    /// Adds `next` to what is open. Returns what became of that when it does not go on.
-    pub fn add(open: &mut Option<Self>, next: Self) -> Option<Self> {
-        match open {
-            Some(batch) if batch.complete => {
-                *batch = Self { at: batch.at, ..next };
-                None
-            }
-            _ => open.replace(next),
+    /// Adds `next`, which was used completely or not, to what is open. Returns what became of that when it does not go on.
+    #[inline(always)]
+    pub fn add(open: &mut Option<Self>, next: Self, complete: bool) -> Option<Self> {
+        let at = open.take().map_or(next.at, |batch| batch.at);
+        let batch = Self { at, ..next };
+        if complete {
+            *open = Some(batch);
+            return None;
         }
+        Some(batch)
     }
 }

@@ -139,12 +139,15 @@ impl PackedQueue {
         written: u32,
     ) -> Result<(), Bad> {
         let used = Used { id: head.id, written };
-        let next = Batch { at: self.used, used, complete: u64::from(written) == head.room };
+        let next = Batch { at: self.used, used };
         let descriptors = head.descriptors.min(self.held);
         self.held -= descriptors;
         self.used = self.after(self.used, descriptors);
-        let due =
-            if self.negotiated.in_order { Batch::add(&mut self.batch, next) } else { Some(next) };
+        let due = if self.negotiated.in_order {
+            Batch::add(&mut self.batch, next, u64::from(written) == head.room)
+        } else {
+            Some(next)
+        };
         due.map_or(Ok(()), |batch| self.put(ram, batch))
     }
 

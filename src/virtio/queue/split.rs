@@ -151,10 +151,13 @@ impl SplitQueue {
         written: u32,
     ) -> Result<(), Bad> {
         let used = Used { id: head.id, written };
-        let next = Batch { at: self.used, used, complete: u64::from(written) == head.room };
+        let next = Batch { at: self.used, used };
         self.used = self.used.wrapping_add(1);
-        let due =
-            if self.negotiated.in_order { Batch::add(&mut self.batch, next) } else { Some(next) };
+        let due = if self.negotiated.in_order {
+            Batch::add(&mut self.batch, next, u64::from(written) == head.room)
+        } else {
+            Some(next)
+        };
         due.map_or(Ok(()), |batch| self.write(ram, batch))
     }
 

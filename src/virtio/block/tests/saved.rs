@@ -55,7 +55,7 @@ fn device(ram: &SharedRam, disk: &SharedDisk) -> Transport<BlockDevice, SharedRa
 }
 
 impl World {
-    fn new(packed: bool, event_index: bool) -> Self {
+    fn new(packed: bool, event_index: bool, in_order: bool) -> Self {
         let ram = shared_ram(BASE, PAGES);
         let disk = disk(None, SECTORS * 512, Some(SECTORS * 256), &mut pool(2 * SECTORS / 8));
         let disk = Arc::new(TicketMutex::new(disk));
@@ -64,10 +64,10 @@ impl World {
             | u64::from(event_index) << 29
             | 1 << 32
             | u64::from(packed) << 34
-            | device.backend().features();
+            | device.backend().features() & !(u64::from(!in_order) << 35);
         let places = [place(0), place(1)];
         assert!(start(&mut device, features, &places));
-        let negotiated = Negotiated { indirect: true, event_index, packed, in_order: false };
+        let negotiated = Negotiated { indirect: true, event_index, packed, in_order };
         let drivers =
             [0, 1].map(|at| Driver::new(places[at], negotiated, TABLES + 0x1000 * at as u64));
         Self { ram, disk, device, drivers, asked: 0, back: vec![] }
@@ -192,9 +192,9 @@ proptest! {
 
     #[test]
     fn a_disk_that_is_saved_and_restored_goes_on_as_if_it_had_not_been(
-        (packed, event_index) in any::<(bool, bool)>(), steps in steps(),
+        (packed, event_index, in_order) in any::<(bool, bool, bool)>(), steps in steps(),
     ) {
-        let mut worlds = [0; 2].map(|_| World::new(packed, event_index));
+        let mut worlds = [0; 2].map(|_| World::new(packed, event_index, in_order));
         let [reference, saved] = &mut worlds;
         for step in &steps {
             reference.act(step, false);
@@ -210,10 +210,10 @@ proptest! {
     /// Whatever somebody has made of what was saved: it is refused, or harms nobody but the guest.
     #[test]
     fn no_state_that_is_restored_makes_it_panic(
-        packed: bool, steps in steps(), more in steps(),
+        packed: bool, in_order: bool, steps in steps(), more in steps(),
         changes in prop::collection::vec((any::<usize>(), any::<u8>()), 1..5),
     ) {
-        let mut world = World::new(packed, false);
+        let mut world = World::new(packed, false, in_order);
         steps.iter().for_each(|step| world.act(step, false));
         let Some(saved) = damaged(&world.device.save(), &changes) else { return Ok(()) };
         let restored = world.device.restore(saved);
@@ -232,7 +232,7 @@ proptest! {
 
 /// A disk in the middle of a request.
 fn in_the_middle() -> World {
-    let mut world = World::new(false, false);
+    let mut world = World::new(false, false, false);
     for kind in [request::OUT, request::IN] {
         world.ask(0, kind, 8, 176, 20_000);
     }

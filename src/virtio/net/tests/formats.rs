@@ -7,7 +7,8 @@ const RING_PACKED: u64 = 1 << 34;
 
 /// Every combination of what changes how queues work.
 fn formats() -> impl Iterator<Item = u64> {
-    (0..4).map(|n| EVENT_IDX * (n & 1) + RING_PACKED * (n >> 1))
+    let [one, two, three] = [EVENT_IDX, RING_PACKED, IN_ORDER];
+    (0..8).map(move |n| [one * (n & 1), two * (n >> 1 & 1), three * (n >> 2)].iter().sum())
 }
 
 fn two_by(format: u64) -> Vec<Card> {
