@@ -9,9 +9,13 @@
 //! | [`memory`] | memory that is shared with devices |
 //! | [`split`] | a split virtqueue |
 //! | [`packed`] | a packed one |
+//! | [`in_order`] | either, whose chains are used in order |
+//! | [`ring`] | any of these, as a driver uses it |
 
+pub mod in_order;
 pub mod memory;
 pub mod packed;
+pub mod ring;
 pub mod split;
 
 use crate::mmio::{read8, read16, read32, write32};
@@ -213,9 +217,9 @@ impl Device {
     }
 
     /// The same for a packed queue, where `RING_PACKED` was negotiated.
-    pub fn packed(&self, index: u16, size: u16) -> Option<Packed> {
+    pub fn packed(&self, index: u16, size: u16, features: u64) -> Option<Packed> {
         let size = size.min(self.largest(index));
-        let queue = Packed::new(size.max(1));
+        let queue = Packed::new(size.max(1), features & feature::EVENT_IDX != 0);
         let ready = size > 0 && self.place(index, size, queue.ring, queue.driver, queue.device);
         ready.then_some(queue)
     }

@@ -158,11 +158,11 @@ impl Guest {
                 continue;
             }
             while let Some(used) = self.receive.take_used() {
-                let at = self.rooms + ROOM * u64::from(used.head);
+                let at = self.rooms + ROOM * u64::from(used.id);
                 if self.take_in(at, u64::from(used.written)) {
                     last = now();
                 }
-                self.receive.offer(used.head as u16);
+                self.receive.offer(used.id);
                 handled += 1;
             }
             self.receive.show();

@@ -1,7 +1,8 @@
 //! A split virtqueue (VIRTIO 1.2, "Split Virtqueues"), by address: which descriptors are used for what, and which are
 //! free, whoever uses it decides.
 
-use super::memory;
+use super::ring::{Buffer, Ring, Used, passes};
+use super::{Device, memory};
 use crate::instruction;
 use crate::mmio::{read16, read32, write16, write32, write64};
 
@@ -34,15 +35,6 @@ impl Descriptor {
         write16(at + 12, self.flags);
         write16(at + 14, self.next);
     }
-}
-
-/// What the device has used: the head of a chain, and how many bytes were written to it.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Used {
-    /// The head.
-    pub head: u32,
-    /// How many bytes.
-    pub written: u32,
 }
 
 /// A split virtqueue.
@@ -131,13 +123,7 @@ impl Split {
     /// The next chain that the device has used.
     #[inline]
     pub fn take_used(&mut self) -> Option<Used> {
-        if self.used_index() == self.seen {
-            return None;
-        }
-        instruction!("dmb ishld"); // the element is read after the index
-        let element = self.used + 4 + 8 * u64::from(self.seen & (self.size - 1));
-        self.seen = self.seen.wrapping_add(1);
-        Some(Used { head: read32(element), written: read32(element + 4) })
+        self.take()
     }
 
     /// Asks for an interrupt at the next used chain, or for none. Whether there is one already, for which none need come.
@@ -154,8 +140,53 @@ impl Split {
     }
 }
 
-/// Whether an index that went from `before` to `now` has passed `event` ("Used Buffer Notification Suppression").
-#[inline]
-pub fn passes(event: u16, now: u16, before: u16) -> bool {
-    now.wrapping_sub(event).wrapping_sub(1) < now.wrapping_sub(before)
+impl Ring for Split {
+    const FEATURES: u64 = 0;
+
+    fn ready(device: Device, index: u16, size: u16, features: u64) -> Option<Self> {
+        device.split(index, size, features)
+    }
+
+    fn size(&self) -> u16 {
+        self.size
+    }
+
+    #[inline(always)]
+    fn describe_entry(table: u64, number: u16, entries: u16, buffer: Buffer) {
+        let Buffer { address, size, flags } = buffer;
+        let next = number + 1;
+        let flags = flags | if next < entries { NEXT } else { 0 };
+        Descriptor { address, size, flags, next }.write(table, number);
+    }
+
+    #[inline(always)]
+    fn add(&mut self, id: u16, Buffer { address, size, flags }: Buffer, _room: u32) {
+        Split::describe(self, id, Descriptor { address, size, flags, next: 0 });
+        self.offer(id);
+    }
+
+    #[inline]
+    fn show(&mut self) -> bool {
+        Split::show(self)
+    }
+
+    #[inline(always)]
+    fn used(&mut self) -> Option<Used> {
+        if self.used_index() == self.seen {
+            return None;
+        }
+        instruction!("dmb ishld"); // the element is read after the index
+        let element = self.used + 4 + 8 * u64::from(self.seen & (self.size - 1));
+        Some(Used { id: read32(element) as u16, written: read32(element + 4) })
+    }
+
+    #[inline(always)]
+    fn pass(&mut self) {
+        self.seen = self.seen.wrapping_add(1);
+    }
+
+    #[inline]
+    fn want_interrupt(&self, wanted: bool) -> bool {
+        Split::want_interrupt(self, wanted)
+    }
 }

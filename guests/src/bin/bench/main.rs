@@ -14,6 +14,7 @@
 //! | `device` | the interrupt of a PL011 that is the guest's own, `uart=BASE,INTID` |
 //! | `disk` | requests to a virtio disk, counted from outside (see [`counted`]) |
 //! | `net` | frames between two network cards of its own, counted from outside |
+//! | `in-order`, `packed`, `packed-in-order` | some of both, by queues of that format |
 //! | `net-pair` | frames to another guest, and back |
 //! | `net-answer` | none: it is that other guest |
 //! | `asleep` | a second of sleep, counted from outside |
@@ -43,6 +44,10 @@ mod traps;
 mod vectors;
 
 use guests::report::Report;
+use guests::virtio::in_order::InOrder;
+use guests::virtio::packed::Packed;
+use guests::virtio::ring::Ring;
+use guests::virtio::split::Split;
 use guests::{machine, println};
 
 guests::payload!(main);
@@ -64,6 +69,9 @@ fn main(report: &mut Report) {
                 "device" => device::measure(words),
                 "disk" => disk::measure(),
                 "net" => net::measure(),
+                "in-order" => virtio_by::<InOrder<Split>>(group),
+                "packed" => virtio_by::<Packed>(group),
+                "packed-in-order" => virtio_by::<InOrder<Packed>>(group),
                 "net-pair" => net::measure_pair(),
                 "net-answer" => net::answer(),
                 "asleep" => scale::asleep(),
@@ -79,6 +87,12 @@ fn main(report: &mut Report) {
             return report.pass("all rows were measured");
         }
     }
+}
+
+/// What a disk and network cards cost by queues of one format, which is called so.
+fn virtio_by<R: Ring>(format: &str) {
+    disk::measure_by::<R>(format);
+    net::measure_by::<R>(format);
 }
 
 /// A hexadecimal number.

@@ -8,7 +8,8 @@
 use core::sync::atomic::{AtomicU16, Ordering};
 
 use guests::mmio::{read8, read16, read64, write8, write16, write32, write64};
-use guests::virtio::split::{Descriptor, INDIRECT, NEXT, Split, WRITE};
+use guests::virtio::ring::{Buffer, Ring};
+use guests::virtio::split::{INDIRECT, Split, WRITE};
 use guests::virtio::{Device, feature, kind, memory};
 use guests::{gic, instruction, println, sysreg};
 
@@ -39,6 +40,8 @@ const SIZE: u16 = 256;
 const PIECE: u64 = 4096;
 /// How many frames there are to be sent at a time.
 const FRAMES: u16 = 64;
+/// How many small ones are sent at one go.
+const BULK: u16 = 64;
 /// The data of a long frame, and the headers before it.
 const SEGMENT: u64 = 64 << 10;
 const SEGMENT_HEADERS: u64 = 66;
@@ -52,11 +55,11 @@ const WORDS: u64 = ETHERNET + 6;
 /// How long is waited for the other guest at first, in ticks.
 const PATIENCE: u64 = 20_000_000;
 
-struct Card {
+struct Card<R> {
     device: Device,
     mac: u64,
-    receive: Split,
-    transmit: Split,
+    receive: R,
+    transmit: R,
     room: u64,
     /// The frames to be sent, each with its header.
     frames: u64,
@@ -67,24 +70,14 @@ struct Card {
     last: u64,
 }
 
-/// One guest that has both cards.
+/// One guest that has both cards: all rows, by split queues.
 pub fn measure() {
-    let (Some(mut from), Some(mut to)) = (Card::find(0), Card::find(1)) else {
+    let (Some(mut from), Some(mut to)) = (Card::<Split>::find(0), Card::find(1)) else {
         return println!("bench: there are no two network cards");
     };
     to.listen();
-    counted::row("net-packet", 1, || {
-        from.small(to.mac, 64);
-        from.show();
-        to.take(1);
-    });
-    counted::row("net-packet-bulk", 64, || {
-        for _ in 0..64 {
-            from.small(to.mac, 64);
-        }
-        from.show();
-        to.take(64);
-    });
+    counted::row("net-packet", 1, || packets(1, &mut from, &mut to));
+    counted::row("net-packet-bulk", BULK.into(), || packets(BULK, &mut from, &mut to));
     if from.sends_segments() {
         counted::row("net-segment-64k", 1, || {
             from.segment(to.mac);
@@ -102,9 +95,32 @@ pub fn measure() {
     to.ignore();
 }
 
+/// The same, those in which the format matters, by queues of one.
+pub fn measure_by<R: Ring>(format: &str) {
+    let (Some(mut from), Some(mut to)) = (Card::<R>::find(0), Card::find(1)) else {
+        return println!("bench: there are no two network cards with queues {format}");
+    };
+    to.listen();
+    counted::row(format_args!("net-packet-{format}"), 1, || packets(1, &mut from, &mut to));
+    let bulk = format_args!("net-packet-bulk-{format}");
+    counted::row(bulk, BULK.into(), || packets(BULK, &mut from, &mut to));
+    to.ignore();
+}
+
+/// So many small frames at one go.
+fn packets<R: Ring>(count: u16, from: &mut Card<R>, to: &mut Card<R>) {
+    for _ in 0..count {
+        from.small(to.mac, 64);
+    }
+    from.show();
+    to.take(count);
+}
+
 /// The one that begins.
 pub fn measure_pair() {
-    let Some(mut card) = Card::find(0) else { return println!("bench: there is no network card") };
+    let Some(mut card) = Card::<Split>::find(0) else {
+        return println!("bench: there is no network card");
+    };
     card.listen();
     let other = card.meet();
     let (mut way, mut round) = (Samples::new(), Samples::new());
@@ -134,7 +150,7 @@ pub fn measure_pair() {
 
 /// The one that answers, for ever.
 pub fn answer() -> ! {
-    let mut card = Card::find(0).expect("a network card");
+    let mut card = Card::<Split>::find(0).expect("a network card");
     card.listen();
     let mut sent = 0;
     loop {
@@ -153,37 +169,43 @@ extern "C" fn acknowledge() {
     Device { slot: SLOT.load(Ordering::Relaxed) }.acknowledge();
 }
 
-impl Card {
+impl<R: Ring> Card<R> {
     fn find(index: usize) -> Option<Self> {
         let device = Device::find(kind::NET, index)?;
         let offloads = CSUM | GUEST_CSUM | GUEST_TSO4 | HOST_TSO4 | MRG_RXBUF;
-        let features = feature::INDIRECT_DESC | feature::EVENT_IDX | offloads;
-        let features = device.negotiate(features)?;
-        let receive = device.split(RECEIVE, SIZE, features)?;
-        let transmit = device.split(TRANSMIT, SIZE, features)?;
+        let wanted = feature::INDIRECT_DESC | feature::EVENT_IDX | offloads | R::FEATURES;
+        let features = device.negotiate(wanted)?;
+        if features & R::FEATURES != R::FEATURES {
+            return None;
+        }
+        let receive = R::ready(device, RECEIVE, SIZE, features)?;
+        let transmit = R::ready(device, TRANSMIT, SIZE, features)?;
         device.start();
         let mut card = Self {
             device,
             mac: device.config64(0) & 0xffff_ffff_ffff,
+            room: memory::take(PIECE * u64::from(receive.size()), PIECE),
             receive,
             transmit,
-            room: memory::take(PIECE * u64::from(receive.size), PIECE),
             frames: memory::take(128 * u64::from(FRAMES), 128),
             tables: memory::take(512 * u64::from(FRAMES), 512),
             data: memory::take(SEGMENT, PIECE),
             next: 0,
             last: 0,
         };
-        for number in 0..card.receive.size {
-            let address = card.room + PIECE * u64::from(number);
-            let buffer = Descriptor { address, size: PIECE as u32, flags: WRITE, next: 0 };
-            card.receive.describe(number, buffer);
-            card.receive.offer(number);
+        for number in 0..card.receive.size() {
+            card.give(number);
         }
         if card.receive.show() {
             device.notify(RECEIVE);
         }
         Some(card)
+    }
+
+    /// Makes receive buffer `number` available.
+    fn give(&mut self, number: u16) {
+        let (address, size) = (self.room + PIECE * u64::from(number), PIECE as u32);
+        self.receive.add(number, Buffer { address, size, flags: WRITE }, size);
     }
 
     /// Sends frames to everybody until somebody answers: who that is. Other answers are over then.
@@ -233,7 +255,7 @@ impl Card {
 
     /// A frame's place, with its header made zeros, and the addresses written.
     fn begin(&mut self, to: u64) -> (u16, u64) {
-        while self.transmit.take_used().is_some() {}
+        while self.transmit.take().is_some() {}
         let number = self.next;
         self.next = (number + 1) % FRAMES;
         let header = self.frames + 128 * u64::from(number);
@@ -252,8 +274,7 @@ impl Card {
     fn small(&mut self, to: u64, size: u64) -> u64 {
         let (number, address) = self.begin(to);
         let size = (HEADER + size) as u32;
-        self.transmit.describe(number, Descriptor { address, size, flags: 0, next: 0 });
-        self.transmit.offer(number);
+        self.transmit.add(number, Buffer { address, size, flags: 0 }, 0);
         address + HEADER
     }
 
@@ -268,18 +289,16 @@ impl Card {
         }
         let table = self.tables + 512 * u64::from(number);
         let size = (HEADER + SEGMENT_HEADERS) as u32;
-        Descriptor { address, size, flags: NEXT, next: 1 }.write(table, 0);
+        let entries = SEGMENT_PIECES + 1;
+        R::describe_entry(table, 0, entries, Buffer { address, size, flags: 0 });
         for piece in 1..=SEGMENT_PIECES {
             let address = self.data + PIECE * u64::from(piece - 1);
-            let flags = if piece < SEGMENT_PIECES { NEXT } else { 0 };
             // The last byte of it would make it longer than an IP packet can be.
-            let size = if flags == 0 { PIECE - 128 } else { PIECE } as u32;
-            Descriptor { address, size, flags, next: piece + 1 }.write(table, piece);
+            let size = if piece == SEGMENT_PIECES { PIECE - 128 } else { PIECE } as u32;
+            R::describe_entry(table, piece, entries, Buffer { address, size, flags: 0 });
         }
-        let size = 16 * (u32::from(SEGMENT_PIECES) + 1);
-        self.transmit
-            .describe(number, Descriptor { address: table, size, flags: INDIRECT, next: 0 });
-        self.transmit.offer(number);
+        let size = 16 * u32::from(entries);
+        self.transmit.add(number, Buffer { address: table, size, flags: INDIRECT }, 0);
     }
 
     /// Shows what was offered. When that was.
@@ -310,14 +329,14 @@ impl Card {
         let mut frames = 0;
         loop {
             let mut more = 0;
-            while let Some(used) = self.receive.take_used() {
+            while let Some(used) = self.receive.take() {
                 if more == 0 {
                     frames += 1;
-                    self.last = self.room + PIECE * u64::from(used.head);
+                    self.last = self.room + PIECE * u64::from(used.id);
                     more = read16(self.last + BUFFERS);
                 }
                 more -= 1;
-                self.receive.offer(used.head as u16);
+                self.give(used.id);
             }
             assert!(more == 0, "a frame is not whole");
             if self.receive.show() {

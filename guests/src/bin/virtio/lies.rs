@@ -140,7 +140,7 @@ fn packed(report: &mut Report, device: Device) {
         if agreed.is_none_or(|agreed| agreed & feature::RING_PACKED == 0) {
             return report.skip(lie, "the device does not offer it");
         }
-        let queue = device.packed(0, 8);
+        let queue = device.packed(0, 8, feature::RING_PACKED);
         device.start();
         let Some(mut queue) = queue else {
             report.holds(lie, false, "the queue is not ready");
@@ -155,7 +155,7 @@ fn packed(report: &mut Report, device: Device) {
         device.notify(0);
         let needs = wait_until(1000, || needs_reset(device));
         let told = wait_until(5, || reasons(device) & 2 != 0);
-        let used = queue.take_used(1).is_some();
+        let used = queue.take_chain(1).is_some();
         report.equal(lie, [needs, told, used], [true, true, false]);
     }
     device.reset();

@@ -6,6 +6,7 @@
 #![no_main]
 
 mod disk;
+mod in_order;
 mod lies;
 mod registers;
 mod rings;
@@ -48,7 +49,10 @@ fn main(report: &mut Report) {
         None => report.skip("rings", "there is no entropy device"),
     }
     match Device::find(kind::BLOCK, 0) {
-        Some(device) => disk::ask(report, device),
+        Some(device) => {
+            disk::ask(report, device);
+            in_order::ask(report, device);
+        }
         None => report.skip("a disk's requests", "there is no disk"),
     }
     match Device::find(kind::NET, 0) {

@@ -5,7 +5,8 @@ use guests::report::Report;
 use guests::timer::wait_until;
 use guests::virtio::packed::Packed;
 use guests::virtio::register::{QUEUE_DESC_LOW, QUEUE_READY, QUEUE_RESET, QUEUE_SEL};
-use guests::virtio::split::{Descriptor, INDIRECT, NEXT, Split, WRITE};
+use guests::virtio::ring::{Buffer, Ring};
+use guests::virtio::split::{Descriptor, INDIRECT, Split, WRITE};
 use guests::virtio::{Device, feature, memory};
 
 use crate::{begin, interrupts};
@@ -16,14 +17,14 @@ pub const MOST: u32 = 32;
 const BEFORE: u8 = 0xa5;
 
 /// A queue of either format, and where buffers and tables for it are.
-enum Ring {
+enum Queue {
     Split(Split),
     Packed(Packed),
 }
 
 struct Asking {
     device: Device,
-    ring: Ring,
+    ring: Queue,
     data: u64,
     table: u64,
     /// How many requests were made.
@@ -37,9 +38,9 @@ impl Asking {
     fn begin(device: Device, features: u64) -> Option<Self> {
         let agreed = device.negotiate(features)?;
         let ring = if agreed & feature::RING_PACKED == 0 {
-            Ring::Split(device.split(0, 8, agreed)?)
+            Queue::Split(device.split(0, 8, agreed)?)
         } else {
-            Ring::Packed(device.packed(0, 8)?)
+            Queue::Packed(device.packed(0, 8, agreed)?)
         };
         device.start();
         let (data, table) = (memory::take(64, 16), memory::take(16 * 8, 16));
@@ -60,23 +61,19 @@ impl Asking {
         let id = self.count % 7;
         self.count += 1;
         if indirect {
+            let describe = match self.ring {
+                Queue::Split(_) => Split::describe_entry,
+                Queue::Packed(_) => Packed::describe_entry,
+            };
             for (number, &(address, size, _)) in (0..).zip(buffers) {
-                let more = usize::from(number) + 1 < buffers.len();
-                // A packed table has no such flag.
-                let next = more && matches!(self.ring, Ring::Split(_));
-                let flags = WRITE | if next { NEXT } else { 0 };
-                match self.ring {
-                    Ring::Split(_) => Descriptor { address, size, flags, next: number + 1 }
-                        .write(self.table, number),
-                    Ring::Packed(_) => Descriptor { address, size, flags: 0, next: flags }
-                        .write(self.table, number),
-                }
+                let buffer = Buffer { address, size, flags: WRITE };
+                describe(self.table, number, buffers.len() as u16, buffer);
             }
         }
         let whole = (self.table, 16 * sizes.len() as u32);
         let (device, mut got) = (self.device, None);
         match &mut self.ring {
-            Ring::Split(queue) => {
+            Queue::Split(queue) => {
                 match indirect {
                     true => queue.describe(
                         id,
@@ -89,12 +86,11 @@ impl Asking {
                 queue.show();
                 device.notify(0);
                 wait_until(1000, || {
-                    got =
-                        queue.take_used().map(|used| (used.head == u32::from(head), used.written));
+                    got = queue.take_used().map(|used| (used.id == head, used.written));
                     got.is_some()
                 });
             }
-            Ring::Packed(queue) => {
+            Queue::Packed(queue) => {
                 let mut all = [(0, 0, WRITE); 4];
                 all.iter_mut().zip(buffers).for_each(|(to, from)| (to.0, to.1) = (from.0, from.1));
                 let chain = &[(whole.0, whole.1, INDIRECT)][..];
@@ -103,7 +99,7 @@ impl Asking {
                 device.notify(0);
                 let descriptors = chain.len() as u16;
                 wait_until(1000, || {
-                    got = queue.take_used(descriptors).map(|(used, written)| (used == id, written));
+                    got = queue.take_chain(descriptors).map(|used| (used.id == id, used.written));
                     got.is_some()
                 });
             }

@@ -135,7 +135,7 @@ pub fn ask(report: &mut Report, device: Device) {
     // The neighbour may ask something meanwhile.
     let refused = wait_until(1000, || {
         let Some(used) = receive.take_used() else { return false };
-        let at = room + ROOM * u64::from(used.head);
+        let at = room + ROOM * u64::from(used.id);
         let said = (read64(at), read64(at + 8), read32(at + 16), read32(at + 20), read16(at + 30));
         used.written == 44 && said == (77, cid, 5, 1000, op::RST)
     });

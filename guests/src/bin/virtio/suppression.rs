@@ -90,13 +90,13 @@ fn packed(report: &mut Report, device: Device, data: u64) {
     if device.negotiate(wanted).is_none_or(|agreed| agreed & wanted != wanted) {
         return report.skip("event suppression of a packed ring", "the device does not offer it");
     }
-    let Some(mut queue) = device.packed(0, 8) else {
+    let Some(mut queue) = device.packed(0, 8, wanted) else {
         report.holds("a packed queue is ready", false, 0);
         return;
     };
     device.start();
     let mut go = |kind, at| {
-        queue.want_interrupt(kind, at);
+        queue.suppress(kind, at);
         let got: [u32; 4] = core::array::from_fn(|_| {
             let before = interrupts(device);
             one(device, &mut queue, data);
@@ -118,5 +118,5 @@ fn packed(report: &mut Report, device: Device, data: u64) {
 fn one(device: Device, queue: &mut Packed, data: u64) {
     queue.offer(0, &[(data, 1, WRITE)]);
     device.notify(0);
-    wait_until(1000, || queue.take_used(1).is_some());
+    wait_until(1000, || queue.take_chain(1).is_some());
 }
