@@ -151,10 +151,16 @@ impl Guest {
         self.room.elastic()
     }
 
-    /// The guest touches a unit.
+    /// The guest touches a unit. Where no frames are free it waits for those that were given up: all CPUs pass by.
     fn fill(&self, unit: usize) {
-        while self.elastic().fill_step(unit) == Filled::More {}
-        assert_eq!(self.elastic().fill_step(unit), Filled::There);
+        for _ in 0..2 {
+            while self.elastic().fill_step(unit) == Filled::More {}
+            match self.elastic().fill_step(unit) {
+                Filled::NoFrames => self.room.settle(),
+                filled => return assert_eq!(filled, Filled::There),
+            }
+        }
+        panic!("no frames although all that was given up has come back");
     }
 
     fn holes(&self) -> Vec<usize> {
