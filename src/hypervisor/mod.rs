@@ -360,7 +360,7 @@ impl Hypervisor {
         self.doorbells.answer(|id, slots| {
             let Some(vm) = self.vm(id).filter(|vm| !vm.has_stopped()) else { return };
             let (mut notify, sooner) = vm.virtio_input(slots, machine.now());
-            if let Some((_, me)) = loaded.filter(|(own, _)| own.id() == id) {
+            if let Some((_, me)) = loaded.filter(|(own, _)| core::ptr::eq(*own, &raw const *vm)) {
                 notify = vm.tell_first(machine, me, notify);
             }
             queued |= self.notify(machine, &vm, notify);
