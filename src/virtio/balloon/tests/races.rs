@@ -1,11 +1,14 @@
 //! vCPUs that give up and use memory at the same time.
 
 use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
 
 use super::*;
 
 /// How often something is given up.
 const ROUNDS: usize = 400;
+/// Between two of a thread's turns, so that the others get theirs.
+const A_MOMENT: Duration = Duration::from_micros(50);
 
 #[test]
 #[cfg_attr(miri, ignore = "megabytes are zeroed")]
@@ -21,7 +24,7 @@ fn vcpus_that_give_up_and_use_the_same_units_at_once_find_zeroes_or_what_they_wr
                 let taken = elastic.take(1 + round % 4);
                 assert_ne!(taken, Taken::Later, "others take what was given up in");
                 rounds.fetch_add(1, Ordering::Relaxed);
-                std::thread::yield_now();
+                std::thread::sleep(A_MOMENT);
             }
         });
         // Two vCPUs have a unit each that nobody else writes to; they fill what they find gone.
@@ -29,9 +32,9 @@ fn vcpus_that_give_up_and_use_the_same_units_at_once_find_zeroes_or_what_they_wr
             .map(|unit| {
                 scope.spawn(move || {
                     let (mut expected, mut lost) = (None, 0);
-                    // Where threads are more than CPUs, a lock that is waited for by spinning is passed on slowly.
-                    let goes_on = |round| round < 200 || rounds.load(Ordering::Relaxed) < ROUNDS;
-                    for round in (1..2_000u64).take_while(|round| goes_on(*round)) {
+                    // Until all was given up, and then once more: what is gone by then is found.
+                    for round in 1u64.. {
+                        let is_last = rounds.load(Ordering::Relaxed) == ROUNDS;
                         let ipa = Ipa::new(at(unit) + round % 64 * 8);
                         while memory.write(ipa, round | unit << 32).is_err() {
                             let index = usize::try_from(unit).unwrap();
@@ -43,6 +46,9 @@ fn vcpus_that_give_up_and_use_the_same_units_at_once_find_zeroes_or_what_they_wr
                             assert!(matches!(read, Err(_) | Ok(0)) || read == Ok(value));
                         }
                         expected = Some((ipa, round | unit << 32));
+                        if is_last {
+                            break;
+                        }
                     }
                     lost
                 })
@@ -53,14 +59,20 @@ fn vcpus_that_give_up_and_use_the_same_units_at_once_find_zeroes_or_what_they_wr
         let settler = scope.spawn(|| {
             while !end.load(Ordering::Relaxed) {
                 guest.room.settle();
-                std::thread::yield_now();
+                std::thread::sleep(A_MOMENT);
             }
         });
-        reporter.join().unwrap();
-        let lost: u64 = users.into_iter().map(|user| user.join().unwrap()).sum();
-        assert!(lost > 0, "nothing was taken from anybody");
+        let reported = reporter.join();
+        if reported.is_err() {
+            rounds.store(ROUNDS, Ordering::Relaxed);
+        }
+        let lost: Vec<_> = users.into_iter().map(|user| user.join()).collect();
+        // Before anything is asserted: who waits for it would wait for ever.
         end.store(true, Ordering::Relaxed);
         settler.join().unwrap();
+        reported.unwrap();
+        let lost: u64 = lost.into_iter().map(Result::unwrap).sum();
+        assert!(lost > 0, "nothing was taken from anybody");
     });
     assert_eq!(rounds.load(Ordering::Relaxed), ROUNDS);
     guest.holes();
