@@ -235,6 +235,10 @@ impl Bus {
 
     #[inline(never)]
     fn search(&self, ipa: Ipa) -> Option<&Peripheral> {
+        // Where nothing is, it is mostly behind all.
+        if self.peripherals.last()?.window.last() < ipa {
+            return None;
+        }
         let behind = self.peripherals.partition_point(|it| it.window.start() <= ipa);
         let index = behind.checked_sub(1)?;
         let peripheral = self.peripherals.get(index).filter(|it| it.window.contains(ipa))?;
