@@ -172,7 +172,7 @@ fn header(chain: &Chain, ram: &impl GuestRam) -> Result<(u32, u64, Cursor), Stat
     let mut cursor = Cursor::default();
     let [asked, sector] = match chain.readable().first() {
         // As drivers have it.
-        Some(first) if first.size == HEADER as u32 => {
+        Some(first) if u64::from(first.size) == HEADER as u64 => {
             cursor.buffer = 1;
             ram.read_pair(first.ipa)?
         }
