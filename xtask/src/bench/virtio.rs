@@ -1,7 +1,7 @@
 //! What virtio devices cost: the same guest with Plinth's disk and network cards, and bare on QEMU's board with QEMU's.
 //!
 //! Where one guest has both network cards, all that happens at EL2 is counted, and nothing else: there is one CPU, and one
-//! vCPU. With two guests, on CPUs of their own, the machine's time is counted.
+//! vCPU. With two guests on one CPU their switches are counted too, and on CPUs of their own the machine's time is.
 
 use std::fs::File;
 use std::io::Write;
@@ -47,7 +47,10 @@ pub fn figures(counter: &Counter, gic: u8) -> Result<Figures> {
 
     let mut figures = Figures::new();
     let bare = rows(&theirs)?;
-    for row in rows(&ours)? {
+    let stream = counter
+        .plinth(&hardware(gic), &bundle(&two("net-stream", "net-sink", |_| CpuId(0))?)?, LIMIT)
+        .context("frames to another guest on its CPU")?;
+    for row in rows(&ours)?.into_iter().chain(rows(&stream)?) {
         if row.name == ASLEEP {
             continue;
         }
@@ -91,9 +94,12 @@ fn bundle(guests: &[Payload]) -> Result<Bundle> {
     Bundle::pack_with(&MachineConfig::default(), &[lan], guests)
 }
 
+fn hardware(gic: u8) -> Hardware {
+    Hardware { cpu: CPU.to_owned(), ..counted::hardware(gic, 1, 1 << 30) }
+}
+
 fn plinth(counter: &Counter, gic: u8, guests: &[Payload]) -> Result<Run> {
-    let hardware = Hardware { cpu: CPU.to_owned(), ..counted::hardware(gic, 1, 1 << 30) };
-    counter.plinth(&hardware, &bundle(guests)?, LIMIT).context("virtio devices on Plinth")
+    counter.plinth(&hardware(gic), &bundle(guests)?, LIMIT).context("virtio devices on Plinth")
 }
 
 /// The same guest on QEMU's board, with QEMU's devices in the same slots.
@@ -130,13 +136,17 @@ fn on_the_board(
 
 /// A frame's way between two guests.
 fn pair(gic: u8) -> Result<Figures> {
+    let guests = two("net-pair", "net-answer", |number| CpuId(number - 1))?;
+    measure::together_on(gic, 2, &bundle(&guests)?)
+}
+
+/// Two guests with a card each, one that measures and another one.
+fn two(measures: &str, other: &str, cpu: impl Fn(u8) -> CpuId) -> Result<[Payload; 2]> {
     let on = |number: u8, name: &str, groups: &str| -> Result<Payload> {
-        let policy =
-            Policy { affinity: CpuSet::EMPTY.with(CpuId(number - 1)), ..Policy::default() };
+        let policy = Policy { affinity: CpuSet::EMPTY.with(cpu(number)), ..Policy::default() };
         Ok(Payload { name: name.to_owned(), nets: vec![card(number)], policy, ..guest(groups)? })
     };
-    let guests = [on(1, "bench", "net-pair")?, on(2, "other", "net-answer")?];
-    measure::together_on(gic, 2, &bundle(&guests)?)
+    Ok([on(1, "bench", measures)?, on(2, "other", other)?])
 }
 
 /// One row as it was counted.

@@ -2,12 +2,14 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use rustix::fs::OFlags;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
 use super::Bench;
@@ -48,7 +50,9 @@ impl Session {
         grantpt(&ours)?;
         unlockpt(&ours)?;
         let path = ptsname(&ours, Vec::new())?.into_string().context("a terminal's name")?;
-        let theirs = File::options().read(true).write(true).open(path)?;
+        // Or it would become that of a test run that leads a session, and its end that run's.
+        let flags = OFlags::NOCTTY.bits().cast_signed();
+        let theirs = File::options().read(true).write(true).custom_flags(flags).open(path)?;
         command.stdin(theirs.try_clone()?).stdout(theirs.try_clone()?).stderr(theirs.try_clone()?);
         let child = command.spawn().context("cannot start xtask")?;
         let output = Arc::default();

@@ -17,6 +17,8 @@
 //! | `in-order`, `packed`, `packed-in-order` | some of both, by queues of that format |
 //! | `net-pair` | frames to another guest, and back |
 //! | `net-answer` | none: it is that other guest |
+//! | `net-stream` | many frames at a time to another guest on its CPU, counted from outside |
+//! | `net-sink` | none: it is that other guest, until the first is through |
 //! | `asleep` | a second of sleep, counted from outside |
 //! | `scale` | an exit and a wake-up among many guests, named by `as=NAME` |
 //! | `idle`, `spin` | none: it sleeps, or is busy, until others have measured |
@@ -74,6 +76,8 @@ fn main(report: &mut Report) {
                 "packed-in-order" => virtio_by::<InOrder<Packed>>(group),
                 "net-pair" => net::measure_pair(),
                 "net-answer" => net::answer(),
+                "net-stream" => net::measure_stream(),
+                "net-sink" => net::sink(),
                 "asleep" => scale::asleep(),
                 "scale" => scale::measure(option("as=").unwrap_or("scale")),
                 "idle" => scale::idle(),

@@ -1,9 +1,9 @@
 //! Frames between network cards, as Linux' driver sends and takes them: mergeable buffers, the header before the frame in
 //! one buffer, a long frame by an indirect table; what has come is told by an interrupt that is acknowledged.
 //!
-//! Either one guest has both cards, or each of two has one, on CPUs of their own. The first says then how long a frame
+//! Either one guest has both cards, or each of two has one. On CPUs of their own, the first says then how long a frame
 //! takes from one's notification to the other's vector, as the mean of there and back: guests' counters differ, and in the
-//! sum of both that is gone.
+//! sum of both that is gone. On one CPU, the first sends many at a time, and waits until the other has them all in hand.
 
 use core::sync::atomic::{AtomicU16, Ordering};
 
@@ -38,10 +38,12 @@ const EXPERIMENT: [u8; 2] = [0x88, 0xb5];
 const SIZE: u16 = 256;
 /// A receive buffer, and a piece of a long frame.
 const PIECE: u64 = 4096;
-/// How many frames there are to be sent at a time.
-const FRAMES: u16 = 64;
+/// How many frames there are to be sent at a time: a whole queue.
+const FRAMES: u16 = SIZE;
 /// How many small ones are sent at one go.
 const BULK: u16 = 64;
+/// And how many long ones.
+const SEGMENTS: u16 = 8;
 /// The data of a long frame, and the headers before it.
 const SEGMENT: u64 = 64 << 10;
 const SEGMENT_HEADERS: u64 = 66;
@@ -50,8 +52,12 @@ const SEGMENT_PIECES: u16 = (SEGMENT / PIECE) as u16;
 /// Whose interrupt comes.
 static SLOT: AtomicU16 = AtomicU16::new(0);
 
-/// Where in a frame of two guests' is what one tells the other: when it was interrupted, and when it had sent before.
+/// Where in a frame of two guests' is what one tells the other: when it was interrupted, and when it had sent before. Or,
+/// of many frames, what to do when this one has come.
 const WORDS: u64 = ETHERNET + 6;
+const NOTHING: u64 = 0;
+const ANSWER: u64 = 1;
+const END: u64 = 2;
 /// How long is waited for the other guest at first, in ticks.
 const PATIENCE: u64 = 20_000_000;
 
@@ -84,12 +90,12 @@ pub fn measure() {
             from.show();
             to.take(1);
         });
-        counted::row("net-segment-64k-bulk", 8, || {
-            for _ in 0..8 {
+        counted::row("net-segment-64k-bulk", SEGMENTS.into(), || {
+            for _ in 0..SEGMENTS {
                 from.segment(to.mac);
             }
             from.show();
-            to.take(8);
+            to.take(SEGMENTS);
         });
     }
     to.ignore();
@@ -165,6 +171,57 @@ pub fn answer() -> ! {
     }
 }
 
+/// The one that sends many at a time, and has them answered by one.
+pub fn measure_stream() {
+    let Some(mut card) = Card::<Split>::find(0) else {
+        return println!("bench: there is no network card");
+    };
+    card.listen();
+    let other = card.meet();
+    counted::row("net-stream", SIZE.into(), || {
+        for left in (0..SIZE).rev() {
+            let frame = card.small(other, 64);
+            write64(frame + WORDS, if left == 0 { ANSWER } else { NOTHING });
+        }
+        card.show();
+        card.take(1);
+    });
+    if card.sends_segments() {
+        counted::row("net-stream-segment-64k", SEGMENTS.into(), || {
+            for _ in 0..SEGMENTS {
+                let frame = card.segment(other);
+                write64(frame + WORDS, NOTHING);
+            }
+            let frame = card.small(other, 64);
+            write64(frame + WORDS, ANSWER);
+            card.show();
+            card.take(1);
+        });
+    }
+    let frame = card.small(other, 64);
+    write64(frame + WORDS, END);
+    card.show();
+    card.ignore();
+}
+
+/// The one that takes them.
+pub fn sink() {
+    let mut card = Card::<Split>::find(0).expect("a network card");
+    card.listen();
+    loop {
+        card.take_some();
+        match read64(card.last + HEADER + WORDS) {
+            NOTHING => {}
+            END => return card.ignore(),
+            _ => {
+                let to = card.sender();
+                card.small(to, 64);
+                card.show();
+            }
+        }
+    }
+}
+
 extern "C" fn acknowledge() {
     Device { slot: SLOT.load(Ordering::Relaxed) }.acknowledge();
 }
@@ -211,7 +268,8 @@ impl<R: Ring> Card<R> {
     /// Sends frames to everybody until somebody answers: who that is. Other answers are over then.
     fn meet(&mut self) -> u64 {
         loop {
-            self.small(0xffff_ffff_ffff, 64);
+            let frame = self.small(0xffff_ffff_ffff, 64);
+            write64(frame + WORDS, ANSWER);
             self.show();
             let until = vectors::now() + PATIENCE;
             let mut met = false;
@@ -278,8 +336,8 @@ impl<R: Ring> Card<R> {
         address + HEADER
     }
 
-    /// Offers 64 KiB of TCP to a station.
-    fn segment(&mut self, to: u64) {
+    /// Offers 64 KiB of TCP to a station. Where it begins.
+    fn segment(&mut self, to: u64) -> u64 {
         let (number, address) = self.begin(to);
         // NEEDS_CSUM, TCPV4, header's length, segments' size, where the checksum starts, and where in that it is.
         write8(address, 1);
@@ -299,6 +357,7 @@ impl<R: Ring> Card<R> {
         }
         let size = 16 * u32::from(entries);
         self.transmit.add(number, Buffer { address: table, size, flags: INDIRECT }, 0);
+        address + HEADER
     }
 
     /// Shows what was offered. When that was.
@@ -315,11 +374,18 @@ impl<R: Ring> Card<R> {
     /// Sleeps until so many frames have come, and gives their buffers back.
     fn take(&mut self, frames: u16) {
         let mut left = frames;
+        while left > 0 {
+            left -= self.take_some();
+        }
+    }
+
+    /// Sleeps until something comes. How many frames that were.
+    fn take_some(&mut self) -> u16 {
         loop {
             vectors::doze();
-            left -= self.taken();
-            if left == 0 {
-                return;
+            match self.taken() {
+                0 => {}
+                frames => return frames,
             }
         }
     }
