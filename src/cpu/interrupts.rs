@@ -6,7 +6,7 @@ use crate::time::Ticks;
 use crate::vm::layout::{PHYSICAL_TIMER_IRQ, VIRTUAL_TIMER_IRQ};
 
 /// How many steps a device goes on at an exit of its guest's.
-const STEPS: usize = 16;
+const STEPS: usize = 64;
 
 impl<M: Machine> Cpu<'_, M> {
     /// Take every pending physical interrupt, `first` being one that has been acknowledged.
