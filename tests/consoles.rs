@@ -17,9 +17,11 @@ const ONE: VmId = VmId(0);
 const RECEIVE: u64 = ENTRY + 0x2000;
 const TRANSMIT: u64 = ENTRY + 0x2800;
 const DATA: u64 = ENTRY + 0x4000;
-/// How many chains are sent, of how many bytes.
+/// How many chains are sent, of how many bytes: more than one exit sees to.
 const CHAINS: u16 = 64;
-const SIZE: u32 = 512;
+const SIZE: u32 = 1024;
+/// Where is received, behind them.
+const RECEIVED: u64 = DATA + CHAINS as u64 * SIZE as u64;
 
 /// What the guest sends.
 fn text() -> Vec<u8> {
@@ -41,10 +43,7 @@ fn kernel() -> Vec<u8> {
     }
     put(TRANSMIT + 0x402, &CHAINS.to_le_bytes());
     // One to be received into.
-    put(
-        RECEIVE,
-        &[&(DATA + 0x8000).to_le_bytes()[..], &64u32.to_le_bytes(), &[2, 0, 0, 0]].concat(),
-    );
+    put(RECEIVE, &[&RECEIVED.to_le_bytes()[..], &64u32.to_le_bytes(), &[2, 0, 0, 0]].concat());
     put(RECEIVE + 0x402, &[1, 0]);
     bytes.extend(text());
     bytes
@@ -75,8 +74,12 @@ fn sending(gic: GicVersion, cpus: u8) -> Room {
         Op::EndOfInterrupt,
         Op::Eret,
     ];
-    let one =
-        Guest { kernel: elf(ENTRY, &kernel(), 0xd000), keys: Keys::Virtio, ..guest("one", 1) };
+    let one = Guest {
+        kernel: elf(ENTRY, &kernel(), RECEIVED + 64 - ENTRY),
+        keys: Keys::Virtio,
+        memory: RAM + (64 << 10),
+        ..guest("one", 1)
+    };
     let room = Room::new(gic, cpus, &[one, guest("two", 1)]);
     room.program(0, ENTRY, &ops).program(0, base, &handler);
     room.program(0, LOOP, &[Op::Work(20), Op::Branch(LOOP)]);
