@@ -95,8 +95,9 @@ impl<M: Machine> Cpu<'_, M> {
         queued
     }
 
-    /// A device of the loaded VM's has more to do at once: it goes on, a step at a time, as long as nobody else wants this
-    /// CPU, and not for ever. Returns whether somebody now waits for it.
+    /// A device of the loaded VM's has more to do at once: it goes on, a step at a time, as long as no interrupt is pending, and
+    /// not for ever. Somebody who comes to want this CPU meanwhile waits: what is done together takes one switch. Returns
+    /// whether there is somebody.
     #[inline(never)]
     fn go_on(&mut self, loaded: &Loaded) -> bool {
         let (vm, me) = (&loaded.vm, loaded.entity.vcpu);

@@ -388,7 +388,7 @@ impl Backend for HostBlockDevice {
             }
         };
         let (status, written) = done;
-        ram.write_bytes(place, &[status as u8])?;
+        ram.write_u8(place, status as u8)?;
         Ok(Served::Done(written))
     }
 
@@ -410,7 +410,7 @@ impl Backend for HostBlockDevice {
             let Some(request) = self.take_finished(index) else { continue };
             let status = request.result;
             // If it is no RAM any more, nobody looks there.
-            let _ = self.ram.get().map(|ram| ram.write_bytes(request.status, &[status as u8]));
+            let _ = self.ram.get().map(|ram| ram.write_u8(request.status, status as u8));
             let written = request.written(status);
             return Some(Completed { queue: request.queue.into(), head: request.head, written });
         }
