@@ -15,6 +15,7 @@
 //! | [`xen`] | the same guest under Debian's Xen |
 //! | [`count`], [`counted`] | instructions by exception level, counted by a plugin of QEMU's from outside |
 //! | [`mod@debian`], [`bare`] | Debian's boot with and without Plinth |
+//! | [`on_board`] | the guests of [`virtio`] without Plinth |
 
 mod bare;
 pub mod baseline;
@@ -23,6 +24,7 @@ pub mod counted;
 pub mod debian;
 mod elf;
 pub mod measure;
+mod on_board;
 pub mod rows;
 pub mod scale;
 pub mod table;

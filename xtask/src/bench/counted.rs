@@ -5,14 +5,16 @@
 //! and their counts depend on who comes first.
 
 use std::io::Read;
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::ExitStatus;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use plinth::manifest::MachineConfig;
+use rustix::io::FdFlags;
 
 use super::count::{Counts, Plugin};
 use crate::board::{Board, Hardware};
@@ -88,7 +90,8 @@ impl Counter {
             append: "colour=off",
             tree: None,
         };
-        let run = self.run(hardware, true, boot, more, limit)?;
+        let run = self.start("plinth", hardware, true, boot, more)?;
+        let run = run.end(Instant::now() + limit)?;
         if !run.console.contains(ALL_WELL) {
             bail!("the hypervisor did not power off as it should\n{}", tail(&run.console));
         }
@@ -122,20 +125,56 @@ impl Counter {
         more: &[&str],
         limit: Duration,
     ) -> Result<Run> {
-        let kernel = self.write("bare.elf", image)?;
-        let boot = Boot::Kernel { kernel: &kernel, initrd: None, append: "", tree: None };
-        self.run(hardware, false, boot, more, limit)
+        self.start_bare("bare", hardware, image, more)?.end(Instant::now() + limit)
     }
 
-    fn run(
+    /// Runs two ELF files on two such machines side by side, until both power off. `more` gives QEMU's arguments for a
+    /// machine of this index, which finds its end of the wire between them in the file descriptor of this number.
+    ///
+    /// # Errors
+    /// As for [`Counter::plinth`].
+    pub fn bare_pair(
         &self,
+        hardware: &Hardware,
+        images: [&[u8]; 2],
+        more: impl Fn(usize, RawFd) -> Vec<String>,
+        limit: Duration,
+    ) -> Result<[Run; 2]> {
+        let deadline = Instant::now() + limit;
+        let (one, other) = UnixStream::pair().context("no pair of sockets")?;
+        let start = |index: usize, wire: UnixStream| {
+            // A child has it, too.
+            rustix::io::fcntl_setfd(&wire, FdFlags::empty()).context("cannot pass a socket")?;
+            let more = more(index, wire.as_raw_fd());
+            let more: Vec<&str> = more.iter().map(String::as_str).collect();
+            self.start_bare(&format!("bare-{index}"), hardware, images[index], &more)
+        };
+        let (first, second) = (start(0, one)?, start(1, other)?);
+        Ok([first.end(deadline)?, second.end(deadline)?])
+    }
+
+    fn start_bare(
+        &self,
+        name: &str,
+        hardware: &Hardware,
+        image: &[u8],
+        more: &[&str],
+    ) -> Result<Running> {
+        let kernel = self.write(&format!("{name}.elf"), image)?;
+        let boot = Boot::Kernel { kernel: &kernel, initrd: None, append: "", tree: None };
+        self.start(name, hardware, false, boot, more)
+    }
+
+    fn start(
+        &self,
+        name: &str,
         hardware: &Hardware,
         el2: bool,
         boot: Boot,
         more: &[&str],
-        limit: Duration,
-    ) -> Result<Run> {
-        let (report, tree) = (self.folder.join("report"), self.folder.join("tree"));
+    ) -> Result<Running> {
+        let file = |kind: &str| self.folder.join(format!("{name}.{kind}"));
+        let (report, tree) = (file("report"), file("tree"));
         // What an earlier run has left must not be taken for this one's.
         for file in [&report, &tree] {
             let _ = std::fs::remove_file(file);
@@ -154,46 +193,55 @@ impl Counter {
             virtio: Virtio::default(),
             extra: &extra,
         };
-        let (status, console) = self.to_the_end(&machine, limit)?;
-        if !status.success() {
-            bail!("QEMU: {status}\n{}", tail(&console));
-        }
-        let text = std::fs::read_to_string(&report).context("there is no report")?;
-        let counts = Counts::parse(&text).with_context(|| report.display().to_string())?;
-        Ok(Run { counts, console, tree: std::fs::read(&tree).ok() })
-    }
-
-    /// Starts QEMU and waits for its end; gives all it printed.
-    fn to_the_end(&self, machine: &Machine, limit: Duration) -> Result<(ExitStatus, String)> {
         let (from, to) = std::io::pipe().context("no pipe")?;
-        let mut command = qemu::command(&self.qemu, machine);
+        let mut command = qemu::command(&self.qemu, &machine);
         command.stdout(to.try_clone()?).stderr(to);
-        let mut child = Killed(command.spawn().context("cannot start QEMU")?);
+        let child = Killed(command.spawn().context("cannot start QEMU")?);
         // The output ends when nobody holds its other end any more.
         drop(command);
-        let (pieces, mut console) = (collect(from), Vec::new());
-        let deadline = Instant::now() + limit;
-        loop {
-            let left = deadline.checked_duration_since(Instant::now());
-            let piece =
-                left.map_or(Err(RecvTimeoutError::Timeout), |left| pieces.recv_timeout(left));
-            match piece {
-                Ok(piece) => console.extend(piece),
-                Err(RecvTimeoutError::Disconnected) => break,
-                Err(RecvTimeoutError::Timeout) => {
-                    let console = String::from_utf8_lossy(&console);
-                    bail!("the machine was not done after {limit:?}\n{}", tail(&console));
-                }
-            }
-        }
-        let status = child.0.wait().context("cannot wait for QEMU")?;
-        Ok((status, String::from_utf8_lossy(&console).into_owned()))
+        Ok(Running { child, pieces: collect(from), report, tree })
     }
 
     fn write(&self, name: &str, bytes: &[u8]) -> Result<PathBuf> {
         let path = self.folder.join(name);
         std::fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
         Ok(path)
+    }
+}
+
+/// A machine that runs.
+struct Running {
+    child: Killed,
+    pieces: Receiver<Vec<u8>>,
+    report: PathBuf,
+    tree: PathBuf,
+}
+
+impl Running {
+    /// Waits for its end.
+    fn end(mut self, deadline: Instant) -> Result<Run> {
+        let mut console = Vec::new();
+        loop {
+            let left = deadline.checked_duration_since(Instant::now());
+            let piece =
+                left.map_or(Err(RecvTimeoutError::Timeout), |left| self.pieces.recv_timeout(left));
+            match piece {
+                Ok(piece) => console.extend(piece),
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => {
+                    let console = String::from_utf8_lossy(&console);
+                    bail!("the machine was not done in time\n{}", tail(&console));
+                }
+            }
+        }
+        let status = self.child.0.wait().context("cannot wait for QEMU")?;
+        let console = String::from_utf8_lossy(&console).into_owned();
+        if !status.success() {
+            bail!("QEMU: {status}\n{}", tail(&console));
+        }
+        let text = std::fs::read_to_string(&self.report).context("there is no report")?;
+        let counts = Counts::parse(&text).with_context(|| self.report.display().to_string())?;
+        Ok(Run { counts, console, tree: std::fs::read(&self.tree).ok() })
     }
 }
 

@@ -13,10 +13,10 @@ use plinth::manifest::{CardConfig, DiskConfig, DiskContents, MachineConfig, Netw
 use plinth::net::{MacAddr, PortConfig};
 use plinth::sched::policy::{CpuSet, Policy};
 
-use super::bare;
 use super::count::{ByClass, Counts, Mark};
 use super::counted::{self, Counter, Run};
 use super::measure::{self, CPU, Figures, LIMIT, Spread};
+use super::on_board;
 use crate::board::Hardware;
 use crate::bundle::Bundle;
 use crate::guest::Payload;
@@ -29,6 +29,8 @@ const BLOCKS: u64 = 1024;
 const BEGINS: u8 = 0x70;
 const ENDS: u8 = 0x71;
 const ROW_ENDS: u8 = 0x72;
+/// And that of a guest that has answered another one.
+pub const ANSWERED: u8 = 0x73;
 
 /// All that a guest measures with a disk and two network cards.
 const GROUPS: &str = "packed,in-order,disk,net,asleep";
@@ -41,15 +43,17 @@ pub fn figures(counter: &Counter, gic: u8) -> Result<Figures> {
     let with =
         Payload { nets: vec![card(1), card(2)], disks: vec![disk.config()?], ..guest(GROUPS)? };
     let ours = plinth(counter, gic, std::slice::from_ref(&with))?;
-    let tree = ours.tree.as_deref().context("the guest's device tree was not found")?;
-    let theirs = on_the_board(counter, gic, &with, tree, &disk)?;
+    let theirs = on_board::alone(counter, gic, &with, tree(&ours)?, &disk.path)?;
     let without = plinth(counter, gic, &[guest(ASLEEP)?])?;
 
     let mut figures = Figures::new();
-    let bare = rows(&theirs)?;
-    let stream = counter
-        .plinth(&hardware(gic), &bundle(&two("net-stream", "net-sink", |_| CpuId(0))?)?, LIMIT)
-        .context("frames to another guest on its CPU")?;
+    let [first, second] = two("net-stream", "net-sink", |_| CpuId(0))?;
+    let guests = [&first, &second];
+    let stream = plinth(counter, gic, &[first.clone(), second.clone()])?;
+    // A device tree is known of a machine's first guest.
+    let turned = plinth(counter, gic, &[second.clone(), first.clone()])?;
+    let mut bare = rows(&theirs)?;
+    bare.extend(on_board::between(counter, gic, guests, [tree(&stream)?, tree(&turned)?])?);
     for row in rows(&ours)?.into_iter().chain(rows(&stream)?) {
         if row.name == ASLEEP {
             continue;
@@ -67,6 +71,10 @@ pub fn figures(counter: &Counter, gic: u8) -> Result<Figures> {
     put("longest-stretch-virtio", longest(&ours.counts));
     figures.extend(pair(gic)?);
     Ok(figures)
+}
+
+fn tree(run: &Run) -> Result<&[u8]> {
+    run.tree.as_deref().context("the guest's device tree was not found")
 }
 
 fn longest(counts: &Counts) -> u64 {
@@ -94,44 +102,12 @@ fn bundle(guests: &[Payload]) -> Result<Bundle> {
     Bundle::pack_with(&MachineConfig::default(), &[lan], guests)
 }
 
-fn hardware(gic: u8) -> Hardware {
+pub fn hardware(gic: u8) -> Hardware {
     Hardware { cpu: CPU.to_owned(), ..counted::hardware(gic, 1, 1 << 30) }
 }
 
 fn plinth(counter: &Counter, gic: u8, guests: &[Payload]) -> Result<Run> {
     counter.plinth(&hardware(gic), &bundle(guests)?, LIMIT).context("virtio devices on Plinth")
-}
-
-/// The same guest on QEMU's board, with QEMU's devices in the same slots.
-fn on_the_board(
-    counter: &Counter,
-    gic: u8,
-    guest: &Payload,
-    tree: &[u8],
-    disk: &Image,
-) -> Result<Run> {
-    // The driver chooses among the formats, as with Plinth's.
-    const FORMATS: &str = "packed=on,in_order=on";
-    let drive = format!("file={},if=none,id=disk,format=raw", crate::qemu::value(&disk.path));
-    let cards = [1, 2].map(|number| {
-        [
-            "-netdev".to_owned(),
-            format!("hubport,id=port{number},hubid=0"),
-            "-device".to_owned(),
-            format!(
-                "virtio-net-device,netdev=port{number},bus=virtio-mmio-bus.{number},\
-                 mac=02:00:00:00:00:0{number},{FORMATS}"
-            ),
-        ]
-    });
-    let mut more = vec!["-global".to_owned(), "virtio-mmio.force-legacy=false".to_owned()];
-    more.extend(["-drive".to_owned(), drive, "-device".to_owned()]);
-    more.push(format!("virtio-blk-device,drive=disk,bus=virtio-mmio-bus.0,{FORMATS}"));
-    more.extend(cards.into_iter().flatten());
-    let more: Vec<&str> = more.iter().map(String::as_str).collect();
-    let hardware = Hardware { cpu: CPU.to_owned(), ..counted::hardware(gic, 1, guest.memory) };
-    let image = bare::image(guest, tree)?;
-    counter.bare(&hardware, &image, &more, LIMIT).context("virtio devices of QEMU's")
 }
 
 /// A frame's way between two guests.
@@ -150,16 +126,16 @@ fn two(measures: &str, other: &str, cpu: impl Fn(u8) -> CpuId) -> Result<[Payloa
 }
 
 /// One row as it was counted.
-struct Row {
-    name: String,
+pub struct Row {
+    pub name: String,
     /// How many operations each sample is of.
-    each: u64,
-    samples: Vec<Sample>,
+    pub each: u64,
+    pub samples: Vec<Sample>,
 }
 
-struct Sample {
-    by: ByClass,
-    exits: u64,
+pub struct Sample {
+    pub by: ByClass,
+    pub exits: u64,
 }
 
 impl Row {
@@ -174,9 +150,9 @@ impl Row {
 }
 
 /// The rows between the markers, named by what the guest printed.
-fn rows(run: &Run) -> Result<Vec<Row>> {
+pub fn rows(run: &Run) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
-    let mut marks = run.counts.marks.iter();
+    let mut marks = run.counts.marks.iter().filter(|mark| mark.number != ANSWERED);
     for line in run.console.lines() {
         let Some((_, words)) = line.split_once("counted: ") else { continue };
         let (name, each) = words.trim().split_once(' ').context("a row of no operations")?;

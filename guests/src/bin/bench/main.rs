@@ -18,7 +18,7 @@
 //! | `net-pair` | frames to another guest, and back |
 //! | `net-answer` | none: it is that other guest |
 //! | `net-stream` | many frames at a time to another guest on its CPU, counted from outside |
-//! | `net-sink` | none: it is that other guest, until the first is through |
+//! | `net-sink` | none: it is that other guest, until the first is through; `HINT #0x73` where it has answered |
 //! | `asleep` | a second of sleep, counted from outside |
 //! | `scale` | an exit and a wake-up among many guests, named by `as=NAME` |
 //! | `idle`, `spin` | none: it sleeps, or is busy, until others have measured |
@@ -34,6 +34,7 @@
     reason = "what is timed is an instruction with its operands"
 )]
 
+mod card;
 mod counted;
 mod cross;
 mod device;
