@@ -51,7 +51,7 @@ pub fn steps() -> Vec<Step> {
 }
 
 fn asked(bench: &Bench, gic: &str) -> Result<()> {
-    let mut run = debians::boot_to_ask(bench, "agent", MANIFEST, gic, &["debian"])?;
+    let mut run = debians::boot_to_ask(bench, "agent", MANIFEST, gic, &["debian"], &[])?;
     comes(&run)?;
     let told = run.json("agent debian info")?;
     let number = |name: &str| told[name].as_u64().with_context(|| format!("no {name}: {told}"));

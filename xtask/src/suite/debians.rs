@@ -33,16 +33,17 @@ pub fn boot(
     Ok(session)
 }
 
-/// The same, whose monitor is asked from the PC as well.
+/// The same, with `more` arguments for the run, whose monitor is asked from the PC as well.
 pub fn boot_to_ask<'b>(
     bench: &'b Bench,
     name: &str,
     manifest: &str,
     gic: &str,
     guests: &[&str],
+    more: &[&str],
 ) -> Result<Run<'b>> {
     bench.debian()?;
-    let args = [&["--gic", gic][..], &MACHINE].concat();
+    let args = [&["--gic", gic][..], &MACHINE, more].concat();
     let mut run = Run::start(bench, &kept(name, manifest)?, &args, &[])?;
     all_come_up(&mut run.session, guests)?;
     Ok(run)
