@@ -10,8 +10,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use plinth::manifest::{
-    self as format, Devices, DiskConfig, DiskContents, MAGIC, MachineConfig, Manifest,
-    NetworkConfig, Shutdown, VmConfig,
+    self as format, Devices, DiskConfig, DiskContents, Keys, MAGIC, MachineConfig, Manifest,
+    NetworkConfig, Rights, Shutdown, VmConfig, VsockConfig,
 };
 use plinth::sched::policy::{Class, CpuSet, DEFAULT_WEIGHT, Wfi};
 use plinth::virtio::block::base::Base;
@@ -163,6 +163,18 @@ fn disk_in_words(manifest: &Manifest<'_>, disk: &DiskConfig) -> Result<String> {
     Ok(text)
 }
 
+/// A socket device, for people: its CID, and whom it reaches.
+fn vsock_in_words(vsock: &VsockConfig) -> String {
+    let mut text = format!("vsock {}", vsock.cid);
+    if vsock.monitor != Rights::None {
+        text += &format!(" to the monitor ({})", vsock.monitor.name());
+    }
+    if let Some(group) = &vsock.group {
+        text += &format!(" in group {group}");
+    }
+    text
+}
+
 /// What of a VM is not as it is by default.
 fn special(vm: &VmConfig, networks: &[NetworkConfig]) -> String {
     let mut text = String::new();
@@ -190,8 +202,20 @@ fn special(vm: &VmConfig, networks: &[NetworkConfig]) -> String {
     if vm.shutdown != Shutdown::Button {
         say(format!("shutdown by {}", vm.shutdown));
     }
+    if let Some(min) = vm.balloon {
+        say(format!("balloon down to {}", size::show(min)));
+    }
+    if vm.keys != Keys::default() {
+        say("keys by virtio".to_owned());
+    }
+    for port in &vm.ports {
+        say(format!("port {} to {}", port.name, port.to));
+    }
     if vm.agent {
         say("agent".to_owned());
+    }
+    if let Some(vsock) = &vm.vsock {
+        say(vsock_in_words(vsock));
     }
     if vm.ram_base != RAM_BASE {
         say(format!("RAM at {:#x}", vm.ram_base.raw()));
@@ -218,7 +242,8 @@ fn special(vm: &VmConfig, networks: &[NetworkConfig]) -> String {
 mod tests {
     use plinth::addr::Ipa;
     use plinth::manifest::{
-        CardConfig, Devices, MachineConfig, NetworkSource, Shutdown, VmSource, read, write,
+        CardConfig, ConsolePort, Devices, Keys, MachineConfig, NetworkSource, Rights, Shutdown,
+        VmSource, VsockConfig, read, write,
     };
     use plinth::net::{MacAddr, PortConfig};
     use plinth::sched::policy::{Class, CpuSet, Policy, Wfi};
@@ -239,8 +264,13 @@ mod tests {
     #[test]
     fn a_summary_has_a_line_for_each_vm_and_the_total() {
         let kernel = vec![0xd5; 3 << 19];
-        let plain =
-            VmSource { vcpus: 2, initrd: Some(&kernel[1..]), ..VmSource::new("a", &kernel) };
+        let plain = VmSource {
+            vcpus: 2,
+            initrd: Some(&kernel[1..]),
+            ports: vec![ConsolePort { name: "p", to: "control" }],
+            vsock: Some(VsockConfig::new(3)),
+            ..VmSource::new("a", &kernel)
+        };
         let class = Class::Reserved { budget: 2000, period: 10_000 };
         let special = VmSource {
             memory: 64 << 20,
@@ -251,7 +281,11 @@ mod tests {
             },
             ram_base: Ipa::new(0x8000_0000),
             shutdown: Shutdown::Console("halt\n"),
+            balloon: Some(16 << 20),
+            keys: Keys::Virtio,
+            ports: vec![ConsolePort { name: "p", to: "a" }],
             agent: true,
+            vsock: Some(VsockConfig { cid: 9, monitor: Rights::Read, group: Some("g") }),
             devices: Devices::NONE,
             nets: vec![CardConfig {
                 network: 0,
@@ -268,9 +302,10 @@ mod tests {
         assert_eq!(
             lines,
             [
-                "  a        512M, vcpus 2, kernel 1.5M, initrd 1.4M",
+                "  a        512M, vcpus 2, kernel 1.5M, initrd 1.4M, port p to control, vsock 3",
                 "  control  64M, vcpus 1, kernel 1.5M, reservation 2ms in 10ms, pinned, \
-             wfi trap, shutdown by console \"halt\\n\", agent, RAM at 0x80000000, no rtc, \
+             wfi trap, shutdown by console \"halt\\n\", balloon down to 16M, keys by virtio, port p to a, agent, \
+             vsock 9 to the monitor (read) in group g, RAM at 0x80000000, no rtc, \
              02:00:00:00:00:01 on lan, not started",
                 "  2 VMs with 576M of memory",
             ]

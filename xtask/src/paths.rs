@@ -41,6 +41,12 @@ pub fn scratch(kind: &str) -> Result<PathBuf> {
     Ok(folder.join(format!("{kind}-{}", std::process::id())))
 }
 
+/// `path` as it is said in the folder where the command was given.
+pub fn from_here(path: &Path) -> &Path {
+    let here = std::env::current_dir().ok();
+    here.and_then(|here| path.strip_prefix(here).ok()).unwrap_or(path)
+}
+
 /// Fails when the folder is missing in which a file is to be written.
 pub fn need_folder_of(path: &Path) -> Result<()> {
     let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));

@@ -303,7 +303,8 @@ fn boot(
 fn open_socket(options: &RunOptions) -> Result<Option<Socket>> {
     match Socket::bind(options.socket.as_deref()) {
         Ok(socket) => {
-            eprintln!("xtask: `cargo xtask ctl` and `top` reach it at {}", socket.path.display());
+            let path = paths::from_here(&socket.path);
+            eprintln!("xtask: `cargo xtask ctl` and `top` reach it at {}", path.display());
             Ok(Some(socket))
         }
         Err(why) if options.socket.is_some() => Err(why),

@@ -10,8 +10,9 @@ pub fn render(result: &Value) -> String {
 }
 
 /// Members whose numbers are sizes in bytes.
-const SIZES: [&str; 19] = [
+const SIZES: [&str; 20] = [
     "memory",
+    "available",
     "total",
     "free",
     "given_back",
@@ -31,6 +32,11 @@ const SIZES: [&str; 19] = [
     "disks",
     "size",
 ];
+
+/// Whether a member of `object` is a size. The `target` of a balloon is one, that of an interrupt is a CPU.
+fn is_size(object: &Map<String, Value>, name: &str) -> bool {
+    SIZES.contains(&name) && !(name == "target" && object.contains_key("intid"))
+}
 
 /// `text` without control characters, which could change how the terminal shows other text.
 pub fn printable(text: &str) -> String {
@@ -65,7 +71,7 @@ fn members(object: &Map<String, Value>) -> String {
     let plain = || object.iter().filter(|(_, value)| !is_table(value));
     let width = plain().map(|(key, _)| title(key).chars().count()).max().unwrap_or(0);
     let mut text: String = plain()
-        .map(|(key, value)| format!("{:width$}  {}\n", title(key), named(key, Some(value))))
+        .map(|(key, _)| format!("{:width$}  {}\n", title(key), named(object, key)))
         .collect();
     for (key, inner) in object.iter().filter(|(_, value)| is_table(value)) {
         text += &format!("{}:\n", title(key));
@@ -106,9 +112,7 @@ fn table(objects: &[Map<String, Value>]) -> String {
         }
     }
     let heading = names.iter().map(|name| title(name)).collect();
-    let row = |object: &Map<String, Value>| {
-        names.iter().map(|name| named(name, object.get(*name))).collect()
-    };
+    let row = |object: &Map<String, Value>| names.iter().map(|name| named(object, name)).collect();
     let rows: Vec<Vec<String>> = [heading].into_iter().chain(objects.iter().map(row)).collect();
     let width = |column: usize| {
         rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max()
@@ -142,13 +146,15 @@ fn title(name: &str) -> String {
     printable(&words.replace('_', " "))
 }
 
-/// A member's value, with its unit where its name tells it.
-fn named(name: &str, value: Option<&Value>) -> String {
+/// The value of a member of `object`, with its unit where its name tells it.
+fn named(object: &Map<String, Value>, name: &str) -> String {
+    let value = object.get(name);
     match value.and_then(Value::as_u64) {
         Some(micros) if name.ends_with("_micros") => time(u128::from(micros) * 1000),
         Some(nanos) if name == "nanos" => time(nanos.into()),
-        Some(bytes) if SIZES.contains(&name) => match bytes {
+        Some(bytes) if is_size(object, name) => match bytes {
             10_485_760.. => format!("{} MiB", bytes >> 20),
+            1..1024 => format!("{bytes} B"),
             _ => format!("{} KiB", bytes >> 10),
         },
         _ => cell(value),
@@ -201,7 +207,7 @@ mod tests {
     fn an_object_becomes_lines_and_what_is_in_it_tables() {
         let object =
             json!({"free": 1, "cpus": [0, 2], "vms": [{"name": "a"}], "sched": {"weight": 5}});
-        let text = "free  0 KiB\ncpus  0,2\nvms:\n  name\n  a\nsched:\n  weight  5\n";
+        let text = "free  1 B\ncpus  0,2\nvms:\n  name\n  a\nsched:\n  weight  5\n";
         assert_eq!(render(&object), text);
     }
 
@@ -218,6 +224,14 @@ mod tests {
         let vm = json!({"memory": 536_870_912, "cpu_micros": 3_217_000, "uptime_micros": 5});
         let text = "memory    512 MiB\ncpu time  3.217 s\nuptime    5.000 us\n";
         assert_eq!(render(&vm), text);
+    }
+
+    #[test]
+    fn the_target_of_a_balloon_is_a_size_and_that_of_an_interrupt_is_a_cpu() {
+        let irq = json!([{"intid": 48, "target": 1, "count": null}]);
+        assert_eq!(render(&irq), "intid  target  count\n   48       1      -\n");
+        let balloon = json!({"min": 0, "target": 268_435_456, "available": 474_636_288});
+        assert_eq!(render(&balloon), "min        0 KiB\ntarget     256 MiB\navailable  452 MiB\n");
     }
 
     #[test]
