@@ -122,6 +122,18 @@ impl Bench {
         })
     }
 
+    /// What comes of `test`. Where guests run straight on QEMU it is skipped if that machine `lacks` something.
+    fn with_what_it_takes(
+        &self,
+        lacks: Option<&str>,
+        test: impl FnOnce() -> Result<()>,
+    ) -> Outcome {
+        match lacks.filter(|_| self.bare) {
+            Some(lacks) => Outcome::Skipped(format!("QEMU's own machine has no {lacks}")),
+            None => test().into(),
+        }
+    }
+
     /// QEMU, and a hypervisor if guests are to run on one.
     fn machine(&self) -> Result<()> {
         let make = || {

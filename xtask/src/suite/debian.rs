@@ -30,18 +30,22 @@ pub fn steps() -> Vec<Step> {
         let name = format!("debian/boot-gicv{gic}-8-vcpus-on-2-cpus");
         steps.push(Step::new(name, move |bench| boot(bench, gic, 8, 2, "cortex-a72").into()));
     }
-    steps.push(Step::new("debian/uses-stolen-time", |bench| stolen_time(bench).into()));
-    let at_prompt: [(&str, AtPrompt); 5] = [
-        ("answers-what-is-typed", typed),
-        ("reads-virtio-entropy", entropy),
-        ("reboots-in-place", reboot),
-        ("power-off-ends-the-run", power_off),
-        ("the-power-button-shuts-down", power_button),
+    steps.push(Step::new("debian/uses-stolen-time", |bench| {
+        bench.with_what_it_takes(Some("stolen time"), || stolen_time(bench))
+    }));
+    let at_prompt: [(&str, Option<&str>, AtPrompt); 5] = [
+        ("answers-what-is-typed", None, typed),
+        ("reads-virtio-entropy", Some("virtio devices"), entropy),
+        ("reboots-in-place", None, reboot),
+        ("power-off-ends-the-run", None, power_off),
+        ("the-power-button-shuts-down", Some("monitor to press it"), power_button),
     ];
-    for (name, test) in at_prompt {
+    for (name, lacks, test) in at_prompt {
         for gic in ["2", "3"] {
             steps.push(Step::new(format!("debian/{name}-gicv{gic}"), move |bench| {
-                start(bench, gic).and_then(|mut session| test(&mut session)).into()
+                bench.with_what_it_takes(lacks, || {
+                    start(bench, gic).and_then(|mut session| test(&mut session))
+                })
             }));
         }
     }
