@@ -7,7 +7,7 @@ use core::time::Duration;
 
 use super::frame::Input;
 use super::keys::{Key, Keys};
-use super::mux::{Draw, End, Event, Focus, Mux, View};
+use super::mux::{Draw, End, Event, Focus, Mux, Shows, View};
 use super::settings::Settings;
 use crate::monitor::Refusal;
 use crate::monitor::complete::complete;
@@ -281,9 +281,11 @@ impl Mux {
     }
 
     fn tell_focus(&mut self, now: Duration) {
-        let view = match self.view {
-            View::All => "all guests are shown",
-            View::Focus => "only what has the focus is shown",
+        let view = match (self.view, self.shows()) {
+            // One that has the line to itself.
+            (View::All, Shows::None) => "a guest alone is shown when it is typed to",
+            (View::All, _) => "all guests are shown",
+            (View::Focus, _) => "only what has the focus is shown",
         };
         match self.focus {
             Focus::Guest(id) => {

@@ -40,6 +40,22 @@ fn the_monitor_has_a_prompt_that_other_lines_do_not_tear() {
 }
 
 #[test]
+fn who_goes_to_the_monitor_is_told_what_is_shown_there() {
+    let told = |guests: &[&str], text: &str, line: &str| {
+        let mut bench = Bench::new(guests);
+        let shown = bench.type_in(b"\x01m").shown();
+        assert!(shown.contains(text), "{shown}");
+        bench.send(A, b"a line\n");
+        assert!(bench.shown().contains(line));
+        let back = bench.type_in(b"\x04").shown();
+        assert!(back.contains("a (guest 0); all guests are shown"), "{back}");
+        assert_eq!(back.contains("a line"), line.is_empty(), "{back}");
+    };
+    told(&["a", "b"], "; all guests are shown", "[a] a line");
+    told(&["a"], "; a guest alone is shown when it is typed to", "");
+}
+
+#[test]
 fn power_off_comes_before_anything_else_that_was_asked_for() {
     let mut bench = Bench::new(&["a"]);
     bench.type_in(b"\x01mcpu\r\x01xx");
