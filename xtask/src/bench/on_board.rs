@@ -1,4 +1,4 @@
-//! The guests of [`virtio`](super::virtio) without Plinth: on QEMU's board, with QEMU's devices in the same slots.
+//! The guests of [`virtio`] without Plinth: on QEMU's board, with QEMU's devices in the same slots.
 //!
 //! Two guests are two boards, whose network cards are the ends of one wire. Each has a time of its own, and how many
 //! frames one interrupt tells of depends on the PC: what they take differs a little from run to run.
