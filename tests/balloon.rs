@@ -5,7 +5,7 @@ mod common;
 use common::*;
 use plinth::addr::Ipa;
 use plinth::cpu::Step;
-use plinth::exit::{Exit, FaultSource, StageTwoFault};
+use plinth::exit::{Direction, Exit, FaultSource, Gpr, MmioAccess, StageTwoFault, Width};
 use plinth::hypervisor::Refusal;
 use plinth::machine::fake::Op;
 use plinth::memory::elastic::{Taken, UNIT};
@@ -133,6 +133,25 @@ fn who_needs_memory_of_others_sleeps_and_goes_on_when_there_is_some() {
         until(&mut room, PATIENCE, |room| room.marks(0, 0) == [1, 2]).expect("it goes on");
         assert!(!waits(&room));
         assert_eq!(room.vm(0).given_back(), UNIT, "only what was used has come back");
+    }
+}
+
+/// Plain loads and stores are those that a device might answer. Here none does, and they are no mistakes.
+#[test]
+#[cfg_attr(miri, ignore = "zeroes megabytes")]
+fn what_was_given_up_comes_back_for_a_plain_load_and_a_plain_store() {
+    let load = Direction::Read { sign_extend: false, sixty_four: true };
+    for (direction, unit) in [(load, OTHERS[0]), (Direction::Write, OTHERS[1])] {
+        let mut room = starved(1, OTHERS, false);
+        destroy(&mut room, TAKES);
+        let at = 0x4000_0000 + unit as u64 * UNIT + 8;
+        let (ipa, width) = (Ipa::new(at), Width::Double);
+        let access =
+            MmioAccess { ipa, far: at, width, direction, gpr: Gpr::new(3), swapped: false };
+        room.program(0, SECOND, &[Op::Exit(Exit::Mmio(access))]);
+        until(&mut room, 100_000, |room| !is_hole(room, unit)).expect("it is RAM again");
+        later(&mut room, PATIENCE);
+        assert_eq!(room.injected(0, 0), [], "and nothing was wrong");
     }
 }
 

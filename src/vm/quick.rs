@@ -239,7 +239,9 @@ impl Vm {
         write: bool,
     ) -> bool {
         let nothing = ipa >= GIC_END && !self.bus.answers(ipa);
-        if !nothing || self.on_bad_access != OnBadAccess::Abort {
+        // RAM that was given up comes back when it is used.
+        let comes_back = self.elastic().is_some_and(|elastic| elastic.unit_of(ipa).is_some());
+        if !nothing || comes_back || self.on_bad_access != OnBadAccess::Abort {
             return false;
         }
         // What is mapped by now, or was not to be written, is looked at more closely.
