@@ -212,8 +212,9 @@ impl<R: RamSource> Queues<R> {
         ring.want_notification(ram, false)?;
         let mut progress = Progress { more: true, ..Progress::default() };
         let elastic = ram.memory().and_then(|ram| ram.elastic()).filter(|_| B::FILLS);
-        let mut known = false;
-        for _ in 0..B::AT_ONCE {
+        let (mut known, mut left) = (false, B::AT_ONCE);
+        while left > 0 {
+            left -= 1;
             // Where all that was known of was taken, there is a look anyway once the driver is asked to tell of more.
             let drained = known && ring.is_drained();
             if !*in_hand && (drained || !ring.take(ram, chain)?) {
@@ -253,6 +254,7 @@ impl<R: RamSource> Queues<R> {
                     break;
                 }
             }
+            left = left.saturating_sub(usize::from(chain.looked_at() / DESCRIPTORS));
         }
         if ring.publish(ram)? {
             self.raise(USED_BUFFER);
@@ -282,6 +284,9 @@ impl<R: RamSource> Queues<R> {
         Ok(())
     }
 }
+
+/// So many descriptors of a chain, which may be of no bytes, take as long as a chain does otherwise.
+const DESCRIPTORS: u16 = 16;
 
 /// How many units of a chain's buffers are looked at in one go.
 const LOOKS: usize = 64;

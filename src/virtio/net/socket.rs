@@ -21,6 +21,10 @@ use crate::virtio::ram::SharedRam;
 /// The most chains that one frame is divided over: one of 64 KiB into buffers of a kilobyte.
 const MOST_CHAINS: usize = 68;
 
+/// The most descriptors that are looked at for one frame, before the last chain's: four for each of so many chains. Who has more than
+/// that has some of no bytes.
+const MOST_DESCRIPTORS: u16 = 272;
+
 /// A frame on its way, in its sender's RAM.
 #[derive(Clone, Copy, Debug)]
 pub struct Frame<'a> {
@@ -166,7 +170,7 @@ impl Receiver<'_> {
     /// Puts all of `source` into chains, and gives them back; or into none.
     fn put(&mut self, source: &mut Source<'_>, mergeable: bool) -> Result<(), Failed> {
         self.filled.clear();
-        let mut buffer_count_at = None;
+        let (mut buffer_count_at, mut descriptors) = (None, MOST_DESCRIPTORS);
         let ended = loop {
             if self.filled.len() == MOST_CHAINS {
                 break Err(Failed::Undelivered(NO_ROOM));
@@ -177,6 +181,10 @@ impl Receiver<'_> {
                 Err(bad) => break Err(bad.into()),
             }
             self.filled.push((self.chain.head, 0));
+            match descriptors.checked_sub(self.chain.looked_at()) {
+                Some(left) => descriptors = left,
+                None => break Err(Failed::Undelivered(NO_ROOM)),
+            }
             match source.fill(self.ram, self.chain.writable()) {
                 Ok(now) => {
                     if let Some((_, written)) = self.filled.last_mut() {

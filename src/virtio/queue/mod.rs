@@ -200,9 +200,17 @@ pub struct Chain {
     buffers: Vec<Buffer>,
     /// How many of them are read.
     readable: usize,
+    /// How many descriptors were looked at for it, also those of no bytes.
+    looked_at: u16,
 }
 
 impl Chain {
+    /// How many descriptors were looked at for it, also those of no bytes: what it took to take it.
+    #[inline]
+    pub const fn looked_at(&self) -> u16 {
+        self.looked_at
+    }
+
     /// What the device reads, in order.
     pub fn readable(&self) -> &[Buffer] {
         self.buffers.get(..self.readable).unwrap_or_default()

@@ -95,7 +95,7 @@ impl PackedQueue {
         fence(Ordering::Acquire); // everything else of the chain was written before the first one's flags
         chain.begin();
         let free = self.place.size.saturating_sub(self.held);
-        let mut descriptors = 0;
+        let (mut descriptors, mut of_table) = (0, 0);
         loop {
             if descriptors == free {
                 return Err(Bad::TooLong);
@@ -107,13 +107,16 @@ impl PackedQueue {
             if descriptor.flags & INDIRECT == 0 {
                 descriptor.append_to(chain)?;
             } else if self.negotiated.indirect && descriptors == 1 && !goes_on {
-                append_table(ram, descriptor.table(self.place.size)?, chain)?;
+                let table = descriptor.table(self.place.size)?;
+                of_table = table.entries;
+                append_table(ram, table, chain)?;
             } else {
                 return Err(Bad::Indirect);
             }
             at = self.after(at, 1);
             if !goes_on {
                 chain.head = Head { id: descriptor.number, descriptors, ..chain.head };
+                chain.looked_at = descriptors.max(of_table);
                 break;
             }
             rest = ram.read_u64(self.descriptor(at, REST))?;

@@ -136,6 +136,7 @@ impl SplitQueue {
             left = left.checked_sub(1).ok_or(Bad::TooLong)?;
             descriptor.append_to(chain)?;
             if descriptor.flags & NEXT == 0 {
+                chain.looked_at = self.place.size - left;
                 return Ok(());
             }
             number = descriptor.number;

@@ -1,5 +1,6 @@
 //! Claims about network cards, made with a model of their drivers.
 
+mod empty;
 mod formats;
 mod outside;
 mod pairs;
@@ -35,6 +36,8 @@ const PAGES: u64 = 128;
 /// Where a driver has what it sends, and its receive buffers.
 const SENT: u64 = BASE + 0x2_0000;
 const RECEIVED: u64 = BASE + 0x4_0000;
+/// Where the tables of indirect chains are, of those queues for which there is room.
+const TABLES: u64 = BASE + 0x7_0000;
 const SIZE_OF_QUEUE: u16 = 64;
 const VERSION_1: u64 = 1 << 32;
 
@@ -101,7 +104,7 @@ impl Card {
         let has = |bit: u32| features & 1 << bit != 0;
         let (indirect, event_index, packed, in_order) = (has(28), has(29), has(34), has(35));
         let negotiated = Negotiated { indirect, event_index, packed, in_order };
-        let driver = |queue| Driver::new(place(queue), negotiated, 0);
+        let driver = |queue| Driver::new(place(queue), negotiated, TABLES + 0x4000 * queue);
         let (receive, transmit) = (driver(0), driver(1));
         let more = (2..queues).map(driver).collect();
         Self { ram, device, transmit, receive, more, buffers: vec![], next: RECEIVED }
