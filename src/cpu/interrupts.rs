@@ -87,6 +87,10 @@ impl<M: Machine> Cpu<'_, M> {
             self.hypervisor.answer_doorbells(&mut self.machine, me) | loaded.vm.is_held_up();
         if sooner {
             queued |= self.go_on(loaded);
+            if loaded.vm.device_deadline().is_some_and(|at| at <= self.machine.now()) {
+                // What is left is this CPU's to go on with: it is where the guest is.
+                loaded.vm.set_timekeeper(self.machine.id());
+            }
             self.hypervisor.device_timer_changed(&mut self.machine, &loaded.vm);
         }
         if sooner || self.is_due_earlier() {
@@ -95,11 +99,18 @@ impl<M: Machine> Cpu<'_, M> {
         queued
     }
 
+    /// Whether a device of the loaded VM's, whose time this CPU keeps, has more to do at once.
+    pub(super) fn has_device_work(&self, loaded: &Loaded) -> bool {
+        let (vm, now) = (&loaded.vm, self.machine.now());
+        vm.timekeeper() == Some(self.machine.id())
+            && vm.device_deadline().is_some_and(|at| at <= now)
+    }
+
     /// A device of the loaded VM's has more to do at once: it goes on, a step at a time, as long as no interrupt is pending, and
     /// not for ever. Somebody who comes to want this CPU meanwhile waits: what is done together takes one switch. Returns
     /// whether there is somebody.
     #[inline(never)]
-    fn go_on(&mut self, loaded: &Loaded) -> bool {
+    pub(super) fn go_on(&mut self, loaded: &Loaded) -> bool {
         let (vm, me) = (&loaded.vm, loaded.entity.vcpu);
         let mut queued = false;
         for _ in 0..STEPS {

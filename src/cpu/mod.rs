@@ -193,9 +193,15 @@ impl<'h, M: Machine> Cpu<'h, M> {
     /// Deal with an exit. What is to be done outside the guest because of it, if anything.
     fn handle(&mut self, loaded: &mut Loaded, exit: Exit) -> Option<Next> {
         let me = loaded.entity.vcpu;
-        let outcome = loaded.vm.handle(&mut self.machine, me, &mut loaded.vcpu, exit);
+        let mut outcome = loaded.vm.handle(&mut self.machine, me, &mut loaded.vcpu, exit);
         let mut queued = self.hypervisor.notify(&mut self.machine, &loaded.vm, outcome.notify);
         queued |= self.after_device(loaded, outcome.timer_changed);
+        if matches!(exit, Exit::Wfi) && self.has_device_work(loaded) {
+            // It waits for that, perhaps, and does it. WFI may end for no reason ("Wait for Interrupt").
+            queued |= self.go_on(loaded);
+            loaded.vcpu.waiting = false;
+            outcome.next = Next::Resume;
+        }
         match outcome.next {
             // Somebody who now waits for this CPU gets a slice of it.
             Next::Resume if !queued && !loaded.vm.has_requests(me) => None,

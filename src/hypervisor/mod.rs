@@ -6,6 +6,7 @@
 //! a short time, never across anything but another run queue's.
 
 mod clock;
+mod devices;
 mod lifecycle;
 mod lines;
 mod memory;
@@ -15,7 +16,7 @@ mod stock;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use spin::mutex::TicketMutex;
 
@@ -31,6 +32,7 @@ use crate::vgic::{IntId, Notify};
 use crate::vm::{Request, Vm};
 
 pub use clock::{Clock, INTERRUPT_KINDS, Phase};
+use devices::DeviceTimes;
 use lifecycle::Population;
 pub use lifecycle::{NotLoaded, Progress, Refusal};
 use lines::Askers;
@@ -41,22 +43,14 @@ pub use stock::{HeapAccess, HeapReport, MakeLine, MemoryReport, Stock};
 /// A time slice, in microseconds: short enough to type against a spinning neighbour.
 const SLICE_MICROS: u64 = 5_000;
 
-/// In [`Hypervisor::device_deadlines`]: there is none.
-const NEVER: u64 = u64::MAX;
-
-/// How often bells are answered at one go that were rung by who answered one.
-const ANSWERS: usize = 4;
-
 /// The VMs of the bundle and the CPUs they share.
 pub struct Hypervisor {
     /// One for each VM of the bundle; empty while that VM does not exist.
     vms: Box<[TicketMutex<Option<Arc<Vm>>>]>,
     queues: Box<[TicketMutex<RunQueue>]>,
     clocks: Box<[Clock]>,
-    /// When the devices of the VMs whose time each CPU keeps have something to do by themselves, or
-    /// earlier.
-    device_deadlines: Box<[AtomicU64]>,
-    /// VMs that exist and have not stopped.
+    /// For each CPU, when there is something to do for devices of the VMs whose time it keeps.
+    device_times: Box<[DeviceTimes]>,
     population: Population,
     /// What VMs are made from.
     stock: TicketMutex<Stock>,
@@ -103,7 +97,7 @@ impl Hypervisor {
             vms: stock.configs().iter().map(|_| TicketMutex::default()).collect(),
             queues: (0..=u8::MAX).take(cpus).map(queue).collect(),
             clocks: (0..cpus).map(|_| Clock::default()).collect(),
-            device_deadlines: (0..cpus).map(|_| AtomicU64::new(NEVER)).collect(),
+            device_times: (0..cpus).map(|_| DeviceTimes::default()).collect(),
             population: Population::new(stock.machine().when_idle),
             stock: TicketMutex::new(stock),
             pool,
@@ -308,84 +302,7 @@ impl Hypervisor {
     /// The earliest moment at which `cpu` has something to do for a vCPU that is not loaded, or for a
     /// device.
     pub fn next_event(&self, cpu: CpuId) -> Option<Ticks> {
-        let devices = self.device_deadlines[cpu.index()].load(Ordering::Acquire);
-        let devices = (devices != NEVER).then_some(Ticks(devices));
+        let devices = self.device_times.get(cpu.index()).and_then(DeviceTimes::next);
         self.queue(cpu).lock().next_event().into_iter().chain(devices).min()
-    }
-
-    /// A device of `vm` may have something to do by itself at another time than before. Returns whether this CPU has to
-    /// set its deadline timer anew.
-    pub fn device_timer_changed<M: Machine>(&self, machine: &mut M, vm: &Vm) -> bool {
-        let (Some(cpu), Some(at)) = (vm.timekeeper(), vm.device_deadline()) else { return false };
-        let before = self.device_deadlines[cpu.index()].fetch_min(at.0, Ordering::AcqRel);
-        let own = cpu == machine.id();
-        if at.0 < before && !own {
-            self.call(machine, cpu);
-        }
-        at.0 < before && own
-    }
-
-    /// See to devices whose bell was rung. The vCPU `loaded`, whose registers are in the CPU, looks at its interrupts at
-    /// once. Returns whether the vCPU that runs here has to leave: somebody waits for this CPU, or its deadline timer is to be
-    /// set anew.
-    #[inline(always)]
-    pub fn answer_doorbells<M: Machine>(
-        &self,
-        machine: &mut M,
-        loaded: Option<(&Vm, VcpuId)>,
-    ) -> bool {
-        self.doorbells.is_rung() && self.look_at_rung(machine, loaded)
-    }
-
-    #[inline(never)]
-    fn look_at_rung<M: Machine>(&self, machine: &mut M, loaded: Option<(&Vm, VcpuId)>) -> bool {
-        let mut queued = false;
-        // Who answers may ring another's: a channel's other end.
-        for _ in 0..ANSWERS {
-            queued |= self.answer_once(machine, loaded);
-            if !self.doorbells.is_rung() {
-                return queued;
-            }
-        }
-        // That is enough at one go. The rest is answered when this CPU's deadline has come, which is at once.
-        let cpu = machine.id();
-        if let Some(deadline) = self.device_deadlines.get(cpu.index()) {
-            deadline.fetch_min(0, Ordering::AcqRel);
-        }
-        true
-    }
-
-    fn answer_once<M: Machine>(&self, machine: &mut M, loaded: Option<(&Vm, VcpuId)>) -> bool {
-        let mut queued = false;
-        self.doorbells.answer(|id, slots| {
-            let Some(vm) = self.vm(id).filter(|vm| !vm.has_stopped()) else { return };
-            let (mut notify, sooner) = vm.virtio_input(slots, machine.now());
-            if let Some((_, me)) = loaded.filter(|(own, _)| core::ptr::eq(*own, &raw const *vm)) {
-                notify = vm.tell_first(machine, me, notify);
-            }
-            queued |= self.notify(machine, &vm, notify);
-            queued |= sooner && self.device_timer_changed(machine, &vm);
-        });
-        // Who gives memory up rings.
-        self.begin_round(machine);
-        queued
-    }
-
-    /// Let the devices whose time this CPU keeps do what is due.
-    pub fn advance_devices<M: Machine>(&self, machine: &mut M) {
-        let (now, cpu) = (machine.now(), machine.id());
-        let Some(deadline) = self.device_deadlines.get(cpu.index()) else { return };
-        if deadline.load(Ordering::Acquire) > now.0 {
-            return;
-        }
-        // First: what is set meanwhile must stay.
-        deadline.store(NEVER, Ordering::Release);
-        for vm in self.vms().filter(|vm| vm.timekeeper() == Some(cpu)) {
-            let notify = vm.advance_devices(now);
-            self.notify(machine, &vm, notify);
-            if let Some(at) = vm.device_deadline() {
-                deadline.fetch_min(at.0, Ordering::AcqRel);
-            }
-        }
     }
 }

@@ -33,7 +33,6 @@ use crate::device::serial::{Deaf, SerialLine};
 use crate::firmware::entropy::Entropy;
 use crate::host::allotment::Allotment;
 use crate::hypervisor::INTERRUPT_KINDS;
-use crate::machine::CpuId;
 use crate::manifest::{Devices, Keys, Manifest, VmConfig};
 use crate::memory::scrub::Scrubbing;
 use crate::memory::shared::Upkeep;
@@ -291,7 +290,7 @@ impl Vm {
             stage2: Arc::new(TicketMutex::new(stage2)),
             balloon,
             lifecycle: TicketMutex::new(Lifecycle::new()),
-            timekeeper: CpuId(0),
+            timekeeper: AtomicU8::new(0),
             on_crash: config.on_crash,
             on_reboot: config.on_reboot,
             on_bad_access: config.on_bad_access,

@@ -32,7 +32,7 @@ use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
 
 use spin::mutex::{SpinMutex, SpinMutexGuard, TicketMutex};
 
@@ -134,7 +134,7 @@ pub struct Vm {
     balloon: Option<VmBalloon>,
     regime: Regime,
     lifecycle: TicketMutex<Lifecycle>,
-    timekeeper: CpuId,
+    timekeeper: AtomicU8,
     on_crash: OnCrash,
     on_reboot: OnReboot,
     on_bad_access: OnBadAccess,
@@ -283,9 +283,10 @@ impl Vm {
         self.incarnation.load(Ordering::Acquire)
     }
 
-    /// Decide which CPU keeps time for the VM's devices, before anything runs.
-    pub fn set_timekeeper(&mut self, cpu: CpuId) {
-        self.timekeeper = cpu;
+    /// Which CPU keeps time for the VM's devices from now on. Whoever has it so looks when they are due.
+    pub fn set_timekeeper(&self, cpu: CpuId) {
+        self.timekeeper.store(cpu.0, Ordering::Relaxed);
+        fence(Ordering::SeqCst); // who has asked before for the CPU has made its device due before that is looked at
     }
 
     /// `cpu` is about to enter the vCPU's guest, or has left it for more than a moment (`None`). It looks at the
@@ -418,7 +419,9 @@ impl Vm {
 
     /// The CPU that keeps time for the VM's devices; `None` while no time passes for it.
     pub fn timekeeper(&self) -> Option<CpuId> {
-        (!self.has_stopped() && !self.is_paused()).then_some(self.timekeeper)
+        fence(Ordering::SeqCst); // a device is due before it is asked whom that concerns
+        let cpu = CpuId(self.timekeeper.load(Ordering::Relaxed));
+        (!self.has_stopped() && !self.is_paused()).then_some(cpu)
     }
 
     /// When a device of the VM has something to do by itself.

@@ -24,6 +24,9 @@ pub fn steps() -> Vec<Step> {
             reservation(bench).into()
         }),
     ];
+    steps.push(Step::new("shares/a-disks-long-queue-is-its-guests-own-affair", |bench| {
+        long_queue(bench).into()
+    }));
     steps.push(Step::new("debian/loading-holds-nobody-up", |bench| loading(bench).into()));
     steps.push(Step::new("debian/stolen-time-shows-in-proc-stat", |bench| stolen(bench).into()));
     for gic in ["2", "3"] {
@@ -115,6 +118,32 @@ fn reservation(bench: &Bench) -> Result<()> {
     let done = work(bench, "reserved.toml", &guests, &["--smp", "1"], &names)?;
     let all: f64 = done.iter().sum();
     within("share of 3 ms in every 10 ms", done[0] / all, 0.3, 0.05)
+}
+
+/// A guest whose disk has work for minutes. Where it waits for that it takes its share of the CPU, and no more; where no vCPU of its
+/// can be charged, a twentieth.
+fn long_queue(bench: &Bench) -> Result<()> {
+    let done = |other: &str, more: &str| -> Result<f64> {
+        let more = format!("memory = \"16M\"\n{more}");
+        let guests = [guest("worker", "share", "memory = \"16M\""), guest("other", other, &more)];
+        Ok(work(bench, "long-queue.toml", &guests, &["--smp", "1"], &["worker"])?[0])
+    };
+    const DISK: &str = "disks = [{ size = \"256M\" }]\n";
+    let beside_work = done("share", "")?;
+    let beside_disk = done("backlog", DISK)?;
+    within(
+        "progress beside a long queue to that beside work",
+        beside_disk / beside_work,
+        1.0,
+        0.1,
+    )?;
+    let suspended = done("backlog", &format!("{DISK}cmdline = \"suspend\""))?;
+    within(
+        "that beside one whose guest sleeps, to alone",
+        suspended / beside_work / 2.0,
+        0.95,
+        0.02,
+    )
 }
 
 /// A guest with a reservation gets it while Debian, with much memory, is loaded beside it, and again after a
