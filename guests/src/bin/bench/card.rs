@@ -130,13 +130,15 @@ impl<R: Ring> Card<R> {
     }
 
     /// This card's interrupts are taken.
-    pub fn listen(&self) {
+    pub fn listen(&mut self) {
         SLOT.store(self.device.slot, Ordering::Relaxed);
         gic::init();
         vectors::install_with(Some(acknowledge));
         gic::set_edge(self.device.intid(), true);
         gic::enable(self.device.intid());
-        self.receive.want_interrupt(true);
+        // What had come before was no edge, and nobody has asked to be told of what came behind it.
+        self.device.acknowledge();
+        self.taken();
     }
 
     /// They are no longer.

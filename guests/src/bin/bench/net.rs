@@ -30,6 +30,8 @@ const ANSWER: u64 = 1;
 /// The same at an operation's end, which is marked by who answers.
 const ANSWER_COUNTED: u64 = 2;
 const END: u64 = 3;
+/// And the number of what is asked, which is in the answer.
+const NUMBER: u64 = WORDS + 16;
 /// How long is waited for the other guest at first, in ticks.
 const PATIENCE: u64 = 20_000_000;
 
@@ -126,10 +128,7 @@ pub fn answer() -> ! {
     let mut sent = 0;
     loop {
         card.take(1);
-        let frame = {
-            let to = card.sender();
-            card.small(to, 64)
-        };
+        let frame = reply(&mut card);
         write64(frame + WORDS, vectors::stamps().taken);
         write64(frame + WORDS + 8, sent);
         sent = card.show();
@@ -182,8 +181,7 @@ pub fn sink() {
         if word == NOTHING {
             continue;
         }
-        let to = card.sender();
-        card.small(to, 64);
+        reply(&mut card);
         card.show();
         match word {
             ANSWER_COUNTED => instruction!("hint #0x73"),
@@ -193,24 +191,34 @@ pub fn sink() {
     }
 }
 
-/// Sends frames to everybody until somebody answers: who that is. Other answers are over then.
+/// Offers an answer to the last frame that has come. Where it is.
+fn reply(card: &mut Card<Split>) -> u64 {
+    let (to, number) = (card.sender(), read64(card.last() + NUMBER));
+    let frame = card.small(to, 64);
+    write64(frame + NUMBER, number);
+    frame
+}
+
+/// Sends frames to everybody until somebody answers the last one: who that is. No answer to an earlier one comes after that.
 fn meet(card: &mut Card<Split>) -> u64 {
-    loop {
+    for number in 1.. {
         let frame = card.small(0xffff_ffff_ffff, 64);
         write64(frame + WORDS, ANSWER);
+        write64(frame + NUMBER, number);
         card.show();
         let until = vectors::now() + PATIENCE;
         let mut met = false;
         while vectors::now() < until {
             instruction!("yield");
-            met |= card.taken() > 0;
+            met |= card.taken() > 0 && read64(card.last() + NUMBER) == number;
         }
         if met {
-            // What interrupted is over.
-            sysreg::unmask_interrupts();
-            instruction!("isb");
-            sysreg::mask_interrupts();
-            return card.sender();
+            break;
         }
     }
+    // What interrupted is over.
+    sysreg::unmask_interrupts();
+    instruction!("isb");
+    sysreg::mask_interrupts();
+    card.sender()
 }
