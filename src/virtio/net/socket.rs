@@ -180,6 +180,10 @@ impl Receiver<'_> {
                 Ok(false) => break Err(Failed::Undelivered(NO_ROOM)),
                 Err(bad) => break Err(bad.into()),
             }
+            if self.filled.len() == self.filled.capacity() && self.filled.try_reserve(1).is_err() {
+                self.ring.untake(self.chain.head);
+                break Err(Failed::Undelivered(NO_ROOM));
+            }
             self.filled.push((self.chain.head, 0));
             match descriptors.checked_sub(self.chain.looked_at()) {
                 Some(left) => descriptors = left,

@@ -236,6 +236,12 @@ impl Chain {
             && self.head.room == room
     }
 
+    /// Makes room for more buffers.
+    #[cold]
+    fn grow(&mut self) -> Result<(), Bad> {
+        self.buffers.try_reserve(1).map_err(|_| Bad::NoMemory)
+    }
+
     fn begin(&mut self) {
         self.head = Head::default();
         self.buffers.clear();
@@ -249,6 +255,9 @@ impl Chain {
             return Err(Bad::ReadableAfterWritable);
         }
         if buffer.size > 0 {
+            if self.buffers.len() == self.buffers.capacity() {
+                self.grow()?;
+            }
             self.buffers.push(buffer);
             if writable {
                 self.head.room += u64::from(buffer.size);
@@ -284,6 +293,9 @@ pub enum Bad {
     /// An indirect table whose size is 0, no multiple of a descriptor's, or more than the queue's.
     #[error("an indirect table of {0} bytes")]
     Table(u32),
+    /// There is no memory to note so many buffers.
+    #[error("a chain has so many buffers that there is no memory to note them")]
+    NoMemory,
     /// A request without a place for what becomes of it.
     #[error("a request has no place for its status")]
     NoStatus,
