@@ -48,6 +48,8 @@ impl Wants {
             "storm" => Self { ends: Ends::Until("storm: "), ..two },
             "crash" => Self { ends: Ends::Until("crash: "), ..two },
             "deadwalk" => Self { ends: Ends::Until("deadwalk: "), ..two },
+            // There is no disk; see `shares.rs`.
+            "backlog" => Self { ends: Ends::Until("SKIP a disk is never done"), ..two },
             // There is nobody else; see `virtio.rs`.
             "neighbours" => Self { ends: Ends::Until("SKIP others are reached"), ..two },
             "lastoff" => Self { ends: Ends::Until("lastoff: "), ..two },
