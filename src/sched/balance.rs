@@ -169,7 +169,8 @@ impl Balance {
     }
 
     /// How far ahead of `clock` the CPU is that is most ahead, of `cpus` and those to which lone vCPUs can go
-    /// on from there to make room, less `step` for each that has to; without those in `seen`.
+    /// on from there to make room, less `step` for each that has to; without those in `seen`. One that has been invited
+    /// is promised to somebody: two chains that end on it would have two vCPUs wait there for each other.
     pub(super) fn lead(
         &self,
         cpus: u64,
@@ -186,7 +187,9 @@ impl Balance {
             while layer != 0 {
                 let load = self.loads.get(layer.trailing_zeros() as usize);
                 layer &= layer - 1;
-                if let Some(load) = load {
+                if let Some(load) = load
+                    && load.invited_by.load(Ordering::Relaxed) == 0
+                {
                     best = best
                         .max(load.lead(clock, now).map(|lead| lead.saturating_sub_unsigned(toll)));
                     next |= load.exits.load(Ordering::Relaxed);

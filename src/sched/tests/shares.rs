@@ -229,6 +229,20 @@ fn one_that_waited_behind_lighter_ones_keeps_its_due_where_they_are_not() {
     assert_right_after_a_change(5, vms).unwrap();
 }
 
+/// Four heavy ones that need four of six CPUs at every moment, and light ones in three places that come for two of them
+/// at the same moment: each has to send its heavy one to another CPU.
+#[test]
+fn two_that_make_room_at_once_do_not_go_to_the_same_cpu() {
+    let vms = vec![
+        vm(524, 3, 164, 255),
+        vm(150, 1, 3, 255),
+        vm(100, 1, 255, 32),
+        vm(100, 3, 24, 24),
+        vm(100, 1, 63, 6),
+    ];
+    assert_right_after_a_change(6, vms).unwrap();
+}
+
 proptest! {
     #![proptest_config(crate::testing::cases(10, 1))]
 

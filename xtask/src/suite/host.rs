@@ -1,5 +1,6 @@
 //! Steps that run on the developer's PC alone.
 
+use std::env;
 use std::num::NonZeroUsize;
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
@@ -25,8 +26,12 @@ const MIRI_RUNS: [&[&str]; 6] = [
     &["platform::driver"],
     &["device::", "exit::", "vcpu::"],
 ];
+const SEED: &str = "PROPTEST_RNG_SEED";
 /// How many cases each property of the scheduler is tried with.
 const CASES_AT_LENGTH: &str = "2000";
+/// The cases are the same each time, so that a change and nothing else makes a difference; `PROPTEST_RNG_SEED` in the
+/// environment looks at others.
+const SEED_AT_LENGTH: &str = "2026";
 /// Miri is slow, and the suite is not to be.
 const MIRI_SECONDS: u64 = 900;
 /// Tests of those modules that take most of a minute each, or longer. The scheduler's simulator has small machines
@@ -168,13 +173,16 @@ fn tests() -> Result<Outcome> {
 fn scheduler_at_length() -> Result<Outcome> {
     let mut cargo = build::cargo();
     cargo.args(["test", "--quiet", "--release", "--lib", "--package", "plinth", "--", "sched::"]);
-    cargo.env("PROPTEST_CASES", CASES_AT_LENGTH);
+    let seed = env::var(SEED).unwrap_or_else(|_| SEED_AT_LENGTH.to_owned());
+    cargo.env("PROPTEST_CASES", CASES_AT_LENGTH).env(SEED, &seed);
     let output = command::succeed(&mut cargo, BUILD_SECONDS)?;
     let passed = counts(&output).passed;
     if passed == 0 {
         bail!("no test of the scheduler has run");
     }
-    Ok(Outcome::Remarked(format!("{passed} tests, {CASES_AT_LENGTH} cases of each property")))
+    Ok(Outcome::Remarked(format!(
+        "{passed} tests, {CASES_AT_LENGTH} cases of each property, seed {seed}"
+    )))
 }
 
 /// The sum over all `test result:` lines.
