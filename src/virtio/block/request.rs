@@ -109,6 +109,14 @@ impl Cursor {
         Some((ipa, size))
     }
 
+    /// Whether one that was saved, and may be anything by now, is a place in them, or their end.
+    fn is_sound(&self, buffers: &[Buffer]) -> bool {
+        match buffers.get(self.buffer as usize) {
+            Some(buffer) => self.offset < buffer.size,
+            None => self.offset == 0,
+        }
+    }
+
     /// Reads so many bytes, from as many buffers as it takes.
     pub(super) fn read<const N: usize>(
         &mut self,
@@ -254,8 +262,12 @@ impl Request {
         Ok(Begun::Request)
     }
 
-    /// Whether one that was saved, and may be anything by now, can be asked of `disk`.
-    pub fn is_sound(&self, disk: &Disk) -> bool {
+    /// Whether one that was saved, and may be anything by now, can be asked of `disk` by `chain`.
+    pub fn is_sound(&self, disk: &Disk, chain: &Chain) -> bool {
+        let buffers = match self.task {
+            Task::Read => chain.writable(),
+            Task::Write | Task::Discard | Task::WriteZeros { .. } => chain.readable(),
+        };
         let end = self.at.checked_add(self.left);
         let in_segments = matches!(self.task, Task::Discard | Task::WriteZeros { .. });
         let most = SECTOR * u64::from(MAX_SEGMENT_SECTORS);
@@ -263,6 +275,7 @@ impl Request {
             && (self.task == Task::Read || !disk.is_read_only())
             && self.segments <= if in_segments { MAX_SEGMENTS } else { 0 }
             && (!in_segments || self.left <= most)
+            && self.cursor.is_sound(buffers)
     }
 
     /// How many bytes of its data have been written.

@@ -28,11 +28,11 @@ impl Save for BlockDevice {
         let disk = self.disk.lock();
         for (index, request) in saved.state.requests.iter().enumerate() {
             let Some(request) = request else { continue };
-            if !request.is_sound(&disk) {
-                return Err(Unfit::Device("a request is for what the disk does not have"));
-            }
-            if queues.get(index).and_then(SavedQueue::in_hand).is_none() {
+            let Some(chain) = queues.get(index).and_then(SavedQueue::in_hand) else {
                 return Err(Unfit::Device("a request has been begun that its queue does not have"));
+            };
+            if !request.is_sound(&disk, chain) {
+                return Err(Unfit::Device("a request is for what the disk does not have"));
             }
         }
         drop(disk);

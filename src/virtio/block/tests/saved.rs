@@ -263,6 +263,20 @@ fn a_request_that_is_half_done_is_saved_and_ended_where_it_is_restored() {
     assert!(slot(0) == slot(1));
 }
 
+/// Whatever a byte of it becomes, one at a time: the place in the buffers and what is left of the request among them.
+#[test]
+fn a_request_that_is_half_done_and_damaged_anywhere_is_refused_or_harms_nobody_but_the_guest() {
+    let length = postcard::to_allocvec(&in_the_middle().device.save()).unwrap().len();
+    for at in (0..length).step_by(pick(1, 50)) {
+        for byte in [0, 1, 0x7f, 0x80, 0xff] {
+            let mut world = in_the_middle();
+            let Some(saved) = damaged(&world.device.save(), &[(at, byte)]) else { continue };
+            let _ = world.device.restore(saved);
+            (0..4).for_each(|_| world.act(&Step::Advance, false));
+        }
+    }
+}
+
 #[test]
 fn what_cannot_be_its_state_is_refused_with_the_reason_and_leaves_a_device_that_is_reset() {
     let refused = |change: fn(&mut World)| {
