@@ -412,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn a_load_pair_has_no_valid_syndrome_and_stays_undecoded() {
+    fn a_load_pair_has_no_valid_syndrome_and_stays_undescribed() {
         let exit = sync(esr(0x24, TRANSLATION_L3), 0x18, 0x9_0000);
         assert_eq!(
             exit,

@@ -8,6 +8,7 @@
 //! | [`addr`] | physical and guest-physical addresses, and regions of them |
 //! | [`time`] | counter ticks and their frequency |
 //! | [`machine`] | the one big seam: this CPU, or a scripted one |
+//! | [`a64`] | loads and stores decoded from the instruction |
 //! | [`exit`] | why a guest stopped: syndromes decoded once |
 //! | [`hypervisor`] | what all CPUs share |
 //! | [`cpu`] | the loop: pick a vCPU, run it, handle its exit, apply the outcome |
@@ -30,6 +31,7 @@
 
 extern crate alloc;
 
+pub mod a64;
 pub mod addr;
 pub mod console;
 #[cfg(not(target_os = "none"))]

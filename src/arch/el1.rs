@@ -2,14 +2,16 @@
 
 use core::arch::asm;
 
+use aarch64_cpu::asm::barrier;
 use aarch64_cpu::registers::{
-    ELR_EL1, ESR_EL1, FAR_EL1, ID_AA64DFR0_EL1, MDSCR_EL1, OSLAR_EL1, SPSR_EL1, VBAR_EL1,
+    ELR_EL1, ESR_EL1, FAR_EL1, ID_AA64DFR0_EL1, MDSCR_EL1, OSLAR_EL1, PAR_EL1, SPSR_EL1, VBAR_EL1,
 };
 use tock_registers::interfaces::{Readable, Writeable};
 
 use super::regs::{write_dbgbcr, write_dbgbvr, write_dbgwcr, write_dbgwvr};
+use crate::addr::Ipa;
 use crate::el1_registers;
-use crate::machine::El1Register;
+use crate::machine::{El1Register, NoAddress};
 use crate::vcpu::{El1Context, ExceptionEntry, FpRegs};
 use crate::vm::debug::{DebugReg, DebugRegs};
 
@@ -95,6 +97,26 @@ pub fn write(register: El1Register, value: u64) {
         El1Register::Contextidr => msr!("CONTEXTIDR_EL1"),
     }
 }
+
+/// Where a virtual address of the loaded vCPU leads to that EL1 reads from. The guest's own `PAR_EL1` stays as it is.
+pub fn translate(address: u64) -> Result<Ipa, NoAddress> {
+    let before = PAR_EL1.get();
+    // SAFETY: stage 2 is the loaded vCPU's, and maps nothing that a walk of its tables could harm or be aborted at.
+    unsafe { asm!("at s1e1r, {}", in(reg) address, options(nostack, preserves_flags)) };
+    barrier::isb(barrier::SY); // PAR_EL1 has the result
+    let found = PAR_EL1.get();
+    PAR_EL1.set(before);
+    match (found & PAR_F != 0, found & PAR_S != 0) {
+        (false, _) => Ok(Ipa::new(found & PAR_PA | address & 0xfff)),
+        (true, true) => Err(NoAddress::ForNow),
+        (true, false) => Err(NoAddress::AtAll),
+    }
+}
+
+/// "PAR_EL1, Physical Address Register": the translation failed, at stage 2; the address, of which stage 1 alone was asked.
+const PAR_F: u64 = 1;
+const PAR_S: u64 = 1 << 9;
+const PAR_PA: u64 = 0x0000_ffff_ffff_f000;
 
 /// The loaded vCPU's `VBAR_EL1`.
 pub fn vbar() -> u64 {

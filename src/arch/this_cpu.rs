@@ -11,12 +11,13 @@ use super::gic::{Gic, Physical};
 use super::maintenance::Upkeep;
 use super::regs::ISR_EL1;
 use super::{el1, maintenance, percpu, timer, traps, world};
+use crate::addr::Ipa;
 use crate::exit::Exit;
-use crate::machine::{CpuId, El1Register, Interrupt, Machine, Space};
+use crate::machine::{CpuId, El1Register, Interrupt, Machine, NoAddress, Space};
 use crate::platform::WiredInterrupt;
 use crate::platform::board::Board;
 use crate::time::Ticks;
-use crate::vcpu::{El1Context, ExceptionEntry, GuestRegs, Vcpu};
+use crate::vcpu::{El1Context, ExceptionEntry, FpRegs, GuestRegs, Vcpu};
 use crate::vgic::IntId;
 
 /// `ISR_EL1.A`: an SError is pending.
@@ -163,6 +164,20 @@ impl Machine for ThisCpu {
         let mut context = El1Context::default();
         el1::save(&mut context);
         context
+    }
+
+    fn translate(&self, address: u64) -> Result<Ipa, NoAddress> {
+        el1::translate(address)
+    }
+
+    fn copy_fp(&self) -> FpRegs {
+        let mut fp = FpRegs::default();
+        el1::save_fp(&mut fp);
+        fp
+    }
+
+    fn write_fp(&mut self, fp: &FpRegs) {
+        el1::load_fp(fp);
     }
 
     fn write_el1(&mut self, register: El1Register, value: u64) {

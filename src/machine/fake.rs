@@ -6,7 +6,7 @@
 //! them shows. Where a VM has no program, nothing can be fetched: an abort from stage 2.
 //!
 //! Interrupts are those of the fake CPU interface, [`CpuInterface`]; what `PSTATE.I` does not mask is
-//! taken at `VBAR_EL1` + [`IRQ_VECTOR`]. Not modelled: EL0, caches and TLBs (see [`Recorder`]), FP, debug
+//! taken at `VBAR_EL1` + [`IRQ_VECTOR`]. Not modelled: EL0, caches and TLBs (see [`Recorder`]), stage 1, debug
 //! registers, priority masks, groups and `EOImode`.
 
 mod guest;
@@ -15,12 +15,13 @@ mod world;
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
 
-use super::{CpuId, El1Register, Interrupt, Machine, Space};
+use super::{CpuId, El1Register, Interrupt, Machine, NoAddress, Space};
+use crate::addr::Ipa;
 use crate::exit::Exit;
 use crate::memory::Recorder;
 use crate::platform::WiredInterrupt;
 use crate::time::Ticks;
-use crate::vcpu::{El1Context, ExceptionEntry, GuestRegs, Vcpu, VcpuId};
+use crate::vcpu::{El1Context, ExceptionEntry, FpRegs, GuestRegs, Vcpu, VcpuId};
 use crate::vgic::fake::{CpuInterface, IDLE_PRIORITY};
 use crate::vgic::{IntId, Link, ListRegister, ListRegisters, LrState};
 use crate::vm::ptimer::{PhysicalTimer, virtual_count};
@@ -47,6 +48,7 @@ struct Guest {
     waits: bool,
     /// It has caused an asynchronous abort that is still outstanding.
     abort: bool,
+    fp: FpRegs,
 }
 
 /// A CPU.
@@ -234,6 +236,7 @@ impl Machine for Scripted {
             trap_wait: space.trap_wait,
             waits: false,
             abort: false,
+            fp: vcpu.fp.clone(),
         };
         self.interface = CpuInterface::new(self.interface.count());
         self.interface.forgets_levels = self.world.forgets_levels.load(Ordering::Relaxed);
@@ -248,7 +251,7 @@ impl Machine for Scripted {
         self.record(Seen::Unloaded);
         vcpu.gic.ap0 = self.take_priorities();
         let guest = core::mem::take(&mut self.guest);
-        vcpu.el1 = guest.el1;
+        (vcpu.el1, vcpu.fp) = (guest.el1, guest.fp);
         guest.abort
     }
 
@@ -278,6 +281,18 @@ impl Machine for Scripted {
 
     fn copy_el1(&self) -> El1Context {
         self.guest.el1.clone()
+    }
+
+    fn translate(&self, address: u64) -> Result<Ipa, NoAddress> {
+        Ok(Ipa::new(address))
+    }
+
+    fn copy_fp(&self) -> FpRegs {
+        self.guest.fp.clone()
+    }
+
+    fn write_fp(&mut self, fp: &FpRegs) {
+        self.guest.fp = fp.clone();
     }
 
     fn write_el1(&mut self, register: El1Register, value: u64) {

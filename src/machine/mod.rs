@@ -3,12 +3,12 @@
 
 pub mod fake;
 
-use crate::addr::PhysAddr;
+use crate::addr::{Ipa, PhysAddr};
 use crate::exit::Exit;
 use crate::memory::Maintenance;
 use crate::platform::WiredInterrupt;
 use crate::time::Ticks;
-use crate::vcpu::{El1Context, Exception, ExceptionEntry, GuestRegs, Vcpu};
+use crate::vcpu::{El1Context, Exception, ExceptionEntry, FpRegs, GuestRegs, Vcpu};
 use crate::vgic::{IntId, ListRegisters};
 
 /// A physical CPU, by its place in the device tree's list.
@@ -86,6 +86,15 @@ pub enum El1Register {
     Contextidr,
 }
 
+/// Why a virtual address of a guest leads nowhere.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum NoAddress {
+    /// The guest's own tables say so.
+    AtAll,
+    /// Its tables could not be read: stage 2 did not map them, which may be about to change.
+    ForNow,
+}
+
 /// A physical CPU.
 pub trait Machine {
     /// Its list registers.
@@ -121,6 +130,15 @@ pub trait Machine {
     fn read_el1(&self, register: El1Register) -> u64;
     /// A copy of the loaded vCPU's EL1 registers, which stay in the CPU.
     fn copy_el1(&self) -> El1Context;
+    /// Where the loaded vCPU's kernel reads from when it reads from this virtual address.
+    ///
+    /// # Errors
+    /// Its translation leads nowhere.
+    fn translate(&self, address: u64) -> Result<Ipa, NoAddress>;
+    /// A copy of the loaded vCPU's FP and SIMD registers, which stay in the CPU.
+    fn copy_fp(&self) -> FpRegs;
+    /// Write the loaded vCPU's FP and SIMD registers.
+    fn write_fp(&mut self, fp: &FpRegs);
     /// Write a register of the loaded vCPU.
     fn write_el1(&mut self, register: El1Register, value: u64);
     /// Put the loaded vCPU's debug registers into the CPU after a change.

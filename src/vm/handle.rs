@@ -1,5 +1,6 @@
 //! What a VM makes of an exit: the one match.
 
+use super::undescribed::Attempt;
 use super::{Stop, Vm};
 use crate::exit::{Direction, Exit, FaultSource, StageTwoFault};
 use crate::firmware::smccc::{self, Effect, Facts, Mitigations};
@@ -104,9 +105,14 @@ impl Vm {
                 vcpu.regs.skip_instruction();
                 Outcome::of(Next::Yield)
             }
-            Exit::Fault(fault) | Exit::ExternalAbort(fault) => {
-                self.fault(machine, me, vcpu, &fault)
-            }
+            Exit::Fault(fault) => match self.undescribed(machine, me, vcpu, &fault) {
+                Attempt::Done(notify, timer_changed) => {
+                    Outcome { next: Next::Resume, notify, timer_changed }
+                }
+                Attempt::Again => Outcome::of(Next::Resume),
+                Attempt::Refused => self.fault(machine, me, vcpu, &fault),
+            },
+            Exit::ExternalAbort(fault) => self.fault(machine, me, vcpu, &fault),
             Exit::NotOffered => self.raise(machine, me, vcpu, Exception::Undefined),
             Exit::SError { .. } => {
                 self.report_crash(me, "an asynchronous abort (SError)", &exit);

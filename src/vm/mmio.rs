@@ -20,22 +20,30 @@ impl Vm {
     ) -> Option<(Notify, bool)> {
         let mut access = *access;
         access.swapped = Self::is_big_endian(machine, &vcpu.regs);
-        let access = &access;
-        match self.gic_frame(access) {
-            Some((frame, offset)) => {
-                Some((self.gic_access(machine, me, vcpu, access, frame, offset), false))
-            }
-            None => {
-                let regs = &mut vcpu.regs;
-                let write = access.direction == Direction::Write;
-                let value = write.then(|| access.stored(regs.read(access.gpr)));
-                let Accessed { notify, loaded, sooner } =
-                    self.device_access(machine, me, access.ipa, access.width, value)?;
-                if !write {
-                    regs.write(access.gpr, access.extend(loaded));
-                }
-                Some((notify, sooner))
-            }
+        let write = access.direction == Direction::Write;
+        let value = write.then(|| access.stored(vcpu.regs.read(access.gpr)));
+        let Accessed { notify, loaded, sooner } =
+            self.access(machine, me, vcpu, access.ipa, access.width, value)?;
+        if !write {
+            vcpu.regs.write(access.gpr, access.extend(loaded));
+        }
+        Some((notify, sooner))
+    }
+
+    /// A load from the interrupt controller or a device at `ipa`, or a store of `value`, in the device's byte order. `None`
+    /// when nothing is there.
+    pub(super) fn access<M: Machine>(
+        &self,
+        machine: &mut M,
+        me: VcpuId,
+        vcpu: &Vcpu,
+        ipa: Ipa,
+        width: Width,
+        value: Option<u64>,
+    ) -> Option<Accessed> {
+        match self.gic_frame(ipa, width) {
+            Some(place) => Some(self.gic_access(machine, me, vcpu, place, width, value)),
+            None => self.device_access(machine, me, ipa, width, value),
         }
     }
 
@@ -49,11 +57,11 @@ impl Vm {
     }
 
     /// Which GIC register frame an access is to, and the offset in it.
-    pub(super) fn gic_frame(&self, access: &MmioAccess) -> Option<(Frame, u64)> {
+    pub(super) fn gic_frame(&self, ipa: Ipa, width: Width) -> Option<(Frame, u64)> {
         let within = |window: super::layout::Window| {
-            let offset = access.ipa.offset_from(window.base)?;
-            let last = offset.checked_add(access.width.bytes() - 1)?;
-            let aligned = access.ipa.is_aligned(access.width.bytes());
+            let offset = ipa.offset_from(window.base)?;
+            let last = offset.checked_add(width.bytes() - 1)?;
+            let aligned = ipa.is_aligned(width.bytes());
             (aligned && last < window.size).then_some(offset)
         };
         if let Some(offset) = within(GICD) {
@@ -68,38 +76,34 @@ impl Vm {
             .then_some((Frame::Redistributor(VcpuId(vcpu)), offset % GICR_STRIDE))
     }
 
+    /// A load from the interrupt controller, or a store of `value`.
     pub(super) fn gic_access<M: Machine>(
         &self,
         machine: &mut M,
         me: VcpuId,
-        vcpu: &mut Vcpu,
-        access: &MmioAccess,
-        frame: Frame,
-        offset: u64,
-    ) -> Notify {
+        vcpu: &Vcpu,
+        (frame, offset): (Frame, u64),
+        width: Width,
+        value: Option<u64>,
+    ) -> Accessed {
         let live = Vgic::is_live(frame, offset);
         let mut vgic = if live { self.sample_timers(machine, me, vcpu) } else { self.vgic.lock() };
-        let regs = &mut vcpu.regs;
-        let mut notify = Notify::NONE;
+        let (mut notify, mut loaded) = (Notify::NONE, 0);
         if live {
             // What is in the list registers is part of what the guest asks about.
             notify = notify | vgic.fold(me, machine.list_registers());
         }
-        match access.direction {
-            Direction::Read { .. } => {
-                let value = vgic.read(me, frame, offset, access.width);
-                regs.write(access.gpr, access.extend(value));
+        match value {
+            None => {
+                loaded = vgic.read(me, frame, offset, width);
                 notify = notify | vgic.take_stale();
             }
-            Direction::Write => {
-                let value = access.stored(regs.read(access.gpr));
-                notify = notify | vgic.write(me, frame, offset, access.width, value);
-            }
+            Some(value) => notify = notify | vgic.write(me, frame, offset, width, value),
         }
         if vgic.wants_sync(me) {
             notify = notify | vgic.sync(me, machine.list_registers());
         }
-        notify.without(me)
+        Accessed { notify: notify.without(me), loaded, sooner: false }
     }
 
     /// A load from the device at `ipa`, or a store of `value`. `None` when nothing is there.

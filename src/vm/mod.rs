@@ -27,6 +27,7 @@ pub mod stolen;
 pub mod sysreg;
 pub mod tally;
 mod trapped;
+mod undescribed;
 
 use alloc::boxed::Box;
 use alloc::string::String;

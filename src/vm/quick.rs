@@ -261,8 +261,15 @@ impl Vm {
         vcpu: &mut Vcpu,
     ) -> Option<Notify> {
         let Exit::Mmio(access) = machine.last_exit() else { return None };
-        let (frame, offset) = self.gic_frame(&access)?;
-        Some(self.gic_access(machine, me, vcpu, &access, frame, offset))
+        let place = self.gic_frame(access.ipa, access.width)?;
+        let write = access.direction == Direction::Write;
+        let value = write.then(|| access.stored(vcpu.regs.read(access.gpr)));
+        let Accessed { notify, loaded, .. } =
+            self.gic_access(machine, me, vcpu, place, access.width, value);
+        if !write {
+            vcpu.regs.write(access.gpr, access.extend(loaded));
+        }
+        Some(notify)
     }
 
     /// The same, with the vGIC in hand.

@@ -63,6 +63,7 @@ fn lacks(name: &str) -> Option<&'static str> {
     match name {
         "bench" => Some("firmware that answers SMC beside HVC"),
         "virtio" => Some("virtio devices"),
+        "forms" => Some("a GICv3 that takes a pair of words as two accesses"),
         _ => None,
     }
 }
