@@ -128,15 +128,8 @@ fn a_base_is_written_back_and_a_sign_is_extended() {
     steps.push(Does(Op::Mov(7, PRIORITIES)));
     steps.push(Accesses(by(LDRSB_X_POST | 0x1ff << 12, 8, 0, 7), PRIORITIES));
     steps.extend(has(8, 0xffff_ffff_ffff_fff0).into_iter().chain(has(7, PRIORITIES - 1)));
-    let marks = vec![
-        0x11,
-        0x10,
-        IDENTITY + 8,
-        0x1234_5678,
-        RTC + 4,
-        0xffff_ffff_ffff_fff0,
-        PRIORITIES - 1,
-    ];
+    let marks =
+        vec![0x11, 0x10, IDENTITY + 8, 0x1234_5678, RTC + 4, 0xffff_ffff_ffff_fff0, PRIORITIES - 1];
     assert_eq!(run(V2, steps), (marks, vec![]));
 }
 

@@ -2,15 +2,17 @@
 
 use core::cell::UnsafeCell;
 
+use crate::MAX_CPUS;
 use crate::exception::{Caught, survive};
+use crate::sysreg::cpu;
 
 #[repr(C, align(64))]
 struct Stub(UnsafeCell<[u32; 16]>);
 
-// SAFETY: only the boot CPU runs stubs.
+// SAFETY: each CPU has its own.
 unsafe impl Sync for Stub {}
 
-static STUB: Stub = Stub(UnsafeCell::new([0; 16]));
+static STUBS: [Stub; MAX_CPUS] = [const { Stub(UnsafeCell::new([0; 16])) }; MAX_CPUS];
 
 /// `MRS x0, <register>` (Arm ARM, "System instruction class encoding overview").
 pub fn mrs(op0: u32, op1: u32, crn: u32, crm: u32, op2: u32) -> u32 {
@@ -25,7 +27,7 @@ pub fn msr(op0: u32, op1: u32, crn: u32, crm: u32, op2: u32) -> u32 {
 /// Executes `instruction` with `x0` and `x1`; what x0 is afterwards and whether it was refused.
 /// The instruction may change what a call may (AAPCS64) but x30, and must not jump.
 pub fn run(instruction: u32, x0: u64, x1: u64) -> (u64, Option<Caught>) {
-    let stub = STUB.0.get().cast::<u32>();
+    let stub = STUBS[cpu()].0.get().cast::<u32>();
     // SAFETY: the stub is ours, two instructions fit; no other CPU runs it.
     unsafe {
         stub.write_volatile(instruction);

@@ -33,6 +33,19 @@ const fn block(address: u64, memory: Memory, executable: bool) -> u64 {
     address | never | ACCESSED | INNER_SHAREABLE | ((memory as u64) << 2) | VALID
 }
 
+/// `AP[1]`: EL0 may read and write it too.
+const USER: u64 = 1 << 6;
+/// The first GiB as EL0 reaches it, and the one where RAM begins, executable there.
+pub const USER_DEVICES: u64 = 257 * GIB;
+/// See [`USER_DEVICES`].
+pub const USER_RAM: u64 = 258 * GIB;
+/// Whether the payload's own code can be at an address: in RAM, as EL1 or as EL0 reaches it.
+pub const fn is_code(address: u64) -> bool {
+    matches!(address / GIB, 1..4) || address / GIB == USER_RAM / GIB
+}
+
+const PRIVILEGED_NEVER: u64 = 1 << 53;
+
 /// The level-1 table that `TTBR0_EL1` points to.
 pub static LEVEL1: Table = {
     let mut table = [const { AtomicU64::new(0) }; 512];
@@ -43,6 +56,10 @@ pub static LEVEL1: Table = {
         table[i] = AtomicU64::new(block(i as u64 * GIB, memory, ram));
         i += 1;
     }
+    let devices = block(0, Memory::Device, false) | USER;
+    table[(USER_DEVICES / GIB) as usize] = AtomicU64::new(devices);
+    let ram = block(GIB, Memory::WriteBack, true) | USER | PRIVILEGED_NEVER;
+    table[(USER_RAM / GIB) as usize] = AtomicU64::new(ram);
     Table(table)
 };
 

@@ -48,6 +48,8 @@ pub enum Task {
         #[arg(long)]
         bare: bool,
     },
+    /// Lets hostile guests storm beside a Debian guest that computes, for as long as there are operations
+    Soak(SoakOptions),
     /// Measures what Plinth costs, in instructions, and fails when that has grown
     Bench(BenchOptions),
     /// Builds the hypervisor's image and prints where it is
@@ -188,6 +190,26 @@ pub struct BenchOptions {
     /// Measures virtio devices alone, and holds nothing to the baseline
     #[arg(long, conflicts_with_all = ["against", "update_baseline"])]
     pub virtio: bool,
+}
+
+/// How long hostile guests storm, and how.
+#[derive(Args, Clone, Debug)]
+pub struct SoakOptions {
+    /// How many operations there are in all
+    #[arg(long, default_value_t = 1_000_000_000)]
+    pub operations: u64,
+    /// How many of them before the machine starts again, with other seeds
+    #[arg(long, default_value_t = 10_000_000)]
+    pub round: u64,
+    /// What the first round begins from; the same seed does the same
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// On this GIC alone, 2 or 3, instead of on either in turn
+    #[arg(long, value_parser = ["2", "3"])]
+    pub gic: Option<String>,
+    /// Counts time in instructions, on one CPU, so that a round is the same each time, to the instruction
+    #[arg(long)]
+    pub icount: bool,
 }
 
 /// Another hypervisor.

@@ -10,6 +10,7 @@
 //! | `waits/…` | guests that wait on CPUs of their own are seen by the hypervisor where their policy says so |
 //! | `consoles/…` | one line shared by several guests and the monitor: escape key, scrollback, frames |
 //! | `debian/…` | Debian boots, takes input, reboots and powers off, beside hostile guests as well |
+//! | `soak/…` | ten million hostile operations beside a Debian guest that computes: see `cargo xtask soak` |
 //! | `bench/…` | no exit costs more instructions than the baseline says |
 //! | `assign/…` | a guest owns a UART of the board |
 //! | `rpi4/…` | all that on a Raspberry Pi 4, and from the card that is made for it |
@@ -41,6 +42,7 @@ mod refusals;
 mod rpi4;
 mod session;
 mod shares;
+mod soak;
 mod streams;
 mod virtio;
 mod vsock;
@@ -55,6 +57,8 @@ use anyhow::{Context, Result};
 
 use crate::board::Board;
 use crate::{build, paths, qemu};
+
+pub use self::soak::run as soak;
 
 /// How many tests came out how.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -199,6 +203,7 @@ pub fn run(filter: Option<&str>, bare: bool) -> Result<ExitCode> {
         steps.extend(disks::steps());
         steps.extend(host_disks::steps());
         steps.extend(hostile::steps());
+        steps.extend(soak::steps());
         steps.extend(many::steps());
         steps.extend(virtio::steps());
         steps.extend(bench::steps());

@@ -121,8 +121,14 @@ fn simd_loads(report: &mut Report, at: u64) {
     }
     macro_rules! both {
         ($text:literal) => {
-            form!(at, $text, "mov x11, v0.d[0]", "mov x12, v0.d[1]", "mov x13, v1.d[0]",
-                "mov x14, v1.d[1]")
+            form!(
+                at,
+                $text,
+                "mov x11, v0.d[0]",
+                "mov x12, v0.d[1]",
+                "mov x13, v1.d[0]",
+                "mov x14, v1.d[1]"
+            )
         };
     }
     let one = |value| [value, 0];
@@ -165,7 +171,12 @@ fn stores(report: &mut Report, at: u64) {
     check("stp w, w, [x, #8]!", base, at + 8, [0, 0, a, b]);
     check("str w, [x], #-4", store!(at, VALUES, "str w11, [x10], #-4"), at - 4, [a, 0, 0, 0]);
     check("str w, [x, #4]!", store!(at, VALUES, "str w11, [x10, #4]!"), at + 4, [0, a, 0, 0]);
-    check("strb w, [x, #1]!", store!(at, VALUES, "strb w11, [x10, #1]!"), at + 1, [0x2800, 0, 0, 0]);
+    check(
+        "strb w, [x, #1]!",
+        store!(at, VALUES, "strb w11, [x10, #1]!"),
+        at + 1,
+        [0x2800, 0, 0, 0],
+    );
 }
 
 fn simd_stores(report: &mut Report, at: u64) {

@@ -172,7 +172,8 @@ fn tests() -> Result<Outcome> {
 /// The scheduler's property tests with thousands of random machines instead of a few.
 fn scheduler_at_length() -> Result<Outcome> {
     let mut cargo = build::cargo();
-    cargo.args(["test", "--quiet", "--release", "--lib", "--package", "plinth", "--", "sched::"]);
+    cargo.args(["test", "--quiet", "--profile", "search", "--lib", "--package", "plinth"]);
+    cargo.args(["--", "sched::"]);
     let seed = env::var(SEED).unwrap_or_else(|_| SEED_AT_LENGTH.to_owned());
     cargo.env("PROPTEST_CASES", CASES_AT_LENGTH).env(SEED, &seed);
     let output = command::succeed(&mut cargo, BUILD_SECONDS)?;
