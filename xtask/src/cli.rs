@@ -207,7 +207,7 @@ pub struct SoakOptions {
     /// On this GIC alone, 2 or 3, instead of on either in turn
     #[arg(long, value_parser = ["2", "3"])]
     pub gic: Option<String>,
-    /// Counts time in instructions, on one CPU, so that a round is the same each time, to the instruction
+    /// Counts time in instructions, on one CPU, so that a round is the same each time but for when the PC starts its storms
     #[arg(long)]
     pub icount: bool,
 }

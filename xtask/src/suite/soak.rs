@@ -2,7 +2,8 @@
 //!
 //! A round boots a machine whose two storm guests are off, notes how much memory is free, starts them, and waits until
 //! both are done. Meanwhile Debian computes the same checksum again and again. In the end the storm guests are
-//! destroyed, and as much memory is free as before. What a guest does goes by its seed alone, so `--icount` does it again.
+//! destroyed, and as much memory is free as before. What a guest does goes by its seed; with `--icount` time goes by instructions as well, and what is left to
+//! chance is when the PC has it started.
 
 use std::process::ExitCode;
 use std::thread::sleep;
@@ -77,7 +78,7 @@ pub fn run(options: &SoakOptions) -> Result<ExitCode> {
 }
 
 impl Round<'_> {
-    /// How to have it once more, to the instruction.
+    /// How to have it once more.
     fn again(&self) -> String {
         let Self { gic, seed, operations, .. } = self;
         format!(
