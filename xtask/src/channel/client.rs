@@ -98,8 +98,12 @@ impl Client {
 
     /// Sends a command and waits for its reply: the result, or why there is none.
     pub fn ask(&mut self, command: &str, patience: Duration) -> Result<Result<Value, String>> {
-        let number = self.send(command)?;
         let deadline = Instant::now() + patience;
+        // A run that refuses us says why and closes, perhaps before we have sent anything.
+        let number = self.send(command).or_else(|broken| match self.next(patience) {
+            Some(Message::Reply(0, Err(why))) => bail!("{why}"),
+            _ => Err(broken),
+        })?;
         loop {
             match self.next(deadline.saturating_duration_since(Instant::now())) {
                 Some(Message::Reply(of, result)) if of == number => return Ok(result),
