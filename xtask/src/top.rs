@@ -113,14 +113,14 @@ impl Top {
     }
 
     fn watch(&mut self, terminal: &mut DefaultTerminal, stop: &AtomicBool) -> Result<End> {
-        if !self.send(FOLLOW, Asked::Follow) {
-            return Ok(End::Over);
-        }
+        self.send(FOLLOW, Asked::Follow);
         loop {
             if stop.load(Ordering::Relaxed) {
                 return Ok(End::Signal);
             }
-            if !self.ask() || !self.ask_tail() || !self.listen()? {
+            self.ask();
+            self.ask_tail();
+            if !self.listen()? {
                 return Ok(End::Over);
             }
             terminal.draw(|frame| view::draw(frame, &self.app)).context("cannot draw")?;
@@ -133,9 +133,7 @@ impl Top {
                         Action::Nothing => {}
                         Action::Quit => return Ok(End::Quit),
                         Action::Send(command) => {
-                            if !self.send(&command, Asked::Order(command.clone())) {
-                                return Ok(End::Over);
-                            }
+                            self.send(&command, Asked::Order(command.clone()));
                         }
                     }
                 }
@@ -146,13 +144,13 @@ impl Top {
         }
     }
 
-    /// Asks for all parts when it is time. False when the run is over.
-    fn ask(&mut self) -> bool {
+    /// Asks for all parts when it is time.
+    fn ask(&mut self) {
         let since = self.asked.map(|at| at.elapsed());
         let all_here = !self.waiting.values().any(|asked| matches!(asked, Asked::Part(_)));
         match since {
-            Some(since) if since < self.interval => return true,
-            Some(since) if !all_here && since < PATIENCE => return true,
+            Some(since) if since < self.interval => return,
+            Some(since) if !all_here && since < PATIENCE => return,
             Some(_) if !all_here => {
                 self.waiting.retain(|_, asked| !matches!(asked, Asked::Part(_)));
                 self.app.message = Some("the hypervisor does not answer".to_owned());
@@ -160,28 +158,31 @@ impl Top {
             _ => {}
         }
         self.asked = Some(Instant::now());
-        self.app.parts().into_iter().all(|part| self.send(&part.command(), Asked::Part(part)))
+        for part in self.app.parts() {
+            self.send(&part.command(), Asked::Part(part));
+        }
     }
 
-    /// Asks for more of the output of the guest that is shown, when it is time. False when the run is over.
-    fn ask_tail(&mut self) -> bool {
-        let App { tab: Tab::Vm(guest), consoles, .. } = &self.app else { return true };
+    /// Asks for more of the output of the guest that is shown, when it is time.
+    fn ask_tail(&mut self) {
+        let App { tab: Tab::Vm(guest), consoles, .. } = &self.app else { return };
         if self.waiting.values().any(|asked| matches!(asked, Asked::Tail(_))) {
-            return true;
+            return;
         }
         let is_new = |(at, whose): &(Instant, String)| whose == guest && at.elapsed() < TAIL;
         if self.tail.as_ref().is_some_and(is_new) && !consoles.is_behind(guest) {
-            return true;
+            return;
         }
         let (command, guest) = (consoles.command(guest), guest.clone());
         self.tail = Some((Instant::now(), guest.clone()));
-        self.send(&command, Asked::Tail(guest))
+        self.send(&command, Asked::Tail(guest));
     }
 
-    fn send(&mut self, command: &str, asked: Asked) -> bool {
-        let Ok(number) = self.client.send(command) else { return false };
-        self.waiting.insert(number, asked);
-        true
+    /// Asks for something. That a run is over, and perhaps why, is heard by listening.
+    fn send(&mut self, command: &str, asked: Asked) {
+        if let Ok(number) = self.client.send(command) {
+            self.waiting.insert(number, asked);
+        }
     }
 
     /// Takes what has come. False when the run is over.

@@ -99,18 +99,19 @@ impl Client {
     /// Sends a command and waits for its reply: the result, or why there is none.
     pub fn ask(&mut self, command: &str, patience: Duration) -> Result<Result<Value, String>> {
         let deadline = Instant::now() + patience;
-        // A run that refuses us says why and closes, perhaps before we have sent anything.
-        let number = self.send(command).or_else(|broken| match self.next(patience) {
-            Some(Message::Reply(0, Err(why))) => bail!("{why}"),
-            _ => Err(broken),
-        })?;
+        // A run that refuses us says why and closes, perhaps before we have sent anything: that is heard first.
+        let sent = self.send(command);
+        let number = self.last;
         loop {
             match self.next(deadline.saturating_duration_since(Instant::now())) {
                 Some(Message::Reply(of, result)) if of == number => return Ok(result),
                 // The run refuses us as a whole.
                 Some(Message::Reply(0, Err(why))) => bail!("{why}"),
                 Some(Message::Reply(..) | Message::Output(_)) => {}
-                Some(Message::End) => bail!("the run ended before the hypervisor answered"),
+                Some(Message::End) => {
+                    sent?;
+                    bail!("the run ended before the hypervisor answered");
+                }
                 None => bail!("the hypervisor did not answer within {} s", patience.as_secs_f64()),
             }
         }

@@ -2,8 +2,8 @@
 //!
 //! A round boots a machine whose two storm guests are off, notes how much memory is free, starts them, and waits until
 //! both are done. Meanwhile Debian computes the same checksum again and again. In the end the storm guests are
-//! destroyed, and as much memory is free as before. What a guest does goes by its seed; with `--icount` time goes by instructions as well, and what is left to
-//! chance is when the PC has it started.
+//! destroyed, and as much memory is free as before. What a guest does goes by its seed; with `--icount` time goes by
+//! instructions as well, and what is left to chance is when the PC has it started.
 
 use std::process::ExitCode;
 use std::thread::sleep;
