@@ -102,19 +102,18 @@ impl<'a> Tree<'a> {
     /// The node at `path`, whose parts may lack their unit address where that leaves no doubt. A first
     /// part without a leading `/` is an alias. What follows a colon is none of the path.
     pub fn find(&self, path: &str) -> Option<Node<'_, 'a>> {
-        let path = path.split(':').next().unwrap_or(path);
-        let (start, rest) = match path.strip_prefix('/') {
-            Some(rest) => (self.root(), rest),
+        let without_options = |path: &'a str| path.split(':').next().unwrap_or(path);
+        let own = path.split(':').next().unwrap_or(path);
+        let (alias, rest) = match own.strip_prefix('/') {
+            Some(rest) => ("", rest),
             None => {
-                let (alias, rest) = path.split_once('/').unwrap_or((path, ""));
-                let target = self.root().child("aliases")?.text(alias)?;
-                // An alias is a full path, so this goes one level down at most.
-                (target.starts_with('/').then(|| self.find(target)).flatten()?, rest)
+                let (alias, rest) = own.split_once('/').unwrap_or((own, ""));
+                let target = self.root().child("aliases")?.text(alias).map(without_options)?;
+                (Some(target).filter(|target| target.starts_with('/'))?, rest)
             }
         };
-        rest.split('/')
-            .filter(|part| !part.is_empty())
-            .try_fold(start, |node, part| node.child(part))
+        let parts = alias.split('/').chain(rest.split('/'));
+        parts.filter(|part| !part.is_empty()).try_fold(self.root(), |node, part| node.child(part))
     }
 
     /// The node that others call `phandle`.
@@ -157,17 +156,13 @@ impl<'t, 'a> Node<'t, 'a> {
 
     /// The whole path, for messages.
     pub fn path(self) -> String {
-        match self.parent() {
-            None => String::from("/"),
-            Some(parent) => {
-                let mut path = parent.path();
-                if path != "/" {
-                    path.push('/');
-                }
-                path.push_str(self.name());
-                path
-            }
+        let mut nodes: Vec<Self> =
+            core::iter::successors(Some(self), |node| node.parent()).collect();
+        nodes.pop();
+        if nodes.is_empty() {
+            return String::from("/");
         }
+        nodes.iter().rev().flat_map(|node| ["/", node.name()]).collect()
     }
 
     /// The node this one stands in.

@@ -4,7 +4,7 @@
 use core::arch::asm;
 use core::fmt::Write;
 use core::panic::PanicInfo;
-use core::sync::atomic::{AtomicU8, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use super::percpu;
 use super::power::{self, Verdict};
@@ -34,6 +34,8 @@ pub const EMERGENCY_FRAME: usize = size_of::<CrashFrame>().next_multiple_of(16);
 /// Which CPU is reporting; a second report would only hide the first.
 static REPORTER: AtomicU8 = AtomicU8::new(NOBODY);
 const NOBODY: u8 = u8::MAX;
+/// The report itself has crashed.
+static AGAIN: AtomicBool = AtomicBool::new(false);
 
 #[unsafe(no_mangle)]
 extern "C" fn plinth_crash(frame: &CrashFrame) -> ! {
@@ -88,12 +90,14 @@ fn panic(info: &PanicInfo<'_>) -> ! {
 }
 
 /// Claim the report; who comes second stays silent: on the same CPU it powers off at once, on another
-/// it waits for the end.
+/// it waits for the end. So does who cannot even power off.
 fn start_report() {
     let this = cpu();
     match REPORTER.compare_exchange(NOBODY, this, Ordering::AcqRel, Ordering::Acquire) {
         Ok(_) => {}
-        Err(reporter) if reporter == this => power::off(Verdict::Failed("crash")),
+        Err(reporter) if reporter == this && !AGAIN.swap(true, Ordering::Relaxed) => {
+            power::off(Verdict::Failed("crash"))
+        }
         Err(_) => loop {
             aarch64_cpu::asm::wfi();
         },

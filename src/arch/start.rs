@@ -25,6 +25,8 @@ use crate::monitor::command::Target;
 use crate::platform::board::{self, Board, BoardUart, Conduit, Gic};
 use crate::platform::driver::mmio::Mmio;
 use crate::platform::driver::uart::Uart;
+use crate::time::Ticks;
+use crate::vgic::IntId;
 
 /// The heap before the memory map is known: the board's facts and EL2's own tables fit.
 const FIRST_HEAP: usize = 512 * 1024;
@@ -80,7 +82,7 @@ extern "C" fn plinth_main(tree: u64) -> ! {
     let machine_config = stock.machine();
     let view = machine_config.view;
     let hypervisor = HYPERVISOR.call_once(|| Hypervisor::new(stock));
-    heap::grow_from(|bytes| HYPERVISOR.get()?.keep(bytes));
+    heap::grow_from(more_heap);
     console::set_names(hypervisor.configs().map(|(_, config)| config.name.clone()).collect());
     match (hypervisor.create_all(&mut machine), hypervisor.alive()) {
         (0, _) => log::info!("no guest starts by itself: the monitor can start them"),
@@ -118,6 +120,30 @@ extern "C" fn plinth_below_el2(tree: u64) -> ! {
     give_up(blob, "not at EL2")
 }
 
+/// Frames for the heap, which are never given back.
+fn more_heap(bytes: u64) -> Option<Region<PhysAddr>> {
+    HYPERVISOR.get()?.keep(bytes)
+}
+
+/// A device of the board that is Plinth's own has interrupted.
+fn device_interrupt(hypervisor: &Hypervisor, machine: &mut ThisCpu, interrupt: IntId) {
+    if !host::attend(interrupt) {
+        monitor::attend(hypervisor, machine);
+    }
+}
+
+/// When something is to be done that no guest waits for.
+fn background_due() -> Option<Ticks> {
+    let due = [monitor::deadline(HYPERVISOR.get()), host::deadline()];
+    due.into_iter().flatten().min()
+}
+
+/// Do what is due.
+fn background_work(hypervisor: &Hypervisor, machine: &mut ThisCpu) {
+    host::check_disks();
+    monitor::attend(hypervisor, machine);
+}
+
 /// Run guests on this CPU until all have stopped.
 pub fn run(machine: ThisCpu) -> ! {
     let hypervisor = loop {
@@ -130,21 +156,8 @@ pub fn run(machine: ThisCpu) -> ! {
     if let Some(board) = BOARD.get() {
         provoke::on_request(&board.chosen.bootargs, machine.id());
     }
-    let mut cpu = Cpu::new(machine, hypervisor, |hypervisor, machine, interrupt| {
-        if !host::attend(interrupt) {
-            monitor::attend(hypervisor, machine);
-        }
-    })
-    .with_background(
-        || match (monitor::deadline(HYPERVISOR.get()), host::deadline()) {
-            (Some(one), Some(other)) => Some(one.min(other)),
-            (one, other) => one.or(other),
-        },
-        |hypervisor, machine| {
-            host::check_disks();
-            monitor::attend(hypervisor, machine);
-        },
-    );
+    let mut cpu = Cpu::new(machine, hypervisor, device_interrupt)
+        .with_background(background_due, background_work);
     while cpu.step() != Step::Finished {}
     if cpu.machine().id() == CpuId(0) {
         if hypervisor.all_refused() {

@@ -13,6 +13,20 @@ use crate::guest::VCPUS;
 use crate::qemu::Forward;
 use crate::size;
 
+/// What `cargo xtask bounds` shows.
+#[derive(Args, Clone, Debug, Default)]
+pub struct BoundsOptions {
+    /// Shows who is on each stack when it is deepest
+    #[arg(long)]
+    pub ways: bool,
+    /// Shows each place where a panic may begin, and a way there
+    #[arg(long)]
+    pub panics: bool,
+    /// Writes the list of those places anew, if it has become shorter
+    #[arg(long, conflicts_with = "panics")]
+    pub update: bool,
+}
+
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", about = "Builds, runs and tests Plinth.")]
 #[command(disable_help_subcommand = true)]
@@ -56,6 +70,8 @@ pub enum Task {
     Build,
     /// Says what is installed and what is missing
     Doctor,
+    /// Checks what can be known of the image without running it: stacks, recursion, panics
+    Bounds(BoundsOptions),
     /// Checks the house rules of the source tree
     Lint,
     /// Becomes another program that dies with its parent (how QEMU is started)

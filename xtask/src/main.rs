@@ -18,6 +18,7 @@
 mod apt;
 mod bench;
 mod board;
+mod bounds;
 mod build;
 mod bundle;
 mod channel;
@@ -68,6 +69,7 @@ fn main() -> ExitCode {
         }),
         Task::Doctor => doctor::report(),
         Task::Lint => lint::report(),
+        Task::Bounds(options) => bounds::report(&options),
         Task::ExecWithParent { parent, terminal, command } => {
             let owned = if terminal { terminal::own() } else { Ok(()) };
             owned.and_then(|()| qemu::exec_with_parent(parent, &command))

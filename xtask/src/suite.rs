@@ -19,6 +19,7 @@ mod agent;
 mod assigned;
 mod balloon;
 mod bench;
+mod bounds;
 mod command;
 mod consoles;
 mod crash;
@@ -182,6 +183,7 @@ pub fn run(filter: Option<&str>, bare: bool) -> Result<ExitCode> {
     let mut steps = Vec::new();
     if !bare {
         steps.extend(host::steps());
+        steps.extend(bounds::steps());
         steps.extend(refusals::steps());
         steps.extend(machine::steps());
         steps.extend(crash::steps());
