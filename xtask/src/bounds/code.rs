@@ -122,8 +122,36 @@ pub fn growth(word: u32) -> Option<i64> {
     if (extended || logical) && register(word, 0) == 31 { None } else { Some(0) }
 }
 
-/// Looks at a function.
-pub fn read(image: &Image, function: &Function) -> Body {
+/// The register that becomes so many bytes less than the stack pointer: SUB (immediate) of SP.
+fn below_sp(word: u32) -> Option<(usize, i64)> {
+    let amount = i64::from(word >> 10 & 0xfff) << if word >> 22 & 1 == 1 { 12 } else { 0 };
+    let is_it = word & 0xff80_03e0 == 0xd100_03e0 && register(word, 0) != 31;
+    is_it.then(|| (register(word, 0), amount))
+}
+
+/// The register that the stack pointer is compared with: CMP (extended register).
+fn compared_with_sp(word: u32) -> Option<usize> {
+    (word & 0xffe0_ffff == 0xeb20_63ff).then(|| register(word, 16))
+}
+
+/// Looks at all functions.
+pub fn all(image: &Image) -> BTreeMap<u64, Body> {
+    // What is behind a call that never returns is somewhere else's; who never returns is known better each time.
+    let mut never = BTreeSet::new();
+    loop {
+        let each = image.functions.values();
+        let bodies: BTreeMap<u64, Body> =
+            each.map(|function| (function.at, read(image, function, &never))).collect();
+        let found = bodies.iter().filter(|(_, body)| !body.returns).map(|(at, _)| *at).collect();
+        if found == never {
+            return bodies;
+        }
+        never = found;
+    }
+}
+
+/// Looks at a function. Those of `never` never return.
+fn read(image: &Image, function: &Function, never: &BTreeSet<u64>) -> Body {
     let mut body = Body::default();
     let end = function.at + function.size;
     let places =
@@ -134,6 +162,8 @@ pub fn read(image: &Image, function: &Function) -> Body {
     // Where a table's jump goes is not looked up: to whatever nothing else leads to.
     let mut tables = Vec::new();
     let mut todo = vec![(function.at, 0)];
+    // Large frames are probed in a loop, until the stack pointer is what a register holds.
+    let (mut goals, mut probed) = ([None; 32], BTreeSet::new());
     let call = |body: &mut Body, at, depth: i64, callee| {
         body.calls.push(Call { at, depth: depth.max(0).cast_unsigned(), callee });
     };
@@ -144,7 +174,15 @@ pub fn read(image: &Image, function: &Function) -> Body {
             todo.push((at, depth));
             continue;
         };
-        if !inside(at) || depths.contains_key(&at) {
+        if let Some(before) = depths.get(&at).filter(|_| inside(at)) {
+            if *before < depth && !probed.contains(&depth) {
+                body.unclear.push(format!(
+                    "{at:#x} is reached with {before} bytes of the stack, and with {depth}"
+                ));
+            }
+            continue;
+        }
+        if !inside(at) {
             continue;
         }
         let Some(word) = image.instruction(at) else { continue };
@@ -154,13 +192,20 @@ pub fn read(image: &Image, function: &Function) -> Body {
                 .push(format!("{at:#x}: {word:08x} sets the stack pointer to a register's value"));
             continue;
         };
-        let depth = depth + grown;
+        let mut depth = depth + grown;
+        if let Some((to, below)) = below_sp(word) {
+            goals[to] = Some(depth + below);
+        }
+        if let Some(goal) = compared_with_sp(word).and_then(|with| goals[with]) {
+            depth = goal;
+            probed.insert(goal);
+        }
         body.frame = body.frame.max(depth.max(0).cast_unsigned());
         let mut leads = |body: &mut Body, to| {
             if inside(to) {
                 todo.push((to, depth));
             } else {
-                body.returns = true;
+                body.returns |= !never.contains(&to);
                 call(body, at, depth, Callee::Known(to));
             }
         };
@@ -173,7 +218,9 @@ pub fn read(image: &Image, function: &Function) -> Body {
             }
             Flow::Call(to) => {
                 call(&mut body, at, depth, Callee::Known(to));
-                todo.push((at + 4, depth));
+                if !never.contains(&to) {
+                    todo.push((at + 4, depth));
+                }
             }
             Flow::CallRegister(of) => {
                 call(&mut body, at, depth, Callee::Indirect(loads.offset(at, of)));

@@ -45,8 +45,8 @@ impl Graph {
             .filter(|rule| rule.to.is_empty() && rule.function.is_empty())
             .map(|rule| &rule.from)
             .collect();
-        for function in image.functions.values() {
-            let mut body = code::read(image, function);
+        for (at, mut body) in code::all(image) {
+            let function = &image.functions[&at];
             let mut cannot = |what| {
                 unclear
                     .entry(function.at)
