@@ -19,6 +19,7 @@ use crate::monitor::task::Task;
 use crate::monitor::{self, gather, rights};
 use crate::sched::VmId;
 use crate::time::Ticks;
+use crate::vm::dump;
 
 /// How much is done at one go; the rest is due at once, after other interrupts.
 const AT_ONCE: usize = 8;
@@ -216,6 +217,7 @@ pub fn finish(hypervisor: &Hypervisor, machine: &mut ThisCpu) -> ! {
 }
 
 fn show_all(hypervisor: &Hypervisor, machine: &mut ThisCpu) {
+    while dump::go_on() {}
     console::flush();
     // What their UARTs still have.
     for vm in hypervisor.vms() {

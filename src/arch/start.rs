@@ -27,6 +27,7 @@ use crate::platform::driver::mmio::Mmio;
 use crate::platform::driver::uart::Uart;
 use crate::time::Ticks;
 use crate::vgic::IntId;
+use crate::vm::dump;
 
 /// The heap before the memory map is known: the board's facts and EL2's own tables fit.
 const FIRST_HEAP: usize = 512 * 1024;
@@ -134,12 +135,20 @@ fn device_interrupt(hypervisor: &Hypervisor, machine: &mut ThisCpu, interrupt: I
 
 /// When something is to be done that no guest waits for.
 fn background_due() -> Option<Ticks> {
-    let due = [monitor::deadline(HYPERVISOR.get()), host::deadline()];
-    due.into_iter().flatten().min()
+    if dump::is_waiting() {
+        return Some(Ticks(0));
+    }
+    match (monitor::deadline(HYPERVISOR.get()), host::deadline()) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
 }
 
 /// Do what is due.
 fn background_work(hypervisor: &Hypervisor, machine: &mut ThisCpu) {
+    if dump::go_on() {
+        return;
+    }
     host::check_disks();
     monitor::attend(hypervisor, machine);
 }

@@ -13,9 +13,7 @@ impl<M: Machine> Cpu<'_, M> {
     pub(super) fn interrupts(&mut self, mut first: Option<Interrupt>) {
         // Bounded: a device that never stops asserting must not keep the CPU here.
         for _ in 0..16 {
-            let Some(interrupt) = first.take().or_else(|| self.machine.acknowledge()) else {
-                break;
-            };
+            let Some(interrupt) = first.take().or_else(|| self.next_interrupt()) else { break };
             self.clock.count(interrupt);
             match interrupt {
                 Interrupt::Kick => {}
@@ -31,6 +29,10 @@ impl<M: Machine> Cpu<'_, M> {
             }
         }
         self.hypervisor.answer_doorbells(&mut self.machine, None);
+    }
+
+    fn next_interrupt(&mut self) -> Option<Interrupt> {
+        if self.machine.interrupt_pending() { self.machine.acknowledge() } else { None }
     }
 
     /// The list registers want attention: see to it at once, as the vCPU may not run soon.

@@ -119,14 +119,29 @@ pub fn write(machine: &GuestMachine<'_>) -> Result<Vec<u8>, TreeError> {
 pub struct Writing {
     fdt: FdtWriter,
     root: FdtWriterNode,
+    /// The node of all CPUs, while those are written.
+    cpus: Option<FdtWriterNode>,
     /// The part that comes next.
-    next: usize,
+    next: Part,
+}
+
+/// What is written at a time.
+#[derive(Clone, Copy)]
+enum Part {
+    Root,
+    Chosen,
+    Memory,
+    Cpu(u8),
+    Firmware,
+    Intc,
+    Uart,
+    Rtc,
+    Gpio,
+    Virtio(u16),
+    Assigned(usize),
 }
 
 impl Writing {
-    /// The parts before the assigned devices, of which each is one.
-    const FIRST_ASSIGNED: usize = 8;
-
     /// An empty one.
     ///
     /// # Errors
@@ -134,7 +149,7 @@ impl Writing {
     pub fn begin() -> Result<Self, TreeError> {
         let mut fdt = FdtWriter::new()?;
         let root = fdt.begin_node("")?;
-        Ok(Self { fdt, root, next: 0 })
+        Ok(Self { fdt, root, cpus: None, next: Part::Root })
     }
 
     /// Writes the next part, of the same machine each time. Returns whether there was none left.
@@ -142,32 +157,66 @@ impl Writing {
     /// # Errors
     /// It gets larger than 4 GiB.
     pub fn step(&mut self, machine: &GuestMachine<'_>) -> Result<bool, TreeError> {
-        let (fdt, part) = (&mut self.fdt, self.next);
-        self.next += 1;
-        match part {
-            0 => root(fdt)?,
-            1 => node(fdt, "chosen", |fdt| chosen(fdt, machine))?,
-            2 => memory(fdt, machine)?,
-            3 => node(fdt, "cpus", |fdt| cpus(fdt, machine))?,
-            4 => {
+        let fdt = &mut self.fdt;
+        self.next = match self.next {
+            Part::Root => {
+                root(fdt)?;
+                Part::Chosen
+            }
+            Part::Chosen => {
+                node(fdt, "chosen", |fdt| chosen(fdt, machine))?;
+                Part::Memory
+            }
+            Part::Memory => {
+                memory(fdt, machine)?;
+                self.cpus = Some(cpus(fdt)?);
+                Part::Cpu(0)
+            }
+            Part::Cpu(vcpu) if vcpu < machine.vcpus => {
+                cpu(fdt, vcpu)?;
+                Part::Cpu(vcpu + 1)
+            }
+            Part::Cpu(_) => {
+                self.cpus.take().map_or(Ok(()), |cpus| fdt.end_node(cpus))?;
+                Part::Firmware
+            }
+            Part::Firmware => {
                 node(fdt, "psci", psci)?;
                 node(fdt, "timer", |fdt| timer(fdt, machine))?;
+                Part::Intc
             }
-            5 => intc(fdt, machine)?,
-            6 => {
+            Part::Intc => {
+                intc(fdt, machine)?;
+                Part::Uart
+            }
+            Part::Uart => {
                 node(fdt, "apb-pclk", clock)?;
                 uart(fdt)?;
+                Part::Rtc
+            }
+            Part::Rtc => {
                 if machine.devices.contains(Devices::RTC) {
                     rtc(fdt)?;
                 }
+                Part::Gpio
             }
-            7 => {
+            Part::Gpio => {
                 gpio(fdt)?;
                 node(fdt, "gpio-keys", gpio_keys)?;
-                (0..machine.virtio).try_for_each(|slot| virtio(fdt, slot))?;
+                Part::Virtio(0)
             }
-            _ => return assigned_at(fdt, machine, part - Self::FIRST_ASSIGNED),
-        }
+            Part::Virtio(slot) if slot < machine.virtio => {
+                virtio(fdt, slot)?;
+                Part::Virtio(slot + 1)
+            }
+            Part::Virtio(_) => Part::Assigned(0),
+            Part::Assigned(number) => {
+                if assigned_at(fdt, machine, number)? {
+                    return Ok(true);
+                }
+                Part::Assigned(number + 1)
+            }
+        };
         Ok(false)
     }
 
@@ -227,19 +276,22 @@ fn memory(fdt: &mut FdtWriter, machine: &GuestMachine<'_>) -> Written {
     })
 }
 
-fn cpus(fdt: &mut FdtWriter, machine: &GuestMachine<'_>) -> Written {
+/// Begins the node of the CPUs.
+fn cpus(fdt: &mut FdtWriter) -> Result<FdtWriterNode, vm_fdt::Error> {
+    let cpus = fdt.begin_node("cpus")?;
     fdt.property_u32("#address-cells", 1)?;
     fdt.property_u32("#size-cells", 0)?;
-    for vcpu in 0..machine.vcpus {
-        node(fdt, &format!("cpu@{vcpu:x}"), |fdt| {
-            fdt.property("device_type", b"cpu\0")?;
-            fdt.property("compatible", b"arm,armv8\0")?;
-            // The affinity fields of its MPIDR_EL1, as PSCI takes them.
-            fdt.property_u32("reg", u32::from(vcpu))?;
-            fdt.property("enable-method", b"psci\0")
-        })?;
-    }
-    Ok(())
+    Ok(cpus)
+}
+
+fn cpu(fdt: &mut FdtWriter, vcpu: u8) -> Written {
+    node(fdt, &format!("cpu@{vcpu:x}"), |fdt| {
+        fdt.property("device_type", b"cpu\0")?;
+        fdt.property("compatible", b"arm,armv8\0")?;
+        // The affinity fields of its MPIDR_EL1, as PSCI takes them.
+        fdt.property_u32("reg", u32::from(vcpu))?;
+        fdt.property("enable-method", b"psci\0")
+    })
 }
 
 fn psci(fdt: &mut FdtWriter) -> Written {

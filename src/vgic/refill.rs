@@ -10,6 +10,9 @@ use super::again::slots_of;
 use super::list::{Link, ListRegister, ListRegisters, LrState, MAX_LIST_REGISTERS};
 use super::{BANKS, GicVersion, IntId, Place, Vgic, bits};
 
+/// In place of a priority: there is no interrupt.
+const NOBODY: u16 = u16::MAX;
+
 /// The best few interrupts offered, by priority and then INTID.
 struct Best {
     /// Priority, and INTID.
@@ -23,33 +26,43 @@ struct Best {
 impl Best {
     fn of(room: usize) -> Self {
         let room = room.min(MAX_LIST_REGISTERS);
-        Self { places: [(0, 0); MAX_LIST_REGISTERS], count: 0, room, more: false }
+        Self { places: [(NOBODY, 0); MAX_LIST_REGISTERS], count: 0, room, more: false }
     }
 
     /// To be offered in the order of INTIDs: of equals the first one stays ahead.
+    #[inline]
     fn offer(&mut self, priority: u8, place: Place) {
-        let better = self.places[..self.count].iter().take_while(|kept| kept.0 <= priority.into());
-        self.insert(better.count(), priority, place);
+        let worst = self.places.get(self.room.wrapping_sub(1));
+        if worst.is_none_or(|worst| worst.0 <= priority.into()) {
+            // Mostly, where there are many.
+            self.more = true;
+        } else {
+            self.insert(false, priority, place);
+        }
     }
 
     /// Before all that have been offered so far.
     fn offer_first(&mut self, place: Place) {
-        self.insert(0, 0, place);
+        self.insert(true, 0, place);
     }
 
-    fn insert(&mut self, at: usize, priority: u8, place: Place) {
-        self.more |= self.count == self.room;
-        if at >= self.room {
-            return;
+    fn insert(&mut self, mut is_before: bool, priority: u8, place: Place) {
+        let mut new = (priority.into(), place.intid().0);
+        for kept in self.places.iter_mut().take(self.room) {
+            is_before |= kept.0 > new.0;
+            if is_before {
+                core::mem::swap(kept, &mut new);
+            }
         }
-        self.count = (self.count + 1).min(self.room);
-        self.places[at..self.count].rotate_right(1);
-        self.places[at] = (priority.into(), place.intid().0);
+        // The one that has no place any more.
+        let is_full = new.0 != NOBODY;
+        self.more |= is_full;
+        self.count += usize::from(!is_full);
     }
 
     #[inline]
     fn iter(&self) -> impl Iterator<Item = Place> {
-        self.places[..self.count].iter().filter_map(|kept| Place::of(IntId(kept.1)))
+        self.places.iter().take(self.count).filter_map(|kept| Place::of(IntId(kept.1)))
     }
 }
 

@@ -23,7 +23,7 @@ impl Vm {
         let write = access.direction == Direction::Write;
         let value = write.then(|| access.stored(vcpu.regs.read(access.gpr)));
         let Accessed { notify, loaded, sooner } =
-            self.access(machine, me, vcpu, access.ipa, access.width, value)?;
+            self.access::<M, true>(machine, me, vcpu, access.ipa, access.width, value)?;
         if !write {
             vcpu.regs.write(access.gpr, access.extend(loaded));
         }
@@ -31,8 +31,8 @@ impl Vm {
     }
 
     /// A load from the interrupt controller or a device at `ipa`, or a store of `value`, in the device's byte order. `None`
-    /// when nothing is there.
-    pub(super) fn access<M: Machine>(
+    /// when nothing is there. Without `LAST`, somebody [catches up](Self::catch_up) later.
+    pub(super) fn access<M: Machine, const LAST: bool>(
         &self,
         machine: &mut M,
         me: VcpuId,
@@ -42,7 +42,7 @@ impl Vm {
         value: Option<u64>,
     ) -> Option<Accessed> {
         match self.gic_frame(ipa, width) {
-            Some(place) => Some(self.gic_access(machine, me, vcpu, place, width, value)),
+            Some(place) => Some(self.gic_access::<M, LAST>(machine, me, vcpu, place, width, value)),
             None => self.device_access(machine, me, ipa, width, value),
         }
     }
@@ -76,8 +76,18 @@ impl Vm {
             .then_some((Frame::Redistributor(VcpuId(vcpu)), offset % GICR_STRIDE))
     }
 
-    /// A load from the interrupt controller, or a store of `value`.
-    pub(super) fn gic_access<M: Machine>(
+    /// Has the list registers say what the guest has made of the interrupt controller.
+    pub(super) fn catch_up<M: Machine>(&self, machine: &mut M, me: VcpuId) -> Notify {
+        let mut vgic = self.vgic.lock();
+        if vgic.wants_sync(me) {
+            vgic.sync(me, machine.list_registers()).without(me)
+        } else {
+            Notify::NONE
+        }
+    }
+
+    /// A load from the interrupt controller, or a store of `value`. With `LAST`, the list registers are brought up.
+    pub(super) fn gic_access<M: Machine, const LAST: bool>(
         &self,
         machine: &mut M,
         me: VcpuId,
@@ -100,7 +110,7 @@ impl Vm {
             }
             Some(value) => notify = notify | vgic.write(me, frame, offset, width, value),
         }
-        if vgic.wants_sync(me) {
+        if LAST && vgic.wants_sync(me) {
             notify = notify | vgic.sync(me, machine.list_registers());
         }
         Accessed { notify: notify.without(me), loaded, sooner: false }

@@ -11,6 +11,7 @@ pub mod balloon;
 pub mod create;
 pub mod debug;
 mod disks;
+pub mod dump;
 pub mod handle;
 pub mod idregs;
 pub mod layout;

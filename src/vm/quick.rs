@@ -265,7 +265,7 @@ impl Vm {
         let write = access.direction == Direction::Write;
         let value = write.then(|| access.stored(vcpu.regs.read(access.gpr)));
         let Accessed { notify, loaded, .. } =
-            self.gic_access(machine, me, vcpu, place, access.width, value);
+            self.gic_access::<M, true>(machine, me, vcpu, place, access.width, value);
         if !write {
             vcpu.regs.write(access.gpr, access.extend(loaded));
         }

@@ -1,10 +1,11 @@
 //! What is said of a guest that did something it cannot go on from: once, with its registers.
 
-use alloc::string::String;
-use core::fmt::{Debug, Write};
+use core::fmt::Debug;
 use core::sync::atomic::Ordering;
 
-use super::Vm;
+use log::Level;
+
+use super::{Vm, dump};
 use crate::addr::Ipa;
 use crate::machine::{El1Register, Machine};
 use crate::vcpu::{GuestRegs, Vcpu, VcpuId, pstate};
@@ -19,9 +20,6 @@ const VECTORS: u64 = 0x7ff;
 const SAME_LEVEL: u64 = 0x200;
 /// `ESR_EL1.EC`: "Instruction Abort taken without a change in Exception level".
 const FETCH_ABORT: u64 = 0x21;
-
-/// How many registers stand on a line.
-const COLUMNS: usize = 4;
 
 impl Vm {
     /// Say why the VM is stopped. Its registers follow when they are out of the CPU: see
@@ -44,12 +42,7 @@ impl Vm {
     /// The registers of a vCPU that is in no CPU.
     pub(super) fn report_registers(&self, me: VcpuId) {
         let Some(registers) = self.registers(me) else { return };
-        let mut lines = general(&registers.regs);
-        let names = registers.system().map(|(name, value)| (name.trim_end_matches("_el1"), value));
-        lines.extend(names.chunks(COLUMNS).map(|row| line(row.iter().copied())));
-        for line in lines {
-            log::error!("{line}");
-        }
+        dump::say(Level::Error, &registers.regs, Some(registers.system()));
     }
 
     /// Say that an access cannot be emulated: the syndrome tells no register (Arm ARM, "ISS encoding for
@@ -65,9 +58,7 @@ impl Vm {
                 self.name,
                 me.0
             );
-            for line in general(regs) {
-                log::warn!("{line}");
-            }
+            dump::say(Level::Warn, regs, None);
         }
     }
 
@@ -105,25 +96,4 @@ impl Vm {
         self.report_crash(me, "its exception vector cannot be fetched at", &pc);
         true
     }
-}
-
-/// PC, PSTATE and the general registers.
-fn general(regs: &GuestRegs) -> alloc::vec::Vec<String> {
-    let mut lines = alloc::vec![line([("pc", regs.pc), ("pstate", regs.pstate)].into_iter())];
-    lines.extend(regs.x.chunks(COLUMNS).enumerate().map(|(row, values)| {
-        let mut text = String::new();
-        for (column, value) in values.iter().enumerate() {
-            let _ = write!(text, "  x{:<5} {value:#018x}", row * COLUMNS + column);
-        }
-        text
-    }));
-    lines
-}
-
-fn line<'a>(registers: impl Iterator<Item = (&'a str, u64)>) -> String {
-    let mut text = String::new();
-    for (name, value) in registers {
-        let _ = write!(text, "  {name:<6} {value:#018x}");
-    }
-    text
 }

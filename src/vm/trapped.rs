@@ -12,7 +12,7 @@ use crate::vcpu::{Exception, Vcpu, VcpuId, pstate};
 use crate::vgic::Notify;
 
 /// How much memory is cleaned and invalidated before interrupts are looked at again.
-const FLUSH_STEP: u64 = 1 << 20;
+const FLUSH_STEP: u64 = 256 << 10;
 
 /// `SCTLR_EL1.M` and `SCTLR_EL1.C`: the guest's MMU and data cache are on.
 const SCTLR_CACHED: u64 = 1 << 2 | 1;

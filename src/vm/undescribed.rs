@@ -104,15 +104,24 @@ impl Vm {
                 }
             }
         }
-        let (mut notify, mut sooner) = (Notify::NONE, false);
+        let (mut notify, mut sooner, mut refused) = (Notify::NONE, false, false);
         let used = transfer.registers().count() * pieces;
         for (offset, value) in (0..).step_by(1 << width as usize).zip(values.iter_mut().take(used))
         {
-            let at = ipa.checked_add(offset)?;
             let stored = transfer.store.then_some(*value);
-            let accessed: Accessed = self.access(machine, me, vcpu, at, width, stored)?;
-            *value = accessed.loaded;
-            (notify, sooner) = (notify | accessed.notify, sooner | accessed.sooner);
+            let accessed = ipa
+                .checked_add(offset)
+                .and_then(|at| self.access::<M, false>(machine, me, vcpu, at, width, stored));
+            let Some(Accessed { notify: more, loaded, sooner: is_sooner }) = accessed else {
+                refused = true;
+                break;
+            };
+            *value = loaded;
+            (notify, sooner) = (notify | more, sooner | is_sooner);
+        }
+        notify = notify | self.catch_up(machine, me);
+        if refused {
+            return None;
         }
         let base = transfer.write_back(|gpr| vcpu.regs.read(gpr));
         if !transfer.store {

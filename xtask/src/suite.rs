@@ -36,6 +36,7 @@ mod images;
 mod machine;
 mod manifests;
 mod many;
+mod masked;
 mod net;
 mod payloads;
 mod ports;
@@ -206,6 +207,7 @@ pub fn run(filter: Option<&str>, bare: bool) -> Result<ExitCode> {
         steps.extend(host_disks::steps());
         steps.extend(hostile::steps());
         steps.extend(soak::steps());
+        steps.extend(masked::steps());
         steps.extend(many::steps());
         steps.extend(virtio::steps());
         steps.extend(bench::steps());
