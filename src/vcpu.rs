@@ -297,6 +297,19 @@ impl Exception {
 mod tests {
     use super::*;
 
+    #[test]
+    fn the_payload_secrets_writes_every_register_that_is_switched() {
+        let payload = include_str!("../guests/src/bin/secrets/registers.rs");
+        macro_rules! names {
+            ($($field:ident: $name:literal),* $(,)?) => { [$(stringify!($field)),*] };
+        }
+        for name in el1_registers!(names) {
+            // The stack pointer, beside the system registers.
+            let is_there = name == "sp_el1" || payload.contains(&alloc::format!("\"{name}\": "));
+            assert!(is_there, "{name}");
+        }
+    }
+
     fn regs(pstate: u64) -> GuestRegs {
         GuestRegs { pc: 0x4000_1000, pstate, ..GuestRegs::default() }
     }

@@ -42,6 +42,7 @@ mod payloads;
 mod ports;
 mod refusals;
 mod rpi4;
+mod secrets;
 mod session;
 mod shares;
 mod soak;
@@ -209,6 +210,7 @@ pub fn run(filter: Option<&str>, bare: bool) -> Result<ExitCode> {
         steps.extend(soak::steps());
         steps.extend(masked::steps());
         steps.extend(many::steps());
+        steps.extend(secrets::steps());
         steps.extend(virtio::steps());
         steps.extend(bench::steps());
         steps.extend(shares::steps());

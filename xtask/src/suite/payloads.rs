@@ -38,7 +38,7 @@ impl Wants {
         match name {
             "smp" => Self { vcpus: 4, cpus: 4, ..two },
             // Registers mix when vCPUs share a CPU, so here they do.
-            "fp" | "context" => Self { vcpus: 8, ..two },
+            "fp" | "context" | "secrets" => Self { vcpus: 8, ..two },
             "heartbeat" => Self { vcpus: 1, ends: Ends::Quits("heartbeat 2"), ..two },
             "reset" => Self { ends: Ends::Resets, ..two },
             "echo" => Self { ends: Ends::Until("echo> "), ..two },
@@ -63,6 +63,7 @@ fn lacks(name: &str) -> Option<&'static str> {
     match name {
         "bench" => Some("firmware that answers SMC beside HVC"),
         "virtio" => Some("virtio devices"),
+        "secrets" => Some("registers that are 0 at reset"),
         "forms" => Some("a GICv3 that takes a pair of words as two accesses"),
         _ => None,
     }
