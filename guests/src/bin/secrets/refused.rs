@@ -1,7 +1,10 @@
-//! Registers that a machine like this does not offer are UNDEFINED, and those that others would notice do not change.
+//! Registers that a machine like this does not offer are UNDEFINED, those that others would notice do not change, and no call
+//! gets through to the firmware of the machine below.
 
 use guests::code;
 use guests::exception::UNKNOWN;
+use guests::exception::survive;
+use guests::psci::{self, Conduit, NOT_SUPPORTED};
 use guests::report::Report;
 use guests::{gic, mrs};
 
@@ -33,6 +36,39 @@ const ABSENT: [(&str, Encoding); 19] = [
 ];
 
 pub fn ask(report: &mut Report) {
+    registers(report);
+    calls(report);
+}
+
+/// By SMC, which QEMU's own firmware answers where nobody traps it; it refuses what it does not know, too. Each owner in SMCCC's four kinds of calls, with numbers that nobody has (DEN0028, "Function identifiers").
+fn calls(report: &mut Report) {
+    let owners = (0..64u32).map(|owner| owner << 24);
+    let kinds = owners.flat_map(|owner| [0, 1 << 30, 1 << 31, 3 << 30].map(|kind| kind | owner));
+    let functions = kinds.flat_map(|kind| [0x7f0, 0x1234, 0xfff0].map(|number| kind | number));
+    let (mut calls, mut refused, mut trapped) = (0, 0, 0);
+    for function in functions {
+        let (answer, caught) = survive(|| psci::call_by(Conduit::Smc, function, [!0; 3]));
+        calls += 1;
+        refused += u32::from(answer == NOT_SUPPORTED);
+        trapped += u32::from(caught.is_none());
+    }
+    report.equal(
+        "calls of every owner by SMC that are refused",
+        (refused, trapped),
+        (calls, calls),
+    );
+    let version = |by| survive(|| psci::call_by(by, psci::VERSION, [0; 3])).0;
+    report.equal(
+        "SMC and HVC are answered by the same",
+        version(Conduit::Smc),
+        version(Conduit::Hvc),
+    );
+    // QEMU's firmware, which answers to SMC, has none.
+    let trng = survive(|| psci::call_by(Conduit::Smc, psci::TRNG_VERSION, [0; 3])).0;
+    report.equal("which has what this machine promises", psci::low(trng), 0x1_0000);
+}
+
+fn registers(report: &mut Report) {
     for (name, (op0, op1, crn, crm, op2)) in ABSENT {
         let read = code::run(code::mrs(op0, op1, crn, crm, op2), 0, 0).1;
         let write = code::run(code::msr(op0, op1, crn, crm, op2), 0, 0).1;
