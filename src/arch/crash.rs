@@ -6,7 +6,7 @@ use core::fmt::Write;
 use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
-use super::percpu;
+use super::percpu::{self, EMERGENCY_STACK};
 use super::power::{self, Verdict};
 use crate::addr::{PAGE_SIZE, PhysAddr};
 use crate::console;
@@ -54,9 +54,14 @@ extern "C" fn plinth_crash(frame: &CrashFrame) -> ! {
         }
     }
     // SAFETY: the block is this CPU's own and lives for ever.
-    let (bottom, _) = unsafe { (*percpu::current()).stack };
+    let (bottom, emergency) =
+        unsafe { ((*percpu::current()).stack.0, (*percpu::current()).emergency_stack) };
     if class == 0x25 && (bottom..bottom + PAGE_SIZE).contains(&frame.far) {
         let _ = writeln!(out, "  in the guard page: the stack has overflowed");
+    }
+    let guard = emergency - EMERGENCY_STACK as u64 - PAGE_SIZE;
+    if class == 0x25 && (guard..guard + PAGE_SIZE).contains(&frame.far) {
+        let _ = writeln!(out, "  in the emergency stack's guard page: it has overflowed");
     }
     let _ = writeln!(out, "ELR {:#018x} (image +{:#x})", frame.elr, offset(frame.elr));
     let _ =

@@ -5,6 +5,7 @@ use alloc::boxed::Box;
 use core::mem::MaybeUninit;
 use tock_registers::interfaces::{Readable, Writeable};
 
+use crate::addr::PhysAddr;
 use crate::machine::CpuId;
 
 /// One CPU's block. The vectors know the offsets.
@@ -24,8 +25,11 @@ pub struct PerCpu {
 /// How large an emergency stack is: room for the report's formatting.
 pub const EMERGENCY_STACK: usize = 16 * 1024;
 
-#[repr(C, align(16))]
-struct Stack(MaybeUninit<[u8; EMERGENCY_STACK]>);
+/// With its guard page, whose size is the alignment below.
+const BOOT_EMERGENCY: usize = EMERGENCY_STACK + 4096;
+
+#[repr(C, align(4096))]
+struct Stack(MaybeUninit<[u8; BOOT_EMERGENCY]>);
 
 /// Not a part of `.bss`, which is filled with zeros.
 #[unsafe(link_section = ".uninit")]
@@ -35,7 +39,7 @@ static mut BOOT: PerCpu =
 
 /// Make the boot CPU able to report its own crash, before there is a heap.
 pub fn install_boot(stack: (u64, u64)) {
-    let top = &raw const BOOT_EMERGENCY_STACK as u64 + EMERGENCY_STACK as u64;
+    let top = &raw const BOOT_EMERGENCY_STACK as u64 + BOOT_EMERGENCY as u64;
     // SAFETY: called once, first thing on the boot CPU while no other runs.
     unsafe {
         BOOT.emergency_stack = top;
@@ -44,13 +48,16 @@ pub fn install_boot(stack: (u64, u64)) {
     TPIDR_EL2.set(&raw const BOOT as u64);
 }
 
-/// Make a secondary CPU able to report its own crash. The block and the stack live for ever.
-pub fn install(cpu: CpuId, stack: (u64, u64)) {
-    let emergency: &'static mut [u128] =
-        Box::leak(alloc::vec![0u128; EMERGENCY_STACK / 16].into_boxed_slice());
-    let top = emergency.as_ptr_range().end as u64;
-    let block = Box::leak(Box::new(PerCpu { emergency_stack: top, serror_window: 0, cpu, stack }));
-    TPIDR_EL2.set(&raw const *block as u64);
+/// The page below the boot CPU's emergency stack, for the final map to leave out.
+pub fn boot_emergency_guard() -> PhysAddr {
+    PhysAddr::new(&raw const BOOT_EMERGENCY_STACK as u64)
+}
+
+/// Make a secondary CPU able to report its own crash, on the emergency stack that ends at `emergency`. The block lives for
+/// ever.
+pub fn install(cpu: CpuId, stack: (u64, u64), emergency: u64) {
+    let block = PerCpu { emergency_stack: emergency, serror_window: 0, cpu, stack };
+    TPIDR_EL2.set(&raw const *Box::leak(Box::new(block)) as u64);
 }
 
 /// This CPU's block.

@@ -2,20 +2,23 @@
 //!
 //! The boot argument `provoke=KIND@CPU` (`@0` may be left out) makes that CPU do, when all is set up and
 //! before its first guest instruction, what a bug might: `panic`, `undefined`, `data-abort`,
-//! `stack-overflow`, `write-code` or `execute-data`. It may be given several times. Whoever can write
+//! `stack-overflow`, `emergency-overflow`, `write-code`, `write-constants`, `write-bundle`, `execute-data`,
+//! `execute-stack`, `execute-device` or `execute-guest`. It may be given several times. Whoever can write
 //! the hypervisor's boot arguments owns the machine anyway.
 
 use alloc::boxed::Box;
 use core::arch::asm;
 use core::hint::black_box;
 
+use super::percpu;
+use crate::addr::PhysAddr;
 use crate::machine::CpuId;
+use crate::platform::board::Board;
 
-/// Do what `bootargs` ask of `cpu`, if anything. What is survived is a panic: a protection is missing.
-pub fn on_request(bootargs: &str, cpu: CpuId) {
-    for request in
-        bootargs.split_ascii_whitespace().filter_map(|word| word.strip_prefix("provoke="))
-    {
+/// Do what the boot arguments ask of `cpu`, if anything. What is survived is a panic: a protection is missing.
+pub fn on_request(board: &Board, cpu: CpuId) {
+    let words = board.chosen.bootargs.split_ascii_whitespace();
+    for request in words.filter_map(|word| word.strip_prefix("provoke=")) {
         let (kind, on) = request.split_once('@').unwrap_or((request, "0"));
         if on.parse() != Ok(cpu.0) {
             continue;
@@ -25,8 +28,19 @@ pub fn on_request(bootargs: &str, cpu: CpuId) {
             "undefined" => undefined(),
             "data-abort" => data_abort(),
             "stack-overflow" => _ = overflow_stack(0),
+            "emergency-overflow" => overflow_emergency_stack(),
             "write-code" => write_code(),
+            "write-constants" => write_constants(),
+            "write-bundle" => {
+                board.chosen.initrd.into_iter().for_each(|it| write_bundle(it.start()))
+            }
             "execute-data" => execute_data(),
+            "execute-stack" => execute_stack(),
+            "execute-device" => execute_device(board.uart.registers.start()),
+            "execute-guest" => board.usable_memory(&[]).last().into_iter().for_each(|memory| {
+                // The pool hands out from the end of memory as from anywhere.
+                execute_guest(PhysAddr::new(memory.last().raw() & !3));
+            }),
             _ => {
                 log::error!("provoke={kind}: not known");
                 continue;
@@ -57,22 +71,77 @@ fn overflow_stack(depth: u64) -> u64 {
     deeper ^ black_box(frame)[0]
 }
 
-/// Writes into its own instructions what is there already.
+/// The same on the stack that is kept for reports.
 #[inline(never)]
-fn write_code() {
-    // SAFETY: it faults, or stores the value that was loaded.
+fn overflow_emergency_stack() {
+    extern "C" fn overflow() {
+        let _ = black_box(overflow_stack(0));
+    }
+    // SAFETY: the block is this CPU's own; nobody else uses the stack before there is a report. It faults.
     unsafe {
-        asm!("ldr {value:w}, [{at}]", "str {value:w}, [{at}]",
-            at = in(reg) write_code as *const () as u64, value = out(reg) _, options(nostack));
+        asm!("mov x19, sp", "mov sp, {top}", "bl {overflow}", "mov sp, x19",
+            top = in(reg) (*percpu::current()).emergency_stack, overflow = sym overflow,
+            out("x20") _, clobber_abi("C"));
     }
 }
 
-/// Calls a RET on the heap.
+/// Writes what is there already.
+#[inline(always)]
+fn write(address: u64) {
+    // SAFETY: it faults, or stores the value that was loaded.
+    unsafe {
+        asm!("ldr {value:w}, [{at}]", "str {value:w}, [{at}]",
+            at = in(reg) address, value = out(reg) _, options(nostack));
+    }
+}
+
+/// Calls what is there, which is a RET if it is an instruction at all.
+#[inline(always)]
+fn execute(address: u64) {
+    // SAFETY: it faults, or returns at once.
+    unsafe { asm!("blr {}", in(reg) address, clobber_abi("C")) };
+}
+
+/// Into its own instructions.
+#[inline(never)]
+fn write_code() {
+    write(write_code as *const () as u64);
+}
+
+#[inline(never)]
+fn write_constants() {
+    static CONSTANT: u32 = RET;
+    write(&raw const CONSTANT as u64);
+}
+
+#[inline(never)]
+fn write_bundle(bundle: PhysAddr) {
+    write(bundle.raw());
+}
+
+/// `RET`.
+const RET: u32 = 0xd65f_03c0;
+
+/// On the heap.
 #[inline(never)]
 fn execute_data() {
-    const RET: u32 = 0xd65f_03c0;
     let code = Box::new(black_box(RET));
-    // SAFETY: it faults, or returns at once.
-    unsafe { asm!("blr {}", in(reg) &raw const *code, clobber_abi("C")) };
+    execute(&raw const *code as u64);
     drop(code);
+}
+
+#[inline(never)]
+fn execute_stack() {
+    let code = black_box(RET);
+    execute(&raw const code as u64);
+}
+
+#[inline(never)]
+fn execute_device(registers: PhysAddr) {
+    execute(registers.raw());
+}
+
+#[inline(never)]
+fn execute_guest(memory: PhysAddr) {
+    execute(memory.raw());
 }

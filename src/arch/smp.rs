@@ -13,14 +13,44 @@ use tock_registers::interfaces::Writeable;
 use super::maintenance::Upkeep;
 use super::this_cpu::ThisCpu;
 use super::{boot, errata, mmu, percpu, power, timer, traps, world};
-use crate::addr::{PhysAddr, Region};
+use crate::addr::{PAGE_SIZE, PhysAddr, Region};
 use crate::machine::CpuId;
 use crate::memory::Maintenance;
 use crate::platform::board::{Board, BoardCpu, EnableMethod};
 use crate::time::Frequency;
 
-/// The size of a secondary CPU's stack, its guard page included.
-pub const STACK: u64 = 64 * 1024;
+/// The size of a secondary CPU's stacks, their guard pages included.
+pub const STACKS: u64 = 128 * 1024;
+
+/// A secondary CPU's stacks. From the lowest address: a guard page, the emergency stack, a guard page, and the stack that it
+/// normally runs on.
+#[derive(Clone, Copy, Debug)]
+pub struct Stacks(Region<PhysAddr>);
+
+impl Stacks {
+    /// In memory of the size [`STACKS`].
+    pub const fn new(memory: Region<PhysAddr>) -> Self {
+        Self(memory)
+    }
+
+    const fn bottom(self) -> u64 {
+        self.0.start().raw()
+    }
+
+    const fn emergency_top(self) -> u64 {
+        self.bottom() + PAGE_SIZE + percpu::EMERGENCY_STACK as u64
+    }
+
+    /// What is not to be mapped.
+    pub const fn guards(self) -> [PhysAddr; 2] {
+        [PhysAddr::new(self.bottom()), PhysAddr::new(self.emergency_top())]
+    }
+
+    /// The guard page and the end of the stack that it normally runs on.
+    const fn usual(self) -> (u64, u64) {
+        (self.emergency_top(), self.0.last().raw() + 1)
+    }
+}
 
 /// The [`SecondaryBoot`] of the CPU whose turn it is to leave the pen, as its address. The entry code reads
 /// it with the MMU off.
@@ -43,6 +73,7 @@ pub struct SecondaryBoot {
     /// The affinity fields of its `MPIDR_EL1`.
     pub mpidr: u64,
     stack_bottom: u64,
+    emergency_top: u64,
     id: CpuId,
     board: &'static Board,
     state: AtomicU8,
@@ -62,17 +93,17 @@ const GIVEN_UP: u8 = 3;
 pub fn start_others(
     board: &'static Board,
     this: u64,
-    stacks: impl IntoIterator<Item = Region<PhysAddr>>,
+    stacks: impl IntoIterator<Item = Stacks>,
     frequency: Frequency,
 ) -> u8 {
     let mut running = 1;
     let others = board.cpus.iter().filter(|cpu| cpu.mpidr != this);
-    for (cpu, stack) in others.zip(stacks) {
+    for (cpu, stacks) in others.zip(stacks) {
         if running == u8::MAX {
             log::warn!("more than {running} CPUs: the others stay off");
             break;
         }
-        match start(board, cpu, CpuId(running), stack, frequency) {
+        match start(board, cpu, CpuId(running), stacks, frequency) {
             Ok(()) => running += 1,
             Err(reason) => log::error!("CPU {:#x} does not come up: {reason}", cpu.mpidr),
         }
@@ -84,11 +115,11 @@ fn start(
     board: &'static Board,
     cpu: &BoardCpu,
     id: CpuId,
-    stack: Region<PhysAddr>,
+    stacks: Stacks,
     frequency: Frequency,
 ) -> Result<(), &'static str> {
     let (mair, tcr, ttbr0) = mmu::registers();
-    let stack_top = stack.last().raw() + 1;
+    let (stack_bottom, stack_top) = stacks.usual();
     // Never freed: a CPU that comes too late must find it.
     let boot: &'static SecondaryBoot = Box::leak(Box::new(SecondaryBoot {
         mair,
@@ -96,7 +127,8 @@ fn start(
         ttbr0,
         stack_top,
         mpidr: cpu.mpidr,
-        stack_bottom: stack.start().raw(),
+        stack_bottom,
+        emergency_top: stacks.emergency_top(),
         id,
         board,
         state: AtomicU8::new(AWAITED),
@@ -168,7 +200,7 @@ extern "C" fn plinth_secondary_main(boot: &'static SecondaryBoot) -> ! {
             asm::wfi();
         }
     }
-    percpu::install(boot.id, (boot.stack_bottom, boot.stack_top));
+    percpu::install(boot.id, (boot.stack_bottom, boot.stack_top), boot.emergency_top);
     traps::init();
     errata::apply(boot.board);
     let machine = ThisCpu::new(boot.id, boot.board);

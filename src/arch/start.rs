@@ -163,7 +163,7 @@ pub fn run(machine: ThisCpu) -> ! {
         }
     };
     if let Some(board) = BOARD.get() {
-        provoke::on_request(&board.chosen.bootargs, machine.id());
+        provoke::on_request(board, machine.id());
     }
     let mut cpu = Cpu::new(machine, hypervisor, device_interrupt)
         .with_background(background_due, background_work);
@@ -312,7 +312,7 @@ fn device_blocks(board: &Board) -> impl Iterator<Item = Region<PhysAddr>> + '_ {
 
 /// The final map: the image by its parts, memory, devices; stacks with guard pages. Returns the stacks
 /// of the other CPUs.
-fn map_everything(board: &Board, frames: &mut FramePool) -> Vec<Region<PhysAddr>> {
+fn map_everything(board: &Board, frames: &mut FramePool) -> Vec<smp::Stacks> {
     let mut space = AddressSpace::default();
     for region in board.usable_memory(&[boot::image()]) {
         space.map(region, Use::Data);
@@ -324,13 +324,15 @@ fn map_everything(board: &Board, frames: &mut FramePool) -> Vec<Region<PhysAddr>
     space.map(boot::constants(), Use::Constants);
     space.map(boot::data(), Use::Data);
     space.unmap_page(boot::stack_guard());
+    space.unmap_page(percpu::boot_emergency_guard());
     for registers in device_blocks(board) {
         space.map(registers, Use::Device);
     }
     let mut stacks = Vec::new();
     for _ in 1..board.cpus.len() {
-        let Some(stack) = heap::keep(frames, smp::STACK) else { fail("no memory for stacks") };
-        space.unmap_page(stack.start());
+        let Some(stack) = heap::keep(frames, smp::STACKS) else { fail("no memory for stacks") };
+        let stack = smp::Stacks::new(stack);
+        stack.guards().into_iter().for_each(|guard| space.unmap_page(guard));
         stacks.push(stack);
     }
     // It may stand in for any VM's.

@@ -12,7 +12,7 @@ const SECONDS: u64 = 60;
 /// A name, the hypervisor's boot arguments, and what it says, in this order.
 type Case = (&'static str, &'static str, &'static [&'static str]);
 
-const CASES: [Case; 9] = [
+const CASES: [Case; 19] = [
     ("panic", "provoke=panic", &[PANIC, "src/arch/provoke.rs:", "#0 +0x", NAME, "plinth_main"]),
     (
         "undefined-instruction",
@@ -49,12 +49,63 @@ const CASES: [Case; 9] = [
         "provoke=execute-data@1",
         &["at EL2 on CPU 1", "permission fault", "::execute_data", "plinth_secondary_main"],
     ),
+    (
+        "stack-overflow-on-the-fourth-cpu",
+        "provoke=stack-overflow@3",
+        &["at EL2 on CPU 3", "translation fault", GUARD, "::overflow_stack", "#9 +0x"],
+    ),
+    (
+        "emergency-stack-overflow",
+        "provoke=emergency-overflow",
+        &[EXCEPTION, "translation fault", EMERGENCY_GUARD],
+    ),
+    (
+        "emergency-stack-overflow-on-the-fourth-cpu",
+        "provoke=emergency-overflow@3",
+        &["at EL2 on CPU 3", "translation fault", EMERGENCY_GUARD],
+    ),
+    (
+        "write-to-code-on-the-fourth-cpu",
+        "provoke=write-code@3",
+        &["at EL2 on CPU 3", "permission fault", "on a write", "::write_code"],
+    ),
+    (
+        "write-to-constants",
+        "provoke=write-constants",
+        &[EXCEPTION, "permission fault", "on a write", "::write_constants", NAME],
+    ),
+    (
+        "write-to-the-bundle",
+        "provoke=write-bundle",
+        &[EXCEPTION, "permission fault", "on a write", "::write_bundle", NAME],
+    ),
+    (
+        "execute-the-stack",
+        "provoke=execute-stack",
+        &[EXCEPTION, "instruction abort", "permission fault", "::execute_stack", NAME],
+    ),
+    (
+        "execute-a-device",
+        "provoke=execute-device",
+        &[EXCEPTION, "instruction abort", "permission fault", "::execute_device", NAME],
+    ),
+    (
+        "execute-guests-memory",
+        "provoke=execute-guest",
+        &[EXCEPTION, "instruction abort", "permission fault", "::execute_guest", NAME],
+    ),
+    (
+        "execute-guests-memory-on-the-fourth-cpu",
+        "provoke=execute-guest@3",
+        &["at EL2 on CPU 3", "instruction abort", "permission fault", "::execute_guest"],
+    ),
     ("two-cpus-at-once", "provoke=panic provoke=panic@1", &["plinth: panic on CPU ", NAME]),
 ];
 
 const PANIC: &str = "plinth: panic on CPU 0: provoked";
 const EXCEPTION: &str = "synchronous exception at EL2 on CPU 0";
 const GUARD: &str = "in the guard page: the stack has overflowed";
+const EMERGENCY_GUARD: &str = "in the emergency stack's guard page: it has overflowed";
 const NAME: &str = "plinth::arch::provoke::on_request (";
 
 pub fn steps() -> Vec<Step> {
@@ -81,7 +132,7 @@ fn start(bench: &Bench, args: &[&str]) -> Result<Session> {
 }
 
 fn crash(bench: &Bench, arguments: &str, words: &[&str]) -> Result<()> {
-    let mut session = start(bench, &["--hv-args", arguments])?;
+    let mut session = start(bench, &["--smp", "4", "--hv-args", arguments])?;
     session.end_with(1, SECONDS + 10)?;
     for word in words {
         session.expect(word, 1)?;
