@@ -10,6 +10,8 @@ use super::percpu::{self, EMERGENCY_STACK};
 use super::power::{self, Verdict};
 use crate::addr::{PAGE_SIZE, PhysAddr};
 use crate::console;
+use crate::hypervisor::watchdog::Hang;
+use crate::hypervisor::{Hypervisor, Phase};
 
 /// What the vectors leave on the emergency stack. The vectors know the offsets.
 #[repr(C)]
@@ -92,6 +94,32 @@ fn panic(info: &PanicInfo<'_>) -> ! {
     unsafe { asm!("mov {}, x29", out(reg) frame, options(nomem, nostack)) };
     backtrace(&mut out, 0, frame);
     power::off(Verdict::Failed("panic"))
+}
+
+/// Another CPU hangs: say so, and start the machine again. Where that one is cannot be found out from here, as it takes no interrupt.
+pub fn hang(hypervisor: &Hypervisor, hang: Hang) {
+    start_report();
+    let mut out = console::Emergency::new();
+    let Hang { cpu, by, ticks, .. } = hang;
+    let seconds = hypervisor.frequency().to_secs(ticks);
+    let _ = writeln!(
+        out,
+        "\nplinth: CPU {} hangs at EL2: it has taken no interrupt for {seconds} s, says CPU {}",
+        cpu.0, by.0
+    );
+    let last = hang.last_exit.map_or("none", |reason| reason.name());
+    let during = match hang.phase {
+        Phase::Guest => "what is answered at once",
+        Phase::Hypervisor | Phase::Idle => "the hypervisor's own work",
+    };
+    let _ = writeln!(out, "  during {during}; the last exit that took longer: {last}");
+    let name =
+        hang.running.and_then(|it| Some((hypervisor.configs().nth(it.vm.index())?, it.vcpu.0)));
+    match name {
+        Some(((_, config), vcpu)) => _ = writeln!(out, "  for vCPU {vcpu} of {}", config.name),
+        None => _ = writeln!(out, "  for no vCPU"),
+    }
+    power::restart()
 }
 
 /// Claim the report; who comes second stays silent: on the same CPU it powers off at once, on another

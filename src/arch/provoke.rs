@@ -3,7 +3,7 @@
 //! The boot argument `provoke=KIND@CPU` (`@0` may be left out) makes that CPU do, when all is set up and
 //! before its first guest instruction, what a bug might: `panic`, `undefined`, `data-abort`,
 //! `stack-overflow`, `emergency-overflow`, `write-code`, `write-constants`, `write-bundle`, `execute-data`,
-//! `execute-stack`, `execute-device` or `execute-guest`. It may be given several times. Whoever can write
+//! `execute-stack`, `execute-device`, `execute-guest` or `hang`; or, after a thousand steps, `hang-late`. It may be given several times. Whoever can write
 //! the hypervisor's boot arguments owns the machine anyway.
 
 use alloc::boxed::Box;
@@ -29,6 +29,7 @@ pub fn on_request(board: &Board, cpu: CpuId) {
             "data-abort" => data_abort(),
             "stack-overflow" => _ = overflow_stack(0),
             "emergency-overflow" => overflow_emergency_stack(),
+            "hang" | "hang-late" => hang(),
             "write-code" => write_code(),
             "write-constants" => write_constants(),
             "write-bundle" => {
@@ -47,6 +48,21 @@ pub fn on_request(board: &Board, cpu: CpuId) {
             }
         }
         panic!("provoke={kind}: survived");
+    }
+}
+
+/// Whether `cpu` is asked to hang when it has run guests for a while.
+pub fn hangs_late(board: &Board, cpu: CpuId) -> bool {
+    let mut words = board.chosen.bootargs.split_ascii_whitespace();
+    let on = |word: &str| word.strip_prefix("provoke=hang-late@")?.parse().ok();
+    words.any(|word| on(word) == Some(cpu.0))
+}
+
+/// Takes no interrupt any more, whatever comes.
+#[inline(never)]
+fn hang() -> ! {
+    loop {
+        core::hint::spin_loop();
     }
 }
 

@@ -18,6 +18,7 @@ use crate::addr::{PAGE_SIZE, PhysAddr, Region};
 use crate::console::{self, Settings};
 use crate::cpu::{Cpu, Step};
 use crate::hypervisor::Hypervisor;
+use crate::hypervisor::watchdog::LOOKS;
 use crate::machine::{CpuId, Machine};
 use crate::manifest::View;
 use crate::memory::{FramePool, Ram};
@@ -25,7 +26,7 @@ use crate::monitor::command::Target;
 use crate::platform::board::{self, Board, BoardUart, Conduit, Gic};
 use crate::platform::driver::mmio::Mmio;
 use crate::platform::driver::uart::Uart;
-use crate::time::Ticks;
+use crate::time::{Frequency, Ticks};
 use crate::vgic::IntId;
 use crate::vm::dump;
 
@@ -162,11 +163,18 @@ pub fn run(machine: ThisCpu) -> ! {
             None => asm::wfi(),
         }
     };
-    if let Some(board) = BOARD.get() {
-        provoke::on_request(board, machine.id());
-    }
     let mut cpu = Cpu::new(machine, hypervisor, device_interrupt)
         .with_background(background_due, background_work);
+    let bootargs = BOARD.get().map_or("", |board| &board.chosen.bootargs);
+    if let Some(interval) = watchdog_interval(bootargs, hypervisor.frequency()) {
+        cpu = cpu.with_watchdog(interval, super::crash::hang);
+    }
+    if let Some(board) = BOARD.get() {
+        if provoke::hangs_late(board, cpu.machine().id()) {
+            (0..1000).for_each(|_| _ = cpu.step());
+        }
+        provoke::on_request(board, cpu.machine().id());
+    }
     while cpu.step() != Step::Finished {}
     if cpu.machine().id() == CpuId(0) {
         if hypervisor.all_refused() {
@@ -178,6 +186,21 @@ pub fn run(machine: ThisCpu) -> ! {
     loop {
         asm::wfi();
     }
+}
+
+/// The time between two looks of the watchdog, by the boot argument `watchdog=SECONDS`: the time after which a CPU that gives no
+/// sign of life is said to hang.
+fn watchdog_interval(bootargs: &str, frequency: Frequency) -> Option<Ticks> {
+    const SECONDS: u64 = 10;
+    let words = bootargs.split_ascii_whitespace();
+    let given = words.filter_map(|word| word.strip_prefix("watchdog=")).next();
+    let seconds = match given {
+        Some("off") => return None,
+        Some(text) => text.parse().ok().filter(|seconds| (1..=3600).contains(seconds)),
+        None => None,
+    };
+    let micros = seconds.unwrap_or(SECONDS) * 1_000_000;
+    Some(frequency.micros(micros / u64::from(LOOKS)))
 }
 
 fn first_heap() {

@@ -63,6 +63,7 @@ impl<M: Machine> Cpu<'_, M> {
 
     pub(super) fn deadline_passed(&mut self) {
         self.deadline = None;
+        self.watch();
         let now = self.machine.now();
         let cpu = self.machine.id();
         // One at a time: the lock is not held across the list.
@@ -159,7 +160,9 @@ impl<M: Machine> Cpu<'_, M> {
     pub(super) fn arm(&mut self, timer: Option<Ticks>) {
         let cpu = self.machine.id();
         let own = (self.background.due)();
-        let next = self.hypervisor.next_event(cpu).into_iter().chain(timer).chain(own).min();
+        let look = self.watching.as_ref().map(|watching| watching.due);
+        let all = self.hypervisor.next_event(cpu).into_iter().chain(timer).chain(own).chain(look);
+        let next = all.min();
         if next != self.deadline {
             self.machine.set_deadline(next);
             self.deadline = next;

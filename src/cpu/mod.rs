@@ -6,6 +6,7 @@
 mod interrupts;
 mod quick;
 mod switch;
+mod watch;
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -35,6 +36,8 @@ pub struct Cpu<'h, M> {
     on_device: fn(&Hypervisor, &mut M, crate::vgic::IntId),
     /// What the hypervisor has to do besides running guests.
     background: Background<M>,
+    /// The CPU that this one watches, if any.
+    watching: Option<watch::Watching>,
 }
 
 /// Work of the hypervisor's own that any CPU does when it is due.
@@ -95,6 +98,7 @@ impl<'h, M: Machine> Cpu<'h, M> {
             deadline: None,
             on_device,
             background,
+            watching: None,
         }
     }
 
@@ -170,7 +174,9 @@ impl<'h, M: Machine> Cpu<'h, M> {
             match exit {
                 Leave::Exit => {
                     let exit = self.machine.last_exit();
-                    self.exit = Some((Reason::of(&exit), left));
+                    let reason = Reason::of(&exit);
+                    self.clock.left_by(reason);
+                    self.exit = Some((reason, left));
                     if let Some(next) = self.handle(&mut loaded, exit) {
                         break Ok(next);
                     }

@@ -2,12 +2,13 @@
 //!
 //! Only the CPU itself writes; anybody may read, and sees numbers that were true a moment ago.
 
-use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use crate::machine::Interrupt;
 use crate::sched::{Entity, VmId};
 use crate::time::Ticks;
 use crate::vcpu::VcpuId;
+use crate::vm::tally::Reason;
 
 /// In [`Clock::running`]: no vCPU.
 const NOBODY: u64 = u64::MAX;
@@ -50,6 +51,10 @@ pub struct Clock {
     running: AtomicU64,
     affinity: AtomicU64,
     interrupts: [AtomicU64; INTERRUPT_KINDS],
+    /// It takes part in what the others can see of it.
+    works: AtomicBool,
+    /// Why it left a guest last, as the reason's place in [`Reason::ALL`].
+    last_exit: AtomicU8,
 }
 
 impl Default for Clock {
@@ -61,6 +66,8 @@ impl Default for Clock {
             running: AtomicU64::new(NOBODY),
             affinity: AtomicU64::new(0),
             interrupts: Default::default(),
+            works: AtomicBool::new(false),
+            last_exit: AtomicU8::new(u8::MAX),
         }
     }
 }
@@ -70,6 +77,36 @@ impl Clock {
     pub fn start(&self, affinity: u64, now: Ticks) {
         self.affinity.store(affinity, Ordering::Relaxed);
         self.since.store(now.0, Ordering::Relaxed);
+        self.works.store(true, Ordering::Release);
+    }
+
+    /// What it does.
+    pub fn phase(&self) -> Phase {
+        const GUEST: u8 = Phase::Guest as u8;
+        const IDLE: u8 = Phase::Idle as u8;
+        match self.phase.load(Ordering::Relaxed) {
+            GUEST => Phase::Guest,
+            IDLE => Phase::Idle,
+            _ => Phase::Hypervisor,
+        }
+    }
+
+    /// How many interrupts it has taken, which is a number that changes as long as it lives and is kicked. `None` while it sleeps, and
+    /// before it begins to work.
+    pub fn signs(&self) -> Option<u64> {
+        let works = self.works.load(Ordering::Acquire) && self.phase() != Phase::Idle;
+        works.then(|| self.counts().into_iter().fold(0, u64::wrapping_add))
+    }
+
+    /// A guest was left for this reason.
+    #[inline(always)]
+    pub fn left_by(&self, reason: Reason) {
+        self.last_exit.store(reason as u8, Ordering::Relaxed);
+    }
+
+    /// Why a guest was left last, but for what is answered at once.
+    pub fn last_exit(&self) -> Option<Reason> {
+        Reason::ALL.get(usize::from(self.last_exit.load(Ordering::Relaxed))).copied()
     }
 
     /// From now on the CPU does something else.
@@ -147,6 +184,24 @@ mod tests {
         }
         clock.set_running(None);
         assert_eq!(clock.running(), None);
+    }
+
+    #[test]
+    fn signs_are_given_from_the_start_on_except_in_sleep() {
+        let clock = Clock::default();
+        assert_eq!((clock.signs(), clock.last_exit()), (None, None));
+        clock.start(0, Ticks(0));
+        assert_eq!(clock.signs(), Some(0));
+        for phase in [Phase::Idle, Phase::Guest, Phase::Hypervisor] {
+            clock.enter(phase, Ticks(1));
+            clock.count(Interrupt::Kick);
+            assert_eq!((clock.phase(), clock.signs().is_none()), (phase, phase == Phase::Idle));
+        }
+        assert_eq!(clock.signs(), Some(3));
+        for reason in Reason::ALL {
+            clock.left_by(reason);
+            assert_eq!(clock.last_exit(), Some(reason));
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod lines;
 mod memory;
 mod schedule;
 mod stock;
+pub mod watchdog;
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;

@@ -29,6 +29,7 @@ mod debians;
 mod disks;
 mod exits;
 mod firmware;
+mod hang;
 mod host;
 mod host_disks;
 mod hostile;
@@ -189,6 +190,7 @@ pub fn run(filter: Option<&str>, bare: bool) -> Result<ExitCode> {
         steps.extend(refusals::steps());
         steps.extend(machine::steps());
         steps.extend(crash::steps());
+        steps.extend(hang::steps());
         steps.extend(firmware::steps());
         steps.extend(images::steps());
         steps.extend(manifests::steps());

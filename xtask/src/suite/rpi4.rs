@@ -20,8 +20,9 @@ const FOUR_CPUS: &str = "4 CPUs at EL2";
 type Test = fn(&Bench) -> Result<()>;
 
 pub fn steps() -> Vec<Step> {
-    let tests: [(&str, Test); 7] = [
+    let tests: [(&str, Test); 8] = [
         ("payloads-pass-on-four-cpus", payloads),
+        ("a-cpu-that-hangs-is-a-reset", hang),
         ("debian-powers-off", debian),
         ("default-manifest-boots", default_manifest),
         ("ctl-reaches-the-monitor", ctl),
@@ -70,6 +71,20 @@ fn payloads(bench: &Bench) -> Result<()> {
         bail!("not all CPUs came, or the board has no seed\n{text}");
     }
     Ok(())
+}
+
+/// The reset is the board's own.
+fn hang(bench: &Bench) -> Result<()> {
+    bench.machine()?;
+    let guest = Guest { name: "idle".to_owned(), payload: "heartbeat", more: "memory = \"16M\"" };
+    let file = manifest(bench, "rpi4-hang.toml", &[guest])?;
+    let args = ["--board", "rpi4", &*file.to_string_lossy(), "--hv-args"];
+    let args = [&args[..], &["watchdog=2 provoke=hang@0"]].concat();
+    let mut session = Session::start(bench, &args, SECONDS)?;
+    session.expect("plinth: CPU 0 hangs at EL2", SECONDS)?;
+    session.expect("says CPU 3", SECONDS)?;
+    session.expect("plinth: restart", SECONDS)?;
+    session.expect(FOUR_CPUS, SECONDS)
 }
 
 fn all_passed(text: &str, guests: &[String]) -> Result<()> {

@@ -1,0 +1,103 @@
+//! Steps about a CPU of the hypervisor's that hangs: another one says so and starts the machine again; and about guests that never
+//! give it a reason to.
+
+use anyhow::{Result, ensure};
+
+use super::many::{Guest, manifest};
+use super::session::Session;
+use super::{Bench, Step};
+
+const SECONDS: u64 = 120;
+
+/// A name, CPUs, the boot arguments, and what is said of it.
+type Case = (&'static str, &'static str, &'static str, &'static [&'static str]);
+
+const CASES: [Case; 4] = [
+    (
+        "of-a-cpu",
+        "2",
+        "watchdog=2 provoke=hang@1",
+        &[
+            "plinth: CPU 1 hangs at EL2: it has taken no interrupt for 2 s, says CPU 0",
+            "for no vCPU",
+        ],
+    ),
+    (
+        "of-the-boot-cpu",
+        "4",
+        "watchdog=2 provoke=hang@0",
+        &["plinth: CPU 0 hangs at EL2: it has taken no interrupt for 2 s, says CPU 3"],
+    ),
+    (
+        "of-two-cpus",
+        "4",
+        "watchdog=2 provoke=hang@1 provoke=hang@2",
+        &["plinth: CPU 1 hangs at EL2: it has taken no interrupt for 2 s, says CPU 0"],
+    ),
+    (
+        "amid-guests",
+        "2",
+        "watchdog=2 provoke=hang-late@1",
+        &[
+            "plinth: CPU 1 hangs at EL2: it has taken no interrupt for 2 s, says CPU 0",
+            "during the hypervisor's own work; the last exit that took longer: ",
+            " of storm-",
+        ],
+    ),
+];
+
+/// Guests that keep the hypervisor busy, and one that never lets it have the CPU.
+const STORMS: [&str; 4] = ["wfe", "wfi", "sgi", "timer"];
+
+pub fn steps() -> Vec<Step> {
+    let mut steps = Vec::new();
+    for gic in ["2", "3"] {
+        for (name, cpus, arguments, words) in CASES {
+            steps.push(Step::new(format!("run/hang-{name}-gicv{gic}"), move |bench| {
+                hangs(bench, gic, cpus, arguments, words).into()
+            }));
+        }
+        for cpus in ["2", "4"] {
+            let name = format!("run/no-hang-in-storms-on-{cpus}-cpus-gicv{gic}");
+            steps.push(Step::new(name, move |bench| goes_on(bench, gic, cpus).into()));
+        }
+    }
+    steps
+}
+
+/// A machine full of guests that never end.
+fn start(bench: &Bench, gic: &str, cpus: &str, arguments: &str) -> Result<Session> {
+    bench.machine()?;
+    let lines =
+        STORMS.map(|kind| format!("memory = \"16M\"\nvcpus = 2\ncmdline = \"storm={kind}\""));
+    let storm = |(kind, more)| Guest { name: format!("storm-{kind}"), payload: "storm", more };
+    let mut guests: Vec<_> =
+        STORMS.into_iter().zip(lines.iter().map(String::as_str)).map(storm).collect();
+    let two = "memory = \"16M\"\nvcpus = 2";
+    guests.push(Guest { name: "spin".to_owned(), payload: "spin", more: two });
+    guests.push(Guest { name: "share".to_owned(), payload: "share", more: "memory = \"16M\"" });
+    let manifest = manifest(bench, "hang.toml", &guests)?;
+    let args = [&*manifest.to_string_lossy(), "--gic", gic, "--smp", cpus, "--hv-args", arguments];
+    Session::start(bench, &args, SECONDS)
+}
+
+fn hangs(bench: &Bench, gic: &str, cpus: &str, arguments: &str, words: &[&str]) -> Result<()> {
+    let mut session = start(bench, gic, cpus, arguments)?;
+    for word in words {
+        session.expect(word, SECONDS)?;
+    }
+    session.expect("plinth: restart", SECONDS)?;
+    // It begins again, and is told once more.
+    session.expect("CPUs at EL2", SECONDS)?;
+    session.expect(words[0], SECONDS)
+}
+
+/// Long enough for twenty looks in a row at each CPU.
+fn goes_on(bench: &Bench, gic: &str, cpus: &str) -> Result<()> {
+    let mut session = start(bench, gic, cpus, "watchdog=5")?;
+    session.says("share", "share: 80 ", SECONDS)?;
+    session.alive()?;
+    let text = session.text();
+    ensure!(!text.contains("hangs at EL2"), "{text}");
+    Ok(())
+}
