@@ -1,7 +1,7 @@
 //! CPUs that watch each other: each looks now and then whether the next one still takes interrupts.
 //!
 //! A CPU that is at work takes every interrupt soon: in a guest it comes back to EL2 for it, and EL2 does nothing for long.
-//! So one that has taken none since the last look is *asked* for a sign, by a kick. If after [`LOOKS`] looks there is none,
+//! Its own look is such an interrupt. So one that has taken none since the last look is *asked* for a sign, by a kick. If after [`LOOKS`] looks there is none,
 //! it hangs. Time is counted in looks of the watching CPU, and nothing else: while the whole machine stands still (it is virtual and
 //! paused, or in a debugger), nobody looks, and a counter that has jumped makes one look, not many.
 

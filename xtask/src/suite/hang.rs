@@ -59,8 +59,12 @@ pub fn steps() -> Vec<Step> {
         }
         for cpus in ["2", "4"] {
             let name = format!("run/no-hang-in-storms-on-{cpus}-cpus-gicv{gic}");
-            steps.push(Step::new(name, move |bench| goes_on(bench, gic, cpus).into()));
+            steps.push(Step::new(name, move |bench| {
+                goes_on(start(bench, gic, cpus, "watchdog=5")).into()
+            }));
         }
+        let name = format!("run/no-hang-of-a-guest-that-never-leaves-gicv{gic}");
+        steps.push(Step::new(name, move |bench| goes_on(alone(bench, gic)).into()));
     }
     steps
 }
@@ -81,6 +85,19 @@ fn start(bench: &Bench, gic: &str, cpus: &str, arguments: &str) -> Result<Sessio
     Session::start(bench, &args, SECONDS)
 }
 
+/// A guest that has a CPU for itself, and takes and causes no interrupt.
+fn alone(bench: &Bench, gic: &str) -> Result<Session> {
+    bench.machine()?;
+    let guest = |name: &str, payload, more| Guest { name: name.to_owned(), payload, more };
+    let guests = [
+        guest("spin", "spin", "memory = \"16M\"\ncpus = [1]"),
+        guest("share", "share", "memory = \"16M\"\ncpus = [0]"),
+    ];
+    let manifest = manifest(bench, "alone.toml", &guests)?;
+    let args = ["--gic", gic, "--smp", "2", "--hv-args", "watchdog=5"];
+    Session::start(bench, &[&[&*manifest.to_string_lossy()], &args[..]].concat(), SECONDS)
+}
+
 fn hangs(bench: &Bench, gic: &str, cpus: &str, arguments: &str, words: &[&str]) -> Result<()> {
     let mut session = start(bench, gic, cpus, arguments)?;
     for word in words {
@@ -93,8 +110,8 @@ fn hangs(bench: &Bench, gic: &str, cpus: &str, arguments: &str, words: &[&str]) 
 }
 
 /// Long enough for twenty looks in a row at each CPU.
-fn goes_on(bench: &Bench, gic: &str, cpus: &str) -> Result<()> {
-    let mut session = start(bench, gic, cpus, "watchdog=5")?;
+fn goes_on(session: Result<Session>) -> Result<()> {
+    let mut session = session?;
     session.says("share", "share: 80 ", SECONDS)?;
     session.alive()?;
     let text = session.text();
