@@ -17,6 +17,8 @@ use crate::memory::FramePool;
 const LOW: usize = 64 << 10;
 /// The least it takes, in bytes.
 const GRAIN: u64 = 128 << 10;
+/// Whoever has much reserved asks for nothing larger than this at a time, in bytes.
+const BLOCK: u64 = 256 << 10;
 
 /// Who gives the heap an aligned block of so many bytes or more; `None` if nobody can at the moment.
 type Source = fn(u64) -> Option<Region<PhysAddr>>;
@@ -48,15 +50,29 @@ pub fn grow_from(source: Source) {
     SOURCE.call_once(|| source);
 }
 
-/// Let at least `bytes` be free, with frames of `pool` where they are not. Returns whether they are.
+/// Let at least `bytes` be free, with frames of `pool` where they are not, and such that they can be had whatever
+/// is asked for one after the other. Returns whether they are.
 pub fn reserve(pool: &mut FramePool, bytes: u64) -> bool {
     let wanted = bytes.saturating_add(LOW as u64);
-    while report().free < wanted {
-        let Some(block) = keep(pool, GRAIN) else { return false };
+    // One free block of a power of two has room for powers of two as long as their sum fits; little ones that come to
+    // as much have no room for a large one.
+    let block = wanted.next_power_of_two().min(BLOCK);
+    while report().free < wanted || !has_block(block) {
+        let Some(block) = keep(pool, block.max(GRAIN)) else { return false };
         // SAFETY: the frames were allocated for this; all memory is mapped.
         unsafe { add(block) };
     }
     true
+}
+
+/// Whether a block of so many bytes, a power of two, is free in one piece.
+fn has_block(bytes: u64) -> bool {
+    let size = usize::try_from(bytes).unwrap_or(usize::MAX);
+    let Ok(layout) = Layout::from_size_align(size, 1) else { return false };
+    let mut heap = HEAP.lock();
+    let block = heap.alloc(layout);
+    // SAFETY: it was allocated just now, and nobody has it.
+    block.map(|block| unsafe { heap.dealloc(block, layout) }).is_ok()
 }
 
 /// Frames that are never given back: one aligned block of at least `bytes`.

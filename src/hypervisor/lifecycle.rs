@@ -1,6 +1,5 @@
 //! VMs come, pause, stop, begin again and go, while others run.
 
-use alloc::string::String;
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
 
@@ -13,7 +12,7 @@ use crate::sched::{AdmissionError, Entity, Retired, RunQueue, VmId};
 use crate::vcpu::VcpuId;
 use crate::vm::balloon::BalloonError;
 use crate::vm::create::CreateError;
-use crate::vm::loading::LoadStep;
+use crate::vm::loading::{BootError, LoadStep};
 use crate::vm::{Sequel, Status, Stop, Vm};
 
 /// Why a VM is not made to do what was asked.
@@ -204,7 +203,9 @@ impl Hypervisor {
     /// # Errors
     /// It cannot be loaded, and is being stopped; at its first start, also taken apart.
     pub fn load_step<M: Machine>(&self, machine: &mut M, vm: &Vm) -> Result<Progress, NotLoaded> {
-        let step = vm.load_step(machine.upkeep()).and_then(|step| {
+        let has_heap = !vm.loading_takes_heap() || self.has_heap_to_load();
+        let step = if has_heap { vm.load_step(machine.upkeep()) } else { Err(BootError::Heap) };
+        let step = step.and_then(|step| {
             Ok(match step {
                 LoadStep::More => Progress::More,
                 LoadStep::NeedsTables => {
@@ -461,7 +462,7 @@ impl Hypervisor {
             let vm = free.map(|free| doomed.swap_remove(free));
             self.doomed_count.store(doomed.len(), Ordering::Release);
             drop(doomed);
-            let Some(vm) = vm.and_then(Arc::into_inner) else {
+            let Some(mut vm) = vm.and_then(Arc::into_inner) else {
                 drop(stock);
                 fence(Ordering::SeqCst); // between the lock and the word, as on the other side
                 if self.word_left.swap(false, Ordering::SeqCst) {
@@ -469,7 +470,7 @@ impl Hypervisor {
                 }
                 return;
             };
-            let name = String::from(vm.name());
+            let name = vm.take_name();
             stock.destroy(vm, machine.upkeep());
             drop(stock); // the log may be slow
             log::info!("{name}: destroyed");

@@ -1,7 +1,7 @@
 //! The machine's memory: what is free, what is kept, and what running VMs give up and get back.
 
 use super::lifecycle::Refusal;
-use super::{Hypervisor, MemoryReport};
+use super::{Hypervisor, MemoryReport, provision};
 use crate::addr::{PAGE_SIZE, PhysAddr, Region};
 use crate::machine::Machine;
 use crate::sched::VmId;
@@ -33,6 +33,12 @@ impl Hypervisor {
         let order = u8::try_from(frames.ilog2()).ok()?;
         let block = self.pool.try_lock()?.frames.allocate_block(order)?;
         Some(block.region())
+    }
+
+    /// Whether the heap has enough for a step of loading on every CPU. Asked before each: so it has when the step is done.
+    pub(super) fn has_heap_to_load(&self) -> bool {
+        let bytes = provision::loading(u8::try_from(self.cpus()).unwrap_or(u8::MAX));
+        self.pool.lock().frames.reserve_heap(bytes)
     }
 
     /// What running VMs have given up is waited for until every CPU has begun its next step.

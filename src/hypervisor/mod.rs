@@ -10,6 +10,7 @@ mod devices;
 mod lifecycle;
 mod lines;
 mod memory;
+mod provision;
 mod schedule;
 mod stock;
 pub mod watchdog;
@@ -102,7 +103,8 @@ impl Hypervisor {
             population: Population::new(stock.machine().when_idle),
             stock: TicketMutex::new(stock),
             pool,
-            doomed: TicketMutex::default(),
+            // A number has no second VM before its first is taken apart.
+            doomed: TicketMutex::new(Vec::with_capacity(configs.len())),
             doomed_count: AtomicUsize::new(0),
             word_left: AtomicBool::new(false),
             called: (0..cpus).map(|_| AtomicBool::new(false)).collect(),

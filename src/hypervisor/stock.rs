@@ -4,19 +4,18 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 
-use crate::addr::PAGE_SIZE;
+use super::provision;
 use crate::device::doorbell::Doorbells;
 use crate::device::serial::SerialLine;
 use crate::firmware::entropy::Entropy;
 use crate::host::allotment::Allotment;
 use crate::manifest::{MachineConfig, Manifest, VmConfig};
-use crate::memory::elastic::UNIT;
 use crate::memory::shared::Lender;
 use crate::memory::{Block, Dirty, FramePool, Maintenance, SharedPool, TableFrames, Vmids};
 use crate::sched::VmId;
 use crate::time::Ticks;
 use crate::virtio::block::base::Images;
-use crate::virtio::console::channel::{self, Channels};
+use crate::virtio::console::channel::Channels;
 use crate::virtio::net::cabling::Cabling;
 use crate::virtio::vsock::sockets::Sockets;
 use crate::vm::Vm;
@@ -43,12 +42,6 @@ pub struct HeapAccess {
     /// How much there is.
     pub report: fn() -> HeapReport,
 }
-
-/// What making a VM takes of the heap at most, and so much more for each of its vCPUs, in bytes.
-const HEAP_OF_VM: u64 = 64 << 10;
-const HEAP_OF_VCPU: u64 = 16 << 10;
-/// The same for each of the machine's disks that it has a part of.
-const HEAP_OF_HOST_DISK: u64 = 48 << 10;
 
 /// The memory for VMs, in bytes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -125,7 +118,7 @@ impl Stock {
     /// The same on a machine that has `ram` bytes of memory in all, and this heap.
     #[must_use]
     pub fn on_machine(self, ram: u64, heap: HeapAccess) -> Self {
-        self.pool.set_reserve_heap(heap.reserve);
+        self.pool.lock().frames.set_reserve_heap(heap.reserve);
         Self { ram, heap, ..self }
     }
 
@@ -194,14 +187,11 @@ impl Stock {
         cpu: &impl Maintenance,
     ) -> Option<Result<Box<Vm>, CreateError>> {
         let config = self.manifest.vms().get(id.index())?;
-        let vcpus = u64::from(config.vcpus);
-        let disks = config.disks.iter().filter(|disk| disk.host().is_some()).count() as u64;
-        let ports = config.ports.len() as u64 + u64::from(config.agent);
-        let ports = ports * 2 * channel::ROOM as u64;
-        let sockets = self.sockets.of(id).map_or(0, |socket| socket.most_memory() as u64);
-        let heap = HEAP_OF_VM + vcpus * HEAP_OF_VCPU + disks * HEAP_OF_HOST_DISK + ports + sockets;
+        let socket = self.sockets.of(id).map_or(0, |socket| socket.most_memory() as u64);
+        let all = self.manifest.vms();
         let Lender { frames, lent } = &mut *self.pool.lock();
-        if !(self.heap.reserve)(frames, heap + heap_of_balloon(config)) {
+        let heap = provision::heap_of(config, all, socket, frames.free_bytes(), self.host.cpus);
+        if !frames.promise_heap(heap) {
             return Some(Err(BootError::Heap.into()));
         }
         let heap_used = || {
@@ -271,12 +261,4 @@ impl TableFrames for Counted<'_> {
         self.taken = self.taken.saturating_sub(block.region().size());
         { self.pool }.free(block);
     }
-}
-
-/// What a balloon notes takes of the heap, in bytes.
-fn heap_of_balloon(config: &VmConfig) -> u64 {
-    // A bit for each page, and a word for each unit.
-    let notes = config.memory / PAGE_SIZE / 8 + config.memory / UNIT * 8;
-    // The heap hands out powers of two.
-    if config.balloon.is_some() { 2 * notes } else { 0 }
 }

@@ -7,7 +7,8 @@
 //! Ownership is the bookkeeping: a block is neither `Clone` nor made anywhere but here, so it cannot
 //! be freed twice. One that is dropped instead of freed is lost, not unsafe.
 //!
-//! The buddy allocator keeps its free lists on the hypervisor's heap: one node for each free block.
+//! The buddy allocator keeps its free lists on the hypervisor's heap: an entry for each free block. Who gives many back
+//! has the heap given some of them.
 
 use alloc::vec::Vec;
 use core::fmt;
@@ -15,6 +16,7 @@ use core::marker::PhantomData;
 
 use buddy_system_allocator::FrameAllocator;
 
+use super::elastic::UNIT;
 use super::maintenance::Maintenance;
 use super::phys::{self, Ram};
 use crate::addr::{PAGE_SIZE, PhysAddr, Region};
@@ -150,9 +152,12 @@ impl<S> fmt::Debug for Frames<S> {
     }
 }
 
-/// There are not that many free frames.
+/// There are not that many free frames, or they are in too many pieces.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("{wanted} bytes of memory were asked for, {free} are free")]
+#[error(
+    "{wanted} bytes of memory were asked for, {free} are free{}",
+    if free < wanted { "" } else { ", but in too many pieces" }
+)]
 pub struct OutOfFrames {
     /// How many bytes were asked for.
     pub wanted: u64,
@@ -160,9 +165,24 @@ pub struct OutOfFrames {
     pub free: u64,
 }
 
+/// Lets so many bytes of the heap be free, with frames of the pool where they are not; or says that it cannot.
+pub type ReserveHeap = fn(&mut FramePool, u64) -> bool;
+
 /// A block may have any size up to the whole of a 48-bit space.
 const ORDERS: usize = 37;
 const MAX_ORDER: u8 = 36;
+
+/// A set of frames has at most one block for each [`UNIT`] of it and this many, or the heap is seen to once more: its lists
+/// grow with the blocks.
+pub const FEW_BLOCKS: u64 = 64;
+
+/// What a block takes of the heap, in bytes: in the list that it is allocated to, which grows by doubling, in the one that
+/// it is moved to, and in the pool's own.
+pub const HEAP_OF_BLOCK: u64 = 96;
+
+/// After so many blocks that came back the heap is seen to, and how much is to be free then at least, in bytes.
+const SOME_BLOCKS: u32 = 64;
+const HEAP_OF_SOME: u64 = 16 << 10;
 
 /// All RAM that is not the hypervisor's own. It has no lock: its owner has one.
 pub struct FramePool {
@@ -171,12 +191,47 @@ pub struct FramePool {
     ram: Vec<Region<PhysAddr>>,
     free_frames: u64,
     total_frames: u64,
+    reserve_heap: Option<ReserveHeap>,
+    /// How much of the heap was promised last, in bytes.
+    promised: u64,
+    /// How many blocks have come back.
+    given_back: u32,
 }
 
 impl FramePool {
     /// A pool without frames.
     pub const fn new() -> Self {
-        Self { free: FrameAllocator::new(), ram: Vec::new(), free_frames: 0, total_frames: 0 }
+        Self {
+            free: FrameAllocator::new(),
+            ram: Vec::new(),
+            free_frames: 0,
+            total_frames: 0,
+            reserve_heap: None,
+            promised: 0,
+            given_back: 0,
+        }
+    }
+
+    /// The heap that its lists are on can be given memory so.
+    pub fn set_reserve_heap(&mut self, reserve: ReserveHeap) {
+        self.reserve_heap = Some(reserve);
+    }
+
+    /// Lets so many bytes of the heap be free. Returns whether they are; where nobody has said how, they are.
+    pub fn reserve_heap(&mut self, bytes: u64) -> bool {
+        self.reserve_heap.is_none_or(|reserve| reserve(self, bytes))
+    }
+
+    /// The same for who has much to do for which he allocates frames, too: where they are in many pieces there is more then.
+    pub fn promise_heap(&mut self, bytes: u64) -> bool {
+        self.promised = bytes;
+        self.reserve_heap(bytes)
+    }
+
+    /// Whether there is heap for as many blocks again as there are in a set of `bytes` bytes by now.
+    fn has_heap_for_more(&mut self, blocks: usize, bytes: u64) -> bool {
+        let few = blocks as u64 <= bytes / UNIT + FEW_BLOCKS;
+        few || self.reserve_heap(self.promised + blocks as u64 * 2 * HEAP_OF_BLOCK)
     }
 
     /// Adds the whole frames of `ram` that touch none of `reserved`. What was added before is not added
@@ -232,7 +287,10 @@ impl FramePool {
         let mut order = MAX_ORDER;
         while let Some(log2) = left.checked_ilog2() {
             order = order.min(u8::try_from(log2).unwrap_or(MAX_ORDER));
-            let run = if frames.runs.try_reserve(1).is_ok() { self.take(order) } else { None };
+            let has_room = frames.runs.len() < frames.runs.capacity()
+                || self.has_heap_for_more(frames.runs.len(), bytes)
+                    && frames.runs.try_reserve(1).is_ok();
+            let run = if has_room { self.take(order) } else { None };
             match run {
                 Some(run) => {
                     left -= 1 << order;
@@ -277,6 +335,11 @@ impl FramePool {
         assert!(ours(run.start) && ours(run.region().last()), "freed to another pool: {run:?}");
         self.free.dealloc(frame_number(run.start), 1 << run.order);
         self.free_frames += 1 << run.order;
+        self.given_back = self.given_back.wrapping_add(1);
+        if self.given_back.is_multiple_of(SOME_BLOCKS) {
+            // If there is none, the next ones may do with what there is.
+            let _ = self.reserve_heap(HEAP_OF_SOME);
+        }
     }
 }
 

@@ -11,7 +11,6 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use spin::Once;
 use spin::mutex::{TicketMutex, TicketMutexGuard};
 
 use super::frames::{Block, Dirty, FramePool};
@@ -22,9 +21,6 @@ use crate::machine::CpuId;
 
 /// Caches and TLBs, for who has no machine at hand.
 pub type Upkeep = &'static (dyn Maintenance + Send + Sync);
-
-/// Lets so many bytes of the heap be free, with frames of the pool where they are not; or says that it cannot.
-pub type ReserveHeap = fn(&mut FramePool, u64) -> bool;
 
 /// How many blocks can be in limbo.
 const LIMBO: usize = 64;
@@ -53,7 +49,6 @@ pub struct SharedPool {
     /// What each has seen.
     seen: Box<[AtomicU64]>,
     upkeep: Upkeep,
-    reserve_heap: Once<ReserveHeap>,
 }
 
 impl SharedPool {
@@ -66,13 +61,7 @@ impl SharedPool {
             round: AtomicU64::new(0),
             seen: (0..cpus).map(|_| AtomicU64::new(0)).collect(),
             upkeep,
-            reserve_heap: Once::new(),
         }
-    }
-
-    /// The heap that the pool's own lists are on can be given memory so.
-    pub fn set_reserve_heap(&self, reserve: ReserveHeap) {
-        self.reserve_heap.call_once(|| reserve);
     }
 
     /// The pool itself.
@@ -148,7 +137,7 @@ impl SharedPool {
         }
         let mut lender = self.lender.lock();
         let Lender { frames, lent } = &mut *lender;
-        if self.reserve_heap.get().is_some_and(|reserve| !reserve(frames, HEAP_OF_LIMBO)) {
+        if !frames.reserve_heap(HEAP_OF_LIMBO) {
             return;
         }
         let mut index = 0;
@@ -245,7 +234,7 @@ mod tests {
         let pool = pool(1);
         (0..LIMBO).for_each(|_| give(&pool));
         assert!(pool.limbo().is_none());
-        pool.set_reserve_heap(|frames, _| frames.free_bytes() > SIZE);
+        pool.lock().frames.set_reserve_heap(|frames, _| frames.free_bytes() > SIZE);
         assert!(pool.begin_round());
         pool.heed(CpuId(0));
         assert_eq!(free(&pool), SIZE - 64 * 4096);

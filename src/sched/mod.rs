@@ -36,7 +36,7 @@ mod transfer;
 
 pub use account::{Account, Usage};
 pub use balance::{Balance, Timing};
-pub use queue::RunQueue;
+pub use queue::{ROOM, RunQueue};
 pub use record::Terms;
 pub use reservation::{Admission, AdmissionError, RESERVABLE, Reservation};
 

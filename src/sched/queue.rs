@@ -16,7 +16,7 @@ use crate::machine::CpuId;
 use crate::time::Ticks;
 
 /// How many vCPUs a queue has room for from the start; beyond that it only grows by [`RunQueue::add`].
-const ROOM: usize = 32;
+pub const ROOM: usize = 32;
 
 /// Why the running vCPU may have to go before its slice is over.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

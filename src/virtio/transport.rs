@@ -272,7 +272,9 @@ impl<B: Backend, R: RamSource> Transport<B, R> {
     }
 
     fn begin_again(&mut self) {
-        let places = alloc::vec![Place::default(); self.state.places.len()];
+        // A guest does this as often as it likes: nothing is allocated.
+        let mut places = core::mem::take(&mut self.state.places);
+        places.fill(Place::default());
         self.state = State { places, ..State::default() };
         self.queues.reset();
         self.backend.reset();

@@ -2,8 +2,7 @@
 //!
 //! [`say`] only notes them. Whoever has background work says a line by [`go_on`] as long as it [`is_waiting`].
 
-use alloc::string::String;
-use core::fmt::Write;
+use core::fmt::{self, Display};
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use log::Level;
@@ -15,6 +14,16 @@ use crate::vcpu::GuestRegs;
 const COLUMNS: usize = 3;
 /// How many vCPUs' registers wait at most.
 const ROOM: usize = 4;
+
+/// A line: so many registers. A guest can have its crash reported when the heap is short, so nothing is put together
+/// there.
+struct Line([Option<(Name, u64)>; COLUMNS]);
+
+#[derive(Clone, Copy)]
+enum Name {
+    General(usize),
+    Other(&'static str),
+}
 
 /// Some registers of EL1's, with their names.
 type System = [(&'static str, u64); 12];
@@ -73,15 +82,15 @@ impl Waiting {
         free.map(|place| *place = Some(dump)).is_some()
     }
 
-    fn next(&mut self) -> Option<(Level, String)> {
+    fn next(&mut self) -> Option<(Level, Line)> {
         loop {
             let Some(dump) = self.dumps.first().and_then(Option::as_ref) else {
                 IS_WAITING.store(false, Ordering::Relaxed);
                 return None;
             };
-            if let Some(text) = dump.line(self.line) {
+            if let Some(line) = dump.line(self.line) {
                 self.line += 1;
-                return Some((dump.level, text));
+                return Some((dump.level, line));
             }
             self.line = 0;
             self.dumps.rotate_left(1);
@@ -94,35 +103,46 @@ impl Waiting {
 
 impl Dump {
     /// The program counter and `PSTATE`, then the general registers, then EL1's.
-    fn line(&self, number: usize) -> Option<String> {
-        let mut text = String::new();
+    fn line(&self, number: usize) -> Option<Line> {
         let Some(number) = number.checked_sub(1) else {
-            return Some(row(&[("pc", self.regs.pc), ("pstate", self.regs.pstate)]));
+            return Line::of([("pc", self.regs.pc), ("pstate", self.regs.pstate)].into_iter());
         };
         let general = self.regs.x.len().div_ceil(COLUMNS);
         match number.checked_sub(general) {
             None => {
-                let row = self.regs.x.iter().enumerate().skip(number * COLUMNS).take(COLUMNS);
-                for (register, value) in row {
-                    let _ = write!(text, "  x{register:<5} {value:#018x}");
-                }
-                Some(text)
+                let all = self.regs.x.iter().enumerate().skip(number * COLUMNS);
+                Line::with(all.map(|(register, value)| (Name::General(register), *value)))
             }
-            Some(number) => Some(row(self.system.as_ref()?.chunks(COLUMNS).nth(number)?)),
+            Some(number) => Line::of(self.system?.into_iter().skip(number * COLUMNS)),
         }
     }
 }
 
-fn row(registers: &[(&str, u64)]) -> String {
-    let mut text = String::new();
-    for (name, value) in registers {
-        let _ = write!(text, "  {:<6} {value:#018x}", name.trim_end_matches("_el1"));
+impl Line {
+    fn of(registers: impl Iterator<Item = (&'static str, u64)>) -> Option<Self> {
+        Self::with(registers.map(|(name, value)| (Name::Other(name), value)))
     }
-    text
+
+    /// The first of `registers`, unless there is none.
+    fn with(registers: impl Iterator<Item = (Name, u64)>) -> Option<Self> {
+        let mut cells = [None; COLUMNS];
+        cells.iter_mut().zip(registers).for_each(|(cell, register)| *cell = Some(register));
+        cells.first()?.is_some().then_some(Self(cells))
+    }
+}
+
+impl Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().flatten().try_for_each(|(name, value)| match name {
+            Name::General(number) => write!(f, "  x{number:<5} {value:#018x}"),
+            Name::Other(name) => write!(f, "  {:<6} {value:#018x}", name.trim_end_matches("_el1")),
+        })
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use alloc::string::{String, ToString};
     use alloc::vec::Vec;
 
     use super::*;
@@ -134,7 +154,7 @@ mod tests {
     }
 
     fn all(waiting: &mut Waiting) -> Vec<String> {
-        core::iter::from_fn(|| waiting.next()).map(|(_, line)| line).collect()
+        core::iter::from_fn(|| waiting.next()).map(|(_, line)| line.to_string()).collect()
     }
 
     #[test]

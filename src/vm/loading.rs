@@ -160,6 +160,20 @@ impl Vm {
         !matches!(*self.loading.lock(), Loading::Done(_))
     }
 
+    /// Whether the next step takes some of the heap.
+    pub(crate) fn loading_takes_heap(&self) -> bool {
+        match *self.loading.lock() {
+            Loading::Give(_) | Loading::Begin | Loading::Write(_) | Loading::Tree(_) => true,
+            Loading::Scrub(_)
+            | Loading::Map
+            | Loading::Disks(_)
+            | Loading::Fill(_)
+            | Loading::Zero(_)
+            | Loading::Finish(_)
+            | Loading::Done(_) => false,
+        }
+    }
+
     /// One step of what has to be done before the boot vCPU can start. No vCPU is on.
     pub(crate) fn load_step(&self, cpu: &impl Maintenance) -> Result<LoadStep, BootError> {
         let mut loading = self.loading.lock();
@@ -182,10 +196,10 @@ impl Vm {
                     *loading = Loading::Give(overlap.0);
                     return Err(BootError::Heap);
                 }
-                if let Some(means) = self.means() {
-                    memory.make_elastic(means).map_err(|_| BootError::Heap)?;
-                }
+                let elastic = self.means().map_or(Ok(()), |means| memory.make_elastic(means));
+                // Also if it has no heap for that: its frames go back with it.
                 self.memory.call_once(|| memory);
+                elastic.map_err(|_| BootError::Heap)?;
                 *loading = Loading::Map;
             }
             Loading::Map => {

@@ -190,6 +190,11 @@ impl Vm {
         &self.name
     }
 
+    /// Takes its name, when nothing else is wanted of it any more.
+    pub(crate) fn take_name(&mut self) -> String {
+        core::mem::take(&mut self.name)
+    }
+
     /// How many vCPUs it has, 1 to [`crate::vcpu::MAX_VCPUS`].
     pub fn vcpu_count(&self) -> u8 {
         u8::try_from(self.vcpus.len()).unwrap_or(u8::MAX)

@@ -359,7 +359,8 @@ impl<L: SerialLine> Backend for ConsoleDevice<L> {
 
     fn reset(&mut self) {
         self.close_all();
-        self.state = fresh(self.named.len());
+        self.state.multiport = false;
+        self.state.ports.fill(PortState::default());
         if self.has_keys {
             self.line.discard();
         }
