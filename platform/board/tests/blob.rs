@@ -1,6 +1,7 @@
 //! Blobs that are no trees, or damaged ones.
 
 use super::*;
+use crate::addr::PAGE_SIZE;
 use crate::platform::tree::Tree;
 use crate::platform::tree::blob::CheckedBlob;
 
@@ -114,6 +115,59 @@ fn a_tree_cut_off_anywhere_is_an_error() {
             let _ = Board::read(&blob, AT);
         }
     }
+}
+
+/// What a blob is read as: a board whose memory is whole pages that nothing else takes, or the reason why not.
+fn is_read(blob: &[u8]) -> bool {
+    let said = |why: BoardError| assert!(!format!("{why}").is_empty());
+    let _ = Board::read_uart(blob).map_err(said);
+    let _ = Board::read_power(blob).map_err(said);
+    let board = match Board::read(blob, AT) {
+        Ok(board) => board,
+        Err(why) => {
+            said(why);
+            return false;
+        }
+    };
+    let own = region(0x4100_0000, 0x12_3456);
+    let usable = board.usable_memory(&[own]);
+    for (index, region) in usable.iter().enumerate() {
+        assert!(region.start().is_aligned(PAGE_SIZE) && region.size().is_multiple_of(PAGE_SIZE));
+        let taken = board.reserved.iter().any(|taken| taken.overlaps(region));
+        assert!(!taken && !region.overlaps(&own));
+        assert!(usable[..index].iter().all(|before| before.last() < region.start()));
+    }
+    true
+}
+
+/// Flips the lowest bit or all of each byte in turn: some make no difference that is seen, some do.
+fn flip_each_byte(blob: &[u8]) {
+    assert!(is_read(blob));
+    let mut changed = blob.to_vec();
+    let mut read = [0, 0];
+    for at in (0..blob.len()).step_by(crate::testing::pick(1, 3989)) {
+        for flip in [1, 0xff] {
+            changed[at] ^= flip;
+            read[usize::from(is_read(&changed))] += 1;
+            changed[at] ^= flip;
+        }
+    }
+    assert!(read.iter().all(|count| *count > 0) || cfg!(miri), "{read:?}");
+}
+
+#[test]
+fn every_byte_of_qemus_tree_with_a_gicv2_may_be_wrong() {
+    flip_each_byte(VIRT_GICV2);
+}
+
+#[test]
+fn every_byte_of_qemus_tree_with_a_gicv3_may_be_wrong() {
+    flip_each_byte(VIRT_GICV3);
+}
+
+#[test]
+fn every_byte_of_a_tree_like_the_pis_may_be_wrong() {
+    flip_each_byte(&pi().to_dtb());
 }
 
 proptest! {

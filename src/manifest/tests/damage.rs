@@ -137,3 +137,78 @@ fn payloads_that_share_some_bytes_but_not_all_are_refused() {
         );
     }
 }
+
+/// A bundle with all that a manifest can say.
+fn full() -> Vec<u8> {
+    let network = NetworkConfig { name: "lan", uplink: true };
+    let mac = |last| MacAddr([2, 0, 0, 0, 0, last]);
+    let card = |last| CardConfig { network: 0, port: PortConfig::new(mac(last)) };
+    let port = |to| ConsolePort { name: "org.example.port", to };
+    let named = HostDiskConfig { disk: DiskName::Serial("ssd"), part: DiskPart::Named("data") };
+    let first = VmSource {
+        balloon: Some(32 << 20),
+        on_crash: OnCrash::Restart,
+        shutdown: Shutdown::Console("poweroff\n"),
+        nets: vec![card(1), card(2)],
+        ports: vec![port("second")],
+        vsock: Some(VsockConfig { group: Some("group"), ..VsockConfig::new(3) }),
+        disks: vec![
+            disk(DiskContents::Image(INITRD), "image"),
+            disk(DiskContents::Empty(1 << 20), "empty"),
+            disk(DiskContents::Host(named), "host"),
+        ],
+        ..source("first")
+    };
+    let second = VmSource {
+        assign: vec!["/pl011@9040000"],
+        agent: true,
+        keys: Keys::Virtio,
+        nets: vec![card(3)],
+        ports: vec![port("first")],
+        ..source("second")
+    };
+    write(&MachineConfig::default(), &[network], &[first, second]).unwrap()
+}
+
+/// Whose checksum is right all the same: a stranger's, not one that was damaged on its way.
+#[test]
+fn each_byte_of_a_header_or_table_may_be_another_in_a_bundle_that_is_sealed_again() {
+    let bundle = full();
+    assert!(read(&bundle).is_ok());
+    let table = u64::from_le_bytes(bundle[24..32].try_into().unwrap());
+    let end = 32 + usize::try_from(table).unwrap();
+    let (mut changed, mut counts) = (bundle.clone(), [0, 0]);
+    for at in (0..end).step_by(crate::testing::pick(1, 97)) {
+        for flip in [1, 2, 0x80, 0xff] {
+            changed[at] ^= flip;
+            seal(&mut changed);
+            match read(&changed) {
+                // What it says can be used.
+                Ok(manifest) => {
+                    for vm in manifest.vms() {
+                        let initrd = vm.initrd.map_or(0, |initrd| manifest.payload(initrd).len());
+                        assert!(manifest.payload(vm.kernel).len() + initrd < bundle.len());
+                        assert!(!vm.name.is_empty() && vm.vcpus > 0);
+                    }
+                    counts[0] += 1;
+                }
+                Err(why) => {
+                    assert!(!why.to_string().is_empty());
+                    counts[1] += 1;
+                }
+            }
+            changed[at] ^= flip;
+        }
+    }
+    assert!(counts.iter().all(|count| *count > 0) || cfg!(miri), "{counts:?}");
+}
+
+#[test]
+fn each_flipped_byte_of_a_bundle_with_all_there_is_is_noticed() {
+    let mut bundle = full();
+    for at in (0..bundle.len()).step_by(crate::testing::pick(1, 997)) {
+        bundle[at] ^= 0xff;
+        assert!(read(&bundle).is_err(), "byte {at}");
+        bundle[at] ^= 0xff;
+    }
+}
