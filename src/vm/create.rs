@@ -301,6 +301,8 @@ impl Vm {
             stopped: AtomicBool::new(false),
             next_reset: AtomicU64::new(0),
             reset_interval: host.frequency.micros(RESET_INTERVAL_MICROS),
+            began: AtomicU64::new(now.0),
+            crashes: AtomicU8::new(0),
             culprit: AtomicU8::new(0),
             complaints: AtomicU8::new(0),
             traps_wait: AtomicBool::new(false),

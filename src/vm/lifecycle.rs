@@ -14,6 +14,9 @@ use alloc::boxed::Box;
 
 use crate::time::Ticks;
 
+/// The wait for the next start after a crash is a second, doubled so many times at most: a minute.
+const MOST_DOUBLINGS: u8 = 6;
+
 /// How a VM stops.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Stop {
@@ -290,7 +293,7 @@ impl Vm {
     /// Begin again in place: registers, interrupts and devices as after reset; the boot vCPU loads the
     /// image anew before its first instruction; the rest of RAM keeps its content, as on a machine that
     /// is reset. No vCPU is on. Returns when the boot vCPU may start: not before a second after the last
-    /// reset, as a guest that resets itself in a loop would fill the log.
+    /// reset, as a guest that resets itself in a loop would fill the log, and later if it crashes time and again.
     pub fn reboot(&self, now: Ticks) -> Ticks {
         // First of all: what CPUs still hold of the old incarnation is nobody's from here on.
         self.incarnation.fetch_add(1, Ordering::AcqRel);
@@ -310,9 +313,7 @@ impl Vm {
         if let Some(elastic) = self.elastic() {
             elastic.waits_no_more();
         }
-        let earliest = Ticks(self.next_reset.load(Ordering::Acquire));
-        let start = earliest.max(now);
-        self.next_reset.store(start.saturating_add(self.reset_interval).0, Ordering::Release);
+        let start = self.next_start(stop, is_start, now);
         self.loading.lock().rewind();
         let mut lifecycle = self.lifecycle.lock();
         lifecycle.power = [Power::Off; MAX_VCPUS];
@@ -323,6 +324,39 @@ impl Vm {
         self.stopping.store(0, Ordering::Release);
         drop(lifecycle);
         log::info!("{}: {}", self.name, if is_start { "started again" } else { "reset" });
+        let wait = start.since(now).0 / self.reset_interval.0.max(1);
+        if wait > 1 {
+            let crashes = self.crashes.load(Ordering::Relaxed);
+            log::warn!(
+                "{}: it has crashed {crashes} times in a row: it begins in {wait} s",
+                self.name
+            );
+        }
+        start
+    }
+
+    /// When a VM that stopped so may begin again. With each crash that follows another one soon it waits twice as long as
+    /// before; who is asked for by hand does not wait for that.
+    fn next_start(&self, stop: Option<Stop>, is_start: bool, now: Ticks) -> Ticks {
+        let second = self.reset_interval;
+        let doubled = |times: u8| Ticks(second.0 << times.min(MOST_DOUBLINGS));
+        let began = Ticks(self.began.load(Ordering::Acquire));
+        let next = Ticks(self.next_reset.load(Ordering::Acquire));
+        let has_run_long = now >= began.saturating_add(doubled(MOST_DOUBLINGS));
+        let by_hand = is_start || stop == Some(Stop::Restart);
+        let crashes = match self.crashes.load(Ordering::Relaxed) {
+            _ if by_hand || has_run_long => 0,
+            crashes => crashes,
+        };
+        // With no stop that was asked for it turned all its vCPUs off.
+        let crashed = !by_hand && matches!(stop, None | Some(Stop::Crashed));
+        let crashes = crashes.saturating_add(u8::from(crashed));
+        let next = if by_hand { next.min(began.saturating_add(second)) } else { next };
+        let start = now.max(next);
+        let apart = doubled(crashes.saturating_sub(1));
+        self.crashes.store(crashes, Ordering::Relaxed);
+        self.began.store(start.0, Ordering::Release);
+        self.next_reset.store(start.saturating_add(apart).0, Ordering::Release);
         start
     }
 

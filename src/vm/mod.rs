@@ -153,6 +153,9 @@ pub struct Vm {
     next_reset: AtomicU64,
     /// How long after a reset the next one takes effect.
     reset_interval: Ticks,
+    /// When it began last after a crash, on the system counter, and how often it has crashed without having run for long.
+    began: AtomicU64,
+    crashes: AtomicU8,
     /// The vCPU that crashed (+ 1; 0: none) and whose registers are to be told.
     culprit: AtomicU8,
     /// How often it was said that the guest does what cannot be emulated.
