@@ -20,7 +20,7 @@ pub mod pl011;
 pub mod uart;
 
 #[cfg(test)]
-mod fake;
+pub mod fake;
 
 use crate::vgic::IntId;
 use thiserror::Error;

@@ -490,3 +490,6 @@ impl fmt::Write for Emergency {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;
