@@ -77,6 +77,33 @@ fn its_interrupt_reaches_the_guest_and_the_guests_end_is_the_physical_one() {
     }
 }
 
+/// Its line is high again as soon as the guest has ended its interrupt, for ever, and its handler works for a while.
+#[test]
+fn a_storm_of_its_interrupts_takes_no_more_than_its_guests_share() {
+    for (gic, work) in BOTH.into_iter().flat_map(|gic| [(gic, 1), (gic, 50)]) {
+        let mut room = room(gic, 1, Ok(vec![device(REGISTERS, INTID)]));
+        let (base, _) = vectors();
+        let handler = [Op::Acknowledge, Op::Work(work), Op::EndOfInterrupt, Op::Eret];
+        room.program(0, base, &handler);
+        room.program(1, ENTRY, &[Op::Work(100), Op::Mark(2), Op::Branch(ENTRY)]);
+        room.run(50);
+        let (began, marks, mut raised) = (room.world.now().0, room.marks(1, 0).len(), 0);
+        for _ in 0..2000 {
+            // One that is active does not come again.
+            if seen(&room, Seen::Deactivated(IntId(INTID))) == raised {
+                room.world.interrupt(plinth::machine::CpuId(0), IntId(INTID));
+                raised += 1;
+            }
+            room.run(1);
+        }
+        let time = room.world.now().0 - began;
+        let worked = 100 * (room.marks(1, 0).len() - marks) as u64;
+        let taken = room.took(0, 0).len();
+        assert!(taken > 100, "{taken} interrupts");
+        assert!(worked * 10 >= time * 4, "{worked} of {time}, {taken} interrupts on {gic:?}");
+    }
+}
+
 #[test]
 fn it_is_closed_while_the_guest_is_off_and_opened_again_when_it_begins_again() {
     let mut room = room(V3, 2, Ok(vec![device(REGISTERS, INTID)]));
