@@ -24,6 +24,7 @@
 //! | [`firmware`] | what a guest takes for its firmware |
 //! | [`console`] | the host's serial line, shared by the log, the guests and the monitor |
 //! | [`monitor`] | the shell, and its machine-readable twin |
+//! | [`mitigation`] | what each CPU needs against speculation that a guest steers |
 //! | [`manifest`] | the boot bundle: which guests to run |
 //! | [`platform`] | what differs between boards |
 
@@ -46,6 +47,7 @@ pub mod hypervisor;
 pub mod machine;
 pub mod manifest;
 pub mod memory;
+pub mod mitigation;
 pub mod monitor;
 pub mod net;
 pub mod sched;
