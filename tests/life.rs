@@ -5,6 +5,7 @@ mod common;
 use common::*;
 use plinth::cpu::Step;
 use plinth::exit::{Exit, Width};
+use plinth::firmware::smccc::{Mitigation, Mitigations};
 use plinth::machine::CpuId;
 use plinth::machine::fake::{IRQ_VECTOR, Op, SYNC_VECTOR};
 use plinth::manifest::MAX_MEMORY;
@@ -13,6 +14,7 @@ use plinth::sched::VmId;
 use plinth::vcpu::VcpuId;
 use plinth::vgic::GicVersion::{self, V2, V3};
 use plinth::vgic::IntId;
+use plinth::vm::create::Host;
 use plinth::vm::layout;
 use plinth::vm::sysreg::names;
 use plinth::vm::tally::Reason;
@@ -266,6 +268,34 @@ fn an_smc_is_stepped_over_and_answered_as_an_hvc() {
             psci(SYSTEM_OFF),
         ],
     );
+    assert!(room.run(100));
+    assert_eq!(room.marks(0, 0), [1]);
+}
+
+#[test]
+fn a_guest_learns_what_the_machine_has_against_speculation() {
+    let host = Host {
+        mitigations: Mitigations {
+            branch_target: Mitigation::Firmware,
+            store_bypass_not_needed: true,
+            branch_history: Mitigation::Unknown,
+        },
+        ..host(V3, 1)
+    };
+    let features = 0x8000_0001;
+    let asked = [(0x8000_8000, 0), (0x8000_7fff, -2i64 as u64), (0x8000_3fff, u64::MAX)];
+    let mut ops = Vec::new();
+    for (workaround, answer) in asked {
+        ops.push(Op::Hvc([features, workaround, 0, 0]));
+        ops.push(Op::BranchUnless(0, answer, LOOP));
+    }
+    for (workaround, answer) in [(0x8000_8000, 0), (0x8000_3fff, u64::MAX)] {
+        ops.push(Op::Smc([workaround, 0, 0, 0]));
+        ops.push(Op::BranchUnless(0, answer, LOOP));
+    }
+    ops.extend([Op::Mark(1), psci(SYSTEM_OFF)]);
+    let mut room = Room::on(host, 4, &bundle(&[guest("one", 1)]), 3 * RAM, Box::new(|_, _| {}));
+    room.program(0, ENTRY, &ops).program(0, LOOP, &wait_loop());
     assert!(room.run(100));
     assert_eq!(room.marks(0, 0), [1]);
 }

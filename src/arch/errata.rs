@@ -22,13 +22,15 @@ const DISABLE_INSTRUCTION_PREFETCH: u64 = 1 << 32;
 const DISABLE_LOAD_PASS_STORE: u64 = 1 << 55;
 
 /// Set up this CPU. The Raspberry Pi's boot stub does none of this and lets EL2 write the register
-/// (`ACTLR_EL3`); elsewhere, and with TF-A in its place, EL3 has done it, and the access might trap there.
-pub fn apply(board: &Board) {
+/// (`ACTLR_EL3`); elsewhere, and with TF-A in its place, EL3 has done it, and the access might trap there. Returns whether
+/// no load passes an older store from now on.
+pub fn apply(board: &Board) -> bool {
     let ours = board.psci.is_none() && board.is_compatible("brcm,bcm2711");
     if !ours || MIDR_EL1.get() & PART != CORTEX_A72 {
-        return;
+        return false;
     }
     let value = CPUACTLR_EL1.get() | DISABLE_INSTRUCTION_PREFETCH | DISABLE_LOAD_PASS_STORE;
     CPUACTLR_EL1.set(value);
     barrier::isb(barrier::SY);
+    true
 }

@@ -10,7 +10,8 @@ pub fn for_guests(facts: &IdFacts) -> IdRegs {
     IdRegs::new(facts, raw)
 }
 
-fn raw(reg: SysReg) -> u64 {
+/// What this CPU has in `reg`; 0 for one that guests learn nothing of.
+pub fn raw(reg: SysReg) -> u64 {
     macro_rules! read {
         ($($name:ident)*) => {
             match reg {

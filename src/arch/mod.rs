@@ -11,6 +11,7 @@
 //! | [`el1`] | the registers that stay in the CPU while a vCPU is loaded |
 //! | [`gic`] | the physical GIC and the list registers |
 //! | [`timer`] | the generic timer |
+//! | [`mitigation`] | what this CPU and its firmware do against speculation |
 //! | [`maintenance`] | caches and TLBs |
 //! | [`checksum`] | CRC-32 |
 //! | [`memory`] | bytes copied |
@@ -35,6 +36,7 @@ pub mod host;
 pub mod id_registers;
 pub mod maintenance;
 pub mod memory;
+pub mod mitigation;
 pub mod mmu;
 pub mod monitor;
 pub mod percpu;

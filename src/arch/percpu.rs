@@ -16,6 +16,9 @@ pub struct PerCpu {
     pub emergency_stack: u64,
     /// Not 0 while an SError at EL2 is expected.
     pub serror_window: u64,
+    /// What the vectors need for what happens at each entry from a guest
+    /// ([`Entry`](crate::mitigation::Entry)): a function of the firmware, or how many branches.
+    pub entry: u64,
     /// Which CPU.
     pub cpu: CpuId,
     /// The stack it normally runs on, lowest and highest address: a backtrace keeps inside.
@@ -35,7 +38,7 @@ struct Stack(MaybeUninit<[u8; BOOT_EMERGENCY]>);
 #[unsafe(link_section = ".uninit")]
 static mut BOOT_EMERGENCY_STACK: Stack = Stack(MaybeUninit::uninit());
 static mut BOOT: PerCpu =
-    PerCpu { emergency_stack: 0, serror_window: 0, cpu: CpuId(0), stack: (0, 0) };
+    PerCpu { emergency_stack: 0, serror_window: 0, entry: 0, cpu: CpuId(0), stack: (0, 0) };
 
 /// Make the boot CPU able to report its own crash, before there is a heap.
 pub fn install_boot(stack: (u64, u64)) {
@@ -56,7 +59,7 @@ pub fn boot_emergency_guard() -> PhysAddr {
 /// Make a secondary CPU able to report its own crash, on the emergency stack that ends at `emergency`. The block lives for
 /// ever.
 pub fn install(cpu: CpuId, stack: (u64, u64), emergency: u64) {
-    let block = PerCpu { emergency_stack: emergency, serror_window: 0, cpu, stack };
+    let block = PerCpu { emergency_stack: emergency, serror_window: 0, entry: 0, cpu, stack };
     TPIDR_EL2.set(&raw const *Box::leak(Box::new(block)) as u64);
 }
 

@@ -7,12 +7,10 @@ use alloc::boxed::Box;
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use aarch64_cpu::asm;
-use aarch64_cpu::registers::VBAR_EL2;
-use tock_registers::interfaces::Writeable;
 
 use super::maintenance::Upkeep;
 use super::this_cpu::ThisCpu;
-use super::{boot, errata, mmu, percpu, power, timer, traps, world};
+use super::{boot, errata, mitigation, mmu, percpu, power, timer, traps};
 use crate::addr::{PAGE_SIZE, PhysAddr, Region};
 use crate::machine::CpuId;
 use crate::memory::Maintenance;
@@ -193,7 +191,7 @@ fn change(state: &AtomicU8, from: u8, to: u8) -> bool {
 /// The first line of Rust on a secondary CPU: MMU on, on its own stack.
 #[unsafe(no_mangle)]
 extern "C" fn plinth_secondary_main(boot: &'static SecondaryBoot) -> ! {
-    VBAR_EL2.set(world::vectors());
+    mitigation::begin();
     mmu::enforce_wxn();
     if !change(&boot.state, AWAITED, ARRIVED) {
         loop {
@@ -202,7 +200,7 @@ extern "C" fn plinth_secondary_main(boot: &'static SecondaryBoot) -> ! {
     }
     percpu::install(boot.id, (boot.stack_bottom, boot.stack_top), boot.emergency_top);
     traps::init();
-    errata::apply(boot.board);
+    mitigation::apply(boot.id, boot.board, errata::apply(boot.board));
     let machine = ThisCpu::new(boot.id, boot.board);
     boot.state.store(READY, Ordering::Release);
     super::start::run(machine)

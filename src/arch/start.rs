@@ -5,15 +5,17 @@ use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use aarch64_cpu::asm;
-use aarch64_cpu::registers::{MPIDR_EL1, VBAR_EL2};
+use aarch64_cpu::registers::MPIDR_EL1;
 use spin::Once;
-use tock_registers::interfaces::{Readable, Writeable};
+use tock_registers::interfaces::Readable;
 
 use super::maintenance;
 use super::mmu::{AddressSpace, Use};
 use super::power::{self, Verdict};
 use super::this_cpu::ThisCpu;
-use super::{boot, errata, heap, host, monitor, percpu, provoke, smp, supply, timer, traps, world};
+use super::{
+    boot, errata, heap, host, mitigation, monitor, percpu, provoke, smp, supply, timer, traps,
+};
 use crate::addr::{PAGE_SIZE, PhysAddr, Region};
 use crate::console::{self, Settings};
 use crate::cpu::{Cpu, Step};
@@ -55,13 +57,13 @@ pub fn empty_stage2() -> u64 {
 /// left in `x0`.
 #[unsafe(no_mangle)]
 extern "C" fn plinth_main(tree: u64) -> ! {
-    VBAR_EL2.set(world::vectors());
     percpu::install_boot(boot::stack());
+    mitigation::begin();
     traps::init();
     first_heap();
 
     let (board, tree) = read_board(tree);
-    errata::apply(board);
+    mitigation::apply(CpuId(0), board, errata::apply(board));
     start_console(board);
     log::info!("{} on {}, {} CPUs", env!("CARGO_PKG_VERSION"), board.model, board.cpus.len());
     power_from_tree(board.psci, board.watchdog);
@@ -75,6 +77,7 @@ extern "C" fn plinth_main(tree: u64) -> ! {
     let mut machine = ThisCpu::new(CpuId(0), board);
     let cpus = smp::start_others(board, this_mpidr(), stacks, frequency);
     log::info!("{cpus} CPUs at EL2");
+    mitigation::report();
 
     if board.chosen.bootargs.split_ascii_whitespace().any(|word| word == host::ARGUMENT) {
         host::find(&mut machine, &mut frames, &tree);

@@ -10,7 +10,7 @@ use tock_registers::interfaces::Readable;
 
 use super::start::fail;
 use super::this_cpu::ThisCpu;
-use super::{checksum, gic, heap, host, id_registers, timer};
+use super::{checksum, gic, heap, host, id_registers, mitigation, timer};
 use crate::addr::Region;
 use crate::console::{self, GuestLine, Settings};
 use crate::device::serial::SerialLine;
@@ -100,6 +100,7 @@ pub fn stock(
             ipa_bits: u8::try_from(geometry.ipa_bits()).unwrap_or(u8::MAX),
             gicv3: gic_version == GicVersion::V3,
         }),
+        mitigations: mitigation::for_guests(),
     };
     let line = |id, name: &str| -> Arc<dyn SerialLine> { Arc::new(GuestLine::new(id, name)) };
     let ram = board.memory.iter().map(Region::size).fold(0, u64::saturating_add);

@@ -5,12 +5,17 @@
 //! loop needs afterwards is kept where the compiler thinks best, and nothing is saved for its own sake.
 //! EL2 runs with all exceptions masked, so whatever arrives through the current-EL vectors is fatal, with one
 //! exception: an SError inside the window that `take_serror` opens to find out who caused it.
+//!
+//! There is a vector table for each [`Entry`], and each CPU has its own: what has to happen against speculation when a guest is
+//! left happens before the first branch whose target could be guessed (the `ret` that ends `plinth_leave`), and a CPU that needs
+//! nothing executes nothing for it.
 
 use core::arch::{asm, global_asm};
 use core::mem::offset_of;
 
 use super::crash::{CrashFrame, EMERGENCY_FRAME};
 use super::percpu::{self, PerCpu};
+use crate::mitigation::Entry;
 use crate::vcpu::GuestRegs;
 
 // `X30` and the PC are moved as a pair.
@@ -37,11 +42,41 @@ global_asm!(
     \op x28, x29, [\base, #224]
 .endm
 
-.macro from_guest interrupt
+.macro from_guest entry, interrupt
 .balign 128
     stp     x0, x1, [sp, #-16]!
+    \entry
     mov     x1, #\interrupt
     b       plinth_leave
+.endm
+
+// What happens at an entry. x0 and x1 are free.
+.macro nothing
+.endm
+
+// The firmware's workaround. It changes x0 to x3 at most (DEN0028, version 1.1).
+.macro call_firmware
+    mrs     x0, TPIDR_EL2
+    stp     x2, x3, [sp, #-16]!
+    ldr     w0, [x0, #{ENTRY}]
+    smc     #0
+    ldp     x2, x3, [sp], #16
+.endm
+
+// Branches that are taken, two a round, each to where it would have gone anyway or back.
+.macro take_branches
+    mrs     x0, TPIDR_EL2
+    ldr     x0, [x0, #{ENTRY}]
+1:  b       2f
+2:  subs    x0, x0, #1
+    b.ne    1b
+    dsb     nsh
+    isb
+.endm
+
+.macro clear_history
+    hint    #22                         // CLRBHB
+    isb
 .endm
 
 .macro fatal kind
@@ -64,9 +99,10 @@ plinth_leave:
     ldr     x30, [sp, #24]
     ret
 
-.global plinth_vectors
+.macro vector_table name, entry
+.global \name
 .balign 2048
-plinth_vectors:
+\name:
     fatal 0                             // current EL with SP_EL0: never used
     fatal 1
     fatal 2
@@ -76,6 +112,24 @@ plinth_vectors:
     fatal 6
 .balign 128                             // SError at EL2: expected in the window alone
     msr     SP_EL0, x0
+    b       plinth_serror
+    from_guest \entry, 0                // lower EL, AArch64: synchronous, IRQ, FIQ, SError
+    from_guest \entry, 1
+    from_guest \entry, 1
+    from_guest \entry, 0
+    from_guest \entry, 0                // lower EL, AArch32
+    from_guest \entry, 1
+    from_guest \entry, 1
+    from_guest \entry, 0
+.endm
+
+    vector_table plinth_vectors, nothing
+    vector_table plinth_vectors_firmware, call_firmware
+    vector_table plinth_vectors_branches, take_branches
+    vector_table plinth_vectors_clear, clear_history
+
+// The interrupted x0 is in SP_EL0.
+plinth_serror:
     mrs     x0, TPIDR_EL2
     ldr     x0, [x0, #{SERROR_WINDOW}]
     cbz     x0, 1f
@@ -90,14 +144,6 @@ plinth_vectors:
     isb
 1:  mov     x0, #7
     b       plinth_fatal
-    from_guest 0                        // lower EL, AArch64: synchronous, IRQ, FIQ, SError
-    from_guest 1
-    from_guest 1
-    from_guest 0
-    from_guest 0                        // lower EL, AArch32
-    from_guest 1
-    from_guest 1
-    from_guest 0
 
 // x0 = which vector; the interrupted x0 is in SP_EL0. The stack pointer may be what is broken, so
 // the frame goes to this CPU's emergency stack.
@@ -142,6 +188,7 @@ plinth_take_serror:
     ret
 "#,
     PSTATE = const offset_of!(GuestRegs, pstate),
+    ENTRY = const offset_of!(PerCpu, entry),
     SERROR_WINDOW = const offset_of!(PerCpu, serror_window),
     EMERGENCY = const offset_of!(PerCpu, emergency_stack),
     FRAME = const EMERGENCY_FRAME,
@@ -154,6 +201,9 @@ plinth_take_serror:
 unsafe extern "C" {
     fn plinth_take_serror(window: *mut u64) -> u64;
     static plinth_vectors: u8;
+    static plinth_vectors_firmware: u8;
+    static plinth_vectors_branches: u8;
+    static plinth_vectors_clear: u8;
 }
 
 /// Run the guest whose other registers are loaded, until something brings it back to EL2. Returns whether that was
@@ -212,7 +262,13 @@ pub fn take_serror() -> bool {
     unsafe { plinth_take_serror(&raw mut (*block).serror_window) != 0 }
 }
 
-/// Where the vector table is, for `VBAR_EL2`.
-pub fn vectors() -> u64 {
-    &raw const plinth_vectors as u64
+/// Where the vector table is, for `VBAR_EL2`, of a CPU on which this happens at each entry from a guest, and what it wants to
+/// find in [`PerCpu::entry`].
+pub fn vectors(entry: Entry) -> (u64, u64) {
+    match entry {
+        Entry::Nothing => (&raw const plinth_vectors as u64, 0),
+        Entry::Firmware(function) => (&raw const plinth_vectors_firmware as u64, function.into()),
+        Entry::Branches(count) => (&raw const plinth_vectors_branches as u64, count.into()),
+        Entry::Clear => (&raw const plinth_vectors_clear as u64, 0),
+    }
 }

@@ -97,17 +97,6 @@ pub enum Effect {
     SystemOff,
     /// The VM starts again from its beginning.
     SystemReset,
-    /// The firmware's workaround has to be run on this CPU, as [`Mitigation::Firmware`] promised.
-    Workaround(Workaround),
-}
-
-/// A workaround that a guest can call for ("Arm Architecture Calls").
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Workaround {
-    /// `SMCCC_ARCH_WORKAROUND_1`: branch target injection.
-    BranchTarget,
-    /// `SMCCC_ARCH_WORKAROUND_3`: branch history injection, and branch target injection.
-    BranchHistory,
 }
 
 /// What is known about one speculation weakness of the CPUs that run this VM.
@@ -118,7 +107,8 @@ pub enum Mitigation {
     Unknown,
     /// No CPU that may run this VM has the weakness.
     NotNeeded,
-    /// The machine's firmware has the workaround, and the hypervisor passes the call on.
+    /// The machine's firmware has the workaround, and the hypervisor calls it on each CPU that needs it whenever a guest exits:
+    /// when a guest's own call is answered, that has been done.
     Firmware,
 }
 
@@ -127,7 +117,8 @@ pub enum Mitigation {
 pub struct Mitigations {
     /// `SMCCC_ARCH_WORKAROUND_1`.
     pub branch_target: Mitigation,
-    /// Whether `SMCCC_ARCH_WORKAROUND_2` (speculative store bypass) is known not to be needed.
+    /// Whether `SMCCC_ARCH_WORKAROUND_2` (speculative store bypass) is known not to be needed: no CPU has the weakness, or it is
+    /// turned off for good.
     pub store_bypass_not_needed: bool,
     /// `SMCCC_ARCH_WORKAROUND_3`.
     pub branch_history: Mitigation,
@@ -245,8 +236,8 @@ fn architecture(call: &Call, mitigations: &Mitigations) -> Option<Response> {
     Some(match call.function.0 {
         SMCCC_VERSION => Response::value(VERSION),
         SMCCC_ARCH_FEATURES => features(call.first_word(), mitigations),
-        SMCCC_ARCH_WORKAROUND_1 => run(mitigations.branch_target, Workaround::BranchTarget),
-        SMCCC_ARCH_WORKAROUND_3 => run(mitigations.branch_history, Workaround::BranchHistory),
+        SMCCC_ARCH_WORKAROUND_1 => run(mitigations.branch_target),
+        SMCCC_ARCH_WORKAROUND_3 => run(mitigations.branch_history),
         _ => return None,
     })
 }
@@ -270,11 +261,11 @@ fn features(function: u32, mitigations: &Mitigations) -> Response {
     }
 }
 
-fn run(mitigation: Mitigation, workaround: Workaround) -> Response {
+/// A workaround that is called: the exit has done it, or nobody can.
+fn run(mitigation: Mitigation) -> Response {
     match mitigation {
         Mitigation::Unknown => Response::code(NOT_SUPPORTED),
-        Mitigation::NotNeeded => Response::value(0),
-        Mitigation::Firmware => Response::value(0).with(Effect::Workaround(workaround)),
+        Mitigation::NotNeeded | Mitigation::Firmware => Response::value(0),
     }
 }
 

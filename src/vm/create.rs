@@ -31,6 +31,7 @@ use crate::device::pl031::Pl031;
 use crate::device::pl061::{Button, Pl061};
 use crate::device::serial::{Deaf, SerialLine};
 use crate::firmware::entropy::Entropy;
+use crate::firmware::smccc::Mitigations;
 use crate::host::allotment::Allotment;
 use crate::hypervisor::INTERRUPT_KINDS;
 use crate::manifest::{Devices, Keys, Manifest, VmConfig};
@@ -84,6 +85,8 @@ pub struct Host {
     pub upkeep: Upkeep,
     /// What guests read from the ID registers.
     pub id_registers: IdRegs,
+    /// What guests are told of the CPUs' speculation weaknesses.
+    pub mitigations: Mitigations,
     /// The board's devices that each VM of the bundle has for its own, or why it cannot have them. VMs beyond
     /// the end have none.
     pub assigned: Box<[Assigned]>,
@@ -313,6 +316,7 @@ impl Vm {
             counter_offset: AtomicU64::new(now.0),
             last_on: (0..host.cpus).map(|_| AtomicU8::new(0)).collect(),
             id_registers: host.id_registers.clone(),
+            mitigations: host.mitigations,
             entropy: TicketMutex::new(entropy),
             source,
             loading: TicketMutex::new(Loading::Scrub(Scrubbing::new(ram))),

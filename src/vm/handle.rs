@@ -3,7 +3,7 @@
 use super::undescribed::Attempt;
 use super::{Stop, Vm};
 use crate::exit::{Direction, Exit, FaultSource, StageTwoFault};
-use crate::firmware::smccc::{self, Effect, Facts, Mitigations};
+use crate::firmware::smccc::{self, Effect, Facts};
 use crate::machine::Machine;
 use crate::manifest::OnBadAccess;
 use crate::memory::elastic::Filled;
@@ -226,7 +226,7 @@ impl Vm {
             &Facts {
                 ram: self.source.ram,
                 stolen_time: super::layout::STOLEN_TIME.base,
-                mitigations: Mitigations::default(),
+                mitigations: self.mitigations,
             },
             &mut |bytes| self.entropy.lock().as_mut().map(|entropy| entropy.fill(bytes)).is_some(),
         );
@@ -235,8 +235,7 @@ impl Vm {
             *register = *result;
         }
         match response.effect {
-            // No workaround is promised (`Mitigations`), so none can be asked for.
-            Effect::None | Effect::Workaround(_) => Outcome::of(Next::Resume),
+            Effect::None => Outcome::of(Next::Resume),
             Effect::CpuOn { target } => Outcome::of(Next::Start(target)),
             Effect::CpuOff => Outcome::of(Next::PowerDown),
             Effect::Suspend => {

@@ -42,6 +42,7 @@ use crate::addr::{Ipa, Region};
 use crate::device::bus::Bus;
 use crate::device::doorbell::Doorbell;
 use crate::firmware::entropy::Entropy;
+use crate::firmware::smccc::Mitigations;
 use crate::host::share::Lent;
 use crate::machine::{CpuId, Machine, Space};
 use crate::manifest::{OnBadAccess, OnCrash, OnReboot};
@@ -175,6 +176,7 @@ pub struct Vm {
     /// Which vCPU ran last on each CPU (+ 1; 0: none), because of their common VMID.
     last_on: Box<[AtomicU8]>,
     id_registers: idregs::IdRegs,
+    mitigations: Mitigations,
     entropy: TicketMutex<Option<Entropy>>,
     /// What the VM is started from again after a reset.
     source: loading::Source,

@@ -9,6 +9,7 @@ use plinth::cpu::{Cpu, Step};
 use plinth::device::doorbell::Doorbells;
 use plinth::device::serial::{ScriptedLine, SerialLine};
 use plinth::exit::Width;
+use plinth::firmware::smccc::Mitigations;
 use plinth::host::allotment::Allotment;
 use plinth::hypervisor::{Hypervisor, Stock};
 use plinth::machine::fake::{INTID, IRQ_VECTOR, OnPause, Op, Scripted, Seen, VIRTUAL_TIMER, World};
@@ -115,6 +116,7 @@ pub fn host(gic_version: GicVersion, cpus: u8) -> Host {
         epoch: 0,
         upkeep: &Uncached,
         id_registers: IdRegs::new(&facts, |_| 0),
+        mitigations: Mitigations::default(),
         assigned: Box::default(),
     }
 }

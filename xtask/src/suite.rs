@@ -51,6 +51,7 @@ mod streams;
 mod virtio;
 mod vsock;
 mod waits;
+mod workarounds;
 
 use std::cell::OnceCell;
 use std::path::PathBuf;
@@ -192,6 +193,7 @@ pub fn run(filter: Option<&str>, bare: bool) -> Result<ExitCode> {
         steps.extend(crash::steps());
         steps.extend(hang::steps());
         steps.extend(firmware::steps());
+        steps.extend(workarounds::steps());
         steps.extend(images::steps());
         steps.extend(manifests::steps());
     }

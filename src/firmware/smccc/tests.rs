@@ -100,13 +100,14 @@ fn a_workaround_that_is_not_needed_is_said_so_and_harmless_to_call() {
 }
 
 #[test]
-fn a_workaround_of_the_firmware_is_passed_on() {
+fn a_workaround_of_the_firmware_can_be_called_and_is_all_that_can() {
     let target = Mitigations { branch_target: Mitigation::Firmware, ..Mitigations::default() };
-    let effect = Effect::Workaround(Workaround::BranchTarget);
-    assert_eq!(workaround(0x8000_8000, target), (0, 0, effect));
+    assert_eq!(workaround(0x8000_8000, target), (0, 0, Effect::None));
+    let absent = (NOT_SUPPORTED, NOT_SUPPORTED, Effect::None);
+    assert_eq!(workaround(0x8000_3fff, target), absent);
     let history = Mitigations { branch_history: Mitigation::Firmware, ..Mitigations::default() };
-    let effect = Effect::Workaround(Workaround::BranchHistory);
-    assert_eq!(workaround(0x8000_3fff, history), (0, 0, effect));
+    assert_eq!(workaround(0x8000_3fff, history), (0, 0, Effect::None));
+    assert_eq!(workaround(0x8000_8000, history), absent);
 }
 
 #[test]
