@@ -51,6 +51,8 @@ pub mod mitigation;
 pub mod monitor;
 pub mod net;
 pub mod sched;
+#[cfg(not(target_os = "none"))]
+mod speculation;
 #[cfg(test)]
 mod testing;
 pub mod time;
@@ -66,3 +68,5 @@ pub mod platform;
 pub mod arch;
 #[cfg(target_os = "none")]
 use arch::memory as copy;
+#[cfg(target_os = "none")]
+use arch::speculation;

@@ -15,6 +15,7 @@
 //! | [`maintenance`] | caches and TLBs |
 //! | [`checksum`] | CRC-32 |
 //! | [`memory`] | bytes copied |
+//! | [`speculation`] | numbers that a guest chose, forced into a table |
 //! | [`this_cpu`] | all of it as a `Machine` |
 //! | [`heap`] | the heap |
 //! | [`id_registers`] | what the CPU says of itself |
@@ -44,6 +45,7 @@ pub mod power;
 pub mod provoke;
 pub mod regs;
 pub mod smp;
+pub mod speculation;
 pub mod start;
 pub mod supply;
 pub mod this_cpu;

@@ -25,6 +25,7 @@ use smccc::psci::{
 
 use super::smccc::{Call, Effect, Response};
 use crate::addr::{Ipa, Region};
+use crate::speculation;
 use crate::vcpu::VcpuId;
 
 /// What `PSCI_VERSION` answers: 1.1.
@@ -149,7 +150,8 @@ fn cpu_on(
     ram: Region<Ipa>,
 ) -> Response {
     // All of the argument is compared: a reserved bit or a higher affinity level names no vCPU.
-    let state = usize::try_from(target).ok().and_then(|index| power.get_mut(index));
+    let state = usize::try_from(target).ok();
+    let state = state.and_then(|index| speculation::get_mut(power, index));
     let (Some(state), Ok(id)) = (state, u8::try_from(target)) else {
         return Response::code(INVALID_PARAMETERS);
     };
@@ -201,7 +203,7 @@ fn affinity_info(target: u64, lowest_level: u64, power: &[Power]) -> Response {
     let node = target & !ignored;
     let members = if level_0 {
         let index = usize::try_from(node).ok();
-        index.and_then(|index| power.get(index)).map(core::slice::from_ref)
+        index.and_then(|index| speculation::get(power, index)).map(core::slice::from_ref)
     } else {
         (node == 0).then_some(power)
     };

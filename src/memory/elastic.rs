@@ -20,6 +20,7 @@ use super::phys;
 use super::shared::SharedPool;
 use super::stage2::{Mapping, MemoryType, Perms, Stage2};
 use crate::addr::{Ipa, PAGE_SIZE, PhysAddr, Region};
+use crate::speculation;
 use crate::time::Ticks;
 
 /// How much is taken and comes back at one go, in bytes: a block of stage 2's, and what Linux reports.
@@ -153,7 +154,8 @@ impl Elastic {
 
     /// Which unit `ipa` is in, if it is RAM.
     pub fn unit_of(&self, ipa: Ipa) -> Option<usize> {
-        let offset = ipa.offset_from(self.ram.start()).filter(|_| self.ram.contains(ipa))?;
+        let offset = ipa.offset_from(self.ram.start())?;
+        let offset = speculation::within(offset, self.ram.size().wrapping_sub(1))?;
         Some(index(offset / UNIT))
     }
 
@@ -167,7 +169,8 @@ impl Elastic {
     #[inline]
     pub(super) fn find(&self, ipa: Ipa) -> Place {
         let Some(offset) = ipa.offset_from(self.ram.start()) else { return Place::Fixed };
-        match self.units.get(index(offset / UNIT)).map(|word| word.load(Ordering::Acquire)) {
+        let unit = speculation::get(&self.units, index(offset / UNIT));
+        match unit.map(|word| word.load(Ordering::Acquire)) {
             None | Some(FIXED) => Place::Fixed,
             Some(HOLE) => Place::Hole,
             Some(word) => Place::At(PhysAddr::new((word & !(UNIT - 1)) + offset % UNIT)),

@@ -19,6 +19,7 @@ use super::phys::{self, Word};
 use super::segment::Segment;
 use super::stage2::{MapError, Mapping, MemoryType, Perms, Stage2, TableFrames};
 use crate::addr::{Ipa, PhysAddr, Region};
+use crate::speculation;
 
 /// Not all of the bytes from `ipa` on are RAM of this VM.
 #[derive(
@@ -45,15 +46,23 @@ pub(super) struct Piece {
 }
 
 impl Piece {
+    /// Where `ipa` lies, if it is in it.
+    #[inline(always)]
+    fn at(&self, ipa: Ipa) -> Option<PhysAddr> {
+        let start = self.ipas.start().raw();
+        let offset = ipa.raw().wrapping_sub(start);
+        let offset = speculation::within(offset, self.ipas.last().raw().wrapping_sub(start))?;
+        Some(PhysAddr::new(self.run.start().raw().wrapping_add(offset)))
+    }
+
     /// Where `size` bytes from `ipa` on lie, if all of them are in it.
     #[inline]
     fn find(&self, ipa: Ipa, size: u64) -> Option<PhysAddr> {
         let start = self.ipas.start().raw();
         let offset = ipa.raw().wrapping_sub(start);
         let last = self.ipas.last().raw().wrapping_sub(start);
-        // Of no bytes, the last one is out of reach.
-        let inside = offset <= last && size.wrapping_sub(1) <= last - offset;
-        inside.then(|| PhysAddr::new(self.run.start().raw().wrapping_add(offset)))
+        let offset = speculation::inside(offset, last, size)?;
+        Some(PhysAddr::new(self.run.start().raw().wrapping_add(offset)))
     }
 }
 
@@ -389,19 +398,25 @@ impl GuestMemory {
     #[inline]
     fn aligned<T: Word>(&self, ipa: Ipa) -> Option<PhysAddr> {
         // Blocks are whole pages, so an aligned integer does not leave the one it starts in.
-        self.in_one_block(ipa, 1).filter(|_| ipa.is_aligned(T::SIZE))
+        let at = self.piece(ipa).and_then(|piece| piece.at(ipa));
+        at.or_else(|| self.in_one_unit(ipa, 1)).filter(|_| ipa.is_aligned(T::SIZE))
     }
 
     /// Where `size` bytes from `ipa` on lie, if all of them are in one block, as nearly always.
     #[inline(always)]
     pub(super) fn in_one_block(&self, ipa: Ipa, size: u64) -> Option<PhysAddr> {
-        let piece = match self.pieces.as_slice() {
-            [only] => Some(only),
-            all => all.get(all.partition_point(|piece| piece.ipas.last() < ipa)),
-        };
-        match piece.and_then(|piece| piece.find(ipa, size)) {
+        match self.piece(ipa).and_then(|piece| piece.find(ipa, size)) {
             Some(at) => Some(at),
             None => self.in_one_unit(ipa, size),
+        }
+    }
+
+    /// The only block that `ipa` can be in.
+    #[inline(always)]
+    fn piece(&self, ipa: Ipa) -> Option<&Piece> {
+        match self.pieces.as_slice() {
+            [only] => Some(only),
+            all => all.get(all.partition_point(|piece| piece.ipas.last() < ipa)),
         }
     }
 }
@@ -414,6 +429,7 @@ fn physical(
     pieces.iter().filter_map(move |piece| {
         let part = piece.ipas.intersection(&ipas)?;
         let offset = part.start().offset_from(piece.ipas.start())?;
+        let offset = speculation::inside(offset, piece.ipas.size().wrapping_sub(1), part.size())?;
         Region::new(piece.run.start().checked_add(offset)?, part.size())
     })
 }

@@ -45,12 +45,20 @@ impl fmt::Display for Line {
                 [] => {}
             }
         }
-        write!(f, ": {core}: Spectre-v2 ")?;
-        state(f, branch_target, entry)?;
-        f.write_str(", Spectre-BHB ")?;
-        state(f, branch_history, entry)?;
-        f.write_str(", store bypass ")?;
-        state(f, store_bypass, entry)?;
+        write!(f, ": {core}: ")?;
+        let of = [
+            ("Spectre-v2", branch_target),
+            ("Spectre-BHB", branch_history),
+            ("store bypass", store_bypass),
+        ];
+        for (index, (name, this)) in of.into_iter().enumerate() {
+            let next = of.get(index + 1).map(|(_, next)| *next);
+            write!(f, "{}{name}", if index > 0 { ", " } else { "" })?;
+            if next != Some(this) {
+                f.write_str(" ")?;
+                state(f, this, entry)?;
+            }
+        }
         let wanted = [(branch_target, "1"), (store_bypass, "2"), (branch_history, "3")];
         let wanted = wanted.into_iter().filter(|(state, _)| *state == State::Open);
         for (index, (_, workaround)) in wanted.enumerate() {

@@ -6,6 +6,7 @@ use super::bank::{BANKS, PRIORITY_BITS};
 use super::sgi::mask_of;
 use super::{Bank, GicVersion, Notify, Vgic, bits};
 use crate::exit::Width;
+use crate::speculation;
 use core::ops::Range;
 
 /// Which register, and which interrupts of it.
@@ -51,26 +52,26 @@ impl Register {
             Width::Word => 4,
             Width::Half | Width::Double => return None,
         };
-        let (register, bank) = match (offset, of) {
-            (_, Some(of)) if bytes == 4 => {
-                let bank = offset % 0x80 / 4;
-                (Self::Bits { of, bank }, bank)
-            }
+        let of_these = |bank: usize| {
+            let known = banks.contains(&bank) && bank < BANKS;
+            known.then(|| speculation::below(bank, BANKS))
+        };
+        Some(match (offset, of) {
+            (_, Some(of)) if bytes == 4 => Self::Bits { of, bank: of_these(offset % 0x80 / 4)? },
             (0x400..0x800, _) => {
-                let (bank, index) = (offset % 0x400 / 32, offset % 32);
-                (Self::Priority { bank, index, bytes }, bank)
+                let bank = of_these(offset % 0x400 / 32)?;
+                Self::Priority { bank, index: offset % 32, bytes }
             }
             (0x800..0xc00, _) => {
-                let (bank, index) = (offset % 0x400 / 32, offset % 32);
-                (Self::Targets { bank, index, bytes }, bank)
+                let bank = of_these(offset % 0x400 / 32)?;
+                Self::Targets { bank, index: offset % 32, bytes }
             }
             (0xc00..0xd00, _) if bytes == 4 => {
-                let (bank, index) = (offset % 0x100 / 8, offset % 8 * 4);
-                (Self::Config { bank, index }, bank)
+                let bank = of_these(offset % 0x100 / 8)?;
+                Self::Config { bank, index: offset % 8 * 4 }
             }
             _ => return None,
-        };
-        (banks.contains(&bank) && bank < BANKS).then_some(register)
+        })
     }
 }
 

@@ -4,6 +4,7 @@ use super::bank::BANKS;
 use super::fields::{GICD_CTLR, GICD_TYPER, IIDR, identification};
 use super::{GicVersion, Notify, Vgic};
 use crate::exit::Width;
+use crate::speculation;
 use crate::vcpu::VcpuId;
 use tock_registers::LocalRegisterCopy;
 
@@ -49,7 +50,7 @@ impl Vgic {
             return None;
         }
         let bank = usize::try_from(offset % 0x80 / 4).ok().filter(|bank| *bank < BANKS)?;
-        match bank.checked_sub(1) {
+        match speculation::below(bank, BANKS).checked_sub(1) {
             Some(shared) => Some(self.shared[shared].bank.enabled),
             // GICv3 has them in the redistributors.
             None if self.version == GicVersion::V3 => Some(0),
@@ -147,7 +148,11 @@ impl Vgic {
 /// The shared bank, and the interrupt in it, that a `GICD_IROUTER` is about.
 fn spi_of_router(offset: u64) -> Option<(usize, usize)> {
     let intid = usize::try_from((offset - 0x6000) / 8).ok()?;
-    (intid < super::INTERRUPTS.into()).then_some((intid / 32 - 1, intid % 32))
+    if intid >= super::INTERRUPTS.into() {
+        return None;
+    }
+    let bank = speculation::below(intid / 32, BANKS);
+    Some((bank - 1, intid % 32))
 }
 
 const fn is_lower_half(offset: u64, width: Width) -> bool {

@@ -18,6 +18,7 @@ use super::queue::{Bad, Chain, Head, Virtqueue};
 use super::ram::{GuestRam, RamSource};
 use crate::memory::Elastic;
 use crate::memory::elastic::{Filled, UNIT};
+use crate::speculation;
 use crate::time::Ticks;
 
 /// "InterruptStatus": a buffer was used.
@@ -116,7 +117,7 @@ impl<R: RamSource> Queues<R> {
     /// Queue `index`; nobody else uses it meanwhile.
     #[inline]
     pub fn lock(&self, index: usize) -> Option<TicketMutexGuard<'_, Queue>> {
-        self.queues.get(index).map(TicketMutex::lock)
+        speculation::get(&self.queues, index).map(TicketMutex::lock)
     }
 
     /// The features that were negotiated; 0 while the driver is not ready.

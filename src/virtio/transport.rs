@@ -23,6 +23,7 @@ use super::ram::RamSource;
 use super::slot::{MAGIC, TRANSPORT_VERSION, VENDOR};
 use crate::device::{Device, Signal};
 use crate::exit::Width;
+use crate::speculation;
 use crate::time::Ticks;
 
 /// The registers, by offset ("MMIO Device Register Layout").
@@ -166,7 +167,8 @@ impl<B: Backend, R: RamSource> Transport<B, R> {
             register::VENDOR_ID => VENDOR,
             register::DEVICE_FEATURES => half(self.offered(), self.state.device_features_sel),
             register::QUEUE_NUM_MAX => {
-                let largest = self.backend.queues().get(self.state.queue_sel as usize);
+                let selected = self.state.queue_sel as usize;
+                let largest = speculation::get(self.backend.queues(), selected);
                 largest.copied().unwrap_or(0).into()
             }
             register::QUEUE_READY => self.queues.is_ready(self.state.queue_sel as usize).into(),
@@ -209,7 +211,7 @@ impl<B: Backend, R: RamSource> Transport<B, R> {
     /// A register of the queue that is selected, while that is not ready.
     fn set_place(&mut self, offset: u64, value: u32) {
         let index = self.state.queue_sel as usize;
-        let Some(place) = self.state.places.get_mut(index) else { return };
+        let Some(place) = speculation::get_mut(&mut self.state.places, index) else { return };
         if self.queues.is_ready(index) {
             return;
         }
@@ -229,7 +231,7 @@ impl<B: Backend, R: RamSource> Transport<B, R> {
     /// The selected queue becomes ready where it has been placed, or is no more.
     fn set_ready(&mut self, ready: bool) {
         let index = self.state.queue_sel as usize;
-        let Some(place) = self.state.places.get_mut(index) else { return };
+        let Some(place) = speculation::get_mut(&mut self.state.places, index) else { return };
         if !ready {
             *place = Place::default();
             self.queues.set_ring(index, None);
@@ -240,7 +242,7 @@ impl<B: Backend, R: RamSource> Transport<B, R> {
             return;
         }
         let negotiated = negotiated(self.state.driver_features);
-        let largest = self.backend.queues().get(index).copied().unwrap_or(0);
+        let largest = speculation::get(self.backend.queues(), index).copied().unwrap_or(0);
         let ring = Some(*place)
             .filter(|place| place.size <= largest)
             .and_then(|place| Virtqueue::new(place, negotiated, self.queues.ram().ram()?));
@@ -301,6 +303,7 @@ impl<B: Backend, R: RamSource> Transport<B, R> {
         if at >= self.queues.count() {
             return;
         }
+        let at = speculation::below(at, self.queues.count());
         if !self.backend.is_used_from_outside(at) {
             self.state.busy |= 1 << index;
             self.work(at);

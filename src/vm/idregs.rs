@@ -139,8 +139,8 @@ pub fn read(reg: SysReg, raw: u64, facts: &IdFacts) -> u64 {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct IdRegs([u64; SLOTS]);
 
-/// `CRm` 1 to 7, eight of `op2` each.
-const SLOTS: usize = 7 * 8;
+/// `CRm` 0 to 7, of which 0 is no ID register of this space; eight of `op2` each.
+const SLOTS: usize = 8 * 8;
 
 impl IdRegs {
     /// The registers of a guest on a CPU where `raw` reads them; it is called for those alone that
@@ -170,12 +170,13 @@ impl IdRegs {
     /// The value for a trapped access with this ISS, and the register it is for, if it is a read of the ID space.
     #[inline(always)]
     pub fn answer(&self, iss: u32) -> Option<(u64, Gpr)> {
-        // Op0 3, Op1 0, CRn 0, and the direction; CRm and Op2 are what is left, and Rt.
-        const FIXED: u32 = 3 << 20 | 7 << 14 | 15 << 10 | 1;
+        // Op0 3, Op1 0, CRn 0, CRm up to 7, and the direction; CRm and Op2 are what is left, and Rt.
+        const FIXED: u32 = 3 << 20 | 7 << 14 | 15 << 10 | 1 << 4 | 1;
         const READ: u32 = 3 << 20 | 1;
-        let (crm, op2) = (iss >> 1 & 15, iss >> 17 & 7);
-        let slot = (crm as usize * 8 + op2 as usize).checked_sub(8)?;
-        let value = self.0.get(slot).filter(|_| iss & FIXED == READ)?;
+        // Six bits, and as many values: also what the CPU does speculatively stays in the table.
+        let (crm, op2) = (iss >> 1 & 7, iss >> 17 & 7);
+        let value = self.0.get(crm as usize * 8 + op2 as usize);
+        let value = value.filter(|_| iss & FIXED == READ && crm != 0)?;
         Some((*value, Gpr::new(iss >> 5)))
     }
 
@@ -231,7 +232,7 @@ const fn slot(reg: SysReg) -> Option<usize> {
         return None;
     }
     match reg.crm() {
-        crm @ 1..=7 => Some((crm as usize - 1) * 8 + reg.op2() as usize),
+        crm @ 1..=7 => Some(crm as usize * 8 + reg.op2() as usize),
         _ => None,
     }
 }

@@ -27,6 +27,7 @@ use self::table::{Changes, Split, Table};
 use super::frames::{Block, Dirty, FramePool};
 use super::maintenance::{Maintenance, Vttbr};
 use crate::addr::{Ipa, PAGE_SIZE, PhysAddr, Region};
+use crate::speculation;
 
 /// Where tables come from and go to.
 pub trait TableFrames {
@@ -147,7 +148,10 @@ impl Stage2 {
     /// What `ipa` is translated to, to the byte.
     #[inline]
     pub fn translate(&self, ipa: Ipa) -> Option<Mapping> {
-        let leaf = self.first_leaf(&Region::new(ipa, 1)?)?;
+        let ipas = self.geometry.ipas();
+        let offset = ipa.offset_from(ipas.start())?;
+        let offset = speculation::within(offset, ipas.size().wrapping_sub(1))?;
+        let leaf = self.first_leaf(&Region::new(ipas.start().checked_add(offset)?, 1)?)?;
         Some(leaf.mapping.advanced(ipa.offset_from(leaf.ipas.start())?))
     }
 

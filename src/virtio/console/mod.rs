@@ -30,6 +30,7 @@ use super::ram::GuestRam;
 use crate::device::doorbell::Doorbell;
 use crate::device::serial::SerialLine;
 use crate::exit::Width;
+use crate::speculation;
 
 /// The most named ports that lead to other guests.
 pub const MAX_PORTS: usize = 8;
@@ -207,7 +208,7 @@ impl<L: SerialLine> ConsoleDevice<L> {
             }
             return;
         }
-        let Some(port) = self.state.ports.get_mut(index) else { return };
+        let Some(port) = speculation::get_mut(&mut self.state.ports, index) else { return };
         match event {
             Event::PortReady => {
                 port.ready = yes;
@@ -216,7 +217,9 @@ impl<L: SerialLine> ConsoleDevice<L> {
             }
             Event::PortOpen => {
                 port.open = yes;
-                if let Some(named) = index.checked_sub(1).and_then(|at| self.named.get(at)) {
+                if let Some(named) =
+                    index.checked_sub(1).and_then(|at| speculation::get(&self.named, at))
+                {
                     named.end.set_open(yes);
                 }
             }

@@ -45,7 +45,7 @@ const CASES: [Case; 4] = [
         gic: "2",
         offered: 0,
         told: "-1 -1 -1 0",
-        log: "Spectre-v2 NOT MITIGATED, Spectre-BHB NOT MITIGATED, store bypass NOT MITIGATED: \
+        log: "Spectre-v2, Spectre-BHB, store bypass NOT MITIGATED: \
               the firmware has no SMCCC_ARCH_WORKAROUND_1, _2, _3",
     },
     Case {
@@ -53,21 +53,21 @@ const CASES: [Case; 4] = [
         gic: "2",
         offered: 0b001,
         told: "0 -1 -1 1",
-        log: "Spectre-v2 by firmware, Spectre-BHB by firmware, store bypass NOT MITIGATED",
+        log: "Spectre-v2, Spectre-BHB by firmware, store bypass NOT MITIGATED",
     },
     Case {
         name: "1-2-3",
         gic: "2",
         offered: 0b111,
         told: "0 -2 0 65536",
-        log: "Spectre-v2 by firmware, Spectre-BHB by firmware, store bypass off",
+        log: "Spectre-v2, Spectre-BHB by firmware, store bypass off",
     },
     Case {
         name: "1-2-3",
         gic: "3",
         offered: 0b111,
         told: "0 -2 0 65536",
-        log: "Spectre-v2 by firmware, Spectre-BHB by firmware, store bypass off",
+        log: "Spectre-v2, Spectre-BHB by firmware, store bypass off",
     },
 ];
 
