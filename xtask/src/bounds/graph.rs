@@ -47,13 +47,15 @@ impl Graph {
             .collect();
         for (at, mut body) in code::all(image) {
             let function = &image.functions[&at];
+            let is_opaque =
+                rules.opaque.iter().any(|rule| rule.functions.iter().any(|part| function.is(part)));
             let mut cannot = |what| {
                 unclear
                     .entry(function.at)
                     .or_default()
                     .insert(format!("{}: {what}", function.name()));
             };
-            body.unclear.drain(..).for_each(&mut cannot);
+            body.unclear.drain(..).filter(|_| !is_opaque).for_each(&mut cannot);
             let is_carrier = rules
                 .carrier
                 .iter()
