@@ -13,6 +13,7 @@
 //! | [`hypervisor`] | what all CPUs share |
 //! | [`cpu`] | the loop: pick a vCPU, run it, handle its exit, apply the outcome |
 //! | [`sched`] | which vCPU a CPU runs next |
+//! | [`sync`] | locks and atomics |
 //! | [`vcpu`] | one virtual CPU's state |
 //! | [`vm`] | one virtual machine: creation, exits, trapped registers, life cycle |
 //! | [`memory`] | frames, stage-2 tables, checked access to guest memory |
@@ -53,6 +54,7 @@ pub mod net;
 pub mod sched;
 #[cfg(not(target_os = "none"))]
 mod speculation;
+pub mod sync;
 #[cfg(test)]
 mod testing;
 pub mod time;

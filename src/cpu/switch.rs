@@ -1,11 +1,11 @@
 //! A vCPU's registers come into the CPU and leave it.
 
 use alloc::sync::Arc;
-use core::sync::atomic::{Ordering, fence};
 
 use super::{Cpu, Loaded};
 use crate::machine::Machine;
 use crate::sched::Entity;
+use crate::sync::atomic::{Ordering, fence};
 use crate::time::Ticks;
 use crate::vgic::ListRegisters;
 use crate::vm::layout::VIRTUAL_TIMER_IRQ;

@@ -6,13 +6,12 @@
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
-
-use spin::mutex::TicketMutex;
 
 use super::{After, Device, Signal};
 use crate::addr::{Ipa, Region};
 use crate::exit::Width;
+use crate::sync::TicketMutex;
+use crate::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use crate::time::Ticks;
 use crate::vgic::IntId;
 

@@ -5,9 +5,9 @@
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::sched::VmId;
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// How many VMs share a word of [`Doorbells::groups`].
 const GROUP: usize = 64;

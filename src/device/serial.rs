@@ -5,7 +5,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::mem;
 
-use spin::mutex::TicketMutex;
+use crate::sync::TicketMutex;
 
 /// One end of a serial cable. Both calls are made with the UART's lock held, so neither may block
 /// or reach back into the bus.

@@ -1,7 +1,6 @@
 //! When the machine's disks are to be looked at.
 
-use core::sync::atomic::{AtomicU64, Ordering};
-
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::time::Ticks;
 
 /// In an [`Alarm`]: never.

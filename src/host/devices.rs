@@ -5,12 +5,11 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 
-use spin::Once;
-
 use super::disk::HostDisk;
 use super::session::StartError;
 use super::uplink::Uplink;
 use crate::addr::PhysAddr;
+use crate::sync::Once;
 use crate::vgic::IntId;
 
 /// What there are drivers for.

@@ -5,7 +5,6 @@
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
-use spin::mutex::TicketMutex;
 use virtio_drivers::Hal;
 use virtio_drivers::transport::{DeviceStatus, InterruptStatus, Transport};
 
@@ -16,6 +15,7 @@ use super::disk::{
 };
 use super::ring::{Chain, Ring, Way};
 use super::session::{self, StartError};
+use crate::sync::TicketMutex;
 
 /// Feature bits ("Block Device", "Feature bits").
 const SIZE_MAX: u64 = 1 << 1;

@@ -4,9 +4,7 @@
 //! card's interrupt. What was sent is cleared away when something else is sent, so that the card need not interrupt for it.
 
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, Ordering};
 
-use spin::mutex::TicketMutex;
 use virtio_drivers::Hal;
 use virtio_drivers::transport::Transport;
 
@@ -15,6 +13,8 @@ use super::ring::{Chain, OutOfOrder, Ring};
 use super::session::{self, StartError, VERSION_1};
 use super::uplink::{MAX_FRAME, NotSent, Uplink};
 use crate::net::MacAddr;
+use crate::sync::TicketMutex;
+use crate::sync::atomic::{AtomicBool, Ordering};
 
 /// `VIRTIO_NET_F_MAC`: the card has an address.
 const MAC: u64 = 1 << 5;

@@ -14,15 +14,14 @@ use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
-use core::sync::atomic::{AtomicU32, Ordering};
-
-use spin::mutex::TicketMutex;
 
 use super::alarm::Alarm;
 use super::disk::{HostDisk, IoError, MAX_SEGMENTS, Operation, Refused, Request, Token};
 use crate::addr::{Ipa, Region};
 use crate::device::doorbell::Doorbell;
 use crate::memory::Segment;
+use crate::sync::TicketMutex;
+use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::time::Ticks;
 use crate::virtio::ram::SharedRam;
 

@@ -2,10 +2,9 @@
 //!
 //! Only the CPU itself writes; anybody may read, and sees numbers that were true a moment ago.
 
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-
 use crate::machine::Interrupt;
 use crate::sched::{Entity, VmId};
+use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use crate::time::Ticks;
 use crate::vcpu::VcpuId;
 use crate::vm::tally::Reason;

@@ -3,10 +3,9 @@
 //! A device goes on with what its guest has asked for while that guest runs, or while nobody does. Where its VM waits and the
 //! CPU runs another one, it gets a part of the CPU's time, so that a long queue holds nobody up.
 
-use core::sync::atomic::{AtomicU64, Ordering};
-
 use super::Hypervisor;
 use crate::machine::{CpuId, Machine};
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::time::Ticks;
 use crate::vcpu::VcpuId;
 use crate::vm::Vm;

@@ -1,14 +1,13 @@
 //! VMs come, pause, stop, begin again and go, while others run.
 
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
-
-use spin::mutex::TicketMutexGuard;
 
 use super::{Hypervisor, Stock};
 use crate::machine::{CpuId, Machine};
 use crate::manifest::WhenIdle;
 use crate::sched::{AdmissionError, Entity, Retired, RunQueue, VmId};
+use crate::sync::TicketMutexGuard;
+use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
 use crate::vcpu::VcpuId;
 use crate::vm::balloon::BalloonError;
 use crate::vm::create::CreateError;

@@ -1,11 +1,11 @@
 //! Lines that guests want answered by the monitor.
 
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicUsize, Ordering};
 
 use super::Hypervisor;
 use crate::manifest::Rights;
 use crate::sched::VmId;
+use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::virtio::vsock::connections::ConnectionId;
 use crate::virtio::vsock::lines::Lines;
 

@@ -18,9 +18,6 @@ pub mod watchdog;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-
-use spin::mutex::TicketMutex;
 
 use crate::device::doorbell::Doorbells;
 use crate::machine::{CpuId, Machine};
@@ -28,6 +25,8 @@ use crate::manifest::VmConfig;
 use crate::memory::SharedPool;
 use crate::sched::policy::Policy;
 use crate::sched::{Admission, Balance, Entity, RunQueue, Timing, VmId, Woken};
+use crate::sync::TicketMutex;
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::time::{Frequency, Ticks};
 use crate::vcpu::VcpuId;
 use crate::vgic::{IntId, Notify};

@@ -10,9 +10,6 @@
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-
-use spin::mutex::TicketMutex;
 
 use super::frames::{Block, Clean, Dirty, FramePool, Run};
 use super::maintenance::Maintenance;
@@ -21,6 +18,8 @@ use super::shared::SharedPool;
 use super::stage2::{Mapping, MemoryType, Perms, Stage2};
 use crate::addr::{Ipa, PAGE_SIZE, PhysAddr, Region};
 use crate::speculation;
+use crate::sync::TicketMutex;
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::time::Ticks;
 
 /// How much is taken and comes back at one go, in bytes: a block of stage 2's, and what Linux reports.

@@ -9,15 +9,14 @@
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-
-use spin::mutex::{TicketMutex, TicketMutexGuard};
 
 use super::frames::{Block, Dirty, FramePool};
 use super::maintenance::Maintenance;
 use super::stage2::TableFrames;
 use crate::addr::PAGE_SIZE;
 use crate::machine::CpuId;
+use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{TicketMutex, TicketMutexGuard};
 
 /// Caches and TLBs, for who has no machine at hand.
 pub type Upkeep = &'static (dyn Maintenance + Send + Sync);

@@ -1,9 +1,9 @@
 //! What went through a port, and what did not, by reason. Anybody reads it without a lock, and sees numbers that were
 //! true a moment ago.
 
-use core::sync::atomic::{AtomicU64, Ordering};
-
 use serde::{Deserialize, Serialize};
+
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// Why a frame goes nowhere.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]

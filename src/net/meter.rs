@@ -7,8 +7,8 @@
 //! over any time no more comes through than the limit and a burst, or the largest thing where that is larger.
 
 use serde::{Deserialize, Serialize};
-use spin::mutex::SpinMutex;
 
+use crate::sync::SpinMutex;
 use crate::time::{Frequency, Ticks};
 
 /// What a bucket has. A bucket that was never used is full.

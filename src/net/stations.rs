@@ -10,12 +10,12 @@
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use serde::{Deserialize, Serialize};
 
 use super::fixed::spread;
 use super::mac::MacAddr;
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 /// How long a station is remembered after it was last heard, in seconds ("Ageing Time").
 pub(super) const LIFE: u32 = 300;

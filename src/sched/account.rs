@@ -3,10 +3,9 @@
 //!
 //! Nothing here is behind a lock: CPUs that run vCPUs of one VM at the same time each add their part.
 
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-
 use super::cap::Bucket;
 use super::policy::MAX_WEIGHT;
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::time::Ticks;
 
 /// Virtual time that one tick of a vCPU costs whose VM has weight 1 and runs no other.

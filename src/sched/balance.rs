@@ -4,13 +4,12 @@
 //! see; how far apart those may be is the matter of `gaps`.
 
 use alloc::boxed::Box;
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
-
-use spin::mutex::SpinMutex;
 
 use super::gaps::{self, Gaps, Standing};
 use super::policy::CpuSet;
 use crate::machine::CpuId;
+use crate::sync::SpinMutex;
+use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use crate::time::Ticks;
 
 /// The lengths of time that scheduling goes by.

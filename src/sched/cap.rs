@@ -4,8 +4,7 @@
 //! until it has half a period's. What was used beyond them is a debt, so that over a long time the VM
 //! gets what the cap says, however late an interrupt came.
 
-use core::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
-
+use crate::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 use crate::time::Ticks;
 
 /// The bucket. A token is a hundredth of a tick of one CPU.

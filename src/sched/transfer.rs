@@ -21,12 +21,11 @@
 //! Nobody moves twice within a slice for the sake of fairness. So there is an end to what happens at one
 //! moment, whatever is out of date.
 
-use core::sync::atomic::Ordering;
-
 use super::Entity;
 use super::balance::{BOTH, FAIR, IDLE, Load, RESERVED, ahead, bit, low, saturated};
 use super::queue::RunQueue;
 use crate::machine::CpuId;
+use crate::sync::atomic::Ordering;
 use crate::time::Ticks;
 
 /// So many vCPUs are looked at one by one.

@@ -14,7 +14,6 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +24,7 @@ use crate::addr::{Ipa, PAGE_SIZE};
 use crate::exit::Width;
 use crate::memory::Elastic;
 use crate::memory::elastic::{Taken, UNIT};
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 /// "Feature bits".
 mod feature {

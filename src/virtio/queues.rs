@@ -8,10 +8,8 @@
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
-use spin::mutex::{TicketMutex, TicketMutexGuard};
 
 use super::backend::{Backend, Served};
 use super::queue::{Bad, Chain, Head, Virtqueue};
@@ -19,6 +17,8 @@ use super::ram::{GuestRam, RamSource};
 use crate::memory::Elastic;
 use crate::memory::elastic::{Filled, UNIT};
 use crate::speculation;
+use crate::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use crate::sync::{TicketMutex, TicketMutexGuard};
 use crate::time::Ticks;
 
 /// "InterruptStatus": a buffer was used.

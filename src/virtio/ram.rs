@@ -6,10 +6,9 @@
 
 use alloc::sync::Arc;
 
-use spin::Once;
-
 use crate::addr::{Ipa, Region};
 use crate::memory::{GuestMemory, OutsideRam, Store};
+use crate::sync::Once;
 
 /// RAM that a device may reach.
 pub trait GuestRam {

@@ -2,7 +2,6 @@
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +10,7 @@ use crate::addr::Ipa;
 use crate::device::doorbell::Doorbell;
 use crate::memory::elastic::{Filled, Means};
 use crate::memory::{Elastic, SharedPool};
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::time::{Frequency, Ticks};
 use crate::virtio::balloon::BalloonState;
 

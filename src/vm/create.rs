@@ -6,10 +6,6 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64};
-
-use spin::Once;
-use spin::mutex::{SpinMutex, TicketMutex};
 
 use super::assigned::PlaceError;
 use super::balloon::patience;
@@ -44,6 +40,9 @@ use crate::memory::{
 use crate::monitor::agent::Link;
 use crate::platform::board::{AssignError, Assigned, AssignedDevice};
 use crate::sched::VmId;
+use crate::sync::Once;
+use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64};
+use crate::sync::{SpinMutex, TicketMutex};
 use crate::time::{Frequency, Ticks};
 use crate::vcpu::VcpuId;
 use crate::vgic::{GicVersion, IntId, Vgic};

@@ -8,8 +8,6 @@ use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use spin::mutex::TicketMutex;
-
 use super::Vm;
 use crate::device::doorbell::Doorbell;
 use crate::host::allotment::Allotment;
@@ -18,6 +16,7 @@ use crate::host::share::Lent;
 use crate::manifest::{DiskConfig, DiskContents, Manifest, VmConfig};
 use crate::memory::FramePool;
 use crate::sched::VmId;
+use crate::sync::TicketMutex;
 use crate::virtio::block::SharedDisk;
 use crate::virtio::block::base::{DiskError, Images};
 use crate::virtio::block::disk::{Creation, Disk, Owner};

@@ -3,12 +3,11 @@
 //! [`say`] only notes them. Whoever has background work says a line by [`go_on`] as long as it [`is_waiting`].
 
 use core::fmt::{self, Display};
-use core::sync::atomic::{AtomicBool, Ordering};
 
-use log::Level;
-use spin::mutex::TicketMutex;
-
+use crate::sync::TicketMutex;
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::vcpu::GuestRegs;
+use log::Level;
 
 /// How many registers stand on a line.
 const COLUMNS: usize = 3;

@@ -1,13 +1,12 @@
 //! A VM's life: which of its vCPUs are on, how it is stopped, and how it begins again in place.
 
-use core::sync::atomic::Ordering;
-
 use super::Vm;
 use super::layout::{GPIO_IRQ, UART_IRQ, VIRTIO_SLOTS, virtio_irq};
 use crate::device::Signal;
 use crate::firmware::psci::Power;
 use crate::hypervisor::Refusal;
 use crate::manifest::{OnCrash, OnReboot};
+use crate::sync::atomic::Ordering;
 use crate::vcpu::{MAX_VCPUS, Vcpu, VcpuId};
 use crate::vgic::{IntId, Notify};
 use alloc::boxed::Box;

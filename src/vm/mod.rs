@@ -34,9 +34,6 @@ use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
-
-use spin::mutex::{SpinMutex, SpinMutexGuard, TicketMutex};
 
 use crate::addr::{Ipa, Region};
 use crate::device::bus::Bus;
@@ -49,6 +46,8 @@ use crate::manifest::{OnBadAccess, OnCrash, OnReboot};
 use crate::memory::Stage2;
 use crate::monitor::agent;
 use crate::sched::VmId;
+use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
+use crate::sync::{SpinMutex, SpinMutexGuard, TicketMutex};
 use crate::time::Ticks;
 use crate::vcpu::{Vcpu, VcpuId};
 use crate::vgic::{GicVersion, IntId, Notify, Vgic};

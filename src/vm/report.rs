@@ -1,13 +1,13 @@
 //! What is said of a guest that did something it cannot go on from: once, with its registers.
 
 use core::fmt::Debug;
-use core::sync::atomic::Ordering;
 
 use log::Level;
 
 use super::{Vm, dump};
 use crate::addr::Ipa;
 use crate::machine::{El1Register, Machine};
+use crate::sync::atomic::Ordering;
 use crate::vcpu::{GuestRegs, Vcpu, VcpuId, pstate};
 
 /// After so many looks at a vCPU that cannot fetch its exception vector it is lost. One alone may be in

@@ -5,7 +5,6 @@ use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::AtomicU64;
 
 use super::balloon::VmBalloon;
 use super::disks::VmDisk;
@@ -16,6 +15,7 @@ use crate::firmware::entropy::Entropy;
 use crate::manifest::{Keys, VmConfig};
 use crate::memory::SharedPool;
 use crate::sched::VmId;
+use crate::sync::atomic::AtomicU64;
 use crate::time::Ticks;
 use crate::virtio::backend::Backend;
 use crate::virtio::balloon::Balloon;

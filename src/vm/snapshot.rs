@@ -4,12 +4,10 @@
 //! before it runs a guest again. Nobody waits: who asked looks again later. A vCPU that changes CPUs
 //! meanwhile is parked on its way, where its registers can be read, or leaves the copy as it is loaded.
 
-use core::sync::atomic::{AtomicBool, Ordering, fence};
-
-use spin::mutex::TicketMutex;
-
 use super::Vm;
 use crate::machine::CpuId;
+use crate::sync::TicketMutex;
+use crate::sync::atomic::{AtomicBool, Ordering, fence};
 use crate::vcpu::{El1Context, GuestRegs, Vcpu, VcpuId};
 
 /// What of a vCPU's registers is shown.

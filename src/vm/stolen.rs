@@ -4,12 +4,12 @@
 //! guest maps it as Normal Write-Back, as the document demands, so nothing is cleaned after a write.
 
 use alloc::boxed::Box;
-use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::{Vm, layout};
 use crate::addr::Ipa;
 use crate::firmware::pvtime::{STOLEN_TIME, STRUCTURE_SIZE};
 use crate::memory::GuestMemory;
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::time::{Frequency, Ticks};
 use crate::vcpu::VcpuId;
 

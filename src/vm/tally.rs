@@ -2,9 +2,8 @@
 //!
 //! Only the CPU that has the vCPU writes; anybody may read, and sees numbers that were true a moment ago.
 
-use core::sync::atomic::{AtomicU64, Ordering};
-
 use crate::exit::Exit;
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::time::Ticks;
 
 /// Why a vCPU left the guest.

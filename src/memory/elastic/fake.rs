@@ -3,15 +3,14 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 
-use spin::Once;
-use spin::mutex::TicketMutex;
-
 use super::{Elastic, Means};
 use crate::addr::{Ipa, PhysAddr};
 use crate::machine::CpuId;
 use crate::memory::{
     FramePool, Geometry, GuestMemory, PaRange, Perms, Ram, SharedPool, Stage2, Uncached, Vmids,
 };
+use crate::sync::Once;
+use crate::sync::TicketMutex;
 use crate::time::Ticks;
 
 /// How long who waits for memory sleeps.

@@ -6,10 +6,9 @@
 //!
 //! Lock order: what was asked, then the channel.
 
-use spin::mutex::TicketMutex;
-
 use super::lines::Lines;
 use super::{Ask, Asker, Failure, Outcome, message};
+use crate::sync::TicketMutex;
 use crate::time::Ticks;
 use crate::virtio::console::channel::End;
 

@@ -7,12 +7,11 @@ use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 
-use spin::mutex::TicketMutex;
-
 use super::image::{CHUNK, Image, ImageError, Unpacker, chunks_of};
 use crate::addr::PAGE_SIZE;
 use crate::host::allotment::NoPart;
 use crate::memory::{FramePool, OutOfFrames, Store};
+use crate::sync::TicketMutex;
 
 /// How much of the table one step clears, in bytes.
 const STEP: u64 = 128 << 10;

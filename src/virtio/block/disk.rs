@@ -8,12 +8,12 @@
 
 use alloc::string::String;
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicBool, Ordering};
 
 use super::base::Base;
 use super::image::ImageError;
 use crate::addr::{Ipa, PAGE_SIZE};
 use crate::memory::{FramePool, OutOfFrames, OutsideRam, Store};
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::virtio::ram::GuestRam;
 
 /// How much of the table one step clears, in bytes.

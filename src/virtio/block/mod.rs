@@ -21,7 +21,6 @@ mod saved;
 use alloc::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use spin::mutex::TicketMutex;
 
 use self::disk::Disk;
 use self::image::SECTOR;
@@ -31,6 +30,7 @@ use super::queue::{Bad, Chain};
 use super::ram::GuestRam;
 use crate::addr::PAGE_SIZE;
 use crate::exit::Width;
+use crate::sync::TicketMutex;
 
 /// The most queues that a disk has.
 pub const MAX_QUEUES: u8 = 4;

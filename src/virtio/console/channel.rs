@@ -12,13 +12,13 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use serde::{Deserialize, Serialize};
-use spin::mutex::TicketMutex;
 
 use super::NamedPort;
 use crate::device::doorbell::Doorbell;
 use crate::manifest::VmConfig;
 use crate::monitor::agent::PORT;
 use crate::sched::VmId;
+use crate::sync::TicketMutex;
 
 /// How many bytes wait for an end at most.
 pub const ROOM: usize = 8 << 10;

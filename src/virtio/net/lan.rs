@@ -5,15 +5,14 @@ use alloc::sync::Arc;
 use alloc::vec;
 use core::fmt;
 
-use spin::Once;
-use spin::mutex::TicketMutex;
-
 use super::offload::{SCRATCH, Segments, Undone};
 use super::sending::{self, Budget, Plain, Sending, Start};
 use super::socket::{Checksum, Frame, Plug, Undelivered};
 use crate::host::Uplink;
 use crate::memory::{GuestMemory, OutsideRam};
 use crate::net::{Header, PortId, Switch, TagChange, flow};
+use crate::sync::Once;
+use crate::sync::TicketMutex;
 use crate::time::Ticks;
 use crate::virtio::queue::Buffer;
 

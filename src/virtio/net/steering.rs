@@ -6,7 +6,8 @@
 //! two conversations that share an entry are steered as one.
 
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU8, Ordering};
+
+use crate::sync::atomic::{AtomicU8, Ordering};
 
 /// The most pairs of a receive and a transmit queue.
 pub const MAX_PAIRS: u8 = 4;

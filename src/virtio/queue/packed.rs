@@ -5,12 +5,11 @@
 //! (the *wrap counter*). So a *position* is a place in two rounds: a number below twice the ring's size, with a wrap counter
 //! of 1 in the first half. A chain of several descriptors is given back by one, and as many are passed over.
 
-use core::sync::atomic::{Ordering, fence};
-
 use super::descriptor::{DESCRIPTOR, Descriptor, INDIRECT, NEXT, REST, Table, WRITE};
 use super::in_order::{Batch, Used};
 use super::{Bad, Chain, Head, MAX_SIZE, Negotiated, Place, area};
 use crate::addr::Ipa;
+use crate::sync::atomic::{Ordering, fence};
 use crate::virtio::ram::GuestRam;
 
 /// Flags of a descriptor: each equals the wrap counter in one that is used; the second does not in one that is available.

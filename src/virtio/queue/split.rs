@@ -1,12 +1,11 @@
 //! The split virtqueue (VIRTIO 1.2, "Split Virtqueues"): a table of descriptors, a ring of heads that the driver
 //! makes available, and one of heads that the device has used.
 
-use core::sync::atomic::{Ordering, fence};
-
 use super::descriptor::{DESCRIPTOR, Descriptor, INDIRECT, NEXT, Table};
 use super::in_order::{Batch, Used};
 use super::{Bad, Chain, Head, MAX_SIZE, Negotiated, Place, area};
 use crate::addr::Ipa;
+use crate::sync::atomic::{Ordering, fence};
 use crate::virtio::ram::GuestRam;
 
 /// `struct virtq_avail`: flags, index, ring, and with `EVENT_IDX` `used_event`.

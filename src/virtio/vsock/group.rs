@@ -7,10 +7,9 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use spin::mutex::{TicketMutex, TicketMutexGuard};
-
 use super::streams::{Member, Place, Streams};
 use crate::device::doorbell::Doorbell;
+use crate::sync::{TicketMutex, TicketMutexGuard};
 
 /// The streams of a group and its guests' bells.
 #[derive(Debug)]

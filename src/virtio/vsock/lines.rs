@@ -1,7 +1,8 @@
 //! Whether some guest has a line that is to be answered: one word for all, as it is looked at often.
 
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicBool, Ordering};
+
+use crate::sync::atomic::{AtomicBool, Ordering};
 
 /// Whether it is worth while to look for lines.
 #[derive(Clone, Debug, Default)]

@@ -27,8 +27,6 @@ pub mod streams;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use spin::mutex::TicketMutex;
-
 use self::connections::{BUFFER, Connections, HOST, PACKET};
 use self::group::Membership;
 use self::packet::{PacketHeader, SIZE, STREAM};
@@ -38,6 +36,7 @@ use super::queue::{Bad, Buffer, Chain};
 use super::ram::GuestRam;
 use crate::device::doorbell::Doorbell;
 use crate::exit::Width;
+use crate::sync::TicketMutex;
 
 /// "Socket Device: Virtqueues".
 const RECEIVE: usize = 0;

@@ -1,9 +1,9 @@
 //! vCPUs that give up and use memory at the same time.
 
-use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use super::*;
+use crate::sync::atomic::AtomicUsize;
 
 /// How often something is given up.
 const ROUNDS: usize = 400;

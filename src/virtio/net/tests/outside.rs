@@ -1,11 +1,10 @@
 //! Claims about a network that goes on outside, through a card of the machine's that keeps what it gets.
 
-use spin::mutex::SpinMutex;
-
 use super::*;
 use crate::host::uplink::MAX_FRAME;
 use crate::host::{NotSent, Uplink};
 use crate::net::DropReason;
+use crate::sync::SpinMutex;
 
 /// A card with so much room, and what it has sent.
 struct Wire {
