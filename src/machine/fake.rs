@@ -177,6 +177,33 @@ impl Scripted {
 }
 
 impl Scripted {
+    /// See [`Machine::acknowledge`].
+    fn most_urgent(&mut self) -> Option<Interrupt> {
+        self.pause();
+        self.hardware_deactivates();
+        let inputs = &self.world.inputs[self.id.index()];
+        if inputs.kicked.swap(false, Ordering::AcqRel) {
+            return Some(Interrupt::Kick);
+        }
+        if let Some(intid) = inputs.devices.lock().pop_front() {
+            let opened = self.world.opened.lock().contains(&intid);
+            return Some(if opened {
+                Interrupt::Assigned(intid)
+            } else {
+                Interrupt::Device(intid)
+            });
+        }
+        if self.timer_fires() {
+            self.timer_active = true;
+            return Some(Interrupt::VirtualTimer);
+        }
+        if self.deadline_over() {
+            self.deadline = None;
+            return Some(Interrupt::Deadline);
+        }
+        self.interface.maintenance().then_some(Interrupt::Maintenance)
+    }
+
     fn run_until_exit(&mut self, regs: &mut GuestRegs) -> Exit {
         assert!(self.guest.loaded, "no vCPU is loaded");
         self.asleep = false;
@@ -325,29 +352,10 @@ impl Machine for Scripted {
     }
 
     fn acknowledge(&mut self) -> Option<Interrupt> {
-        self.pause();
-        self.hardware_deactivates();
-        let inputs = &self.world.inputs[self.id.index()];
-        if inputs.kicked.swap(false, Ordering::AcqRel) {
-            return Some(Interrupt::Kick);
-        }
-        if let Some(intid) = inputs.devices.lock().pop_front() {
-            let opened = self.world.opened.lock().contains(&intid);
-            return Some(if opened {
-                Interrupt::Assigned(intid)
-            } else {
-                Interrupt::Device(intid)
-            });
-        }
-        if self.timer_fires() {
-            self.timer_active = true;
-            return Some(Interrupt::VirtualTimer);
-        }
-        if self.deadline_over() {
-            self.deadline = None;
-            return Some(Interrupt::Deadline);
-        }
-        self.interface.maintenance().then_some(Interrupt::Maintenance)
+        let taken = self.most_urgent();
+        // One that came while it fell asleep has woken it.
+        self.asleep &= taken.is_none();
+        taken
     }
 
     fn open_interrupt(&mut self, interrupt: WiredInterrupt) {

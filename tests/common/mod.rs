@@ -223,13 +223,27 @@ impl Room {
         disks: Allotment,
         on_pause: Box<OnPause>,
     ) -> Self {
+        let frames = pool(memory);
+        Self::in_frames(host, list_registers, bundle, frames, disks, on_pause, serial_input)
+    }
+
+    /// The same in these frames, and this is done when a device interrupts a CPU.
+    pub fn in_frames(
+        host: Host,
+        list_registers: usize,
+        bundle: &Manifest<'static>,
+        frames: FramePool,
+        disks: Allotment,
+        on_pause: Box<OnPause>,
+        on_device: fn(&Hypervisor, &mut Scripted, IntId),
+    ) -> Self {
         let count = host.cpus;
         let lines: Vec<_> =
             bundle.vms().iter().map(|_| Arc::new(ScriptedLine::default())).collect();
         let of_vm = lines.clone();
         let line = move |id: VmId, _: &str| -> Arc<dyn SerialLine> { of_vm[id.index()].clone() };
         let stock =
-            Stock::new(host, bundle.clone(), pool(memory), None, Box::new(line)).with_disks(disks);
+            Stock::new(host, bundle.clone(), frames, None, Box::new(line)).with_disks(disks);
         let ids = (0..).map(VmId).take(bundle.vms().len());
         let ports = ids.clone().map(|id| stock.channels().of(id)).collect();
         let sockets = ids.map(|id| stock.sockets().of(id).cloned()).collect();
@@ -355,7 +369,7 @@ pub fn vmid(vm: &Vm) -> u8 {
 }
 
 /// Serial input comes for the first VM.
-fn on_device(hypervisor: &Hypervisor, machine: &mut Scripted, _: IntId) {
+fn serial_input(hypervisor: &Hypervisor, machine: &mut Scripted, _: IntId) {
     let vm = hypervisor.vm(VmId(0)).unwrap();
     let notify = vm.serial_input(machine.now());
     hypervisor.notify(machine, &vm, notify);

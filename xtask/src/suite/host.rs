@@ -32,6 +32,8 @@ const CASES_AT_LENGTH: &str = "2000";
 /// The cases are the same each time, so that a change and nothing else makes a difference; `PROPTEST_RNG_SEED` in the
 /// environment looks at others.
 const SEED_AT_LENGTH: &str = "2026";
+/// What makes locks and atomics those of the model checker.
+const MODELS: [&str; 2] = ["--features", "models"];
 /// Miri is slow, and the suite is not to be.
 const MIRI_SECONDS: u64 = 900;
 /// Tests of those modules that take most of a minute each, or longer. The scheduler's simulator has small machines
@@ -80,6 +82,13 @@ pub fn steps() -> Vec<Step> {
         }),
         Step::new("host/scheduler-at-length", |_| {
             scheduler_at_length().unwrap_or_else(|why| Outcome::Failed(format!("{why:#}")))
+        }),
+        Step::new("host/models", |_| {
+            models().unwrap_or_else(|why| Outcome::Failed(format!("{why:#}")))
+        }),
+        Step::new("host/clippy-models", |_| {
+            let models = ["clippy", "--quiet", "--package", "plinth", "--test", "models"];
+            cargo(&[models.as_slice(), &MODELS, &["--", "-D", "warnings"]].concat()).into()
         }),
         Step::new("host/miri", |_| miri()),
     ];
@@ -184,6 +193,27 @@ fn scheduler_at_length() -> Result<Outcome> {
     Ok(Outcome::Remarked(format!(
         "{passed} tests, {CASES_AT_LENGTH} cases of each property, seed {seed}"
     )))
+}
+
+/// CPUs side by side, in hundreds of schedules.
+fn models() -> Result<Outcome> {
+    let mut cargo = build::cargo();
+    cargo.args([
+        "test",
+        "--quiet",
+        "--profile",
+        "search",
+        "--package",
+        "plinth",
+        "--test",
+        "models",
+    ]);
+    cargo.args(MODELS).env_remove("MODEL_REPLAY");
+    let passed = counts(&command::succeed(&mut cargo, BUILD_SECONDS)?).passed;
+    if passed == 0 {
+        bail!("no model has run");
+    }
+    Ok(Outcome::Remarked(format!("{passed} models")))
 }
 
 /// The sum over all `test result:` lines.
