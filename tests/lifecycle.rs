@@ -142,6 +142,21 @@ fn a_vm_that_was_stopped_begins_again() {
 }
 
 #[test]
+fn a_vm_that_is_created_and_not_yet_started_can_be_destroyed() {
+    let guests = [Guest { autostart: false, ..guest("one", 2) }, guest("two", 1)];
+    let mut room =
+        Room::of(V3, 2, 4, &bundle(&guests), 2 * (RAM + (128 << 10)), Box::new(|_, _| {}));
+    room.program(1, ENTRY, &wait_loop());
+    settle(&mut room);
+    let free = room.hypervisor.memory().free;
+    room.ask(0, |hypervisor, machine| hypervisor.create(machine, ONE).map(drop)).unwrap();
+    room.ask(1, |hypervisor, machine| hypervisor.destroy(machine, ONE)).unwrap();
+    go_on(&mut room, 12);
+    assert!(room.hypervisor.vm(ONE).is_none());
+    assert_eq!((room.hypervisor.memory().free, room.hypervisor.alive()), (free, 1));
+}
+
+#[test]
 fn a_thousand_lives_leave_the_memory_they_found() {
     for (cpus, lives) in [(1, 50), (3, 1000)] {
         let lives = if cfg!(miri) { 3 } else { lives };

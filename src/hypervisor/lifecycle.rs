@@ -365,8 +365,11 @@ impl Hypervisor {
     /// Begin to stop a VM: turn off every vCPU that is not on a CPU, and make the CPUs of the others
     /// look. Whoever takes the last one off completes the stop. Returns false when a stop is under way.
     pub fn begin_stop<M: Machine>(&self, machine: &mut M, vm: &Vm, stop: Stop) -> bool {
-        if !vm.begin_stop(stop) {
-            return false;
+        let Some(is_on) = vm.begin_stop(stop) else { return false };
+        if !is_on {
+            // It has yet to be started, for the first time or once more: from now on it is not.
+            self.retired(machine, vm, VcpuId(0));
+            return true;
         }
         for index in 0..vm.vcpu_count() {
             let vcpu = VcpuId(index);
@@ -415,6 +418,10 @@ impl Hypervisor {
         // As above.
         self.answer_doorbells(machine, None);
         self.start_at(machine, vm, VcpuId(0), Some(at));
+        // Somebody may have wanted it gone since it was settled that it begins again.
+        if vm.is_doomed() {
+            self.begin_stop(machine, vm, Stop::Forced);
+        }
     }
 
     /// Take a stopped VM out of its slot; it is taken apart when no CPU holds anything of it.

@@ -212,17 +212,18 @@ impl Vm {
         self.incarnation.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Begin a stop. Returns false when the VM is being stopped already, or has stopped.
-    pub fn begin_stop(&self, stop: Stop) -> bool {
+    /// Begin a stop: whether some vCPU is on, the last of which completes it; else nobody does but who has begun it.
+    /// `None` when the VM is being stopped already, or has stopped.
+    pub fn begin_stop(&self, stop: Stop) -> Option<bool> {
         let mut lifecycle = self.lifecycle.lock();
         if lifecycle.stop.is_some() || self.has_stopped() {
-            return false;
+            return None;
         }
         lifecycle.stop = Some(stop);
         lifecycle.pause = Pause::No;
         self.paused.store(false, Ordering::SeqCst);
         self.stopping.store(1, Ordering::Release);
-        true
+        Some(lifecycle.live > 0)
     }
 
     /// A vCPU is about to be handed to its run queue. Returns false when the VM is being stopped.
