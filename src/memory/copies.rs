@@ -39,7 +39,7 @@ impl GuestMemory {
         to: Ipa,
         size: u64,
     ) -> Result<(), OutsideEither> {
-        let both = (self.in_one_block(ipa, size), other.in_one_block(to, size));
+        let both = (self.span(ipa, size), other.span(to, size));
         if let (Some(from), Some(to)) = both {
             phys::copy(from, to, size);
             return Ok(());
@@ -79,7 +79,7 @@ impl GuestMemory {
         mut each: impl FnMut(PhysAddr, PhysAddr, u64),
     ) -> Result<(), OutsideRam> {
         let ours = store.within(offset, size);
-        if let Some(at) = self.in_one_block(ipa, size) {
+        if let Some(at) = self.span(ipa, size) {
             each(ours, at, size);
             return Ok(());
         }

@@ -55,6 +55,18 @@ impl Piece {
         Some(PhysAddr::new(self.run.start().raw().wrapping_add(offset)))
     }
 
+    /// Where `size` bytes from `ipa` on lie, if all of them are in it: to be copied, not to be gone by. So it does not matter
+    /// where a CPU that guesses would have it.
+    #[inline]
+    fn span(&self, ipa: Ipa, size: u64) -> Option<PhysAddr> {
+        let start = self.ipas.start().raw();
+        let offset = ipa.raw().wrapping_sub(start);
+        let last = self.ipas.last().raw().wrapping_sub(start);
+        // Of no bytes, the last one is out of reach.
+        let inside = offset <= last && size.wrapping_sub(1) <= last - offset;
+        inside.then(|| PhysAddr::new(self.run.start().raw().wrapping_add(offset)))
+    }
+
     /// Where `size` bytes from `ipa` on lie, if all of them are in it.
     #[inline]
     fn find(&self, ipa: Ipa, size: u64) -> Option<PhysAddr> {
@@ -354,7 +366,7 @@ impl GuestMemory {
 
     /// Copies `from` to guest RAM from `ipa` on.
     pub fn write_from(&self, ipa: Ipa, mut from: &[u8]) -> Result<(), OutsideRam> {
-        if let Some(at) = self.in_one_block(ipa, from.len() as u64) {
+        if let Some(at) = self.span(ipa, from.len() as u64) {
             phys::write_from(at, from);
             return Ok(());
         }
@@ -411,6 +423,15 @@ impl GuestMemory {
         }
     }
 
+    /// The same, of what is only copied.
+    #[inline(always)]
+    pub(super) fn span(&self, ipa: Ipa, size: u64) -> Option<PhysAddr> {
+        match self.piece(ipa).and_then(|piece| piece.span(ipa, size)) {
+            Some(at) => Some(at),
+            None => self.in_one_unit(ipa, size),
+        }
+    }
+
     /// The only block that `ipa` can be in.
     #[inline(always)]
     fn piece(&self, ipa: Ipa) -> Option<&Piece> {
@@ -429,7 +450,6 @@ fn physical(
     pieces.iter().filter_map(move |piece| {
         let part = piece.ipas.intersection(&ipas)?;
         let offset = part.start().offset_from(piece.ipas.start())?;
-        let offset = speculation::inside(offset, piece.ipas.size().wrapping_sub(1), part.size())?;
         Region::new(piece.run.start().checked_add(offset)?, part.size())
     })
 }

@@ -92,7 +92,7 @@ impl BlockDevice {
 impl Backend for BlockDevice {
     const ID: u32 = 2;
     /// What all of them may do together is bounded, whatever their number.
-    const AT_ONCE: usize = 16;
+    const AT_ONCE: usize = 15;
 
     fn features(&self) -> u64 {
         IN_ORDER | feature::ALWAYS | if self.read_only { feature::RO } else { feature::WRITABLE }
