@@ -20,7 +20,7 @@ use plinth::host::allotment::NoPart;
 use plinth::host::devices::Unusable;
 use plinth::host::gpt::{Damage, NotFound};
 use plinth::host::share::Share;
-use plinth::host::{Devices, HostDisk, IoError, Missing};
+use plinth::host::{Devices, IoError, Missing};
 use plinth::hypervisor::Refusal;
 use plinth::machine::fake::Op;
 use plinth::manifest::{DiskConfig, DiskName, DiskPart, VmConfig};

@@ -276,8 +276,7 @@ impl Hypervisor {
             let pause = |queue: &mut RunQueue| vm.is_paused().then(|| queue.pause(entity, now));
             self.at_home(&vm, vcpu, pause);
         }
-        // What its UART has not sent yet.
-        let _ = vm.serial_input(machine.now());
+        let _ = vm.serial_input(machine.now()); // what its UART has not sent yet
         // A CPU may hold the registers of a vCPU that sleeps, and its timer counts on.
         self.kick_all(machine);
         vm.settle_pause(machine.now());
@@ -415,7 +414,6 @@ impl Hypervisor {
 
     fn boot_again<M: Machine>(&self, machine: &mut M, vm: &Vm) {
         let at = vm.reboot(machine.now());
-        // As above.
         self.answer_doorbells(machine, None);
         self.start_at(machine, vm, VcpuId(0), Some(at));
         // Somebody may have wanted it gone since it was settled that it begins again.
@@ -437,8 +435,7 @@ impl Hypervisor {
         }
         self.unschedule(vm.id());
         vm.abandon_disks();
-        // What its UART has not sent yet.
-        let _ = vm.serial_input(machine.now());
+        let _ = vm.serial_input(machine.now()); // what its UART has not sent yet
         let mut doomed = self.doomed.lock();
         doomed.push(taken);
         self.doomed_count.store(doomed.len(), Ordering::Release);

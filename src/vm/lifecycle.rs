@@ -294,6 +294,7 @@ impl Vm {
     /// image anew before its first instruction; the rest of RAM keeps its content, as on a machine that
     /// is reset. No vCPU is on. Returns when the boot vCPU may start: not before a second after the last
     /// reset, as a guest that resets itself in a loop would fill the log, and later if it crashes time and again.
+    #[inline(never)] // what it has on the stack is not to be there while others are called
     pub fn reboot(&self, now: Ticks) -> Ticks {
         // First of all: what CPUs still hold of the old incarnation is nobody's from here on.
         self.incarnation.fetch_add(1, Ordering::AcqRel);
