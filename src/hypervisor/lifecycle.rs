@@ -415,7 +415,7 @@ impl Hypervisor {
     fn boot_again<M: Machine>(&self, machine: &mut M, vm: &Vm) {
         let at = vm.reboot(machine.now());
         self.answer_doorbells(machine, None);
-        self.start_at(machine, vm, VcpuId(0), Some(at));
+        self.hand_over(machine, vm, VcpuId(0), Some(at));
         // Somebody may have wanted it gone since it was settled that it begins again.
         if vm.is_doomed() {
             self.begin_stop(machine, vm, Stop::Forced);

@@ -24,7 +24,7 @@ use crate::machine::{CpuId, Machine};
 use crate::manifest::VmConfig;
 use crate::memory::SharedPool;
 use crate::sched::policy::Policy;
-use crate::sched::{Admission, Balance, Entity, RunQueue, Timing, VmId, Woken};
+use crate::sched::{Admission, Balance, Entity, Retired, RunQueue, Timing, VmId, Woken};
 use crate::sync::TicketMutex;
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::time::{Frequency, Ticks};
@@ -271,14 +271,13 @@ impl Hypervisor {
 
     /// A vCPU that was off waits for its CPU from now on, unless its VM is being stopped.
     pub fn start<M: Machine>(&self, machine: &mut M, vm: &Vm, vcpu: VcpuId) {
-        self.start_at(machine, vm, vcpu, None);
+        if vm.home(vcpu).is_some() && vm.vcpu_started() {
+            self.hand_over(machine, vm, vcpu, None);
+        }
     }
 
-    /// The same, but not before `at`.
-    fn start_at<M: Machine>(&self, machine: &mut M, vm: &Vm, vcpu: VcpuId, at: Option<Ticks>) {
-        if vm.home(vcpu).is_none() || !vm.vcpu_started() {
-            return;
-        }
+    /// A vCPU that counts as started waits for its CPU, but not before `at`.
+    fn hand_over<M: Machine>(&self, machine: &mut M, vm: &Vm, vcpu: VcpuId, at: Option<Ticks>) {
         // In this order: a CPU that is just turning the vCPU off looks for the request afterwards.
         vm.post(vcpu, Request::Start);
         let now = machine.now();
@@ -290,9 +289,14 @@ impl Hypervisor {
             if vm.is_paused() {
                 let _ = queue.pause(entity, now);
             }
-            (started, queue.invite(now))
+            // Who stops it likewise, and may have found it off: it would not leave before `at`.
+            let leaves = vm.is_stopping() && queue.retire(entity, now) == Retired::Off;
+            (started, leaves, queue.invite(now))
         };
-        let Some((cpu, (started, guest))) = self.at_home(vm, vcpu, start) else { return };
+        let Some((cpu, (started, leaves, guest))) = self.at_home(vm, vcpu, start) else { return };
+        if leaves {
+            return self.retired(machine, vm, vcpu);
+        }
         if started && cpu != machine.id() {
             self.call(machine, cpu);
         }

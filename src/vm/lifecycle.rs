@@ -219,6 +219,10 @@ impl Vm {
         if lifecycle.stop.is_some() || self.has_stopped() {
             return None;
         }
+        // It has yet to begin.
+        if stop == Stop::Restart && lifecycle.live == 0 {
+            return None;
+        }
         lifecycle.stop = Some(stop);
         lifecycle.pause = Pause::No;
         self.paused.store(false, Ordering::SeqCst);
@@ -292,8 +296,8 @@ impl Vm {
 
     /// Begin again in place: registers, interrupts and devices as after reset; the boot vCPU loads the
     /// image anew before its first instruction; the rest of RAM keeps its content, as on a machine that
-    /// is reset. No vCPU is on. Returns when the boot vCPU may start: not before a second after the last
-    /// reset, as a guest that resets itself in a loop would fill the log, and later if it crashes time and again.
+    /// is reset. No vCPU is on, and the boot vCPU counts as started. Returns when it may start: not before a second after
+    /// the last reset, as a guest that resets itself in a loop would fill the log, and later if it crashes time and again.
     #[inline(never)] // what it has on the stack is not to be there while others are called
     pub fn reboot(&self, now: Ticks) -> Ticks {
         // First of all: what CPUs still hold of the old incarnation is nobody's from here on.
@@ -318,7 +322,8 @@ impl Vm {
         self.loading.lock().rewind();
         let mut lifecycle = self.lifecycle.lock();
         lifecycle.power = [Power::Off; MAX_VCPUS];
-        lifecycle.live = 0;
+        // The boot vCPU: who stops the VM from here on leaves the rest to whoever takes that off.
+        lifecycle.live = 1;
         lifecycle.stop = None;
         lifecycle.pause = Pause::No;
         self.paused.store(false, Ordering::SeqCst);

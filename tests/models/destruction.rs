@@ -123,7 +123,8 @@ fn program(room: &Room) {
         (33, Op::Load(0x0900_0000, plinth::exit::Width::Byte, 5)),
     ]);
     let next = Code::at(LATER).then(&[Op::Mark(1), Op::Work(500), psci(SYSTEM_OFF)]);
-    for vmid in 0..8 {
+    // Each attempt to build it takes the next one.
+    for vmid in 0..=u8::MAX {
         for code in [&one, &handler, &next] {
             room.world.program(vmid, code.parts().0, code.parts().1);
         }

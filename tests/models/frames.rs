@@ -139,7 +139,8 @@ fn no_frame_comes_into_memory_that_is_not_its_receivers_any_more() {
         };
         let handler = handler(&[(CARD, set(0x064, 1))]);
         let later = Code::at(LATER).then(&[Op::Work(500), psci(SYSTEM_OFF)]);
-        for vmid in 0..8 {
+        // Each attempt to build it takes the next one.
+        for vmid in 0..=u8::MAX {
             for code in [&sends, &waits, &handler, &later] {
                 room.world.program(vmid, code.parts().0, code.parts().1);
             }
