@@ -10,10 +10,14 @@ const STEPS: usize = 64;
 
 impl<M: Machine> Cpu<'_, M> {
     /// Take every pending physical interrupt, `first` being one that has been acknowledged.
-    pub(super) fn interrupts(&mut self, mut first: Option<Interrupt>) {
+    pub(super) fn interrupts(&mut self, first: Option<Interrupt>) {
         // Bounded: a device that never stops asserting must not keep the CPU here.
-        for _ in 0..16 {
-            let Some(interrupt) = first.take().or_else(|| self.next_interrupt()) else { break };
+        for taken in 0..16 {
+            let next = match taken {
+                0 => first.or_else(|| self.machine.acknowledge()),
+                _ => self.next_interrupt(),
+            };
+            let Some(interrupt) = next else { break };
             self.clock.count(interrupt);
             match interrupt {
                 Interrupt::Kick => {}
