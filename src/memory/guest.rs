@@ -298,7 +298,9 @@ impl GuestMemory {
     /// Reads two double words; each in one access where they are aligned.
     #[inline(always)]
     pub fn read_pair(&self, ipa: Ipa) -> Result<[u64; 2], OutsideRam> {
-        match self.in_one_block(ipa, 16).filter(|at| at.is_aligned(8)) {
+        // Blocks are whole pages: of a descriptor, which is aligned, all is where it begins.
+        let at = if ipa.is_aligned(16) { self.piece(ipa).and_then(|it| it.at(ipa)) } else { None };
+        match at.or_else(|| self.in_one_unit(ipa, 16)).filter(|at| at.is_aligned(8)) {
             Some(at) => Ok([phys::read(at), phys::read(PhysAddr::new(at.raw().wrapping_add(8)))]),
             None => {
                 let second = ipa.checked_add(8).ok_or(OutsideRam { ipa, size: 16 })?;
@@ -318,7 +320,7 @@ impl GuestMemory {
     /// Writes two words; each in one access where they are aligned.
     #[inline]
     pub fn write_pair(&self, ipa: Ipa, [first, second]: [u32; 2]) -> Result<(), OutsideRam> {
-        match self.in_one_block(ipa, 8).filter(|at| at.is_aligned(4)) {
+        match self.span(ipa, 8).filter(|at| at.is_aligned(4)) {
             Some(at) => {
                 phys::write(at, first);
                 phys::write(PhysAddr::new(at.raw().wrapping_add(4)), second);
