@@ -3,11 +3,12 @@
 //! [`say`] only notes them. Whoever has background work says a line by [`go_on`] as long as it [`is_waiting`].
 
 use core::fmt::{self, Display};
+// Not `crate::sync`'s: in models, each machine would have to have a list of its own.
+use core::sync::atomic::{AtomicBool, Ordering};
 
-use crate::sync::TicketMutex;
-use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::vcpu::GuestRegs;
 use log::Level;
+use spin::mutex::TicketMutex;
 
 /// How many registers stand on a line.
 const COLUMNS: usize = 3;
