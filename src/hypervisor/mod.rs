@@ -278,12 +278,13 @@ impl Hypervisor {
 
     /// A vCPU that counts as started waits for its CPU, but not before `at`.
     fn hand_over<M: Machine>(&self, machine: &mut M, vm: &Vm, vcpu: VcpuId, at: Option<Ticks>) {
-        // In this order: a CPU that is just turning the vCPU off looks for the request afterwards.
-        vm.post(vcpu, Request::Start);
         let now = machine.now();
         let at = at.filter(|at| *at > now);
         let entity = Entity { vm: vm.id(), vcpu };
         let start = |queue: &mut RunQueue| {
+            // With the queue locked, as whoever turns the vCPU off looks for it: else that one could start it, it could
+            // run and be turned off again, and would go on behind that from here.
+            vm.post(vcpu, Request::Start);
             let started = queue.start_at(entity, at, now);
             // Who pauses the VM sets the flag first and sees to the queues then.
             if vm.is_paused() {

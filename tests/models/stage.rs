@@ -32,13 +32,16 @@ const SEED: u64 = 2026;
 /// A guest that executes so many instructions gives way to others whatever their priority: it may wait for them.
 const PATIENCE: u32 = 64;
 
+/// How many times as many schedules are tried where `MODEL_TIMES` does not say another number.
+const TIMES: usize = 3;
+
 /// Tries `model` by so many schedules of each kind.
 pub fn explore(schedules: usize, model: impl Fn() + Send + Sync + 'static) {
     let model = Arc::new(model);
     if let Ok(schedule) = env::var("MODEL_REPLAY") {
         return run(ReplayScheduler::new_from_encoded(&schedule), model);
     }
-    let times = env::var("MODEL_TIMES").map_or(1, |times| times.parse().expect("a number"));
+    let times = env::var("MODEL_TIMES").map_or(TIMES, |times| times.parse().expect("a number"));
     run(RandomScheduler::new_from_seed(SEED, times * schedules), model.clone());
     run(PctScheduler::new_from_seed(SEED, CHANGES, times * schedules), model);
 }
