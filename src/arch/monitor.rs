@@ -51,8 +51,8 @@ static NEXT_LINE: AtomicU64 = AtomicU64::new(0);
 
 /// When [`attend`] is due without an interrupt of the UART.
 #[inline]
-pub fn deadline(hypervisor: Option<&Hypervisor>) -> Option<Ticks> {
-    let lines = hypervisor.is_some_and(Hypervisor::has_lines);
+pub fn deadline(hypervisor: &Hypervisor) -> Option<Ticks> {
+    let lines = hypervisor.has_lines();
     match LOOK.load(Ordering::Acquire) {
         // This is asked at each access to a device, and nearly always so.
         u64::MAX if !lines => console::deadline(),

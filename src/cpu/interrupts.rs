@@ -78,7 +78,7 @@ impl<M: Machine> Cpu<'_, M> {
             let notify = vm.vgic().lock().set_level(me, PHYSICAL_TIMER_IRQ, asserted);
             self.hypervisor.notify(&mut self.machine, &vm, notify);
         }
-        if (self.background.due)().is_some_and(|due| due <= now) {
+        if (self.background.due)(self.hypervisor).is_some_and(|due| due <= now) {
             (self.background.work)(self.hypervisor, &mut self.machine);
         }
         self.hypervisor.advance_devices(&mut self.machine);
@@ -137,7 +137,8 @@ impl<M: Machine> Cpu<'_, M> {
     /// Whether background work is due before anything the deadline timer is set for: the last exit may
     /// have made it so.
     pub(super) fn is_due_earlier(&self) -> bool {
-        (self.background.due)().is_some_and(|due| self.deadline.is_none_or(|set| due < set))
+        (self.background.due)(self.hypervisor)
+            .is_some_and(|due| self.deadline.is_none_or(|set| due < set))
     }
 
     /// Set the deadline timer to the next thing this CPU has to do by itself.
@@ -163,7 +164,7 @@ impl<M: Machine> Cpu<'_, M> {
 
     pub(super) fn arm(&mut self, timer: Option<Ticks>) {
         let cpu = self.machine.id();
-        let own = (self.background.due)();
+        let own = (self.background.due)(self.hypervisor);
         let look = self.watching.as_ref().map(|watching| watching.due);
         let all = self.hypervisor.next_event(cpu).into_iter().chain(timer).chain(own).chain(look);
         let next = all.min();

@@ -42,7 +42,7 @@ pub struct Cpu<'h, M> {
 
 /// Work of the hypervisor's own that any CPU does when it is due.
 struct Background<M> {
-    due: fn() -> Option<Ticks>,
+    due: fn(&Hypervisor) -> Option<Ticks>,
     work: fn(&Hypervisor, &mut M),
 }
 
@@ -88,7 +88,7 @@ impl<'h, M: Machine> Cpu<'h, M> {
     ) -> Self {
         let clock = hypervisor.clock(machine.id());
         clock.start(machine.affinity(), machine.stamp());
-        let background = Background { due: || None, work: |_, _| {} };
+        let background = Background { due: |_| None, work: |_, _| {} };
         Self {
             machine,
             hypervisor,
@@ -106,7 +106,7 @@ impl<'h, M: Machine> Cpu<'h, M> {
     #[must_use]
     pub fn with_background(
         self,
-        due: fn() -> Option<Ticks>,
+        due: fn(&Hypervisor) -> Option<Ticks>,
         work: fn(&Hypervisor, &mut M),
     ) -> Self {
         Self { background: Background { due, work }, ..self }

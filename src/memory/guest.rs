@@ -295,6 +295,15 @@ impl GuestMemory {
         }
     }
 
+    /// The same where it was found to be RAM before, as of a ring when it was put there: there is nothing to be guessed.
+    #[inline]
+    pub fn read_placed<T: Word>(&self, ipa: Ipa) -> Result<T, OutsideRam> {
+        match self.aligned_placed::<T>(ipa) {
+            Some(at) => Ok(phys::read(at)),
+            None => self.read_by_bytes(ipa),
+        }
+    }
+
     /// Reads two double words; each in one access where they are aligned.
     #[inline(always)]
     pub fn read_pair(&self, ipa: Ipa) -> Result<[u64; 2], OutsideRam> {
@@ -336,7 +345,7 @@ impl GuestMemory {
     /// Writes an integer; in one access where it is aligned.
     #[inline]
     pub fn write<T: Word>(&self, ipa: Ipa, value: T) -> Result<(), OutsideRam> {
-        match self.aligned::<T>(ipa) {
+        match self.aligned_placed::<T>(ipa) {
             Some(at) => phys::write(at, value),
             None => return self.write_by_bytes(ipa, value),
         }
@@ -416,6 +425,12 @@ impl GuestMemory {
         at.or_else(|| self.in_one_unit(ipa, 1)).filter(|_| ipa.is_aligned(T::SIZE))
     }
 
+    /// The same, with nothing done against a guess.
+    #[inline]
+    fn aligned_placed<T: Word>(&self, ipa: Ipa) -> Option<PhysAddr> {
+        self.span(ipa, 1).filter(|_| ipa.is_aligned(T::SIZE))
+    }
+
     /// Where `size` bytes from `ipa` on lie, if all of them are in one block, as nearly always.
     #[inline(always)]
     pub(super) fn in_one_block(&self, ipa: Ipa, size: u64) -> Option<PhysAddr> {
@@ -425,7 +440,7 @@ impl GuestMemory {
         }
     }
 
-    /// The same, of what is only copied.
+    /// The same, of what is only copied, or where nothing is to be guessed.
     #[inline(always)]
     pub(super) fn span(&self, ipa: Ipa, size: u64) -> Option<PhysAddr> {
         match self.piece(ipa).and_then(|piece| piece.span(ipa, size)) {

@@ -11,6 +11,9 @@ use crate::memory::{GuestMemory, OutsideRam, Store};
 use crate::sync::Once;
 
 /// RAM that a device may reach.
+///
+/// Integers are read from rings, whose places have been checked when they were put there; wherever else a guest leads to, it is
+/// by pairs and bytes, of which nothing is read where a CPU only guesses that it is RAM.
 pub trait GuestRam {
     /// Writes the byte at `ipa`.
     ///
@@ -122,7 +125,7 @@ impl GuestRam for GuestMemory {
 
     #[inline]
     fn read_u16(&self, ipa: Ipa) -> Result<u16, OutsideRam> {
-        self.read(ipa)
+        self.read_placed(ipa)
     }
 
     #[inline]
@@ -132,7 +135,7 @@ impl GuestRam for GuestMemory {
 
     #[inline]
     fn read_u32(&self, ipa: Ipa) -> Result<u32, OutsideRam> {
-        self.read(ipa)
+        self.read_placed(ipa)
     }
 
     #[inline]
@@ -147,7 +150,7 @@ impl GuestRam for GuestMemory {
 
     #[inline]
     fn read_u64(&self, ipa: Ipa) -> Result<u64, OutsideRam> {
-        self.read(ipa)
+        self.read_placed(ipa)
     }
 
     #[inline(always)]
