@@ -9,27 +9,17 @@ use ::log::Level;
 use super::frame;
 use super::log::Stamp;
 use super::mux::{Draw, Focus, Mux, Owner, Shows};
+use super::port::Port;
 use super::terminal;
 use super::text::{Cleaner, Restart};
 
 /// How much of a raw guest's output is one unit, in bytes.
 const RAW: usize = 32;
-/// How many pieces of which nothing shows are passed over at once.
-const SILENT: usize = 16;
 
 impl Mux {
-    /// Makes the next unit; none when nothing is to be shown.
+    /// Makes the next unit; none when nothing is to be shown, or nothing shows of a piece that has been passed over.
     pub(super) fn compose(&mut self, now: Duration) {
-        for _ in 0..SILENT {
-            self.again = false;
-            self.compose_once(now);
-            if !self.again || !self.unit.is_empty() {
-                break;
-            }
-        }
-    }
-
-    fn compose_once(&mut self, now: Duration) {
+        self.again = false;
         let _ = self.compose_bell()
             || self.compose_log(now)
             || self.compose_frame()
@@ -129,7 +119,9 @@ impl Mux {
             Shows::All => (0..self.ports.len()).any(|_| {
                 let at = if self.turn < self.ports.len() { self.turn } else { 0 };
                 self.turn = at + 1;
-                self.tell_lost(at, now) || self.compose_piece(at, now)
+                // Most have nothing, and this is gone through for each byte of some guest's.
+                self.ports.get(at).is_some_and(Port::has_unshown)
+                    && (self.tell_lost(at, now) || self.compose_piece(at, now))
             }),
         }
     }

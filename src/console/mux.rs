@@ -362,17 +362,23 @@ impl Mux {
         // What waits for answers to be taken waits for the line alone.
         let held = (self.held && !self.is_full_of_answers())
             .then(|| self.focused().and_then(|port| port.busy_until(now)).unwrap_or(now));
-        let attention = self.ports.iter().any(|port| port.refused);
-        let work =
-            self.ports.iter().any(|port| self.wants_attention(port, now)) || self.has_event();
-        if work || self.again {
+        let shows_all = self.shows() == Shows::All;
+        let (mut attention, mut due) = (false, None::<Duration>);
+        for port in &self.ports {
+            if self.wants_attention(port, now) {
+                return Some(now);
+            }
+            attention |= port.refused;
+            if shows_all && let Some(at) = port.due() {
+                due = Some(due.map_or(at, |due| due.min(at)));
+            }
+        }
+        if self.has_event() || self.again {
             return Some(now);
         }
         let stall = self.refused_since.map(|since| since + STALL);
         // Once it has stalled, only the line itself changes anything.
         let stall = stall.filter(|at| attention && *at > now);
-        let pieces: &[Port] = if self.shows() == Shows::All { &self.ports } else { &[] };
-        let due = pieces.iter().filter_map(Port::due).min();
         let due = due.filter(|_| self.refused_since.is_none());
         held.into_iter().chain(stall).chain(due).min()
     }

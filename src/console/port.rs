@@ -16,6 +16,8 @@ use crate::sched::VmId;
 const RESERVE: usize = 64 << 10;
 /// How far a guest that is shown may be ahead of the line, in bytes.
 const AHEAD: u64 = 4096;
+/// How far the end of a line is looked for, behind what was overwritten, in bytes.
+const NEAR: usize = 512;
 /// The longest piece of a guest's line that is kept together, in bytes.
 pub const LONGEST_PIECE: usize = 256;
 /// How long a line that is not ended is held back.
@@ -121,6 +123,12 @@ impl Port {
         self.scrollback.end() - self.shown.max(self.scrollback.start())
     }
 
+    /// Whether something waits to be shown, or was overwritten before it was.
+    #[inline]
+    pub const fn has_unshown(&self) -> bool {
+        self.scrollback.end() > self.shown
+    }
+
     /// Whether it is so far ahead of the line that it has to wait.
     pub fn is_ahead(&self) -> bool {
         self.unshown() >= AHEAD.min(self.scrollback.capacity() as u64)
@@ -145,8 +153,7 @@ impl Port {
         if start <= self.shown {
             return 0;
         }
-        let near = usize::try_from(AHEAD).unwrap_or(usize::MAX);
-        let rest = self.scrollback.iter_from(start).take(near).position(|byte| byte == b'\n');
+        let rest = self.scrollback.iter_from(start).take(NEAR).position(|byte| byte == b'\n');
         let from = start + rest.map_or(0, |at| at as u64 + 1);
         let lost = from - self.shown;
         self.shown = from;

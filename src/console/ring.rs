@@ -3,6 +3,7 @@
 //! Every byte ever written has a position, counted from the first; readers keep positions and find out
 //! what was overwritten by comparing.
 
+use alloc::collections::TryReserveError;
 use alloc::vec::Vec;
 use core::hint::black_box;
 
@@ -10,10 +11,15 @@ use core::hint::black_box;
 const LEAST: usize = 1024;
 /// What a ring has from the start, if it may: what a guest may be ahead of the line.
 const FIRST: usize = 4096;
+/// How much it grows by at most, in bytes, as who writes waits for that, and its CPU with it.
+const PART: usize = 16 << 10;
 
 /// The newest bytes written.
 pub struct Ring {
-    bytes: Vec<u8>,
+    /// All but the first and the last are [`PART`] long, and the first as long as there is another one.
+    parts: Vec<Vec<u8>>,
+    /// How long they are together.
+    capacity: usize,
     end: u64,
     /// What it grows to when there is more to keep, in bytes.
     limit: usize,
@@ -26,28 +32,47 @@ impl Ring {
     /// that much memory and a block of `reserve` bytes for others.
     pub fn new(capacity: usize, reserve: usize) -> Self {
         let limit = capacity.max(LEAST);
-        Self { bytes: alloc::vec![0; limit.min(FIRST)], end: 0, limit, reserve }
+        let first = limit.min(FIRST);
+        let parts = alloc::vec![alloc::vec![0; first]];
+        Self { parts, capacity: first, end: 0, limit, reserve }
     }
 
-    /// Twice as much. Nothing was overwritten so far: every byte stays where it is.
+    /// More room behind what there is. Nothing was overwritten so far: every byte stays where it is.
     #[cold]
     fn grow(&mut self) {
-        let larger = self.bytes.len().saturating_mul(2).min(self.limit);
         let mut others = Vec::<u8>::new();
         // An allocation of which nothing is seen could be left out.
         let enough = black_box(&mut others).try_reserve_exact(self.reserve).is_ok();
-        let more = larger - self.bytes.len();
-        if enough && self.bytes.try_reserve_exact(more).is_ok() {
-            self.bytes.resize(larger, 0);
-        } else {
-            self.limit = self.bytes.len();
+        if !enough || self.add().is_err() {
+            self.limit = self.capacity;
         }
         drop(black_box(others));
     }
 
+    fn add(&mut self) -> Result<(), TryReserveError> {
+        let room = self.limit - self.capacity;
+        match self.parts.as_mut_slice() {
+            [only] if only.len() < PART => {
+                let more = room.min(only.len()).min(PART - only.len());
+                only.try_reserve_exact(more)?;
+                only.resize(only.len() + more, 0);
+                self.capacity += more;
+            }
+            _ => {
+                let (mut part, size) = (Vec::new(), room.min(PART));
+                part.try_reserve_exact(size)?;
+                self.parts.try_reserve(1)?;
+                part.resize(size, 0);
+                self.parts.push(part);
+                self.capacity += size;
+            }
+        }
+        Ok(())
+    }
+
     /// How many bytes it keeps at the moment.
     pub const fn capacity(&self) -> usize {
-        self.bytes.len()
+        self.capacity
     }
 
     /// The position behind the newest byte: how many were ever written.
@@ -57,16 +82,16 @@ impl Ring {
 
     /// The position of the oldest byte that is kept.
     pub const fn start(&self) -> u64 {
-        self.end.saturating_sub(self.bytes.len() as u64)
+        self.end.saturating_sub(self.capacity as u64)
     }
 
     /// Appends `byte`, over the oldest when it is full.
     pub fn push(&mut self, byte: u8) {
-        if self.bytes.len() < self.limit && self.end == self.bytes.len() as u64 {
+        if self.capacity < self.limit && self.end == self.capacity as u64 {
             self.grow();
         }
-        let at = self.index(self.end);
-        if let Some(slot) = self.bytes.get_mut(at) {
+        let (part, at) = self.place(self.end);
+        if let Some(slot) = self.parts.get_mut(part).and_then(|part| part.get_mut(at)) {
             *slot = byte;
             self.end += 1;
         }
@@ -74,12 +99,16 @@ impl Ring {
 
     /// The bytes from position `from` on, as far as they are kept.
     pub fn iter_from(&self, from: u64) -> impl Iterator<Item = u8> + '_ {
-        (from.max(self.start())..self.end)
-            .map_while(|position| self.bytes.get(self.index(position)).copied())
+        (from.max(self.start())..self.end).map_while(|position| {
+            let (part, at) = self.place(position);
+            self.parts.get(part)?.get(at).copied()
+        })
     }
 
-    fn index(&self, position: u64) -> usize {
-        usize::try_from(position % (self.bytes.len() as u64).max(1)).unwrap_or(0)
+    fn place(&self, position: u64) -> (usize, usize) {
+        let index = position % (self.capacity as u64).max(1);
+        let index = usize::try_from(index).unwrap_or(0);
+        (index / PART, index % PART)
     }
 }
 
@@ -103,16 +132,16 @@ mod tests {
 
     #[test]
     fn it_grows_when_it_is_full_and_no_further_than_it_may() {
-        for limit in [100, 5000, 16384, 20000] {
+        for limit in [100, 5000, 16384, 20000, 49152, 50000] {
             let mut ring = Ring::new(limit, 0);
             let byte = |position: u64| position.to_le_bytes()[0] ^ position.to_le_bytes()[1];
-            for position in 0..50_000u64 {
+            for position in 0..120_000u64 {
                 ring.push(byte(position));
                 let most = limit.max(1024) as u64;
                 assert_eq!(ring.start(), (position + 1).saturating_sub(most));
-                assert!(ring.capacity() as u64 <= most && ring.capacity() <= 4096 * 8);
+                assert!(ring.capacity() as u64 <= most);
             }
-            let newest: Vec<u8> = (ring.start()..50_000).map(byte).collect();
+            let newest: Vec<u8> = (ring.start()..120_000).map(byte).collect();
             assert!(ring.iter_from(0).eq(newest));
         }
         assert_eq!(Ring::new(1 << 20, 0).capacity(), 4096);

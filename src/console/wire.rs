@@ -105,7 +105,14 @@ impl Host {
 
     /// Sends everything, waiting for the line. One that nobody drains loses bytes rather than time.
     fn drain(&mut self, now: Duration) {
-        while let Some(byte) = self.mux.as_mut().and_then(|mux| mux.next(now)) {
+        while let Some(mux) = &mut self.mux {
+            let Some(byte) = mux.next(now) else {
+                // Of a piece nothing has shown, and there may be more.
+                if mux.again {
+                    continue;
+                }
+                break;
+            };
             self.put(byte);
             if let Some(mux) = &mut self.mux {
                 mux.sent();

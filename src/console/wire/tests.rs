@@ -1,6 +1,7 @@
 //! A UART that never drains: what is sent to it is bounded, guests go on, and what was lost is said when it drains again.
 
 use super::*;
+use crate::console::port::LONGEST_PIECE;
 use crate::platform::board::UartKind;
 use crate::platform::driver::fake::FakePages;
 
@@ -110,4 +111,30 @@ fn last_words_end_though_nobody_takes_them() {
         host.pump(at(2));
         assert_eq!(host.dropped, dropped);
     }
+}
+
+#[test]
+fn pieces_of_which_nothing_shows_are_passed_over_one_by_one_and_all_are_drained() {
+    let (page, mut host) = stuck(false);
+    page.write(UARTFR, 0u32);
+    let mux = host.mux.as_mut().unwrap();
+    mux.attach(VmId(1), "two");
+    let unshown = |mux: &Mux| mux.port(GUEST).unwrap().unshown();
+    let fill = |mux: &mut Mux| {
+        while mux.send(GUEST, 0x01, at(1)) {}
+        assert!(unshown(mux) >= 4096);
+    };
+    fill(mux);
+    let mut times = 0;
+    while unshown(mux) > 0 {
+        let before = unshown(mux);
+        assert_eq!(mux.next(at(1)), None);
+        assert!(before - unshown(mux) <= LONGEST_PIECE as u64);
+        assert!(mux.again && mux.deadline(at(1)) == Some(at(1)), "who has looked comes back");
+        times += 1;
+    }
+    assert!(times >= 16);
+    fill(mux);
+    host.drain(at(2));
+    assert_eq!(unshown(host.mux.as_ref().unwrap()), 0);
 }
