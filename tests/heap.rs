@@ -313,7 +313,7 @@ impl Bench {
     }
 
     fn reap(&mut self) {
-        self.hypervisor.reap(&mut self.machine);
+        while self.hypervisor.reap(&mut self.machine) {}
         self.machine.upkeep().take();
     }
 

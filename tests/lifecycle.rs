@@ -3,15 +3,20 @@
 
 mod common;
 
+use std::cell::RefCell;
+
 use common::*;
 use plinth::cpu::Step;
 use plinth::exit::Exit;
-use plinth::hypervisor::Refusal;
-use plinth::machine::fake::{Op, Seen};
+use plinth::host::allotment::Allotment;
+use plinth::hypervisor::{Hypervisor, Refusal};
+use plinth::machine::CpuId;
+use plinth::machine::fake::{Op, Scripted, Seen};
 use plinth::manifest::{MachineConfig, OnCrash, OnReboot, WhenIdle};
 use plinth::sched::VmId;
 use plinth::time::Ticks;
 use plinth::vgic::GicVersion::{V2, V3};
+use plinth::vgic::IntId;
 use plinth::vm::{Status, Stop};
 use proptest::prelude::*;
 
@@ -185,6 +190,45 @@ fn a_thousand_lives_leave_the_memory_they_found() {
         go_on(&mut room, 20);
         assert!(room.marks(1, 0).len() > marks, "the other one goes on");
     }
+}
+
+thread_local! {
+    /// What was free at each interrupt, and whether the VM could not be created again because it was still there.
+    static MEANWHILE: RefCell<Vec<(u64, bool)>> = const { RefCell::new(Vec::new()) };
+}
+
+fn look_meanwhile(hypervisor: &Hypervisor, machine: &mut Scripted, _: IntId) {
+    if hypervisor.vm(ONE).is_none() {
+        let free = hypervisor.memory().free;
+        let is_there = matches!(hypervisor.create(machine, ONE), Err(Refusal::Stopping));
+        MEANWHILE.with_borrow_mut(|seen| seen.push((free, is_there)));
+    }
+}
+
+#[test]
+fn interrupts_are_taken_while_a_vm_is_taken_apart() {
+    let bundle = bundle(&[guest("one", 2), guest("two", 1)]);
+    let memory = 2 * RAM + (1 << 20);
+    let (disks, nothing) = (Allotment::default(), Box::new(|_, _| {}));
+    let mut room =
+        Room::in_frames(host(V3, 1), 4, &bundle, pool(memory), disks, nothing, look_meanwhile);
+    room.program(0, ENTRY, &wait_loop()).program(1, ENTRY, &wait_loop());
+    go_on(&mut room, 200);
+    let before = room.hypervisor.memory().free;
+    let size = room.vm(0).memory_size() + room.vm(0).table_size();
+    room.ask(0, |hypervisor, machine| hypervisor.destroy(machine, ONE)).unwrap();
+    (0..200).for_each(|_| room.world.interrupt(CpuId(0), IntId(100)));
+    go_on(&mut room, 100);
+    let whole = before + size;
+    let seen = MEANWHILE.take();
+    let mut free: Vec<u64> = seen.iter().map(|(free, _)| *free).collect();
+    assert!(free.is_sorted());
+    free.dedup();
+    assert!(free.len() >= 3 && free[0] == before, "{free:?}: at once");
+    assert_eq!(free.last(), Some(&whole));
+    // Whoever finds a part of it there does not get another one of that name.
+    assert!(seen.iter().all(|(free, is_there)| *is_there == (*free < whole)), "{seen:?}");
+    assert!(room.hypervisor.vm(ONE).is_some());
 }
 
 #[test]

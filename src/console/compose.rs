@@ -116,13 +116,22 @@ impl Mux {
                 let at = self.ports.iter().position(|port| port.id() == id);
                 at.is_some_and(|at| self.tell_lost(at, now) || self.compose_raw(at, now))
             }
-            Shows::All => (0..self.ports.len()).any(|_| {
-                let at = if self.turn < self.ports.len() { self.turn } else { 0 };
-                self.turn = at + 1;
-                // Most have nothing, and this is gone through for each byte of some guest's.
-                self.ports.get(at).is_some_and(Port::has_unshown)
-                    && (self.tell_lost(at, now) || self.compose_piece(at, now))
-            }),
+            Shows::All => {
+                let count = self.ports.len();
+                let mut next = self.turn;
+                for _ in 0..count {
+                    let at = if next < count { next } else { 0 };
+                    next = at + 1;
+                    // Most have nothing, and this is gone through for each byte of some guest's.
+                    if self.ports.get(at).is_some_and(Port::has_unshown)
+                        && (self.tell_lost(at, now) || self.compose_piece(at, now))
+                    {
+                        self.turn = next;
+                        return true;
+                    }
+                }
+                false
+            }
         }
     }
 

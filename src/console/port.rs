@@ -190,7 +190,7 @@ impl Port {
 
     /// When it is to be looked whether what waits has waited [long enough](Self::ripen).
     pub fn due(&self) -> Option<Duration> {
-        (self.unshown() > 0 && !self.ripe).then_some(self.due)
+        (self.has_unshown() && !self.ripe).then_some(self.due)
     }
 
     /// What waits has waited long enough, unless its guest is `kept` from going on with the line.

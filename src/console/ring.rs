@@ -50,13 +50,13 @@ impl Ring {
     }
 
     fn add(&mut self) -> Result<(), TryReserveError> {
-        let room = self.limit - self.capacity;
+        let room = self.limit.saturating_sub(self.capacity);
         match self.parts.as_mut_slice() {
             [only] if only.len() < PART => {
-                let more = room.min(only.len()).min(PART - only.len());
+                let more = room.min(only.len()).min(PART.saturating_sub(only.len()));
                 only.try_reserve_exact(more)?;
-                only.resize(only.len() + more, 0);
-                self.capacity += more;
+                only.resize(only.len().saturating_add(more), 0);
+                self.capacity = self.capacity.saturating_add(more);
             }
             _ => {
                 let (mut part, size) = (Vec::new(), room.min(PART));
@@ -64,7 +64,7 @@ impl Ring {
                 self.parts.try_reserve(1)?;
                 part.resize(size, 0);
                 self.parts.push(part);
-                self.capacity += size;
+                self.capacity = self.capacity.saturating_add(size);
             }
         }
         Ok(())

@@ -122,7 +122,9 @@ impl<'h, M: Machine> Cpu<'h, M> {
         self.hypervisor.heed_calls(self.machine.id());
         self.let_go();
         self.offer_registers();
-        self.hypervisor.reap(&mut self.machine);
+        while self.hypervisor.reap(&mut self.machine) {
+            self.interrupts(None);
+        }
         let Some(entity) = self.hypervisor.pick(&mut self.machine) else {
             if self.hypervisor.has_finished() {
                 return Step::Finished;

@@ -2,12 +2,11 @@
 
 use alloc::sync::Arc;
 
-use super::{Hypervisor, Stock};
+use super::Hypervisor;
 use crate::machine::{CpuId, Machine};
 use crate::manifest::WhenIdle;
 use crate::sched::{AdmissionError, Entity, Retired, RunQueue, VmId};
-use crate::sync::TicketMutexGuard;
-use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
+use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use crate::vcpu::VcpuId;
 use crate::vm::balloon::BalloonError;
 use crate::vm::create::CreateError;
@@ -148,18 +147,18 @@ impl Hypervisor {
             return Err(Refusal::Running);
         }
         // A CPU may still be about to leave its predecessor, and take the one for the other.
-        if self.doomed.lock().iter().any(|vm| vm.id() == id) {
+        if stock.has_remains_of(id) || self.doomed.lock().iter().any(|vm| vm.id() == id) {
             return Err(Refusal::Stopping);
         }
         let now = machine.now();
         let mut vm = stock.create(id, now, machine.upkeep()).ok_or(Refusal::NoSuchVm)??;
         if !self.population.join() {
-            stock.destroy(*vm, machine.upkeep());
+            stock.discard(*vm, machine.upkeep());
             return Err(Refusal::Finished);
         }
         if let Err(error) = self.place(&mut vm) {
             self.population.leave_quietly();
-            stock.destroy(*vm, machine.upkeep());
+            stock.discard(*vm, machine.upkeep());
             return Err(error.into());
         }
         let vm = Arc::<Vm>::from(vm);
@@ -420,72 +419,6 @@ impl Hypervisor {
         if vm.is_doomed() {
             self.begin_stop(machine, vm, Stop::Forced);
         }
-    }
-
-    /// Take a stopped VM out of its slot; it is taken apart when no CPU holds anything of it.
-    fn bury<M: Machine>(&self, machine: &mut M, vm: &Arc<Vm>) {
-        let Some(slot) = self.vms.get(vm.id().index()) else { return };
-        // One of those who want it gone gets it.
-        let taken = slot.lock().take_if(|there| Arc::ptr_eq(there, vm));
-        let Some(taken) = taken else { return };
-        for index in 0..vm.vcpu_count() {
-            let vcpu = VcpuId(index);
-            let (now, entity) = (machine.now(), Entity { vm: vm.id(), vcpu });
-            self.at_home(vm, vcpu, |queue| queue.remove(entity, now));
-        }
-        self.unschedule(vm.id());
-        vm.abandon_disks();
-        let _ = vm.serial_input(machine.now()); // what its UART has not sent yet
-        let mut doomed = self.doomed.lock();
-        doomed.push(taken);
-        self.doomed_count.store(doomed.len(), Ordering::Release);
-        drop(doomed);
-        self.kick_all(machine);
-    }
-
-    /// Take apart the VMs that were buried and that nobody holds any more. Every CPU calls this
-    /// whenever it has let go of something.
-    pub fn reap<M: Machine>(&self, machine: &mut M) {
-        if self.doomed_count.load(Ordering::Acquire) == 0 {
-            return;
-        }
-        self.take_apart(machine);
-    }
-
-    #[inline(never)] // as above
-    fn take_apart<M: Machine>(&self, machine: &mut M) {
-        loop {
-            let Some(mut stock) = self.stock.try_lock().or_else(|| self.leave_word()) else {
-                return;
-            };
-            let mut doomed = self.doomed.lock();
-            // Nobody can find it any more, so a count of one stays one; and no disk gets more of its memory.
-            let is_free = |vm: &Arc<Vm>| Arc::strong_count(vm) == 1 && !vm.has_lent_memory();
-            let free = doomed.iter().position(is_free);
-            let vm = free.map(|free| doomed.swap_remove(free));
-            self.doomed_count.store(doomed.len(), Ordering::Release);
-            drop(doomed);
-            let Some(mut vm) = vm.and_then(Arc::into_inner) else {
-                drop(stock);
-                fence(Ordering::SeqCst); // between the lock and the word, as on the other side
-                if self.word_left.swap(false, Ordering::SeqCst) {
-                    continue;
-                }
-                return;
-            };
-            let name = vm.take_name();
-            stock.destroy(vm, machine.upkeep());
-            drop(stock); // the log may be slow
-            log::info!("{name}: destroyed");
-        }
-    }
-
-    /// Another CPU has the stock, and nobody waits for it. If it takes VMs apart it looks again: it may have found one still
-    /// held by this CPU. If it builds one, it comes by [`reap`](Self::reap) afterwards. The stock, if it is to be had by now.
-    fn leave_word(&self) -> Option<TicketMutexGuard<'_, Stock>> {
-        self.word_left.store(true, Ordering::SeqCst);
-        fence(Ordering::SeqCst);
-        self.stock.try_lock()
     }
 
     /// Make every other CPU look at what it has loaded. This one does so before it runs a guest again.

@@ -11,6 +11,7 @@ mod lifecycle;
 mod lines;
 mod memory;
 mod provision;
+mod reaper;
 mod schedule;
 mod stock;
 pub mod watchdog;

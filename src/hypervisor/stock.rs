@@ -2,6 +2,7 @@
 //! bundle.
 
 use alloc::boxed::Box;
+use alloc::string::String;
 use alloc::sync::Arc;
 
 use super::provision;
@@ -21,6 +22,7 @@ use crate::virtio::vsock::sockets::Sockets;
 use crate::vm::Vm;
 use crate::vm::create::{CreateError, Creation, Host};
 use crate::vm::loading::BootError;
+use crate::vm::remains::Remains;
 
 /// Makes the serial line of a VM.
 pub type MakeLine = dyn Fn(VmId, &str) -> Arc<dyn SerialLine> + Send;
@@ -75,6 +77,8 @@ pub struct Stock {
     /// All of the machine's memory, in bytes.
     ram: u64,
     heap: HeapAccess,
+    /// Of the VM that is being taken apart.
+    remains: Option<Remains>,
 }
 
 impl Stock {
@@ -112,6 +116,7 @@ impl Stock {
             allotment: Allotment::default(),
             ram,
             heap,
+            remains: None,
         }
     }
 
@@ -235,13 +240,52 @@ impl Stock {
         mapped
     }
 
-    /// Take a VM apart that nobody uses any more.
-    pub(super) fn destroy(&mut self, vm: Vm, cpu: &impl Maintenance) {
-        let Lender { frames, lent } = &mut *self.pool.lock();
-        let before = frames.free_bytes();
-        vm.destroy(frames, &mut self.vmids, cpu);
-        *lent = lent.saturating_sub(frames.free_bytes().saturating_sub(before));
+    /// Begin to take a VM apart that nobody uses any more, and nothing is left of the last one.
+    pub(super) fn take_apart(&mut self, vm: Vm, cpu: &impl Maintenance) {
+        debug_assert!(self.remains.is_none(), "one at a time");
+        self.remains = Some(vm.dismantle(cpu));
     }
+
+    /// Give some of what is left of it back: some thousand instructions.
+    pub(super) fn clear(&mut self) -> Cleared {
+        let Some(remains) = &mut self.remains else { return Cleared::Nothing };
+        let is_all = give_back(remains, &self.pool, &mut self.vmids);
+        match self.remains.take_if(|_| is_all) {
+            Some(remains) => Cleared::All(remains.into_name()),
+            None => Cleared::Some,
+        }
+    }
+
+    /// Take a VM apart that has never run, at one go.
+    pub(super) fn discard(&mut self, vm: Vm, cpu: &impl Maintenance) {
+        let mut remains = vm.dismantle(cpu);
+        while !give_back(&mut remains, &self.pool, &mut self.vmids) {}
+    }
+
+    /// Whether there is something left of a VM.
+    pub(super) fn has_remains_of(&self, id: VmId) -> bool {
+        self.remains.as_ref().is_some_and(|remains| remains.id() == id)
+    }
+}
+
+/// Gives some of a VM's memory back. Returns whether that was all.
+fn give_back(remains: &mut Remains, pool: &SharedPool, vmids: &mut Vmids) -> bool {
+    let Lender { frames, lent } = &mut *pool.lock();
+    let before = frames.free_bytes();
+    let is_all = remains.step(frames, vmids);
+    *lent = lent.saturating_sub(frames.free_bytes().saturating_sub(before));
+    is_all
+}
+
+/// What [`Stock::clear`] has come to.
+#[derive(Debug, Eq, PartialEq)]
+pub(super) enum Cleared {
+    /// There was nothing.
+    Nothing,
+    /// There is more.
+    Some,
+    /// All of the VM that was called so.
+    All(String),
 }
 
 /// Translation tables, and how much they are, in bytes.

@@ -16,7 +16,7 @@ use super::maintenance::Maintenance;
 use super::phys;
 use super::shared::SharedPool;
 use super::stage2::{Mapping, MemoryType, Perms, Stage2};
-use crate::addr::{Ipa, PAGE_SIZE, PhysAddr, Region};
+use crate::addr::{Ipa, PhysAddr, Region};
 use crate::speculation;
 use crate::sync::TicketMutex;
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -30,6 +30,8 @@ const STRIDE: usize = 2 << 20;
 
 /// `2^ORDER` frames are a unit.
 const ORDER: u8 = 9;
+/// How many are given back in one step.
+const FEW: usize = 32;
 
 /// How much of a unit one step zeroes, in bytes: some ten thousand instructions.
 const STEP: u64 = 256 << 10;
@@ -91,6 +93,8 @@ pub struct Means {
 pub struct Elastic {
     ram: Region<Ipa>,
     units: Box<[AtomicU64]>,
+    /// How many of them have been given back, as its VM is no more.
+    released: usize,
     /// How many are holes, and how many may be.
     holes: AtomicU32,
     most: u32,
@@ -118,6 +122,7 @@ impl Elastic {
         Some(Self {
             ram,
             units: units.into(),
+            released: 0,
             holes: AtomicU32::new(0),
             most: u32::try_from(most).unwrap_or(u32::MAX),
             patience: means.patience,
@@ -405,24 +410,23 @@ impl Elastic {
         self.stage2 = None;
     }
 
-    /// Gives all that is there back. The translation is gone, and nobody has anything pinned.
-    pub(super) fn release(self, pool: &mut FramePool) {
-        for (ipas, start) in self.present() {
-            let (mut at, mut left) = (start.raw(), ipas.size());
-            while left > 0 {
-                // The largest block that begins here, is aligned, and does not go beyond.
-                let order = at.trailing_zeros().min(left.ilog2()) - PAGE_SIZE.trailing_zeros();
-                let order = u8::try_from(order).unwrap_or(ORDER);
-                pool.free_block(Block::<Dirty>::adopt(PhysAddr::new(at), order));
-                at += PAGE_SIZE << order;
-                left -= PAGE_SIZE << order;
-            }
-        }
-        match self.filling.into_inner() {
+    /// Gives some of what is there back. The translation is gone, and nobody has anything pinned. Returns whether that was all.
+    pub(super) fn release_some(&mut self, pool: &mut FramePool) -> bool {
+        match self.filling.get_mut().take() {
             Some(Filling::Scrub { block, .. }) => pool.free_block(block),
             Some(Filling::Ready(block)) => pool.free_block(block),
             None => {}
         }
+        let end = self.units.len().min(self.released.saturating_add(FEW));
+        for word in self.units.get_mut(self.released..end).unwrap_or_default() {
+            let word = *word.get_mut();
+            if word != HOLE && word & FIXED == 0 {
+                let at = PhysAddr::new(word & !(UNIT - 1));
+                pool.free_block(Block::<Dirty>::adopt(at, ORDER));
+            }
+        }
+        self.released = end;
+        end == self.units.len()
     }
 }
 

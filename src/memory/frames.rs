@@ -121,6 +121,11 @@ impl<S> Frames<S> {
         self.runs.iter().map(Run::region)
     }
 
+    /// What is in them is nobody's any more.
+    pub(crate) fn into_dirty(self) -> Frames<Dirty> {
+        self.into_state()
+    }
+
     pub(super) fn into_runs(self) -> Vec<Run> {
         self.runs
     }
@@ -179,6 +184,9 @@ pub const FEW_BLOCKS: u64 = 64;
 /// What a block takes of the heap, in bytes: in the list that it is allocated to, which grows by doubling, in the one that
 /// it is moved to, and in the pool's own.
 pub const HEAP_OF_BLOCK: u64 = 96;
+
+/// How many blocks are taken back in one step.
+const FEW: usize = 32;
 
 /// After so many blocks that came back the heap is seen to, and how much is to be free then at least, in bytes.
 const SOME_BLOCKS: u32 = 64;
@@ -316,6 +324,20 @@ impl FramePool {
     /// Takes frames back, in whatever state. No guest, TLB or device may reach them any more.
     pub fn free<S>(&mut self, frames: Frames<S>) {
         frames.runs.into_iter().for_each(|run| self.give_back(run));
+    }
+
+    /// Takes some of `frames` back. Returns whether that was all.
+    pub fn free_some<S>(&mut self, frames: &mut Frames<S>) -> bool {
+        self.take_some(&mut frames.runs, |run| run)
+    }
+
+    /// Takes a few blocks of a list back: as many as take some thousand instructions. Returns whether that was all.
+    pub(super) fn take_some<T>(&mut self, list: &mut Vec<T>, run: impl Fn(T) -> Run) -> bool {
+        for _ in 0..FEW {
+            let Some(last) = list.pop() else { return true };
+            self.give_back(run(last));
+        }
+        list.is_empty()
     }
 
     /// Takes a block back, in whatever state, as [`free`](Self::free) does.

@@ -142,11 +142,14 @@ impl GuestMemory {
 
     /// Gives all frames back to the pool. [`Stage2::destroy`] comes before, and so does the end of
     /// whatever a device still has under way.
-    pub fn release(self, pool: &mut FramePool) {
-        self.pieces.into_iter().for_each(|piece| pool.give_back(piece.run));
-        if let Some(elastic) = self.elastic {
-            elastic.release(pool);
-        }
+    pub fn release(mut self, pool: &mut FramePool) {
+        while !self.release_some(pool) {}
+    }
+
+    /// The same a step at a time. Returns whether that was all.
+    pub fn release_some(&mut self, pool: &mut FramePool) -> bool {
+        pool.take_some(&mut self.pieces, |piece| piece.run)
+            && self.elastic.as_mut().is_none_or(|elastic| elastic.release_some(pool))
     }
 
     /// How many bytes in all, holes among them.
@@ -171,7 +174,8 @@ impl GuestMemory {
         tables: &mut impl TableFrames,
         cpu: &impl Maintenance,
     ) -> Result<(), MapError> {
-        for (done, (ipas, pa)) in self.blocks().enumerate() {
+        let mut done = 0_usize;
+        for (ipas, pa) in self.blocks() {
             let to = Mapping { pa, memory: MemoryType::Ram, perms };
             if let Err(error) = stage2.map(ipas, to, tables, cpu) {
                 for (mapped, _) in self.blocks().take(done) {
@@ -180,6 +184,7 @@ impl GuestMemory {
                 }
                 return Err(error);
             }
+            done = done.saturating_add(1);
         }
         Ok(())
     }

@@ -49,6 +49,11 @@ impl Store {
         self.pieces.into_iter().for_each(|piece| pool.give_back(piece.run));
     }
 
+    /// Gives some of its frames back, the last ones. Returns whether that was all.
+    pub fn release_some(&mut self, pool: &mut FramePool) -> bool {
+        pool.take_some(&mut self.pieces, |piece| piece.run)
+    }
+
     /// How many bytes.
     pub fn size(&self) -> u64 {
         self.pieces.last().map_or(0, |piece| piece.end)

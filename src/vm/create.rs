@@ -40,7 +40,6 @@ use crate::memory::{
 use crate::monitor::agent::Link;
 use crate::platform::board::{AssignError, Assigned, AssignedDevice};
 use crate::sched::VmId;
-use crate::sync::Once;
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64};
 use crate::sync::{SpinMutex, TicketMutex};
 use crate::time::{Frequency, Ticks};
@@ -320,24 +319,6 @@ impl Vm {
             source,
             loading: TicketMutex::new(Loading::Scrub(Scrubbing::new(ram))),
         }))
-    }
-
-    /// Take the VM apart: no CPU has any of it.
-    pub(crate) fn destroy(self, frames: &mut FramePool, vmids: &mut Vmids, cpu: &impl Maintenance) {
-        drop(self.bus); // its devices share the memory, and the disks
-        let mut memory = Arc::into_inner(self.memory).and_then(Once::try_into_inner);
-        if let Some(memory) = &mut memory {
-            memory.close(); // it shares the translation
-        }
-        if let Some(stage2) = Arc::into_inner(self.stage2) {
-            stage2.into_inner().destroy(vmids, frames, cpu);
-        }
-        self.stolen.into_page().release(frames);
-        self.loading.into_inner().abandon(frames);
-        disks::release(self.disks, frames);
-        if let Some(memory) = memory {
-            memory.release(frames);
-        }
     }
 }
 

@@ -14,7 +14,7 @@ use crate::host::allotment::Allotment;
 use crate::host::part::Part;
 use crate::host::share::Lent;
 use crate::manifest::{DiskConfig, DiskContents, Manifest, VmConfig};
-use crate::memory::FramePool;
+use crate::memory::{FramePool, Store};
 use crate::sched::VmId;
 use crate::sync::TicketMutex;
 use crate::virtio::block::SharedDisk;
@@ -92,15 +92,18 @@ fn disk(
 /// Gives the disks' memory back. No device has them any more.
 pub(super) fn release(disks: Vec<VmDisk>, frames: &mut FramePool) {
     for disk in disks {
-        if let VmDisk::Memory(disk) = disk
-            && let Some(disk) = Arc::into_inner(disk)
-        {
-            disk.into_inner().release(frames);
-        }
+        let stores = disk.into_stores();
+        stores.into_iter().flatten().for_each(|store| store.release(frames));
     }
 }
 
 impl VmDisk {
+    /// Its memory, to be given back. No device has it any more.
+    pub(super) fn into_stores(self) -> Option<[Store; 4]> {
+        let Self::Memory(disk) = self else { return None };
+        Some(Arc::into_inner(disk)?.into_inner().into_stores())
+    }
+
     /// What the monitor calls its device.
     pub(super) fn device_name(&self) -> String {
         let kind = |read_only| if read_only { ", read-only" } else { "" };

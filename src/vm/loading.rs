@@ -18,7 +18,7 @@ use crate::manifest::Devices;
 use crate::memory::elastic::Filled;
 use crate::memory::scrub::Scrubbing;
 use crate::memory::{
-    Clean, FramePool, Frames, GuestMemory, Maintenance, MapError, OutsideRam, Perms, TableFrames,
+    Clean, Dirty, Frames, GuestMemory, Maintenance, MapError, OutsideRam, Perms, TableFrames,
 };
 
 use crate::virtio::block::image::ImageError as DiskImageError;
@@ -107,11 +107,11 @@ pub(super) struct Tree {
 }
 
 impl Loading {
-    /// The frames that are not the VM's yet go back to the pool.
-    pub(super) fn abandon(self, frames: &mut FramePool) {
+    /// The frames that are not the VM's yet, to be given back.
+    pub(super) fn abandon(self) -> Option<Frames<Dirty>> {
         match self {
-            Self::Scrub(scrubbing) => frames.free(scrubbing.abandon()),
-            Self::Give(clean) => frames.free(clean),
+            Self::Scrub(scrubbing) => Some(scrubbing.abandon()),
+            Self::Give(clean) => Some(clean.into_dirty()),
             Self::Map
             | Self::Disks(_)
             | Self::Fill(_)
@@ -120,7 +120,7 @@ impl Loading {
             | Self::Write(_)
             | Self::Tree(_)
             | Self::Finish(_)
-            | Self::Done(_) => {}
+            | Self::Done(_) => None,
         }
     }
 

@@ -20,6 +20,7 @@ pub mod loading;
 mod mmio;
 pub mod ptimer;
 pub mod quick;
+pub(crate) mod remains;
 mod report;
 mod slots;
 pub mod snapshot;
@@ -192,11 +193,6 @@ impl Vm {
     /// Its name in the manifest.
     pub fn name(&self) -> &str {
         &self.name
-    }
-
-    /// Takes its name, when nothing else is wanted of it any more.
-    pub(crate) fn take_name(&mut self) -> String {
-        core::mem::take(&mut self.name)
     }
 
     /// How many vCPUs it has, 1 to [`crate::vcpu::MAX_VCPUS`].

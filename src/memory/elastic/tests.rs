@@ -2,6 +2,7 @@
 
 use super::fake::Room;
 use super::*;
+use crate::addr::PAGE_SIZE;
 use crate::memory::Ram;
 use proptest::prelude::*;
 use std::collections::BTreeSet;

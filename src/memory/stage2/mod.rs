@@ -12,12 +12,14 @@
 mod descriptor;
 mod geometry;
 mod table;
+mod teardown;
 #[cfg(test)]
 mod tests;
 mod vmid;
 
 pub use descriptor::{Mapping, MemoryType, Perms};
 pub use geometry::{Geometry, Level, PaRange};
+pub use teardown::Teardown;
 pub use vmid::{Vmid, Vmids};
 
 use core::fmt;
@@ -122,11 +124,16 @@ impl Stage2 {
     /// Gives back the tables and the VMID. No CPU has [`vttbr`](Self::vttbr) loaded any more. When this
     /// returns the VM's frames may be freed.
     pub fn destroy(self, vmids: &mut Vmids, tables: &mut impl TableFrames, cpu: &impl Maintenance) {
+        let mut teardown = self.tear_down(cpu);
+        while !teardown.step(vmids, tables) {}
+    }
+
+    /// The same, a step at a time. The VM's frames may be freed from now on.
+    pub fn tear_down(self, cpu: &impl Maintenance) -> Teardown {
         // Nobody walks these tables any more. What walks have left in TLBs goes first, so nothing needs unmapping.
         cpu.invalidate_vm(self.vttbr());
-        self.table().give_back(tables);
-        tables.free(self.root);
-        vmids.release(self.vmid);
+        let table = self.table();
+        Teardown::new(self.root, table, self.vmid)
     }
 
     /// What to load into `VTTBR_EL2` to run this VM.

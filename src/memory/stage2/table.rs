@@ -7,7 +7,7 @@ use super::TableFrames;
 use super::descriptor::{Entry, Mapping, Perms};
 use super::geometry::{Geometry, Level};
 use crate::addr::{Ipa, PAGE_SIZE, PhysAddr, Region};
-use crate::memory::frames::Block;
+use crate::memory::frames::{Block, Dirty};
 use crate::memory::maintenance::{Maintenance, Vttbr};
 use crate::memory::phys;
 
@@ -154,25 +154,40 @@ impl Table {
         }
     }
 
-    /// Frees the tables below this one, which no walker reads any more.
-    pub(super) fn give_back(self, tables: &mut impl TableFrames) {
-        let Some(below) = self.level.next() else { return };
-        let count = self.ipas.size() / self.level.size();
-        let start = self.at.raw();
-        let slots = start..start + count * ENTRY_SIZE;
-        for at in slots.step_by(size_of::<u64>()) {
+    /// The first table below this one from entry `next` on, which becomes the entry behind it. Looks at `budget` entries at
+    /// most, and takes off what it looks at. With a budget left there is none.
+    pub(super) fn next_below(self, next: &mut u64, budget: &mut u64) -> Option<Self> {
+        let below = self.level.next()?;
+        let (size, end) = (self.level.size(), self.entries());
+        while *next < end && *budget > 0 {
+            let index = *next;
+            let at = self.at.raw().wrapping_add(index.wrapping_mul(ENTRY_SIZE));
             let descriptor = phys::load_descriptor(PhysAddr::new(at));
+            (*next, *budget) = (index.wrapping_add(1), budget.wrapping_sub(1));
             // Mostly there is nothing.
             if descriptor != 0
-                && let index = (at - start) / ENTRY_SIZE
                 && let Entry::Table(at) = Entry::decode(descriptor, self.level)
-                && let base = self.ipas.start().raw() + index * self.level.size()
-                && let Some(ipas) = Region::new(Ipa::new(base), self.level.size())
+                && let base = self.ipas.start().raw().wrapping_add(index.wrapping_mul(size))
+                && let Some(ipas) = Region::new(Ipa::new(base), size)
             {
-                Table { at, level: below, ipas }.give_back(tables);
-                tables.free(Block::adopt(at, 0));
+                return Some(Self { at, level: below, ipas });
             }
         }
+        None
+    }
+
+    fn entries(self) -> u64 {
+        self.ipas.size() / self.level.size()
+    }
+
+    /// Whether there can be tables below it.
+    pub(super) fn has_tables(self) -> bool {
+        self.level.next().is_some()
+    }
+
+    /// Its frame, which no walker reads any more. It is no root.
+    pub(super) fn into_block(self) -> Block<Dirty> {
+        Block::adopt(self.at, 0)
     }
 
     /// Gives `part`, at whose ends no leaf is cut that has other ones, the permissions `perms`.

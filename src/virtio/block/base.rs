@@ -65,8 +65,12 @@ impl Base {
 
     /// Gives its memory back.
     pub fn release(self, frames: &mut FramePool) {
-        self.table.release(frames);
-        self.blocks.release(frames);
+        self.into_stores().into_iter().for_each(|store| store.release(frames));
+    }
+
+    /// Its memory, to be given back.
+    pub fn into_stores(self) -> [Store; 2] {
+        [self.table, self.blocks]
     }
 
     /// The disk's size in bytes.

@@ -120,11 +120,15 @@ impl Disk {
 
     /// Gives its memory back; that of what it began with too, if this was the last disk that did.
     pub fn release(self, frames: &mut FramePool) {
-        if let Some(Own { table, space, .. }) = self.own {
-            table.release(frames);
-            space.release(frames);
-        }
-        release_base(self.base, frames);
+        self.into_stores().into_iter().for_each(|store| store.release(frames));
+    }
+
+    /// Its memory, to be given back.
+    pub fn into_stores(self) -> [Store; 4] {
+        let (table, space) = self.own.map(|own| (own.table, own.space)).unwrap_or_default();
+        let base = self.base.and_then(Arc::into_inner).map(Base::into_stores);
+        let [places, blocks] = base.unwrap_or_default();
+        [table, space, places, blocks]
     }
 
     /// One step of some ten thousand instructions before it can be used. Returns whether that was all.

@@ -112,7 +112,7 @@ fn gives(bench: &Bench, gic: &str) -> Result<()> {
 /// What is free in Ada comes back by itself, and Bob gets it. When she wants it back, she waits, nobody else does, and she goes
 /// on when Bob is gone. What she keeps is what it was. `number` is that of her first question.
 fn lends(run: &mut Run<'_>, number: u32) -> Result<()> {
-    let make = "dd if=/dev/urandom of=/run/x bs=64k count=640 2>/dev/null; \
+    let make = "dd if=/dev/urandom of=/run/x bs=64k count=160 2>/dev/null; \
                 dd if=/dev/urandom of=/run/y bs=64k count=128 2>/dev/null; \
                 cd /run && sha256sum x y >sums && cd";
     ask(&mut run.session, "ada", number, make)?;

@@ -1,0 +1,90 @@
+//! VMs that have stopped for good are taken apart when no CPU holds anything of them.
+
+use alloc::sync::Arc;
+
+use super::stock::Cleared;
+use super::{Hypervisor, Stock};
+use crate::machine::Machine;
+use crate::sched::Entity;
+use crate::sync::TicketMutexGuard;
+use crate::sync::atomic::{Ordering, fence};
+use crate::vcpu::VcpuId;
+use crate::vm::Vm;
+
+impl Hypervisor {
+    /// Take a stopped VM out of its slot; it is taken apart when no CPU holds anything of it.
+    pub(super) fn bury<M: Machine>(&self, machine: &mut M, vm: &Arc<Vm>) {
+        let Some(slot) = self.vms.get(vm.id().index()) else { return };
+        // One of those who want it gone gets it.
+        let taken = slot.lock().take_if(|there| Arc::ptr_eq(there, vm));
+        let Some(taken) = taken else { return };
+        for index in 0..vm.vcpu_count() {
+            let vcpu = VcpuId(index);
+            let (now, entity) = (machine.now(), Entity { vm: vm.id(), vcpu });
+            self.at_home(vm, vcpu, |queue| queue.remove(entity, now));
+        }
+        self.unschedule(vm.id());
+        vm.abandon_disks();
+        let _ = vm.serial_input(machine.now()); // what its UART has not sent yet
+        let mut doomed = self.doomed.lock();
+        doomed.push(taken);
+        self.doomed_count.fetch_add(1, Ordering::Release);
+        drop(doomed);
+        self.kick_all(machine);
+    }
+
+    /// Take apart the VMs that were buried and that nobody holds any more. Every CPU calls this
+    /// whenever it has let go of something. Returns true when interrupts are to be looked at before it goes on: it has to be
+    /// called again then.
+    pub fn reap<M: Machine>(&self, machine: &mut M) -> bool {
+        self.doomed_count.load(Ordering::Acquire) != 0 && self.take_apart(machine)
+    }
+
+    #[inline(never)] // what it puts on the stack is not to be in the run loop's frame
+    fn take_apart<M: Machine>(&self, machine: &mut M) -> bool {
+        loop {
+            let Some(mut stock) = self.stock.try_lock().or_else(|| self.leave_word()) else {
+                return false;
+            };
+            match stock.clear() {
+                Cleared::Some => {}
+                Cleared::All(name) => {
+                    self.doomed_count.fetch_sub(1, Ordering::Release);
+                    drop(stock); // the log may be slow
+                    log::info!("{name}: destroyed");
+                }
+                Cleared::Nothing => match self.next_doomed() {
+                    Some(vm) => stock.take_apart(vm, machine.upkeep()),
+                    None => {
+                        drop(stock);
+                        fence(Ordering::SeqCst); // between the lock and the word, as on the other side
+                        if self.word_left.swap(false, Ordering::SeqCst) {
+                            continue;
+                        }
+                        return false;
+                    }
+                },
+            }
+            if machine.interrupt_pending() {
+                return true;
+            }
+        }
+    }
+
+    /// A VM that was buried and that nobody holds any more.
+    fn next_doomed(&self) -> Option<Vm> {
+        let mut doomed = self.doomed.lock();
+        // Nobody can find it any more, so a count of one stays one; and no disk gets more of its memory.
+        let is_free = |vm: &Arc<Vm>| Arc::strong_count(vm) == 1 && !vm.has_lent_memory();
+        let free = doomed.iter().position(is_free)?;
+        Arc::into_inner(doomed.swap_remove(free))
+    }
+
+    /// Another CPU has the stock, and nobody waits for it. If it takes VMs apart it looks again: it may have found one still
+    /// held by this CPU. If it builds one, it comes by [`reap`](Self::reap) afterwards. The stock, if it is to be had by now.
+    fn leave_word(&self) -> Option<TicketMutexGuard<'_, Stock>> {
+        self.word_left.store(true, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        self.stock.try_lock()
+    }
+}
