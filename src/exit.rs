@@ -10,7 +10,8 @@ use tock_registers::register_bitfields;
 use crate::addr::Ipa;
 
 register_bitfields! { u32,
-    /// ISS of a Data Abort (Arm ARM, "ISS encoding for an exception from a Data Abort").
+    /// ISS of a Data Abort (Arm ARM, "ISS encoding for an exception from a Data Abort"). AR, whether it acquires or releases, is not
+    /// looked at: whoever answers takes a lock and lets it go, which orders at least as much.
     DataAbortIss [
         ISV OFFSET(24) NUMBITS(1) [],
         SAS OFFSET(22) NUMBITS(2) [],

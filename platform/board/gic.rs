@@ -58,11 +58,27 @@ pub(super) fn read<'t, 'a>(
 fn read_v2(node: Node<'_, '_>, maintenance: WiredInterrupt) -> Result<Gic, BoardError> {
     Ok(Gic::V2 {
         gicd: node.region(0)?,
-        gicc: node.region(1)?,
+        gicc: two_pages(node, 1)?,
         gich: node.region(2)?,
-        gicv: node.region(3)?,
+        gicv: two_pages(node, 3)?,
         maintenance,
     })
+}
+
+/// A CPU interface is two pages of 4 KiB. Where each is shown all over 64 KiB of its own, so that pages of that size can be given
+/// away (GIC-400 TRM, "Memory map"), the last 4 KiB of the first and the first of the second are those, one behind the other.
+fn two_pages(node: Node<'_, '_>, index: usize) -> Result<Region<PhysAddr>, BoardError> {
+    const BOTH: u64 = 0x2000;
+    const STRIDE: u64 = 0x1_0000;
+    let region = node.region(index)?;
+    if region.size() < BOTH {
+        return Err(node.malformed("reg"));
+    }
+    if region.size() < 2 * STRIDE {
+        return Ok(region);
+    }
+    let start = region.start().checked_add(STRIDE - BOTH / 2);
+    start.and_then(|start| Region::new(start, BOTH)).ok_or_else(|| node.malformed("reg"))
 }
 
 fn read_v3(node: Node<'_, '_>, maintenance: WiredInterrupt) -> Result<Gic, BoardError> {

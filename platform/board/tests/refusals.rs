@@ -58,6 +58,29 @@ fn a_gicv2_without_its_virtual_half_is_refused() {
 }
 
 #[test]
+fn a_cpu_interface_is_two_pages_in_one_of_three_layouts() {
+    let interface = |size: u32| {
+        let mut tree = virt(VIRT_GICV2);
+        let (gicd, gich) = ([0u32, 0x800_0000, 0, 0x1_0000], [0, 0x803_0000, 0, 0x1_0000]);
+        let (gicc, gicv) = ([0, 0x810_0000, 0, size], [0, 0x820_0000, 0, size]);
+        set(&mut tree, "/intc@8000000", "reg", [gicd, gicc, gich, gicv].concat());
+        read(&tree).map(|board| match board.gic {
+            Gic::V2 { gicc, gicv, .. } => [gicc, gicv],
+            Gic::V3 { .. } => panic!("it is a GICv2"),
+        })
+    };
+    for size in [0x1000, 0x1fff] {
+        assert_eq!(interface(size), Err(malformed("/intc@8000000", "reg")), "no second page");
+    }
+    for size in [0x2000, 0x1_0000] {
+        let both = [region(0x810_0000, size.into()), region(0x820_0000, size.into())];
+        assert_eq!(interface(size), Ok(both));
+    }
+    // Each page has 64 KiB of its own, all over which it is shown.
+    assert_eq!(interface(0x2_0000), Ok([region(0x810_f000, 0x2000), region(0x820_f000, 0x2000)]));
+}
+
+#[test]
 fn more_redistributor_regions_than_reg_has_are_refused() {
     for count in [0u32, 2, u32::MAX] {
         let mut tree = virt(VIRT_GICV3);

@@ -4,33 +4,32 @@
 //! Priority drop and deactivation are apart (`EOImode` = 1), so that an interrupt handed to a guest stays
 //! active until the guest itself deactivates it through its list register.
 
+mod lists;
 mod v3;
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use aarch64_cpu::asm::barrier;
 use aarch64_cpu::registers::MPIDR_EL1;
-use tock_registers::LocalRegisterCopy;
 use tock_registers::interfaces::Readable;
 
 use self::v3::ICH_HCR;
 use super::regs::{
-    ICC_DIR_EL1, ICC_EOIR1_EL1, ICC_IAR1_EL1, ICC_SGI1R_EL1, ICH_EISR_EL2, ICH_ELRSR_EL2,
-    ICH_HCR_EL2, ICH_VMCR_EL2, read_ich_ap0r, read_ich_ap1r, read_ich_lr, write_ich_ap0r,
-    write_ich_ap1r, write_ich_lr,
+    ICC_DIR_EL1, ICC_EOIR1_EL1, ICC_IAR1_EL1, ICC_SGI1R_EL1, ICH_HCR_EL2, ICH_VMCR_EL2,
+    read_ich_ap0r, read_ich_ap1r, write_ich_ap0r, write_ich_ap1r, write_ich_lr,
 };
 use crate::addr::{PhysAddr, Region};
 use crate::machine::CpuId;
 use crate::platform::WiredInterrupt;
 use crate::platform::board;
 use crate::platform::driver::gicv2::gicc::{Acknowledged, CpuInterface};
-use crate::platform::driver::gicv2::gich::{self, VirtualInterface};
+use crate::platform::driver::gicv2::gich::VirtualInterface;
 use crate::platform::driver::gicv2::{self, Interfaces};
 use crate::platform::driver::gicv3::{self, redistributor::Redistributor};
 use crate::platform::driver::mmio::Mmio;
 use crate::platform::driver::{DriverError, gic::Lines};
 use crate::vcpu::GicCpuContext;
-use crate::vgic::{IntId, ListRegister, ListRegisters, MAX_LIST_REGISTERS};
+use crate::vgic::{IntId, MAX_LIST_REGISTERS};
 
 /// The software generated interrupt by which CPUs call each other.
 pub const KICK: IntId = IntId(0);
@@ -173,6 +172,15 @@ impl Gic {
         }
     }
 
+    /// Waits until what was disabled is so: GICv3 says when.
+    fn wait(&self, intid: IntId) -> Result<(), DriverError> {
+        match &self.hardware {
+            Hardware::V2 { .. } => Ok(()),
+            Hardware::V3 { redistributor, .. } if intid.0 < 32 => redistributor.wait(),
+            Hardware::V3 { distributor, .. } => distributor.wait(),
+        }
+    }
+
     /// Let an interrupt through to this CPU.
     pub fn enable(&mut self, intid: IntId) {
         if let Err(error) = self.lines(intid).enable(intid) {
@@ -219,6 +227,7 @@ impl Gic {
         let lines = self.lines(intid);
         let done = lines
             .disable(intid)
+            .and_then(|()| self.wait(intid))
             .and_then(|()| lines.clear_pending(intid))
             .and_then(|()| lines.clear_active(intid));
         if let Err(error) = done {
@@ -248,7 +257,10 @@ impl Gic {
             Hardware::V2 { interface, .. } => interface.acknowledge()?,
             Hardware::V3 { .. } => {
                 let intid = u16::try_from(ICC_IAR1_EL1.get()).ok().filter(|intid| *intid < 1020)?;
-                barrier::dsb(barrier::SY); // the read's effect, before anything it allows
+                // The read's effect, before anything it allows (IHI 0069, "Observability of the effects of accesses to the GIC
+                // registers").
+                barrier::dsb(barrier::SY);
+                barrier::isb(barrier::SY);
                 Acknowledged { intid: IntId(intid), source: 0 }
             }
         };
@@ -289,6 +301,7 @@ impl Gic {
             }
             Hardware::V3 { .. } => {
                 ICC_EOIR1_EL1.set(taken.intid.0.into());
+                barrier::isb(barrier::SY); // else the two may take effect in any order
                 ICC_DIR_EL1.set(taken.intid.0.into());
             }
         }
@@ -364,137 +377,9 @@ impl Gic {
             }
         }
     }
-
-    /// What a list register is to be repeated with, as it stands there.
-    fn remember(&mut self, index: usize, lr: Option<ListRegister>) -> u64 {
-        let value = lr.map_or(0, |lr| match &self.hardware {
-            Hardware::V2 { .. } => gich::encode(lr).into(),
-            Hardware::V3 { .. } => v3::encode(lr),
-        });
-        let Some(written) = self.written.get_mut(index) else { return value };
-        *written = value;
-        value
-    }
-
-    #[inline(always)]
-    fn set_list_register(&self, index: usize, value: u64) {
-        match &self.hardware {
-            Hardware::V2 { virt, .. } => {
-                virt.set_lr(index, low_word(value));
-                // It has arrived before the guest runs, and asks for nothing any more before interrupts are let through.
-                barrier::dsb(barrier::SY);
-            }
-            Hardware::V3 { .. } => write_ich_lr(index, value),
-        }
-    }
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "registers of 32 bits")]
 const fn low_word(value: u64) -> u32 {
     value as u32
-}
-
-impl ListRegisters for Gic {
-    fn count(&self) -> usize {
-        match &self.hardware {
-            Hardware::V2 { virt, .. } => virt.count(),
-            Hardware::V3 { list_registers, .. } => *list_registers,
-        }
-    }
-
-    #[inline]
-    fn read(&self, index: usize) -> Option<ListRegister> {
-        match &self.hardware {
-            Hardware::V2 { virt, .. } => gich::decode(virt.lr(index)),
-            Hardware::V3 { .. } => v3::decode(read_ich_lr(index)),
-        }
-    }
-
-    #[inline(always)]
-    fn is_empty(&self, index: usize) -> bool {
-        match &self.hardware {
-            Hardware::V2 { virt, .. } => gich::is_empty(virt.lr(index)),
-            // One register for all: which list register is read need not be found out.
-            Hardware::V3 { .. } => ICH_ELRSR_EL2.get() >> (index & 15) & 1 != 0,
-        }
-    }
-
-    #[inline]
-    fn write(&mut self, index: usize, lr: Option<ListRegister>) {
-        let value = self.remember(index, lr);
-        self.set_list_register(index, value);
-    }
-
-    #[inline]
-    fn keep(&mut self, index: usize, lr: ListRegister) {
-        self.remember(index, Some(lr));
-    }
-
-    #[inline(always)]
-    fn repeat(&mut self, index: usize) {
-        let Some(written) = self.written.get(index) else { return };
-        self.set_list_register(index, *written);
-    }
-
-    #[inline(always)]
-    fn clear(&mut self, index: usize) {
-        self.set_list_register(index, 0);
-    }
-
-    #[inline(always)]
-    fn ended(&self) -> u32 {
-        match &self.hardware {
-            Hardware::V2 { virt, .. } => low_word(virt.eisr()),
-            Hardware::V3 { .. } => low_word(ICH_EISR_EL2.get()),
-        }
-    }
-
-    #[inline(always)]
-    fn forgets_levels(&self) -> bool {
-        self.forgets_levels
-    }
-
-    #[inline]
-    fn take_eoi_count(&mut self) -> u32 {
-        match &self.hardware {
-            Hardware::V2 { virt, .. } => virt.take_eoi_count(),
-            Hardware::V3 { .. } => {
-                let mut hcr = LocalRegisterCopy::<u64, ICH_HCR::Register>::new(ICH_HCR_EL2.get());
-                let count = hcr.read(ICH_HCR::EOIcount);
-                if count != 0 {
-                    hcr.modify(ICH_HCR::EOIcount.val(0));
-                    ICH_HCR_EL2.set(hcr.get());
-                }
-                low_word(count)
-            }
-        }
-    }
-
-    #[inline]
-    fn set_maintenance(&mut self, no_pending: bool, entry_not_present: bool) {
-        if self.asked == (no_pending, entry_not_present) {
-            return;
-        }
-        self.asked = (no_pending, entry_not_present);
-        match &self.hardware {
-            Hardware::V2 { virt, .. } => virt.set_maintenance(no_pending, entry_not_present),
-            Hardware::V3 { .. } => {
-                let mut hcr = LocalRegisterCopy::<u64, ICH_HCR::Register>::new(ICH_HCR_EL2.get());
-                hcr.modify(
-                    ICH_HCR::NPIE.val(no_pending.into())
-                        + ICH_HCR::LRENPIE.val(entry_not_present.into()),
-                );
-                ICH_HCR_EL2.set(hcr.get());
-            }
-        }
-    }
-
-    fn deactivate(&mut self, physical: IntId) {
-        match &self.hardware {
-            Hardware::V2 { interface, .. } => {
-                interface.deactivate(Acknowledged { intid: physical, source: 0 });
-            }
-            Hardware::V3 { .. } => ICC_DIR_EL1.set(physical.0.into()),
-        }
-    }
 }
