@@ -63,6 +63,30 @@ pub static LEVEL1: Table = {
     Table(table)
 };
 
+/// Where EL0 in AArch32, which reaches 4 GiB, finds the devices once [`map_low`] was called.
+pub const LOW_DEVICES: u64 = 2 * GIB;
+/// The same for the GiB where RAM begins.
+pub const LOW_RAM: u64 = 3 * GIB;
+
+/// Maps [`LOW_DEVICES`] and [`LOW_RAM`], for a machine with a GiB of RAM at most.
+pub fn map_low() {
+    for (low, high) in [(LOW_DEVICES, USER_DEVICES), (LOW_RAM, USER_RAM)] {
+        let [to, from] = [low, high].map(|at| &LEVEL1.0[(at / GIB) as usize]);
+        replace(to, from.load(Ordering::Relaxed));
+    }
+}
+
+/// Break, then make.
+fn replace(entry: &AtomicU64, with: u64) {
+    entry.store(0, Ordering::Relaxed);
+    instruction!("dsb ishst");
+    instruction!("tlbi vmalle1is");
+    instruction!("dsb ish");
+    entry.store(with, Ordering::Relaxed);
+    instruction!("dsb ishst");
+    instruction!("isb");
+}
+
 /// The first address of the GiB that [`alias`] maps.
 pub const ALIAS: u64 = 256 * GIB;
 
@@ -70,12 +94,6 @@ pub const ALIAS: u64 = 256 * GIB;
 /// `address` is to be found there.
 pub fn alias(address: u64, memory: Memory) -> u64 {
     let entry = &LEVEL1.0[(ALIAS / GIB) as usize];
-    entry.store(0, Ordering::Relaxed); // break before make
-    instruction!("dsb ishst");
-    instruction!("tlbi vmalle1is");
-    instruction!("dsb ish");
-    entry.store(block(address & !(GIB - 1), memory, true), Ordering::Relaxed);
-    instruction!("dsb ishst");
-    instruction!("isb");
+    replace(entry, block(address & !(GIB - 1), memory, true));
     ALIAS + (address & (GIB - 1))
 }

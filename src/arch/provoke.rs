@@ -3,8 +3,8 @@
 //! The boot argument `provoke=KIND@CPU` (`@0` may be left out) makes that CPU do, when all is set up and
 //! before its first guest instruction, what a bug might: `panic`, `undefined`, `data-abort`,
 //! `stack-overflow`, `emergency-overflow`, `write-code`, `write-constants`, `write-bundle`, `execute-data`,
-//! `execute-stack`, `execute-device`, `execute-guest` or `hang`; or, after a thousand steps, `hang-late`. It may be given several times. Whoever can write
-//! the hypervisor's boot arguments owns the machine anyway.
+//! `execute-stack`, `execute-device`, `execute-guest`, `serror` (by `guests/src/firmware/secure.rs`) or `hang`; or, after a thousand
+//! steps, `hang-late`. It may be given several times. Whoever can write the hypervisor's boot arguments owns the machine anyway.
 
 use alloc::boxed::Box;
 use core::arch::asm;
@@ -30,6 +30,7 @@ pub fn on_request(board: &Board, cpu: CpuId) {
             "stack-overflow" => _ = overflow_stack(0),
             "emergency-overflow" => overflow_emergency_stack(),
             "hang" | "hang-late" => hang(),
+            "serror" => serror(),
             "write-code" => write_code(),
             "write-constants" => write_constants(),
             "write-bundle" => {
@@ -63,6 +64,17 @@ pub fn hangs_late(board: &Board, cpu: CpuId) -> bool {
 fn hang() -> ! {
     loop {
         core::hint::spin_loop();
+    }
+}
+
+/// An SError where none is expected: unmasked, and asked of the firmware, of which no other than the tests' knows the function.
+#[inline(never)]
+fn serror() {
+    // SAFETY: there is no other SError to come, and if there is it is fatal as it should be; the call changes what is named
+    // (DEN0028, version 1.0).
+    unsafe {
+        asm!("msr DAIFClr, #4", "isb", "smc #0", "msr DAIFSet, #4", inout("x0") 0x8300_005e_u64 => _,
+            clobber_abi("C"), options(nostack));
     }
 }
 

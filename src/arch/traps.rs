@@ -108,9 +108,6 @@ pub fn hcr_guest(trap_wait: bool, watch_caches: bool) -> u64 {
 /// `HCR_EL2.TVM`: trap writes to the EL1 virtual memory registers.
 pub const HCR_TVM: u64 = 1 << 26;
 
-/// `HCR_EL2.VSE`: a virtual SError is pending.
-pub const HCR_VSE: u64 = 1 << 8;
-
 /// Give every control register of EL2 that is unknown at reset its value, on this CPU.
 pub fn init() {
     HCR_EL2.set(hcr_idle());

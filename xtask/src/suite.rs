@@ -15,6 +15,7 @@
 //! | `assign/…` | a guest owns a UART of the board |
 //! | `rpi4/…` | all that on a Raspberry Pi 4, and from the card that is made for it |
 
+mod aborts;
 mod agent;
 mod assigned;
 mod balloon;
@@ -194,6 +195,7 @@ pub fn run(filter: Option<&str>, bare: bool) -> Result<ExitCode> {
         steps.extend(hang::steps());
         steps.extend(firmware::steps());
         steps.extend(workarounds::steps());
+        steps.extend(aborts::steps());
         steps.extend(images::steps());
         steps.extend(manifests::steps());
     }

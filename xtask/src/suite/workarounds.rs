@@ -20,8 +20,9 @@ const SECONDS: u64 = 120;
 const IMAGE: u64 = 0x4020_0000;
 const TREE: u64 = 0x4700_0000;
 const BUNDLE: u64 = 0x4800_0000;
-/// Where in the firmware it says what is offered.
+/// Where in the firmware it says what is offered, and whether there are asynchronous aborts.
 const OFFERED: usize = 8;
+const ABORTS: usize = 16;
 
 /// Payloads that see what happens to their registers and their interrupts.
 const GUESTS: [&str; 6] = ["hello", "timers", "gic", "fp", "wfi", "badpsci"];
@@ -143,35 +144,63 @@ fn manifest(bench: &Bench, guests: &[&str], more: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// The machine begins with the firmware, which has the hypervisor, its tree and its bundle in memory.
+/// The machine ends when its guests do.
 fn run(bench: &Bench, manifest: &Path, gic: &str, offered: u8) -> Result<String> {
     bench.machine()?;
+    let image = build::hypervisor()?.raw;
+    let begin =
+        begin(bench, manifest, gic, &Firmware { offered, aborts: false, arguments: "" }, image)?;
+    let path = manifest.to_string_lossy();
+    let args = [&*path, "--gic", gic, "--smp", "2", "--"];
+    let args: Vec<_> = args.into_iter().chain(begin.iter().map(String::as_str)).collect();
+    ended(Session::start(bench, &args, SECONDS)?)
+}
+
+/// What the firmware does.
+pub struct Firmware {
+    /// Bit n - 1: it has workaround n.
+    pub offered: u8,
+    /// It hands asynchronous aborts down.
+    pub aborts: bool,
+    /// The hypervisor's boot arguments.
+    pub arguments: &'static str,
+}
+
+/// QEMU's options, so that a machine with two CPUs begins with the firmware, which has the hypervisor's `image`, its tree and its
+/// bundle in memory.
+pub fn begin(
+    bench: &Bench,
+    manifest: &Path,
+    gic: &str,
+    how: &Firmware,
+    image: PathBuf,
+) -> Result<Vec<String>> {
     let folder = paths::target().join("xtask");
     let mut firmware = build::flatten(&std::fs::read(bench.payloads()?.join("secure"))?)?;
-    *firmware.get_mut(OFFERED).context("the firmware is empty")? = offered;
+    for (at, value) in [(OFFERED, how.offered), (ABORTS, how.aborts.into())] {
+        *firmware.get_mut(at).context("the firmware is empty")? = value;
+    }
     let put = |name: &str, bytes: &[u8]| {
         let path = folder.join(name);
         paths::write_if_changed(&path, bytes).map(|()| path)
     };
     let firmware = put("secure.bin", &firmware)?;
     let bundle = Bundle::load(manifest)?;
-    let tree = tree(gic, &folder.join("secure-board.dtb"), bundle.bytes().len())?;
+    let path = folder.join("secure-board.dtb");
+    let tree = tree(gic, &path, how.arguments, bundle.bytes().len())?;
     let files = [
-        (build::hypervisor()?.raw, IMAGE),
+        (image, IMAGE),
         (put("secure.dtb", &tree)?, TREE),
         (put("secure.bundle", bundle.bytes())?, BUNDLE),
     ];
-    let mut extra = vec!["-machine".to_owned(), "secure=on".to_owned()];
-    extra.extend(["-bios".to_owned(), firmware.to_string_lossy().into_owned()]);
-    extra.extend(files.iter().flat_map(|(path, address)| qemu::loader(path, *address)));
-    let path = manifest.to_string_lossy();
-    let mut args = vec![&*path, "--gic", gic, "--smp", "2", "--"];
-    args.extend(extra.iter().map(String::as_str));
-    ended(Session::start(bench, &args, SECONDS)?)
+    let mut options = vec!["-machine".to_owned(), "secure=on".to_owned()];
+    options.extend(["-bios".to_owned(), firmware.to_string_lossy().into_owned()]);
+    options.extend(files.iter().flat_map(|(path, address)| qemu::loader(path, *address)));
+    Ok(options)
 }
 
 /// The device tree that QEMU gives to what it boots itself, with the bundle.
-fn tree(gic: &str, path: &Path, bundle: usize) -> Result<Vec<u8>> {
+fn tree(gic: &str, path: &Path, arguments: &str, bundle: usize) -> Result<Vec<u8>> {
     let hardware = Hardware {
         board: Board::QemuVirt,
         gic: gic.parse()?,
@@ -202,6 +231,7 @@ fn tree(gic: &str, path: &Path, bundle: usize) -> Result<Vec<u8>> {
     for cpu in 0..hardware.smp {
         tree.set(&format!("/cpus/cpu@{cpu}"), "enable-method", "psci")?;
     }
+    tree.set("/chosen", "bootargs", arguments)?;
     tree.set("/chosen", "linux,initrd-start", u32::try_from(BUNDLE)?)?;
     tree.set("/chosen", "linux,initrd-end", u32::try_from(end)?)?;
     Ok(tree.bytes())
