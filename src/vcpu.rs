@@ -192,6 +192,21 @@ impl Vcpu {
     }
 }
 
+/// What was in a guest's registers is nobody's any more, and does not stay behind on the heap.
+impl Drop for Vcpu {
+    fn drop(&mut self) {
+        let Self { regs, el1, fp, gic, debug, physical_timer, .. } = self;
+        *regs = GuestRegs::default();
+        *el1 = El1Context::default();
+        *fp = FpRegs::default();
+        *gic = GicCpuContext::default();
+        *debug = DebugRegs::default();
+        *physical_timer = PhysicalTimer::default();
+        // To the compiler nothing reads these zeroes.
+        core::hint::black_box(self);
+    }
+}
+
 /// An exception the hypervisor gives a guest's EL1.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Exception {
