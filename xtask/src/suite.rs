@@ -40,6 +40,7 @@ mod manifests;
 mod many;
 mod masked;
 mod net;
+mod oracle;
 mod payloads;
 mod ports;
 mod refusals;
@@ -217,6 +218,7 @@ pub fn run(filter: Option<&str>, bare: bool) -> Result<ExitCode> {
         steps.extend(masked::steps());
         steps.extend(many::steps());
         steps.extend(secrets::steps());
+        steps.extend(oracle::steps());
         steps.extend(virtio::steps());
         steps.extend(bench::steps());
         steps.extend(shares::steps());

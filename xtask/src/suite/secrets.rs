@@ -97,7 +97,7 @@ fn lives(bench: &Bench, gic: &str) -> Result<()> {
 }
 
 /// Refused for a moment, while some CPU has not let go of the one before.
-fn begin(run: &mut Run<'_>, name: &str) -> Result<()> {
+pub fn begin(run: &mut Run<'_>, name: &str) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(SECONDS);
     loop {
         match run.ctl(&format!("vm start {name}")) {
@@ -109,7 +109,7 @@ fn begin(run: &mut Run<'_>, name: &str) -> Result<()> {
 }
 
 /// Waits until a guest has said something so many times.
-fn says(run: &mut Run<'_>, guest: &str, what: &str, times: usize) -> Result<()> {
+pub fn says(run: &mut Run<'_>, guest: &str, what: &str, times: usize) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(SECONDS);
     while said(&run.session.text(), guest).matches(what).count() < times {
         run.session.alive()?;
