@@ -18,6 +18,7 @@
 //! | [`psci`] | SMCCC and PSCI calls |
 //! | [`smp`] | starting other CPUs and giving them work |
 //! | [`code`](mod@code) | running one instruction chosen at run time |
+//! | [`user`] | running code at EL0, in AArch32 too |
 //! | [`virtio`] | virtio devices, raw |
 //! | [`sysreg`], [`mmio`] | single registers |
 
@@ -38,6 +39,7 @@ pub mod smp;
 pub mod sysreg;
 pub mod timer;
 pub mod uart;
+pub mod user;
 pub mod virtio;
 
 /// The most CPUs a payload uses; each has a stack and a column in every table.

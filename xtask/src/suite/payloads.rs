@@ -62,6 +62,7 @@ impl Wants {
 fn lacks(name: &str) -> Option<&'static str> {
     match name {
         "bench" => Some("firmware that answers SMC beside HVC"),
+        "exits" => Some("firmware that refuses calls with an immediate"),
         "virtio" => Some("virtio devices"),
         "secrets" => Some("registers that are 0 at reset"),
         "forms" => Some("a GICv3 that takes a pair of words as two accesses"),

@@ -6,14 +6,13 @@
 #![no_main]
 
 mod a32;
-mod user;
 
 use guests::report::Report;
 use guests::timer::Timer;
 use guests::{gic, instruction, interrupt, mmu, mrs, msr, println, sysreg, uart};
 
 use a32::{AL, NE, ldc, mcr, mcrr, mrc, mrrc, stc};
-use user::{A32, MOST, T32, User, Z, code, run, write16, write32};
+use guests::user::{self, A32, MOST, T32, User, Z, code, run, write16, write32};
 
 guests::payload!(main);
 

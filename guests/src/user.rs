@@ -1,12 +1,14 @@
-//! EL0 in AArch32: code that is written here, registers and a state to run it with, and what brings EL1 back.
+//! EL0, in AArch32 or AArch64: code that is written here, registers and a state to run it with, and what brings EL1 back.
 
 use core::arch::{asm, global_asm};
 use core::mem::offset_of;
 
-use guests::exception::exception_vectors;
-use guests::{mmu, msr};
+use crate::exception::exception_vectors;
+use crate::{mmu, msr};
 
-/// `SPSR_EL1` of EL0 in A32, everything masked.
+/// `SPSR_EL1` of EL0 in AArch64, everything masked.
+pub const A64: u64 = 0x3c0;
+/// The same in A32.
 pub const A32: u64 = 0x1d0;
 /// The same in T32.
 pub const T32: u64 = A32 | 1 << 5;
@@ -20,7 +22,7 @@ pub const MOST: usize = 1024;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct User {
-    /// `R0` to `R14`.
+    /// `R0` to `R14`, which are `X0` to `X14`.
     pub r: [u64; 15],
     /// Where it goes on, or was left: in [`MOST`] instructions from [`code`] on.
     pub pc: u64,
@@ -51,7 +53,7 @@ global_asm!(
 vectors32:
     .irp kind, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
     .balign 0x80
-    .if \kind == 12
+    .if \kind == 12 || \kind == 8
     stp     x0, x1, [sp, #-16]!
     b       user_left
     .elseif \kind == 4
@@ -129,7 +131,7 @@ unsafe extern "C" {
     static vectors32: u8;
 }
 
-/// Makes EL0 in AArch32 possible, if the CPU can do it.
+/// Makes EL0 possible, in AArch32 if the CPU can do it.
 pub fn prepare() {
     mmu::map_low();
     msr!("vbar_el1", &raw const vectors32 as u64);
@@ -140,7 +142,7 @@ pub fn code() -> u64 {
     mmu::LOW_RAM + (&raw const CODE as u64) % (1 << 30)
 }
 
-/// Writes A32 instructions.
+/// Writes instructions of 32 bits.
 pub fn write32(words: impl Iterator<Item = u32>) {
     write16(words.flat_map(|word| [word as u16, (word >> 16) as u16]));
 }
