@@ -4,7 +4,10 @@
 #![no_std]
 #![no_main]
 
-use guests::exception::{DATA_ABORT, survive};
+use core::arch::asm;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use guests::exception::{DATA_ABORT, INSTRUCTION_ABORT, survive};
 use guests::mmio::{read32, read64, write8, write64};
 use guests::mmu::{self, Memory};
 use guests::psci::{
@@ -12,7 +15,7 @@ use guests::psci::{
 };
 use guests::report::Report;
 use guests::timer::{self, Timer};
-use guests::{gic, interrupt, machine::machine, println, smp};
+use guests::{gic, instruction, interrupt, machine::machine, mrs, msr, println, smp};
 
 guests::payload!(main);
 
@@ -67,6 +70,49 @@ fn main(report: &mut Report) {
     let external = narrow.map(|caught| caught.esr & 0x3f);
     report.equal("as an external abort", external, Some(0b01_0000));
     report.equal("and changes nothing", (read64(at), read64(at + 8) < u64::MAX), (0, true));
+    walks(report, own & !0xfff);
+}
+
+#[repr(C, align(4096))]
+struct Table([AtomicU64; 512]);
+
+static UPPER: Table = Table([const { AtomicU64::new(0) }; 512]);
+
+/// The upper half of the address space has its tables in the page, at the first level and at the second: its first entry is 0, so
+/// that nothing is mapped there, and the walk ends as in memory.
+fn walks(report: &mut Report, page: u64) {
+    const EPD1: u64 = 1 << 23;
+    const UPPER_HALF: u64 = 0xffff_ff80_0000_0000;
+    UPPER.0[0].store(page | 3, Ordering::Relaxed);
+    let before = mrs!("tcr_el1");
+    // T1SZ = 25, TG1 = 4 KiB, as the lower half.
+    msr!("tcr_el1", before & !EPD1 | 25 << 16 | 0xb500_0000);
+    for (level, root) in [(1, page), (2, &raw const UPPER as u64)] {
+        msr!("ttbr1_el1", root);
+        instruction!("dsb ishst");
+        instruction!("tlbi vmalle1");
+        instruction!("dsb ish");
+        instruction!("isb");
+        let found = [
+            survive(|| read64(UPPER_HALF)).1,
+            survive(|| write64(UPPER_HALF, 0)).1,
+            survive(|| {
+                // SAFETY: nothing is mapped there; the vectors return.
+                unsafe { asm!("blr {}", in(reg) UPPER_HALF, clobber_abi("C"), options(nostack)) };
+                0
+            })
+            .1,
+        ];
+        let found = found.map(|caught| caught.map(|caught| (caught.class(), caught.esr & 0x3f)));
+        let status = 0b000100 | level;
+        let wanted = [DATA_ABORT, DATA_ABORT, INSTRUCTION_ABORT].map(|class| Some((class, status)));
+        report.equal("tables in it are walked, and are not written", found, wanted);
+    }
+    msr!("ttbr1_el1", 0);
+    msr!("tcr_el1", before);
+    instruction!("tlbi vmalle1");
+    instruction!("dsb ish");
+    instruction!("isb");
 }
 
 /// Where the calling CPU's structure is.
