@@ -1,6 +1,8 @@
 //! What the tests of all modules share: a guest's RAM, how a driver begins, and how much of a search is made, which is less under Miri, where
 //! everything is some hundred times slower and undefined behaviour is looked for, not wrong sums.
 
+use core::cell::{Cell, RefCell};
+
 use proptest::test_runner::Config;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -84,4 +86,56 @@ pub fn cases(ordinary: u32, under_miri: u32) -> Config {
 /// A count, size or stride: `ordinary`, or `under_miri`.
 pub const fn pick<T: Copy>(ordinary: T, under_miri: T) -> T {
     if cfg!(miri) { under_miri } else { ordinary }
+}
+
+/// The bound of an exhaustive search: the `whole` of it where tests are built to search (`cargo test --profile search
+/// exhaustive`, the step `host/exhaustive`), a part of it in the `ordinary` run, where each step takes ten times as long.
+pub const fn bound<T: Copy>(whole: T, ordinary: T, under_miri: T) -> T {
+    if cfg!(debug_assertions) { pick(ordinary, under_miri) } else { whole }
+}
+
+/// All ways to decide a number of times, one way after the other: what is decided, and how often, may depend on what was
+/// decided before.
+#[derive(Default)]
+pub struct Choices {
+    /// What is decided this time, of how many, from the first decision on.
+    way: RefCell<Vec<(usize, usize)>>,
+    /// How many decisions were made this time.
+    made: Cell<usize>,
+}
+
+impl Choices {
+    /// One of the numbers below `count`.
+    pub fn below(&self, count: usize) -> usize {
+        let mut way = self.way.borrow_mut();
+        let at = self.made.replace(self.made.get() + 1);
+        if at == way.len() {
+            way.push((0, count));
+        }
+        let (choice, of) = way[at];
+        assert_eq!(of, count, "the same decisions lead to another one");
+        choice
+    }
+
+    /// One of these.
+    pub fn of<T: Copy>(&self, these: &[T]) -> T {
+        these[self.below(these.len())]
+    }
+
+    /// Tries every way. Returns how many there are.
+    pub fn try_all(mut attempt: impl FnMut(&Self)) -> u64 {
+        let choices = Self::default();
+        for ways in 1.. {
+            choices.made.set(0);
+            attempt(&choices);
+            let mut way = choices.way.borrow_mut();
+            way.truncate(choices.made.get());
+            while way.pop_if(|(choice, of)| *choice + 1 == *of).is_some() {}
+            match way.last_mut() {
+                Some((choice, _)) => *choice += 1,
+                None => return ways,
+            }
+        }
+        unreachable!("there are not that many")
+    }
 }

@@ -282,4 +282,7 @@ fn identity(function: FunctionId) -> Option<Response> {
 }
 
 #[cfg(test)]
+mod exhaustive;
+
+#[cfg(test)]
 mod tests;

@@ -389,6 +389,9 @@ fn to_usize(frames: u64) -> usize {
 }
 
 #[cfg(test)]
+mod exhaustive;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;

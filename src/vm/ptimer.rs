@@ -96,6 +96,9 @@ impl PhysicalTimer {
 }
 
 #[cfg(test)]
+mod exhaustive;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;

@@ -118,7 +118,7 @@ fn a_tree_cut_off_anywhere_is_an_error() {
 }
 
 /// What a blob is read as: a board whose memory is whole pages that nothing else takes, or the reason why not.
-fn is_read(blob: &[u8]) -> bool {
+pub fn is_read(blob: &[u8]) -> bool {
     let said = |why: BoardError| assert!(!format!("{why}").is_empty());
     let _ = Board::read_uart(blob).map_err(said);
     let _ = Board::read_power(blob).map_err(said);

@@ -2,6 +2,7 @@
 
 mod assign;
 mod blob;
+mod exhaustive;
 mod pi;
 mod qemu;
 mod refusals;

@@ -139,7 +139,7 @@ fn payloads_that_share_some_bytes_but_not_all_are_refused() {
 }
 
 /// A bundle with all that a manifest can say.
-fn full() -> Vec<u8> {
+pub fn full() -> Vec<u8> {
     let network = NetworkConfig { name: "lan", uplink: true };
     let mac = |last| MacAddr([2, 0, 0, 0, 0, last]);
     let card = |last| CardConfig { network: 0, port: PortConfig::new(mac(last)) };

@@ -1,6 +1,7 @@
 //! Claims about the boot bundle.
 
 mod damage;
+mod exhaustive;
 mod layout;
 mod mistakes;
 mod networks;

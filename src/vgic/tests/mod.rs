@@ -2,6 +2,7 @@
 
 mod again;
 mod delivery;
+mod exhaustive;
 mod linked;
 mod property;
 mod reference;
@@ -32,6 +33,7 @@ fn told(notify: Notify) -> Vec<VcpuId> {
 }
 
 /// A VM whose vCPUs all run, each on a CPU of its own.
+#[derive(Clone)]
 struct Machine {
     vgic: Vgic,
     cpus: Vec<CpuInterface>,

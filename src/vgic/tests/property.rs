@@ -8,7 +8,7 @@ use proptest::prelude::*;
 const INTIDS: [u16; 8] = [0, 3, 20, 27, 33, 48, 49, 63];
 
 #[derive(Clone, Copy, Debug)]
-enum Step {
+pub enum Step {
     Enable(bool),
     Pend(bool),
     Activate(bool),
@@ -56,21 +56,33 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-struct Run {
-    machine: Machine,
-    reference: Reference,
+#[derive(Clone)]
+pub struct Run {
+    pub machine: Machine,
+    pub reference: Reference,
     vcpus: u8,
     /// So many list registers that every interrupt has one. With fewer, the hardware does not say
     /// which interrupts ended, and guests that end them out of order are not followed.
     ample: bool,
     eoi_mode: bool,
     /// What each vCPU handles, and (`EOImode` 1) what it has yet to deactivate.
-    handling: Vec<Vec<(IntId, u8)>>,
-    dropped: Vec<Vec<(IntId, u8)>>,
+    pub handling: Vec<Vec<(IntId, u8)>>,
+    pub dropped: Vec<Vec<(IntId, u8)>>,
 }
 
 impl Run {
     fn new(version: GicVersion, vcpus: u8, list_registers: usize, eoi_mode: bool) -> Self {
+        Self::about(&INTIDS, version, vcpus, list_registers, eoi_mode)
+    }
+
+    /// A machine whose guest and devices have to do with these interrupts, which are enabled.
+    pub fn about(
+        intids: &[u16],
+        version: GicVersion,
+        vcpus: u8,
+        list_registers: usize,
+        eoi_mode: bool,
+    ) -> Self {
         let mut machine = Machine::new(version, vcpus, list_registers);
         machine.cpus.iter_mut().for_each(|cpu| cpu.eoi_mode = eoi_mode);
         let count = usize::from(vcpus);
@@ -78,14 +90,14 @@ impl Run {
             machine,
             reference: Reference::new(version, count),
             vcpus,
-            ample: list_registers >= INTIDS.len(),
+            ample: list_registers >= intids.len(),
             eoi_mode,
             handling: vec![Vec::new(); count],
             dropped: vec![Vec::new(); count],
         };
         for v in 0..vcpus {
-            for intid in INTIDS {
-                run.step(v, intid, Step::Enable(true));
+            for intid in intids {
+                run.step(v, *intid, Step::Enable(true));
             }
         }
         run
@@ -112,7 +124,7 @@ impl Run {
         (0..self.vcpus).for_each(|v| self.machine.sync(v));
     }
 
-    fn step(&mut self, v: u8, intid: u16, step: Step) {
+    pub fn step(&mut self, v: u8, intid: u16, step: Step) {
         let at = usize::from(v);
         let sources = self.reference.has_sources(intid);
         let two = self.machine.vgic.version() == GicVersion::V2;
@@ -281,7 +293,7 @@ impl Run {
     }
 
     /// Every pending and active bit, as every vCPU reads it when all have folded.
-    fn compare(&mut self) {
+    pub fn compare(&mut self) {
         for v in 0..self.vcpus {
             self.machine.fold(v);
         }
@@ -336,7 +348,7 @@ impl Run {
     }
 
     /// Takes and ends everything there is, with all inputs low: it has to come to rest.
-    fn drain(&mut self) {
+    pub fn drain(&mut self) {
         for v in 0..self.vcpus {
             for intid in INTIDS.into_iter().filter(|&intid| intid >= 16) {
                 self.step(v, intid, Step::Level(false));

@@ -3,7 +3,7 @@
 
 use super::*;
 
-#[derive(Clone, Default)]
+#[derive(Clone, Default, Hash)]
 pub struct Interrupt {
     pub enabled: bool,
     pub latch: bool,
@@ -25,6 +25,7 @@ impl Interrupt {
     }
 }
 
+#[derive(Clone)]
 pub struct Reference {
     pub version: GicVersion,
     pub groups: [bool; 2],
@@ -45,6 +46,12 @@ impl Reference {
         }
         let shared = vec![Interrupt { group1, route: Some(0), ..Interrupt::default() }; 32];
         Self { version, groups: [true; 2], private, shared, running: vec![Vec::new(); vcpus] }
+    }
+
+    /// All of it, as one number.
+    pub fn hash(&self, state: &mut impl core::hash::Hasher) {
+        use core::hash::Hash;
+        (self.groups, &self.private, &self.shared, &self.running).hash(state);
     }
 
     pub fn of(&mut self, v: usize, intid: u16) -> &mut Interrupt {

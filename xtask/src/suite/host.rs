@@ -83,6 +83,9 @@ pub fn steps() -> Vec<Step> {
         Step::new("host/scheduler-at-length", |_| {
             scheduler_at_length().unwrap_or_else(|why| Outcome::Failed(format!("{why:#}")))
         }),
+        Step::new("host/exhaustive", |_| {
+            exhaustive().unwrap_or_else(|why| Outcome::Failed(format!("{why:#}")))
+        }),
         Step::new("host/models", |_| {
             models().unwrap_or_else(|why| Outcome::Failed(format!("{why:#}")))
         }),
@@ -193,6 +196,19 @@ fn scheduler_at_length() -> Result<Outcome> {
     Ok(Outcome::Remarked(format!(
         "{passed} tests, {CASES_AT_LENGTH} cases of each property, seed {seed}"
     )))
+}
+
+/// Everything that there is of small things: the tests called so, of which the ordinary run does a part. Built as the
+/// scheduler's are.
+fn exhaustive() -> Result<Outcome> {
+    let mut cargo = build::cargo();
+    cargo.args(["test", "--quiet", "--profile", "search", "--lib", "--package", "plinth"]);
+    cargo.args(["--", "exhaustive::"]);
+    let passed = counts(&command::succeed(&mut cargo, BUILD_SECONDS)?).passed;
+    if passed == 0 {
+        bail!("no exhaustive test has run");
+    }
+    Ok(Outcome::Remarked(format!("{passed} tests")))
 }
 
 /// CPUs side by side, in hundreds of schedules.

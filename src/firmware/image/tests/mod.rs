@@ -2,6 +2,7 @@
 #![allow(clippy::cast_possible_truncation)] // What is cast here is small.
 
 mod elf;
+mod exhaustive;
 mod packed;
 mod raw;
 

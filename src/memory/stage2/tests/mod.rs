@@ -2,6 +2,7 @@
 
 mod changes;
 mod checker;
+mod exhaustive;
 mod model;
 mod refusals;
 

@@ -9,6 +9,7 @@ use crate::testing::{self, pick};
 
 mod batches;
 mod events;
+mod exhaustive;
 mod hostile;
 mod watched;
 mod world;
