@@ -21,6 +21,8 @@ pub mod block;
 pub mod console;
 pub mod entropy;
 pub mod net;
+#[cfg(test)]
+mod once;
 pub mod queue;
 pub mod queues;
 pub mod ram;

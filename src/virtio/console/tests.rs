@@ -1,5 +1,6 @@
 //! Claims about consoles, made with a model of their drivers.
 
+mod once;
 mod saved;
 
 use alloc::sync::Arc;

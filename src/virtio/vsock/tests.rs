@@ -1,5 +1,7 @@
 //! Two guests of a group with their devices and drivers: bells, what is done at one go, and what is saved.
 
+mod once;
+
 use alloc::vec;
 use alloc::vec::Vec;
 

@@ -1,6 +1,7 @@
 //! Claims about disks, made by a driver that keeps to the standard, and by one that does not.
 
 mod image;
+mod once;
 mod property;
 mod saved;
 mod sharing;
