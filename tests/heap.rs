@@ -547,6 +547,37 @@ impl log::Log for Nowhere {
     fn flush(&self) {}
 }
 
+/// Each is loaded to its first instruction and taken apart again. There are more of them than VMIDs.
+#[test]
+#[cfg_attr(miri, ignore = "takes long there")]
+fn a_thousand_lives_leave_frames_and_heap_as_they_were() {
+    let devices = Shape {
+        disks: 1,
+        host_disks: 1,
+        cards: 1,
+        ports: 1,
+        socket: true,
+        group: true,
+        ..SMALLEST
+    };
+    let mut bench = Bench::new(&Shape { vcpus: 2, units: 2, gzip: true, ..devices });
+    let mut first = None;
+    for life in 0..1000 {
+        bench.create(ONE).unwrap();
+        assert!(bench.load(ONE));
+        bench.destroy(ONE);
+        let now = (bench.free(), live());
+        // What is kept from one to the next is made in the first.
+        if life > 0 {
+            assert_eq!(
+                *first.get_or_insert(now),
+                now,
+                "life {life}: bytes of memory that are free, bytes of the heap that are not"
+            );
+        }
+    }
+}
+
 #[test]
 fn crashes_and_resets_take_no_heap_and_an_end_little() {
     log::set_logger(&Nowhere).unwrap();
