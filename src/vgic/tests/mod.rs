@@ -1,8 +1,10 @@
 //! What a guest may rely on, through the offsets of the manuals and a fake CPU interface.
 
 mod again;
+mod crowd;
 mod delivery;
 mod exhaustive;
+mod file;
 mod linked;
 mod property;
 mod reference;

@@ -203,7 +203,7 @@ fn scheduler_at_length() -> Result<Outcome> {
 fn exhaustive() -> Result<Outcome> {
     let mut cargo = build::cargo();
     cargo.args(["test", "--quiet", "--profile", "search", "--lib", "--package", "plinth"]);
-    cargo.args(["--", "exhaustive::"]);
+    cargo.args(["--", "exhaustive::", "vgic::tests::file::"]);
     let passed = counts(&command::succeed(&mut cargo, BUILD_SECONDS)?).passed;
     if passed == 0 {
         bail!("no exhaustive test has run");
