@@ -14,7 +14,7 @@ const PPI: u16 = 27;
 const SPI: u16 = 48;
 
 /// How many steps a sequence has.
-const DEPTH: usize = bound(5, 2, 1);
+const DEPTH: usize = bound(5, 3, 1);
 
 /// Every step, with the vCPU that makes it and the interrupt it is about.
 fn steps(version: GicVersion) -> Vec<(u8, u16, Step)> {
