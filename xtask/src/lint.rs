@@ -43,6 +43,17 @@ const UNSAFE: &[&str] = &[
 const TARGET_CFG: &[&str] =
     &["src/lib.rs", "src/main.rs", "src/arch/", "boot/", "build.rs", "guests/"];
 
+/// What reaches memory that guests write to: by plain loads and stores. Whoever tries until an exclusive store succeeds may
+/// never be done, as a guest can store to the same place for ever.
+const SHARED_WITH_GUESTS: &[&str] = &[
+    "src/memory/phys.rs",
+    "src/memory/guest.rs",
+    "src/memory/copies.rs",
+    "src/copy.rs",
+    "src/virtio/ram.rs",
+    "src/virtio/queue/",
+];
+
 /// The longest a file may be before its tests.
 const LONGEST_FILE: usize = 500;
 
@@ -98,6 +109,11 @@ fn check(path: &str, text: &str) -> Vec<(usize, String)> {
     for (line, words) in code.lines().map(text::words).enumerate() {
         let line = line + 1;
         for word in words {
+            let retries = word.starts_with("fetch_") || word.starts_with("compare_exchange");
+            if retries && allowed(SHARED_WITH_GUESTS) {
+                let what = format!("`{word}` may be tried for ever where a guest stores, too");
+                offences.push((line, what));
+            }
             let rule = match word {
                 "asm!" | "global_asm!" | "naked_asm!" if !allowed(ASM) => ("machine code", ASM),
                 "unsafe" if !allowed(UNSAFE) => ("`unsafe`", UNSAFE),
@@ -129,6 +145,14 @@ mod tests {
 
     fn lines(path: &str, text: &str) -> Vec<usize> {
         check(path, text).into_iter().map(|(line, _)| line).collect()
+    }
+
+    #[test]
+    fn what_guests_store_to_is_loaded_and_stored() {
+        let text = "//! x\nfn f() { word.fetch_or(1, O); word.compare_exchange(1, 2, O, O); }\n";
+        assert_eq!(lines("src/memory/phys.rs", text), [2, 2]);
+        assert_eq!(lines("src/virtio/queue/split.rs", text), [2, 2]);
+        assert!(lines("src/vm/mod.rs", text).is_empty());
     }
 
     #[test]

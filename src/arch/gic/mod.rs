@@ -91,11 +91,11 @@ enum Hardware {
 pub struct Gic {
     hardware: Hardware,
     maintenance: IntId,
-    /// See [`ListRegisters::forgets_levels`].
+    /// See [`forgets_levels`](crate::vgic::ListRegisters::forgets_levels).
     forgets_levels: bool,
-    /// What [`ListRegisters::set_maintenance`] asked for last.
+    /// What [`set_maintenance`](crate::vgic::ListRegisters::set_maintenance) asked for last.
     asked: (bool, bool),
-    /// What [`ListRegisters::write`] wrote last, as the hardware has it.
+    /// What [`write`](crate::vgic::ListRegisters::write) wrote last, as the hardware has it.
     written: [u64; MAX_LIST_REGISTERS],
 }
 
