@@ -21,6 +21,8 @@ pub struct Ring {
     /// How long they are together.
     capacity: usize,
     end: u64,
+    /// The part that the next byte goes into, and where in it: behind its end if another one is to be found first.
+    next: (usize, usize),
     /// What it grows to when there is more to keep, in bytes.
     limit: usize,
     /// What of memory it leaves to others when it grows, in bytes.
@@ -34,7 +36,7 @@ impl Ring {
         let limit = capacity.max(LEAST);
         let first = limit.min(FIRST);
         let parts = alloc::vec![alloc::vec![0; first]];
-        Self { parts, capacity: first, end: 0, limit, reserve }
+        Self { parts, capacity: first, end: 0, next: (0, 0), limit, reserve }
     }
 
     /// More room behind what there is. Nothing was overwritten so far: every byte stays where it is.
@@ -86,23 +88,54 @@ impl Ring {
     }
 
     /// Appends `byte`, over the oldest when it is full.
+    #[inline]
     pub fn push(&mut self, byte: u8) {
+        let (part, at) = self.next;
+        if self.parts.get(part).is_none_or(|part| at >= part.len()) {
+            self.turn();
+        }
+        let (part, at) = self.next;
+        if let Some(slot) = self.parts.get_mut(part).and_then(|part| part.get_mut(at)) {
+            *slot = byte;
+            self.end = self.end.wrapping_add(1);
+            self.next.1 = at.wrapping_add(1);
+        }
+    }
+
+    /// A part is full: where it goes on.
+    #[cold]
+    #[inline(never)]
+    fn turn(&mut self) {
         if self.capacity < self.limit && self.end == self.capacity as u64 {
             self.grow();
         }
-        let (part, at) = self.place(self.end);
-        if let Some(slot) = self.parts.get_mut(part).and_then(|part| part.get_mut(at)) {
-            *slot = byte;
-            self.end += 1;
+        let (part, at) = self.next;
+        if self.parts.get(part).is_some_and(|part| at < part.len()) {
+            return; // it has grown
         }
+        let after = part.wrapping_add(1);
+        self.next = (if after < self.parts.len() { after } else { 0 }, 0);
     }
 
     /// The bytes from position `from` on, as far as they are kept.
     pub fn iter_from(&self, from: u64) -> impl Iterator<Item = u8> + '_ {
-        (from.max(self.start())..self.end).map_while(|position| {
-            let (part, at) = self.place(position);
-            self.parts.get(part)?.get(at).copied()
+        let from = from.max(self.start());
+        let (mut part, mut at) = self.place(from);
+        let mut bytes = self.part(part);
+        (from..self.end).map_while(move |_| {
+            if at >= bytes.len() {
+                let after = part.wrapping_add(1);
+                part = if after < self.parts.len() { after } else { 0 };
+                (bytes, at) = (self.part(part), 0);
+            }
+            let byte = bytes.get(at).copied();
+            at = at.wrapping_add(1);
+            byte
         })
+    }
+
+    fn part(&self, number: usize) -> &[u8] {
+        self.parts.get(number).map_or(&[], Vec::as_slice)
     }
 
     fn place(&self, position: u64) -> (usize, usize) {
