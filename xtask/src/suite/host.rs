@@ -28,7 +28,7 @@ const MIRI_RUNS: [&[&str]; 6] = [
 ];
 const SEED: &str = "PROPTEST_RNG_SEED";
 /// How many cases each property of the scheduler is tried with.
-const CASES_AT_LENGTH: &str = "500";
+const CASES_AT_LENGTH: &str = "300";
 /// The cases are the same each time, so that a change and nothing else makes a difference; `PROPTEST_RNG_SEED` in the
 /// environment looks at others.
 const SEED_AT_LENGTH: &str = "2026";
