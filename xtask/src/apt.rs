@@ -16,6 +16,8 @@ pub use sources::Source;
 pub const QEMU: &str = "qemu-system-arm";
 /// The package that has `qemu-img`.
 pub const QEMU_IMG: &str = "qemu-utils";
+/// The package that has a C++ compiler.
+pub const CXX: &str = "g++";
 
 /// The system we run on, from `/etc/os-release`.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -113,11 +115,15 @@ pub fn has_newer_qemu() -> bool {
     which("apt-get").is_some() && System::this().backports().is_some()
 }
 
-/// Installs a package of QEMU's when we are root and this is a Debian; otherwise the error says how to. `lack` is what
+/// Installs a package when we are root and this is a Debian; otherwise the error says how to. `lack` is what
 /// is wrong with what there is of it, if anything.
 pub fn install(package: &str, lack: &str) -> Result<()> {
     if which("apt-get").is_none() {
-        bail!("{lack}; install QEMU 7.2 or later for the aarch64 system, and its tools");
+        let what = match package {
+            CXX => "one, or name it in CXX",
+            _ => "QEMU 7.2 or later for the aarch64 system, and its tools",
+        };
+        bail!("{lack}; install {what}");
     }
     let plan = plan(package);
     if !rustix::process::geteuid().is_root() {

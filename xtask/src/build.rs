@@ -173,15 +173,24 @@ pub fn need(target: &str) -> Result<()> {
     bail!("the Rust target {target} is missing; install it with `rustup target add {target}`");
 }
 
+/// The Rust target that the PC itself is.
+pub fn host() -> Result<String> {
+    let about = rustc(&["--version", "--verbose"])?;
+    let name = about.lines().find_map(|line| line.strip_prefix("host: "));
+    Ok(name.context("rustc does not say what it runs on")?.to_owned())
+}
+
 fn sysroot() -> Result<PathBuf> {
+    Ok(Path::new(rustc(&["--print", "sysroot"])?.trim()).to_owned())
+}
+
+/// What the compiler says.
+fn rustc(args: &[&str]) -> Result<String> {
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
-    let output = Command::new(rustc)
-        .args(["--print", "sysroot"])
-        .current_dir(paths::root())
-        .stderr(Stdio::null())
-        .output()
-        .context("cannot run rustc")?;
-    Ok(Path::new(String::from_utf8_lossy(&output.stdout).trim()).to_owned())
+    let mut command = Command::new(rustc);
+    command.args(args).current_dir(paths::root()).stderr(Stdio::null());
+    let output = command.output().context("cannot run rustc")?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// The bytes that an ELF file's segments put into memory, from the lowest address on; what `objcopy

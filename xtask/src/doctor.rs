@@ -125,7 +125,7 @@ fn default_guest() -> Finding {
 
 fn miri() -> Finding {
     let hint = || {
-        "`rustup toolchain install nightly --component miri,rust-src`; only `test` uses it"
+        "`rustup toolchain install nightly --component miri,rust-src`; only `test` uses it, and does so too"
             .to_owned()
     };
     let found = first_line(&["rustup", "run", "nightly", "cargo", "miri", "--version"]);

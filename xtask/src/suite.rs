@@ -30,6 +30,7 @@ mod debians;
 mod disks;
 mod exits;
 mod firmware;
+mod fuzz;
 mod hang;
 mod host;
 mod host_disks;
@@ -39,8 +40,10 @@ mod machine;
 mod manifests;
 mod many;
 mod masked;
+mod miri;
 mod net;
 mod oracle;
+mod parallel;
 mod payloads;
 mod ports;
 mod refusals;
@@ -189,6 +192,8 @@ pub fn run(filter: Option<&str>, bare: bool) -> Result<ExitCode> {
     let mut steps = Vec::new();
     if !bare {
         steps.extend(host::steps());
+        steps.extend(fuzz::steps());
+        steps.extend(miri::steps());
         steps.extend(bounds::steps());
         steps.extend(refusals::steps());
         steps.extend(machine::steps());
@@ -232,11 +237,11 @@ pub fn run(filter: Option<&str>, bare: bool) -> Result<ExitCode> {
     let mut total = Counts::default();
     let mut failed = Vec::new();
     for step in steps.iter().filter(wanted) {
-        let start = Instant::now();
+        let (start, used) = (Instant::now(), processor_time());
         let outcome = (step.run)(&bench);
-        let seconds = start.elapsed().as_secs_f64();
+        let (seconds, used) = (start.elapsed().as_secs_f64(), processor_time() - used);
         let (counts, text, output) = describe(&outcome);
-        println!("test {} ... {text} ({seconds:.1} s)", step.name);
+        println!("test {} ... {text} ({seconds:.1} s, {used:.1} s of CPU)", step.name);
         if counts.failed > 0 {
             println!("---- {} ----\n{}\n----", step.name, output.trim_end());
             failed.push(step.name.as_str());
@@ -255,6 +260,16 @@ pub fn run(filter: Option<&str>, bare: bool) -> Result<ExitCode> {
         eprintln!("error: no test has `{}` in its name", filter.unwrap_or_default());
     }
     Ok(if failed == 0 && ran { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The seconds of CPU that programs of ours have had which have ended (proc(5), `cutime` and `cstime`).
+fn processor_time() -> f64 {
+    let line = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // The program's name stands in parentheses and may have any character in it.
+    let (_, fields) = line.rsplit_once(')').unwrap_or_default();
+    let ticks =
+        fields.split_whitespace().skip(13).take(2).filter_map(|field| field.parse::<u32>().ok());
+    f64::from(ticks.sum::<u32>()) / rustix::param::clock_ticks_per_second() as f64
 }
 
 /// An outcome's counts, its one-line result, and the output to show if it failed.

@@ -1,31 +1,17 @@
 //! Steps that run on the developer's PC alone.
 
 use std::env;
-use std::num::NonZeroUsize;
 use std::process::Command;
-use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
 
 use anyhow::{Result, bail};
 
 use super::command::{self, Done};
 use super::{Counts, Outcome, Step};
-use crate::doctor::first_line;
 use crate::{build, lint, paths};
 
 /// Enough for a build from nothing on a slow machine.
-const BUILD_SECONDS: u64 = 1200;
+pub(super) const BUILD_SECONDS: u64 = 1200;
 
-/// The modules whose tests Miri runs: those of each line in a run of their own, as Miri uses one CPU. What takes longest
-/// comes first. All of them: `cargo +nightly miri test --lib`.
-const MIRI_RUNS: [&[&str]; 6] = [
-    &["memory::phys", "memory::guest", "memory::store"],
-    &["sched::"],
-    &["virtio::", "net::"],
-    &["firmware::"],
-    &["platform::driver"],
-    &["device::", "exit::", "vcpu::"],
-];
 const SEED: &str = "PROPTEST_RNG_SEED";
 /// How many cases each property of the scheduler is tried with.
 const CASES_AT_LENGTH: &str = "300";
@@ -34,23 +20,6 @@ const CASES_AT_LENGTH: &str = "300";
 const SEED_AT_LENGTH: &str = "2026";
 /// What makes locks and atomics those of the model checker.
 const MODELS: [&str; 2] = ["--features", "models"];
-/// Miri is slow, and the suite is not to be.
-const MIRI_SECONDS: u64 = 900;
-/// Tests of those modules that take most of a minute each, or longer. The scheduler's simulator has small machines
-/// of its own for Miri.
-const MIRI_SLOW: [&str; 9] = [
-    "all_ram_is_mapped",
-    "frames_reach_a_guest_zeroed",
-    "guests_and_stores_copy_at_every_alignment",
-    "sched::tests::machine",
-    "sched::tests::queue",
-    "sched::tests::shares",
-    // Read whole device trees; there is nothing unsafe in it.
-    "platform::board",
-    // They fill whole disks and many guests' memory; what is `unsafe` below them is `memory`'s.
-    "virtio::block::tests",
-    "virtio::net::tests",
-];
 
 /// The guests' package, in a workspace of its own.
 const GUESTS: &str = "guests/Cargo.toml";
@@ -93,7 +62,6 @@ pub fn steps() -> Vec<Step> {
             let models = ["clippy", "--quiet", "--package", "plinth", "--test", "models"];
             cargo(&[models.as_slice(), &MODELS, &["--", "-D", "warnings"]].concat()).into()
         }),
-        Step::new("host/miri", |_| miri()),
     ];
     if paths::root().join(GUESTS).exists() {
         steps.push(Step::new("host/fmt-guests", |_| {
@@ -233,7 +201,7 @@ fn models() -> Result<Outcome> {
 }
 
 /// The sum over all `test result:` lines.
-fn counts(output: &str) -> Counts {
+pub(super) fn counts(output: &str) -> Counts {
     let mut sum = Counts::default();
     for line in output.lines().filter(|line| line.starts_with("test result: ")) {
         let number = |word: &str| {
@@ -247,70 +215,6 @@ fn counts(output: &str) -> Counts {
         sum.skipped += number("ignored");
     }
     sum
-}
-
-/// The tests of what has `unsafe`, and of what is quick, once more under Miri, which finds what a test
-/// run cannot see.
-fn miri() -> Outcome {
-    let nightly = |args: &[&str]| {
-        let mut command = Command::new("rustup");
-        command.args(["run", "nightly", "cargo", "miri"]).args(args).current_dir(paths::root());
-        for name in ["CARGO", "RUSTC", "RUSTDOC", "RUSTUP_TOOLCHAIN", "RUSTFLAGS"] {
-            command.env_remove(name);
-        }
-        // Property tests look at their environment and the clock.
-        command.env("MIRIFLAGS", "-Zmiri-disable-isolation").env("PROPTEST_CASES", "2");
-        command
-    };
-    if first_line(&["rustup", "run", "nightly", "cargo", "miri", "--version"]).is_none() {
-        return Outcome::Skipped("there is no nightly toolchain with Miri".to_owned());
-    }
-    let built = command::succeed(&mut nightly(&["setup"]), BUILD_SECONDS).and_then(|_| {
-        command::succeed(&mut nightly(&["test", "--no-run", "--lib"]), BUILD_SECONDS)
-    });
-    if let Err(why) = built {
-        let why = format!("{why:#}");
-        let line = why.lines().find(|line| line.starts_with("error")).unwrap_or_default();
-        return Outcome::Skipped(format!("Miri cannot build the tests here: {line}"));
-    }
-    let run = |modules: &[&str]| {
-        let mut command = nightly(&["test", "--quiet", "--lib", "--"]);
-        command.args(modules);
-        for slow in MIRI_SLOW {
-            command.args(["--skip", slow]);
-        }
-        let begun = Instant::now();
-        let done = command::run(&mut command, MIRI_SECONDS);
-        (modules.join(", "), done, begun.elapsed().as_secs())
-    };
-    let left = Mutex::new(MIRI_RUNS.iter());
-    let next = || left.lock().unwrap_or_else(PoisonError::into_inner).next();
-    let results = Mutex::new(Vec::new());
-    std::thread::scope(|scope| {
-        for _ in 0..std::thread::available_parallelism().map_or(1, NonZeroUsize::get) {
-            scope.spawn(|| {
-                while let Some(modules) = next() {
-                    let result = run(modules);
-                    results.lock().unwrap_or_else(PoisonError::into_inner).push(result);
-                }
-            });
-        }
-    });
-    let mut remarks = Vec::new();
-    for (modules, done, seconds) in results.into_inner().unwrap_or_else(PoisonError::into_inner) {
-        match done {
-            Ok(Done { status, output }) if status.success() => {
-                remarks
-                    .push(format!("{} tests of {modules} ({seconds} s)", counts(&output).passed));
-            }
-            Ok(Done { output, .. }) => return Outcome::Failed(output),
-            Err(_) => {
-                let why = format!("Miri was not done with {modules} within {MIRI_SECONDS} s");
-                return Outcome::Skipped(why);
-            }
-        }
-    }
-    Outcome::Remarked(remarks.join("; "))
 }
 
 #[cfg(test)]
