@@ -74,6 +74,12 @@ pub enum Task {
     Bounds(BoundsOptions),
     /// Checks the house rules of the source tree
     Lint,
+    /// Runs the tests whose names it reads, for a run of the suite that has several under way
+    #[command(hide = true)]
+    TestLane {
+        #[arg(long)]
+        bare: bool,
+    },
     /// Becomes another program that dies with its parent (how QEMU is started)
     #[command(hide = true)]
     ExecWithParent {

@@ -17,16 +17,27 @@ pub fn target() -> PathBuf {
     }
 }
 
+/// Names the folder of [`work`], for those that are not to meet others' runs.
+pub const WORK: &str = "PLINTH_XTASK_WORK";
+
+/// Where runs have their sockets, and tests what they make and look at.
+pub fn work() -> PathBuf {
+    match std::env::var_os(WORK) {
+        Some(folder) => PathBuf::from(folder),
+        None => target().join("xtask"),
+    }
+}
+
 /// Where fetched packages are kept between runs. Not in `target`, so that `cargo clean` does not
 /// cost a download.
 pub fn cache() -> PathBuf {
     root().join(".cache")
 }
 
-/// A name for a file or folder of this process alone, below `target`. What earlier processes left
+/// A name for a file or folder of this process alone, in [`work`]. What earlier processes left
 /// under such a name (they were killed) is removed.
 pub fn scratch(kind: &str) -> Result<PathBuf> {
-    let folder = target().join("xtask");
+    let folder = work();
     std::fs::create_dir_all(&folder)
         .with_context(|| format!("cannot make {}", folder.display()))?;
     for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {

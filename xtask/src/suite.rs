@@ -36,6 +36,7 @@ mod host;
 mod host_disks;
 mod hostile;
 mod images;
+mod lanes;
 mod machine;
 mod manifests;
 mod many;
@@ -61,17 +62,18 @@ mod workarounds;
 use std::cell::OnceCell;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Instant;
 
 use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
 
 use crate::board::Board;
 use crate::{build, paths, qemu};
 
+use self::lanes::Answer;
 pub use self::soak::run as soak;
 
 /// How many tests came out how.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Counts {
     pub passed: u32,
     pub failed: u32,
@@ -89,6 +91,25 @@ pub enum Outcome {
     Failed(String),
     /// A step that runs many tests of its own.
     Many(Counts, String),
+}
+
+impl Outcome {
+    /// Its counts, its result in a word or two, and the output to show if it failed.
+    fn describe(&self) -> (Counts, String, &str) {
+        let one = Counts::default();
+        match self {
+            Self::Passed => (Counts { passed: 1, ..one }, "ok".to_owned(), ""),
+            Self::Remarked(what) => (Counts { passed: 1, ..one }, format!("ok: {what}"), ""),
+            Self::Skipped(why) => (Counts { skipped: 1, ..one }, format!("skipped: {why}"), ""),
+            Self::Failed(output) => (Counts { failed: 1, ..one }, "FAILED".to_owned(), output),
+            Self::Many(counts, output) => {
+                let Counts { passed, failed, skipped } = counts;
+                let word = if *failed == 0 { "ok" } else { "FAILED" };
+                let text = format!("{word}: {passed} passed, {failed} failed, {skipped} skipped");
+                (*counts, text, output)
+            }
+        }
+    }
 }
 
 impl From<Result<()>> for Outcome {
@@ -188,7 +209,52 @@ fn once<T: Clone>(
 /// Runs every step whose name contains `filter`. The last line of output is the total.
 pub fn run(filter: Option<&str>, bare: bool) -> Result<ExitCode> {
     command::stop_on_signals()?;
-    let bench = Bench::new(bare)?;
+    let steps = steps(bare)?;
+    let wanted = |step: &&Step| filter.is_none_or(|text| step.name.contains(text));
+    let steps: Vec<&Step> = steps.iter().filter(wanted).collect();
+    let mut total = Counts::default();
+    let mut failed = Vec::new();
+    let mut done = |answer: Answer| {
+        let Answer { name, counts, text, output, seconds } = answer;
+        println!("test {name} ... {text} ({seconds:.1} s)");
+        if counts.failed > 0 {
+            println!("---- {name} ----\n{}\n----", output.trim_end());
+            failed.push(name);
+        }
+        total.passed += counts.passed;
+        total.failed += counts.failed;
+        total.skipped += counts.skipped;
+    };
+    match lanes::count(steps.len()) {
+        0 | 1 => {
+            let bench = Bench::new(bare)?;
+            steps.iter().for_each(|step| done(Answer::of(step, &bench)));
+        }
+        several => {
+            let names: Vec<&str> = steps.iter().map(|step| step.name.as_str()).collect();
+            lanes::run(&names, several, bare, done)?;
+        }
+    }
+    if !failed.is_empty() {
+        println!("failed: {}", failed.join(", "));
+    }
+    let Counts { passed, failed, skipped } = total;
+    println!("{passed} passed, {failed} failed, {skipped} skipped");
+    let ran = passed + failed + skipped > 0;
+    if !ran {
+        eprintln!("error: no test has `{}` in its name", filter.unwrap_or_default());
+    }
+    Ok(if failed == 0 && ran { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Runs the steps whose names come by standard input: see [`lanes`].
+pub fn lane(bare: bool) -> Result<ExitCode> {
+    command::stop_on_signals()?;
+    lanes::serve(&steps(bare)?, &Bench::new(bare)?)
+}
+
+/// All of them, in their order.
+fn steps(bare: bool) -> Result<Vec<Step>> {
     let mut steps = Vec::new();
     if !bare {
         steps.extend(host::steps());
@@ -233,58 +299,5 @@ pub fn run(filter: Option<&str>, bare: bool) -> Result<ExitCode> {
         steps.extend(assigned::steps());
         steps.extend(rpi4::steps());
     }
-    let wanted = |step: &&Step| filter.is_none_or(|text| step.name.contains(text));
-    let mut total = Counts::default();
-    let mut failed = Vec::new();
-    for step in steps.iter().filter(wanted) {
-        let (start, used) = (Instant::now(), processor_time());
-        let outcome = (step.run)(&bench);
-        let (seconds, used) = (start.elapsed().as_secs_f64(), processor_time() - used);
-        let (counts, text, output) = describe(&outcome);
-        println!("test {} ... {text} ({seconds:.1} s, {used:.1} s of CPU)", step.name);
-        if counts.failed > 0 {
-            println!("---- {} ----\n{}\n----", step.name, output.trim_end());
-            failed.push(step.name.as_str());
-        }
-        total.passed += counts.passed;
-        total.failed += counts.failed;
-        total.skipped += counts.skipped;
-    }
-    if !failed.is_empty() {
-        println!("failed: {}", failed.join(", "));
-    }
-    let Counts { passed, failed, skipped } = total;
-    println!("{passed} passed, {failed} failed, {skipped} skipped");
-    let ran = passed + failed + skipped > 0;
-    if !ran {
-        eprintln!("error: no test has `{}` in its name", filter.unwrap_or_default());
-    }
-    Ok(if failed == 0 && ran { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-/// The seconds of CPU that programs of ours have had which have ended (proc(5), `cutime` and `cstime`).
-fn processor_time() -> f64 {
-    let line = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    // The program's name stands in parentheses and may have any character in it.
-    let (_, fields) = line.rsplit_once(')').unwrap_or_default();
-    let ticks =
-        fields.split_whitespace().skip(13).take(2).filter_map(|field| field.parse::<u32>().ok());
-    f64::from(ticks.sum::<u32>()) / rustix::param::clock_ticks_per_second() as f64
-}
-
-/// An outcome's counts, its one-line result, and the output to show if it failed.
-fn describe(outcome: &Outcome) -> (Counts, String, &str) {
-    let one = Counts::default();
-    match outcome {
-        Outcome::Passed => (Counts { passed: 1, ..one }, "ok".to_owned(), ""),
-        Outcome::Remarked(what) => (Counts { passed: 1, ..one }, format!("ok: {what}"), ""),
-        Outcome::Skipped(why) => (Counts { skipped: 1, ..one }, format!("skipped: {why}"), ""),
-        Outcome::Failed(output) => (Counts { failed: 1, ..one }, "FAILED".to_owned(), output),
-        Outcome::Many(counts, output) => {
-            let Counts { passed, failed, skipped } = counts;
-            let word = if *failed == 0 { "ok" } else { "FAILED" };
-            let text = format!("{word}: {passed} passed, {failed} failed, {skipped} skipped");
-            (*counts, text, output)
-        }
-    }
+    Ok(steps)
 }

@@ -62,7 +62,7 @@ pub fn connect(socket: Option<&Path>, run: Option<u32>) -> Result<UnixStream> {
             None => bail!("no run is in progress at {}", path.display()),
         };
     }
-    let folder = paths::target().join("xtask");
+    let folder = paths::work();
     if let Some(run) = run {
         return match open(&folder.join(format!("{KIND}-{run}")))? {
             Some(stream) => Ok(stream),

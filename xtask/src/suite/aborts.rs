@@ -120,7 +120,7 @@ fn with_a_window(image: &Path) -> Result<PathBuf> {
     let at = found.next().context("nowhere are SErrors let in")?.0 + 4;
     ensure!(found.next().is_none(), "SErrors are let in in several places");
     bytes.get_mut(at..at + 4).context("the image ends")?.copy_from_slice(&TELL.to_le_bytes());
-    let path = paths::target().join("xtask/aborts.img");
+    let path = paths::work().join("aborts.img");
     paths::write_if_changed(&path, &bytes)?;
     Ok(path)
 }

@@ -49,7 +49,7 @@ fn virt(bench: &Bench, gic: &str) -> Result<()> {
         vm("console", "assign = [\"pl011@9000000\"]\n"),
         vm("nothing", "assign = [\"uart@1\"]\n"),
     ];
-    let manifest = paths::target().join("xtask/assigned.toml");
+    let manifest = paths::work().join("assigned.toml");
     paths::write_if_changed(&manifest, text.concat().as_bytes())?;
     let socket = paths::scratch("assigned-uart")?;
     let _ = std::fs::remove_file(&socket);

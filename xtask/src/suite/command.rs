@@ -11,7 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -19,6 +19,9 @@ use crate::paths;
 
 /// The process groups that run now. Static, because a signal must find them.
 static RUNNING: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
+
+/// Processes that end by themselves when they are told to, and then end what they have begun.
+static TOLD: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
 
 /// Tells the files apart that outputs go to.
 static RUNS: AtomicU32 = AtomicU32::new(0);
@@ -32,7 +35,7 @@ pub struct Done {
 
 /// Runs `command` for at most `seconds`.
 pub fn run(command: &mut Command, seconds: u64) -> Result<Done> {
-    let folder = paths::target().join("xtask");
+    let folder = paths::work();
     std::fs::create_dir_all(&folder)?;
     let run = RUNS.fetch_add(1, Ordering::Relaxed);
     let path = folder.join(format!("output-{}-{run}", std::process::id()));
@@ -67,10 +70,36 @@ pub fn stop_on_signals() -> Result<()> {
     std::thread::spawn(move || {
         if let Some(number) = signals.forever().next() {
             running().iter().for_each(|group| kill(*group));
+            for pid in told().iter() {
+                let _ = kill_process(*pid, Signal::TERM);
+            }
+            if !told().is_empty() {
+                std::thread::sleep(Duration::from_millis(500));
+            }
             std::process::exit(128 + number);
         }
     });
     Ok(())
+}
+
+/// As long as this is there, a signal to us is told to its process.
+pub struct Bystander(Option<Pid>);
+
+/// `child` is told when we are to stop.
+pub fn tell_at_the_end(child: &Child) -> Bystander {
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    told().extend(pid);
+    Bystander(pid)
+}
+
+impl Drop for Bystander {
+    fn drop(&mut self) {
+        told().retain(|one| Some(*one) != self.0);
+    }
+}
+
+fn told() -> MutexGuard<'static, Vec<Pid>> {
+    TOLD.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn wait(child: &mut Child, group: Option<Pid>, deadline: Instant) -> Result<Option<ExitStatus>> {

@@ -60,7 +60,7 @@ fn manifest(bench: &Bench) -> Result<PathBuf> {
         format!("[[vm]]\nname = \"{name}\"\nkernel = \"{kernel}\"\nmemory = \"32M\"\n\n")
     };
     let guests: String = GUESTS.iter().map(vm).collect();
-    let path = paths::target().join("xtask").join("consoles.toml");
+    let path = paths::work().join("consoles.toml");
     let text = format!("[machine]\nwhen_idle = \"wait\"\n\n{guests}");
     paths::write_if_changed(&path, text.as_bytes())?;
     Ok(path)

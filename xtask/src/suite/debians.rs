@@ -71,7 +71,7 @@ pub fn focus(session: &mut Session, guest: u8) -> Result<()> {
 
 /// The file that `manifest` is kept in as `name`.
 pub fn kept(name: &str, manifest: &str) -> Result<PathBuf> {
-    let file = paths::target().join(format!("xtask/{name}.toml"));
+    let file = paths::work().join(format!("{name}.toml"));
     paths::write_if_changed(&file, manifest.as_bytes())?;
     Ok(file)
 }

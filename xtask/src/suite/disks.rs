@@ -52,7 +52,7 @@ pub fn steps() -> Vec<Step> {
 /// The image, its manifest, and the SHA-256 sum of the disk.
 fn prepare() -> Result<(PathBuf, String)> {
     disks::need_program()?;
-    let folder = paths::target().join("xtask");
+    let folder = paths::work();
     std::fs::create_dir_all(&folder)?;
     let raw = paths::scratch("disk-test")?;
     let file = File::create(&raw).context("cannot write an image")?;

@@ -46,7 +46,7 @@ fn image(bench: &Bench) -> Result<PathBuf> {
     image.resize(NEXT + usize::try_from(size)?, RUBBISH);
     let whole = u64::try_from(image.len())?.to_le_bytes();
     image.get_mut(16..24).context("the firmware has no header")?.copy_from_slice(&whole);
-    let path = paths::target().join("xtask/dirty.img");
+    let path = paths::work().join("dirty.img");
     paths::write_if_changed(&path, &image)?;
     Ok(path)
 }
@@ -63,7 +63,7 @@ fn boots(bench: &Bench, cpu: &str, gic: &str) -> Result<()> {
             kernel.to_string_lossy()
         );
     }
-    let path = paths::target().join("xtask/dirty.toml");
+    let path = paths::work().join("dirty.toml");
     paths::write_if_changed(&path, manifest.as_bytes())?;
     let (manifest, image) = (path.to_string_lossy(), image.to_string_lossy());
     let args = [&manifest, "--cpu", cpu, "--gic", gic, "--smp", "2", "--", "-kernel", &image];

@@ -55,7 +55,7 @@ fn manifest(bench: &Bench, name: &str, cmdline: &str, payloads: &[&str]) -> Resu
         text += &vm("strict", &folder.join("hostile"), "64M");
         text += "on_bad_access = \"crash\"\n";
     }
-    let path = paths::target().join("xtask").join(name);
+    let path = paths::work().join(name);
     paths::write_if_changed(&path, text.as_bytes())?;
     Ok(path)
 }

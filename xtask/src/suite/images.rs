@@ -34,7 +34,7 @@ pub fn steps() -> Vec<Step> {
 /// Writes `hello` as each kind of file, and as some that pass xtask's own look at them and cannot be
 /// loaded.
 fn files(bench: &Bench) -> Result<PathBuf> {
-    let folder = paths::target().join("xtask/images");
+    let folder = paths::work().join("images");
     std::fs::create_dir_all(&folder)?;
     let mut elf = std::fs::read(bench.payloads()?.join("hello"))?;
     let image = build::flatten(&elf)?;

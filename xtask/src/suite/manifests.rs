@@ -100,7 +100,7 @@ fn asked(bench: &Bench) -> Result<()> {
 }
 
 fn folder() -> Result<PathBuf> {
-    let folder = paths::target().join("xtask/bundles");
+    let folder = paths::work().join("bundles");
     std::fs::create_dir_all(&folder)?;
     Ok(folder)
 }

@@ -55,7 +55,7 @@ pub fn manifest_with(
         let kernel = folder.join(payload);
         text += &format!("[[vm]]\nname = \"{name}\"\nkernel = {:?}\n{more}\n\n", kernel.display());
     }
-    let path = paths::target().join("xtask").join(name);
+    let path = paths::work().join(name);
     paths::write_if_changed(&path, text.as_bytes())?;
     Ok(path)
 }

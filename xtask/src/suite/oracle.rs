@@ -41,7 +41,7 @@ pub fn steps() -> Vec<Step> {
 
 /// QEMU's options to log what it takes for errors of what runs on it.
 fn log(name: &str) -> Result<(PathBuf, [String; 4])> {
-    let path = paths::target().join("xtask").join(name);
+    let path = paths::work().join(name);
     std::fs::write(&path, "")?;
     let file = path.to_string_lossy().into_owned();
     Ok((path, ["-d".to_owned(), "guest_errors,unimp".to_owned(), "-D".to_owned(), file]))

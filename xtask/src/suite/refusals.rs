@@ -85,7 +85,7 @@ pub const LOOP: [u8; 4] = [0x00, 0x00, 0x00, 0x14];
 
 /// Writes the files that the cases name.
 pub fn files() -> Result<PathBuf> {
-    let folder = paths::target().join("xtask/inputs");
+    let folder = paths::work().join("inputs");
     std::fs::create_dir_all(&folder)?;
     let mut elf = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x3e\0".to_vec();
     elf.resize(64, 0);

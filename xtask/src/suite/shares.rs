@@ -151,7 +151,7 @@ fn long_queue(bench: &Bench) -> Result<()> {
 fn loading(bench: &Bench) -> Result<()> {
     bench.machine()?;
     bench.debian()?;
-    let manifest = paths::target().join("xtask/loading.toml");
+    let manifest = paths::work().join("loading.toml");
     let text = "[[vm]]\nname = \"watch\"\nkernel = \"guest:gap\"\nmemory = \"16M\"\n\
                 reservation = { budget = \"1ms\", period = \"2ms\" }\n\n\
                 [[vm]]\nname = \"debian\"\nkernel = \"debian:kernel\"\ninitrd = \"debian:initrd\"\n\
@@ -194,7 +194,7 @@ fn gaps(said: &str) -> Vec<(u64, u64)> {
 fn stolen(bench: &Bench) -> Result<()> {
     bench.machine()?;
     bench.debian()?;
-    let manifest = paths::target().join("xtask/stolen.toml");
+    let manifest = paths::work().join("stolen.toml");
     let text = "[[vm]]\nname = \"debian\"\nkernel = \"debian:kernel\"\ninitrd = \"debian:initrd\"\n\
                 cmdline = \"console=ttyAMA0\"\nmemory = \"256M\"\n\n\
                 [[vm]]\nname = \"rival\"\nkernel = \"guest:spin\"\nmemory = \"16M\"\n";

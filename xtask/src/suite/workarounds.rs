@@ -139,7 +139,7 @@ fn manifest(bench: &Bench, guests: &[&str], more: &str) -> Result<PathBuf> {
             kernel.to_string_lossy()
         );
     }
-    let path = paths::target().join("xtask/workarounds.toml");
+    let path = paths::work().join("workarounds.toml");
     paths::write_if_changed(&path, manifest.as_bytes())?;
     Ok(path)
 }
@@ -175,7 +175,7 @@ pub fn begin(
     how: &Firmware,
     image: PathBuf,
 ) -> Result<Vec<String>> {
-    let folder = paths::target().join("xtask");
+    let folder = paths::work();
     let mut firmware = build::flatten(&std::fs::read(bench.payloads()?.join("secure"))?)?;
     for (at, value) in [(OFFERED, how.offered), (ABORTS, how.aborts.into())] {
         *firmware.get_mut(at).context("the firmware is empty")? = value;

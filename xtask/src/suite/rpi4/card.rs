@@ -37,7 +37,7 @@ pub fn steps() -> Vec<Step> {
 }
 
 fn folder() -> Result<PathBuf> {
-    let folder = paths::target().join("xtask/card");
+    let folder = paths::work().join("card");
     std::fs::create_dir_all(&folder)?;
     Ok(folder)
 }
@@ -62,7 +62,7 @@ fn large(bench: &Bench) -> Result<PathBuf> {
                   initrd = \"debian:initrd\"\nmemory = \"256M\"\nvcpus = 2\n\
                   cmdline = \"console=ttyAMA0 plinth.test=poweroff\"\n";
     let text = std::fs::read_to_string(small(bench)?)?;
-    let path = paths::target().join("xtask/rpi4-card-debian.toml");
+    let path = paths::work().join("rpi4-card-debian.toml");
     paths::write_if_changed(&path, [&text, debian].concat().as_bytes())?;
     Ok(path)
 }
