@@ -5,6 +5,8 @@ use alloc::string::String;
 
 use thiserror::Error;
 
+use crate::addr::{PhysAddr, Region};
+
 /// Why a device tree blob cannot be read.
 #[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
 #[error("the device tree is broken at byte {offset:#x}: {flaw}")]
@@ -42,6 +44,9 @@ pub enum Flaw {
     /// It has more nodes, or deeper ones, than any board needs.
     #[error("too many nodes")]
     TooLarge,
+    /// It takes more memory than there is when it is read.
+    #[error("no memory for as much as this")]
+    NoMemory,
 }
 
 /// Why a device tree does not describe a board that the hypervisor can run on.
@@ -71,6 +76,20 @@ pub enum BoardError {
         path: String,
         /// The property.
         property: &'static str,
+    },
+    /// There is memory where something needed has its registers.
+    #[error("the device tree has memory where the registers of the {what} are, at {registers}")]
+    Overlap {
+        /// What, in words.
+        what: &'static str,
+        /// Where.
+        registers: Region<PhysAddr>,
+    },
+    /// The boot bundle is not in memory.
+    #[error("the device tree has the bundle where it has no memory, at {at}")]
+    NotInMemory {
+        /// Where the bundle is to be.
+        at: Region<PhysAddr>,
     },
     /// A node's addresses are not those of this machine's bus: a bus above it has no `ranges` for them.
     #[error("{path} in the device tree is not reachable: no \"ranges\" above it has its addresses")]

@@ -12,7 +12,7 @@ use core::num::NonZeroU32;
 
 use thiserror::Error;
 
-use super::{Board, Gic, UartKind, gic, uart};
+use super::{Board, UartKind, gic, uart};
 use crate::addr::{PAGE_SIZE, PhysAddr, Region};
 use crate::platform::WiredInterrupt;
 use crate::platform::error::BoardError;
@@ -234,19 +234,7 @@ fn check(board: &Board, device: &AssignedDevice) -> Result<(), AssignError> {
     if device.pages().any(|page| board.memory.iter().any(|ram| ram.overlaps(&page))) {
         return Err(AssignError::Memory(path()));
     }
-    let mut own = alloc::vec![("console", board.uart.registers)];
-    own.extend(board.rtc.map(|rtc| ("clock", rtc)));
-    own.extend(board.watchdog.map(|watchdog| ("watchdog", watchdog)));
-    match &board.gic {
-        Gic::V2 { gicd, gicc, gich, gicv, .. } => {
-            own.extend([gicd, gicc, gich, gicv].map(|region| ("interrupt controller", *region)));
-        }
-        Gic::V3 { gicd, redistributors, .. } => {
-            own.push(("interrupt controller", *gicd));
-            own.extend(redistributors.iter().map(|region| ("interrupt controller", *region)));
-        }
-    }
-    for (what, region) in own {
+    for (what, region) in board.own_registers() {
         if device.pages().any(|page| page.overlaps(&region)) {
             return Err(AssignError::Own { path: path(), what });
         }

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use crate::addr::{PAGE_SIZE, PhysAddr, Region};
 use crate::platform::error::BoardError;
-use crate::platform::tree::Tree;
+use crate::platform::tree::{Node, Tree};
 
 /// All RAM: every entry of every memory node, without the empty ones that firmware did not fill.
 pub(super) fn ram(tree: &Tree<'_>) -> Result<Vec<Region<PhysAddr>>, BoardError> {
@@ -13,6 +13,7 @@ pub(super) fn ram(tree: &Tree<'_>) -> Result<Vec<Region<PhysAddr>>, BoardError> 
     for node in tree.root().children() {
         if node.text("device_type") == Some("memory") && node.is_available() {
             memory.extend(node.regions()?.into_iter().flatten());
+            bounded(&memory, node)?;
         }
     }
     if memory.is_empty() {
@@ -25,12 +26,20 @@ pub(super) fn ram(tree: &Tree<'_>) -> Result<Vec<Region<PhysAddr>>, BoardError> 
 /// has a place. One that has only a size is a wish of the operating system's, and none of ours.
 pub(super) fn reserved(tree: &Tree<'_>) -> Result<Vec<Region<PhysAddr>>, BoardError> {
     let mut reserved = tree.reservations().to_vec();
+    bounded(&reserved, tree.root())?;
     if let Some(parent) = tree.root().child("reserved-memory") {
         for node in parent.children().filter(|node| node.is_available()) {
             reserved.extend(node.regions()?.into_iter().flatten());
+            bounded(&reserved, node)?;
         }
     }
     Ok(reserved)
+}
+
+/// There are not more than any board has, with the last ones from `node`.
+fn bounded(regions: &[Region<PhysAddr>], node: Node<'_, '_>) -> Result<(), BoardError> {
+    const MOST: usize = 1024;
+    if regions.len() > MOST { Err(node.malformed("reg")) } else { Ok(()) }
 }
 
 /// What is left of `memory` without `taken`: whole pages, by rising address, none next to another.

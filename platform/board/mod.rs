@@ -18,8 +18,8 @@ use core::num::NonZeroU32;
 use super::WiredInterrupt;
 use super::error::BoardError;
 use super::tree::blob::CheckedBlob;
-use super::tree::{InterruptController, Node, Tree};
-use crate::addr::{PhysAddr, Region};
+use super::tree::{InterruptController, Node, Tree, is_reachable, remains};
+use crate::addr::{PAGE_SIZE, PhysAddr, Region};
 
 pub use super::tree::blob::{HEADER_SIZE, extent, total_size};
 pub use assign::{AssignError, Assigned, AssignedDevice};
@@ -32,6 +32,10 @@ pub use virtio::VirtioPlace;
 /// QEMU's `virt` board has 32 of these, more than all other nodes together. What they say is read when somebody wants
 /// it: [`Board::virtio_places`].
 const UNUSED: &str = "virtio,mmio";
+
+/// How long texts may be that are kept, in bytes: more than a kernel's command line has. And how many of a list are.
+const MAX_TEXT: usize = 4096;
+const MAX_TEXTS: usize = 64;
 
 /// The facts of one board.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -101,9 +105,9 @@ impl Board {
         let blob = Region::new(at, extent(blob)? as u64);
         let mut reserved = memory::reserved(&tree)?;
         reserved.extend(blob.iter().chain(chosen.initrd.iter()));
-        Ok(Self {
-            model: root.text("model").unwrap_or_default().to_owned(),
-            compatible: root.texts("compatible").map(str::to_owned).collect(),
+        let board = Self {
+            model: bounded(root, "model")?,
+            compatible: root.texts("compatible").take(MAX_TEXTS).map(str::to_owned).collect(),
             memory: memory::ram(&tree)?,
             reserved,
             cpus: cpu::read(&tree, psci)?,
@@ -117,7 +121,41 @@ impl Board {
                 None => None,
             },
             chosen,
-        })
+        };
+        board.check()?;
+        Ok(board)
+    }
+
+    /// Memory is memory, the bundle is in it, and what the hypervisor drives is not.
+    fn check(&self) -> Result<(), BoardError> {
+        for (what, registers) in self.own_registers() {
+            if self.memory.iter().any(|memory| memory.overlaps(&registers)) {
+                return Err(BoardError::Overlap { what, registers });
+            }
+        }
+        let Some(at) = self.chosen.initrd else { return Ok(()) };
+        let bytes = at.grow_to(PAGE_SIZE);
+        let is_there = usable(&self.memory, &[]).iter().any(|part| part.contains_region(&bytes));
+        if is_there { Ok(()) } else { Err(BoardError::NotInMemory { at }) }
+    }
+
+    /// The registers of what is the hypervisor's own.
+    fn own_registers(&self) -> Vec<(&'static str, Region<PhysAddr>)> {
+        let mut own = alloc::vec![("console", self.uart.registers)];
+        own.extend(self.rtc.map(|rtc| ("clock", rtc)));
+        own.extend(self.watchdog.map(|watchdog| ("watchdog", watchdog)));
+        match &self.gic {
+            Gic::V2 { gicd, gicc, gich, gicv, .. } => {
+                own.extend(
+                    [gicd, gicc, gich, gicv].map(|region| ("interrupt controller", *region)),
+                );
+            }
+            Gic::V3 { gicd, redistributors, .. } => {
+                own.push(("interrupt controller", *gicd));
+                own.extend(redistributors.iter().map(|region| ("interrupt controller", *region)));
+            }
+        }
+        own
     }
 
     /// The devices that each guest gets who wishes for the nodes named in `wishes`, by path, alias, or name with
@@ -127,10 +165,14 @@ impl Board {
         assign::assign(&Tree::new(&copy)?, self, wishes)
     }
 
-    /// Only the UART of the board that `blob` describes: to say what is wrong with the rest of it.
+    /// Only the UART of the board that `blob` describes: to say what is wrong with the rest of it. Where all of it is wrong,
+    /// the first one that there is a trace of.
     pub fn read_uart(blob: &[u8]) -> Result<BoardUart, BoardError> {
-        let copy = CheckedBlob::copy_of(blob)?;
-        uart::read(&Tree::new(&copy)?, None)
+        let read = || uart::read(&Tree::new(&CheckedBlob::copy_of(blob)?)?, None);
+        match read() {
+            Err(BoardError::Tree(error)) => remains::uart(blob).ok_or(error.into()),
+            other => other,
+        }
     }
 
     /// Only how the board that `blob` describes is turned off, by its firmware or its watchdog: for when the
@@ -138,9 +180,15 @@ impl Board {
     pub fn read_power(
         blob: &[u8],
     ) -> Result<(Option<Conduit>, Option<Region<PhysAddr>>), BoardError> {
-        let copy = CheckedBlob::copy_of(blob)?;
-        let tree = Tree::new(&copy)?;
-        Ok((cpu::conduit(&tree)?, watchdog(&tree)?))
+        let read = || {
+            let copy = CheckedBlob::copy_of(blob)?;
+            let tree = Tree::new(&copy)?;
+            Ok((cpu::conduit(&tree)?, watchdog(&tree)?))
+        };
+        match read() {
+            Err(BoardError::Tree(_)) => Ok((remains::conduit(blob), None)),
+            other => other,
+        }
     }
 
     /// The RAM that is free: all of it but what is reserved and what `also`, the hypervisor's own image,
@@ -165,6 +213,14 @@ impl Board {
 fn watchdog(tree: &Tree<'_>) -> Result<Option<Region<PhysAddr>>, BoardError> {
     let node = tree.compatible(&["brcm,bcm2711-pm", "brcm,bcm2835-pm", "brcm,bcm2835-pm-wdt"]);
     node.map(|node| node.region(0)).transpose()
+}
+
+/// The first text of a property, if it has any.
+fn bounded(node: Node<'_, '_>, property: &'static str) -> Result<String, BoardError> {
+    match node.text(property) {
+        Some(text) if text.len() > MAX_TEXT => Err(node.malformed(property)),
+        text => Ok(text.unwrap_or_default().to_owned()),
+    }
 }
 
 impl TimerInterrupts {
@@ -192,10 +248,11 @@ impl TimerInterrupts {
 impl Chosen {
     fn read(tree: &Tree<'_>) -> Result<Self, BoardError> {
         let Some(node) = tree.root().child("chosen") else { return Ok(Self::default()) };
+        let seed = node.property("rng-seed").unwrap_or_default();
         Ok(Self {
-            bootargs: node.text("bootargs").unwrap_or_default().to_owned(),
+            bootargs: bounded(node, "bootargs")?,
             initrd: initrd(node)?,
-            rng_seed: node.property("rng-seed").unwrap_or_default().to_owned(),
+            rng_seed: seed.get(..MAX_TEXT).unwrap_or(seed).to_owned(),
             kaslr_seed: node.number("kaslr-seed").filter(|seed| *seed != 0),
         })
     }
@@ -214,7 +271,7 @@ fn initrd(chosen: Node<'_, '_>) -> Result<Option<Region<PhysAddr>>, BoardError> 
         return Ok(None);
     }
     let region = Region::between(PhysAddr::new(start), PhysAddr::new(end));
-    region.map(Some).ok_or_else(|| chosen.malformed(END))
+    region.filter(is_reachable).map(Some).ok_or_else(|| chosen.malformed(END))
 }
 
 #[cfg(test)]

@@ -21,14 +21,14 @@ const MAX_SIZE: usize = 2 << 20;
 /// The most nodes taken, ten times what a large board has: the reader's memory is bounded by it.
 const MAX_NODES: usize = 4096;
 /// The deepest nesting taken; the `fdt` crate recurses and keeps a table of 64.
-const MAX_DEPTH: usize = 32;
+pub(super) const MAX_DEPTH: usize = 32;
 /// The longest name taken, of a node or a property; the specification allows 31 bytes.
 const MAX_NAME: usize = 255;
 
-const BEGIN_NODE: u32 = 1;
-const END_NODE: u32 = 2;
-const PROP: u32 = 3;
-const NOP: u32 = 4;
+pub(super) const BEGIN_NODE: u32 = 1;
+pub(super) const END_NODE: u32 = 2;
+pub(super) const PROP: u32 = 3;
+pub(super) const NOP: u32 = 4;
 const END: u32 = 9;
 
 /// How many bytes the tree takes whose first [`HEADER_SIZE`] bytes are `header`. This is for who holds
@@ -115,7 +115,10 @@ fn blocks(blob: &[u8]) -> Result<Blocks<'_>, TreeError> {
 fn checked_copy(blob: &[u8], unused: Option<&str>) -> Result<CheckedBlob, TreeError> {
     let Blocks { strings, structure, reservations } = blocks(blob)?;
     let structure_at = HEADER_SIZE + reservations.bytes.len();
-    let mut copy = Vec::with_capacity(structure_at + structure.bytes.len() + strings.bytes.len());
+    // Less memory than a tree may take is all there is when the board's is read.
+    let mut copy = Vec::new();
+    copy.try_reserve_exact(structure_at + structure.bytes.len() + strings.bytes.len())
+        .map_err(|_| TreeError { offset: 4, flaw: Flaw::NoMemory })?;
     copy.resize(HEADER_SIZE, 0);
     copy.extend_from_slice(reservations.bytes);
     let (parents, properties) = structure.copy_checked(strings.bytes, unused, &mut copy)?;
@@ -214,6 +217,7 @@ impl Block<'_> {
                     let node = parents.len();
                     let slot = open.get_mut(depth).filter(|_| node < MAX_NODES);
                     *slot.ok_or(flaw(Flaw::TooLarge))? = node;
+                    parents.try_reserve(1).map_err(|_| flaw(Flaw::NoMemory))?;
                     parents.push(open.get(depth.saturating_sub(1)).copied().unwrap_or(0));
                     depth += 1;
                     properties_may_follow = true;
@@ -283,7 +287,7 @@ fn is_plain(strings: &[u8]) -> bool {
 }
 
 /// The length of the name that starts at `at` and ends in a zero byte.
-fn name(bytes: &[u8], at: usize) -> Option<usize> {
+pub(super) fn name(bytes: &[u8], at: usize) -> Option<usize> {
     let bytes = bytes.get(at..)?;
     let bytes = bytes.get(..MAX_NAME + 1).unwrap_or(bytes);
     let name = CStr::from_bytes_until_nul(bytes).ok()?;
@@ -291,7 +295,7 @@ fn name(bytes: &[u8], at: usize) -> Option<usize> {
 }
 
 /// The big-endian word at `at`.
-fn word(bytes: &[u8], at: usize) -> Result<u32, TreeError> {
+pub(super) fn word(bytes: &[u8], at: usize) -> Result<u32, TreeError> {
     bytes
         .get(at..)
         .and_then(|rest| rest.first_chunk())
@@ -300,7 +304,7 @@ fn word(bytes: &[u8], at: usize) -> Result<u32, TreeError> {
 }
 
 /// The same, as an offset or a length.
-fn offset(bytes: &[u8], at: usize) -> Result<usize, TreeError> {
+pub(super) fn offset(bytes: &[u8], at: usize) -> Result<usize, TreeError> {
     // On the targets there are, `usize` is no narrower than 32 bits.
     word(bytes, at).map(|word| word as usize)
 }

@@ -12,6 +12,15 @@ use crate::platform::error::BoardError;
 
 /// The most cells a number can have here: PCI's addresses have three.
 const MAX_CELLS: u32 = 4;
+/// The most entries a `reg` can have here.
+const MAX_ENTRIES: usize = 512;
+/// How many bits an address has that a CPU can reach: there are larger ones (FEAT_LPA), which nobody here uses.
+const MAX_BITS: u32 = 48;
+
+/// Whether a CPU can reach all of it.
+pub fn is_reachable(region: &Region<PhysAddr>) -> bool {
+    region.last().raw() >> MAX_BITS == 0
+}
 
 impl Node<'_, '_> {
     /// The entries of `reg` as this machine's bus sees them, an empty one as `None`. None at all where
@@ -29,6 +38,9 @@ impl Node<'_, '_> {
         while !reg.is_empty() {
             let address = reg.take(address_cells).ok_or_else(|| self.malformed("reg"))?;
             let size = reg.take(size_cells).ok_or_else(|| self.malformed("reg"))?;
+            if regions.len() == MAX_ENTRIES {
+                return Err(self.malformed("reg"));
+            }
             regions.push(match size {
                 0 => None,
                 _ => Some(self.reach(address, size)?),
@@ -59,6 +71,7 @@ impl Node<'_, '_> {
         let region = u64::try_from(address).ok().zip(u64::try_from(size).ok());
         region
             .and_then(|(start, size)| Region::new(PhysAddr::new(start), size))
+            .filter(is_reachable)
             .ok_or_else(|| self.malformed("reg"))
     }
 

@@ -7,6 +7,7 @@
 pub mod blob;
 mod bus;
 mod interrupts;
+pub mod remains;
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -18,6 +19,7 @@ use fdt::Fdt;
 use super::error::{BoardError, Flaw, TreeError};
 use crate::addr::{PhysAddr, Region};
 use blob::CheckedBlob;
+pub use bus::is_reachable;
 pub use interrupts::InterruptController;
 
 /// A device tree.
@@ -47,8 +49,10 @@ impl<'a> Tree<'a> {
     pub fn new(blob: &'a CheckedBlob) -> Result<Self, TreeError> {
         let broken = TreeError { offset: 0, flaw: Flaw::Truncated };
         let fdt = Fdt::new(blob.bytes()).map_err(|_| broken)?;
-        let mut nodes: Vec<Entry<'a>> = Vec::with_capacity(blob.parents().len());
-        let mut properties = Vec::with_capacity(blob.properties());
+        let no_memory = |_| TreeError { offset: 0, flaw: Flaw::NoMemory };
+        let (mut nodes, mut properties) = (Vec::<Entry<'a>>::new(), Vec::new());
+        nodes.try_reserve_exact(blob.parents().len()).map_err(no_memory)?;
+        properties.try_reserve_exact(blob.properties()).map_err(no_memory)?;
         // The crate walks over all nodes once, but does not say which stands in which.
         for (node, parent) in fdt.all_nodes().zip(blob.parents()) {
             let first = properties.len();

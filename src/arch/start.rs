@@ -237,6 +237,7 @@ fn read_board(address: u64) -> (&'static Board, Vec<u8>) {
             (BOARD.call_once(|| board), blob.to_vec())
         }
         Err(error) => {
+            let blob = surroundings(start);
             if let Ok(uart) = Board::read_uart(blob) {
                 use_uart(&uart, "");
                 log::error!("the board's device tree: {error}");
@@ -262,6 +263,12 @@ fn tree_blob(start: PhysAddr) -> Option<(&'static [u8], Region<PhysAddr>)> {
     // The room that some loaders leave behind the tree is memory like any other.
     let blob = board::extent(blob).ok().and_then(|used| blob.get(..used)).unwrap_or(blob);
     Some((blob, Region::new(start, blob.len() as u64)?))
+}
+
+/// All of the early map from `start` on: one thing that may be wrong with a tree is where it says that it ends.
+fn surroundings(start: PhysAddr) -> &'static [u8] {
+    // SAFETY: the early map covers 2 MiB from `start`, and nobody writes there.
+    unsafe { core::slice::from_raw_parts(start.raw() as *const u8, 2 << 20) }
 }
 
 /// Use what there is to turn CPUs on and the machine off, before the final map exists.

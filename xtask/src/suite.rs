@@ -54,6 +54,7 @@ mod session;
 mod shares;
 mod soak;
 mod streams;
+mod trees;
 mod virtio;
 mod vsock;
 mod waits;
@@ -269,6 +270,7 @@ fn steps(bare: bool) -> Result<Vec<Step>> {
         steps.extend(workarounds::steps());
         steps.extend(aborts::steps());
         steps.extend(images::steps());
+        steps.extend(trees::steps());
         steps.extend(manifests::steps());
     }
     steps.extend(payloads::steps()?);

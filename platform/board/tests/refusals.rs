@@ -124,3 +124,53 @@ fn an_initrd_that_ends_before_it_starts_is_refused() {
     set(&mut tree, "/chosen", "linux,initrd-end", 0x2df3_6000u64);
     assert_eq!(read(&tree).unwrap().chosen.initrd, None);
 }
+
+#[test]
+fn a_bundle_that_is_not_in_memory_is_refused() {
+    let mut tree = pi();
+    set(&mut tree, "/chosen", "linux,initrd-start", 0x3b3f_f000u64);
+    set(&mut tree, "/chosen", "linux,initrd-end", 0x3b40_1000u64);
+    let outside = Region::new(PhysAddr::new(0x3b3f_f000), 0x2000).unwrap();
+    assert_eq!(read(&tree), Err(BoardError::NotInMemory { at: outside }));
+    set(&mut tree, "/chosen", "linux,initrd-end", 0x3b40_0000u64);
+    assert!(read(&tree).is_ok());
+}
+
+#[test]
+fn memory_where_registers_are_is_refused() {
+    for (path, what) in [
+        ("/intc@8000000", "interrupt controller"),
+        ("/pl011@9000000", "console"),
+        ("/pl031@9010000", "clock"),
+    ] {
+        let mut tree = virt(VIRT_GICV2);
+        let registers = read(&tree).unwrap().own_registers();
+        let (_, registers) = registers.into_iter().find(|(known, _)| *known == what).unwrap();
+        let start = u32::try_from(registers.start().raw()).unwrap();
+        set(&mut tree, "/memory@40000000", "reg", [0u32, start, 0, 0x1000]);
+        assert_eq!(read(&tree), Err(BoardError::Overlap { what, registers }), "{path}");
+    }
+}
+
+#[test]
+fn addresses_that_no_cpu_reaches_are_refused() {
+    for path in ["/intc@8000000", "/pl011@9000000", "/memory@40000000"] {
+        let mut tree = virt(VIRT_GICV2);
+        set(&mut tree, path, "reg", [0xffffu32, 0xffff_f000, 0, 0x1001]);
+        assert_eq!(read(&tree), Err(malformed(path, "reg")));
+    }
+    let mut tree = virt(VIRT_GICV2);
+    set(&mut tree, "/chosen", "linux,initrd-start", 0xffff_ffff_f000u64);
+    set(&mut tree, "/chosen", "linux,initrd-end", 0x1_0000_0000_0001u64);
+    assert_eq!(read(&tree), Err(malformed("/chosen", "linux,initrd-end")));
+}
+
+#[test]
+fn more_than_any_board_has_is_refused() {
+    let mut tree = virt(VIRT_GICV2);
+    set(&mut tree, "/memory@40000000", "reg", [0u32, 0x4000_0000, 0, 0x1000].repeat(513));
+    assert_eq!(read(&tree), Err(malformed("/memory@40000000", "reg")));
+    let mut tree = virt(VIRT_GICV2);
+    set(&mut tree, "/chosen", "bootargs", "x".repeat(4097).as_str());
+    assert_eq!(read(&tree), Err(malformed("/chosen", "bootargs")));
+}

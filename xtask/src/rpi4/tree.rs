@@ -106,6 +106,14 @@ impl Tree {
         Ok(())
     }
 
+    /// Takes out a node and all below it.
+    pub fn remove(&mut self, path: &str) -> Result<()> {
+        let (above, name) = path.rsplit_once('/').context("not a path")?;
+        let above = if above.is_empty() { "/" } else { above };
+        let node = self.0.find_node_mut(above).and_then(|node| node.remove_child(name));
+        node.map(drop).with_context(|| format!("there is no {path}"))
+    }
+
     /// Which of QEMU's serial lines the console is on, as the hypervisor will find it.
     pub fn serial_line(&self) -> Result<usize> {
         let uart = Board::read_uart(&self.bytes());
