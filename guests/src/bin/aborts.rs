@@ -12,9 +12,10 @@ use guests::{exception, instruction, machine, mmu, msr, println, timer};
 
 guests::payload!(main);
 
-/// What the firmware looks for: an abort while this runs, or one that is outstanding when it is left.
+/// What the firmware looks for: an abort while this runs, or one that is outstanding when it is left, or one while EL0 runs.
 const RUNS: u64 = 0x5e_0000;
 const LEAVES: u64 = 0x5e_0001;
+const RUNS_EL0: u64 = 0x5e_0002;
 
 /// `SPSR_EL1` of EL1 on its own stack, of EL0, and of EL0 in AArch32, all with everything masked.
 const EL1H: u64 = 0x3c5;
@@ -32,8 +33,8 @@ fn main(report: &mut Report) {
     let in_ram = code % (1 << 30);
     let (asks, code, state) = match place {
         "el1" => (RUNS, code, EL1H),
-        "el0" => (RUNS, mmu::USER_RAM + in_ram, EL0),
-        "a32" => (RUNS, mmu::LOW_RAM + in_ram + 4, A32),
+        "el0" => (RUNS_EL0, mmu::USER_RAM + in_ram, EL0),
+        "a32" => (RUNS_EL0, mmu::LOW_RAM + in_ram + 4, A32),
         "leaves" => (LEAVES, code, EL1H),
         _ => {
             instruction!("msr daifclr, #4");

@@ -37,6 +37,7 @@ core::arch::global_asm!(
     .equ    TICK, 62500                     // of the secure timer: 1 ms
     .equ    RUNS, 0x5e0000                  // in TPIDRRO_EL0: an abort while the guest runs
     .equ    LEAVES, 0x5e0001                // ... or when EL2 waits for what it left outstanding
+    .equ    RUNS_EL0, 0x5e0002              // ... or while it runs at EL0
 
     .section .head, "ax"
     .global _head
@@ -183,8 +184,14 @@ tick:
     mrs     x4, TPIDRRO_EL0
     ldr     x5, =RUNS
     cmp     x4, x5
+    b.eq    1f
+    ldr     x5, =RUNS_EL0
+    cmp     x4, x5
     b.ne    return
-    mov     x4, #0x580                      // SError, from below
+    mrs     x4, SPSR_EL3
+    tst     x4, #0xf                        // EL0, in either state
+    b.ne    return
+1:  mov     x4, #0x580                      // SError, from below
     b       abort
 
     // The hypervisor has unmasked them, and waited for what was outstanding.
