@@ -1,9 +1,11 @@
 //! Steps that measure how guests share CPUs, by the work that `guests/share` gets done. Virtual time is
 //! counted in instructions (`--icount`), so the numbers do not depend on this PC.
 
+use std::sync::OnceLock;
+
 use anyhow::{Context, Result, bail};
 
-use super::many::{Guest, manifest};
+use super::many::{Guest, manifest_with};
 use super::session::{Session, said};
 use super::{Bench, Step};
 use crate::paths;
@@ -27,6 +29,9 @@ pub fn steps() -> Vec<Step> {
     steps.push(Step::new("shares/a-disks-long-queue-is-its-guests-own-affair", |bench| {
         long_queue(bench).into()
     }));
+    steps.push(Step::new("shares/devices-that-are-never-done-starve-nobody", |bench| {
+        devices(bench).into()
+    }));
     steps.push(Step::new("debian/loading-holds-nobody-up", |bench| loading(bench).into()));
     steps.push(Step::new("debian/stolen-time-shows-in-proc-stat", |bench| stolen(bench).into()));
     for gic in ["2", "3"] {
@@ -49,8 +54,21 @@ fn work(
     args: &[&str],
     names: &[&str],
 ) -> Result<Vec<f64>> {
+    let text = run(bench, file, "", guests, args, names)?;
+    names.iter().map(|name| done(&said(&text, name))).collect()
+}
+
+/// What is on the console when the guests `names` have done so. The manifest begins with `head`.
+fn run(
+    bench: &Bench,
+    file: &str,
+    head: &str,
+    guests: &[Guest<'_>],
+    args: &[&str],
+    names: &[&str],
+) -> Result<String> {
     bench.machine()?;
-    let manifest = manifest(bench, file, guests)?;
+    let manifest = manifest_with(bench, file, head, guests)?;
     let manifest = manifest.to_string_lossy();
     let args = [&[&manifest, "--icount"], args].concat();
     let mut session = Session::start(bench, &args, SECONDS)?;
@@ -58,8 +76,7 @@ fn work(
     for name in names {
         session.says(name, &line(TO + 1), SECONDS)?;
     }
-    let text = session.text();
-    names.iter().map(|name| done(&said(&text, name))).collect()
+    Ok(session.text())
 }
 
 /// The work done between the two moments, by what a guest has said.
@@ -120,6 +137,17 @@ fn reservation(bench: &Bench) -> Result<()> {
     within("share of 3 ms in every 10 ms", done[0] / all, 0.3, 0.05)
 }
 
+/// The work of a guest beside one that works as well, which several steps compare with: it is always the same.
+fn beside_work(bench: &Bench) -> Result<f64> {
+    static KNOWN: OnceLock<f64> = OnceLock::new();
+    if let Some(known) = KNOWN.get() {
+        return Ok(*known);
+    }
+    let two = ["worker", "other"].map(|name| guest(name, "share", "memory = \"16M\""));
+    let done = work(bench, "beside-work.toml", &two, &["--smp", "1"], &["worker"])?[0];
+    Ok(*KNOWN.get_or_init(|| done))
+}
+
 /// A guest whose disk has work for minutes. Where it waits for that it takes its share of the CPU, and no more; where no vCPU of its
 /// can be charged, a twentieth.
 fn long_queue(bench: &Bench) -> Result<()> {
@@ -129,7 +157,7 @@ fn long_queue(bench: &Bench) -> Result<()> {
         Ok(work(bench, "long-queue.toml", &guests, &["--smp", "1"], &["worker"])?[0])
     };
     const DISK: &str = "disks = [{ size = \"256M\" }]\n";
-    let beside_work = done("share", "")?;
+    let beside_work = beside_work(bench)?;
     let beside_disk = done("backlog", DISK)?;
     within(
         "progress beside a long queue to that beside work",
@@ -144,6 +172,40 @@ fn long_queue(bench: &Bench) -> Result<()> {
         0.95,
         0.02,
     )
+}
+
+/// Guests whose devices are never done: one after the other, one that sends frames to another guest, one that asks and is answered by
+/// the machine's network card, and one that reads from the machine's disk. Each answer and each read is an interrupt of the machine's.
+fn devices(bench: &Bench) -> Result<()> {
+    const HEAD: &str = "[[network]]\nname = \"lan\"\nuplink = true\n\n";
+    let worker = "memory = \"16M\"\nnets = [{ network = \"lan\", mac = \"52:54:00:00:00:02\" }]";
+    let usual = beside_work(bench)?;
+    let disk = paths::scratch("storm-disk")?;
+    std::fs::File::create(&disk).and_then(|file| file.set_len(1 << 20)).context("no disk")?;
+    let path = disk.to_string_lossy().into_owned();
+    let net = "nets = [\"lan\"]";
+    for (kind, more, what, least) in [
+        ("frames", net, "frames", 0.95),
+        // What the machine's card brings in is the time of whoever runs.
+        ("net", net, "answers", 0.85),
+        ("disk", "disks = [{ host = 0, read_only = true }]", "reads", 0.95),
+    ] {
+        let more = format!("memory = \"16M\"\ncmdline = \"storm={kind}\"\n{more}");
+        let guests = [guest("worker", "share", worker), guest("storm", "storm", &more)];
+        let args = ["--smp", "1", "--disk", &path];
+        let text = run(bench, &format!("storm-{kind}.toml"), HEAD, &guests, &args, &["worker"])?;
+        let share = done(&said(&text, "worker"))? / usual;
+        let times = said(&text, "storm").matches(&format!("storm: {what} ")).count() << 14;
+        println!("{kind}: {times} {what}, progress beside it to that beside work: {share:.3}");
+        if times == 0 {
+            bail!("{kind}: no storm of {what}\n{text}");
+        }
+        if share < least {
+            bail!("beside a storm of {kind} a guest gets {share:.3} of what it should");
+        }
+    }
+    let _ = std::fs::remove_file(disk);
+    Ok(())
 }
 
 /// A guest with a reservation gets it while Debian, with much memory, is loaded beside it, and again after a

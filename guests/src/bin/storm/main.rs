@@ -1,9 +1,11 @@
 //! Does a guest that never lets the hypervisor rest take more than its share? What it does without end
-//! on all its CPUs, its command line says: `storm=wfe`, `wfi`, `sgi` or `timer`. Whoever runs it watches
-//! the others.
+//! on all its CPUs, its command line says: `storm=wfe`, `wfi`, `sgi` or `timer`; or on one, with a network card or a disk:
+//! `net`, `frames`, `disk`. Whoever runs it watches the others.
 
 #![no_std]
 #![no_main]
+
+mod devices;
 
 use guests::gic::{self, Target};
 use guests::report::Report;
@@ -23,6 +25,9 @@ fn main(_: &mut Report) {
         "wfi" => wfi,
         "sgi" => sgi,
         "timer" => timer,
+        "net" => devices::net,
+        "frames" => devices::frames,
+        "disk" => devices::disk,
         _ => wfe,
     };
     gic::init();
