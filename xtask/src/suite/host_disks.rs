@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use plinth::manifest::checksum;
 
-use super::session::Session;
+use super::session::{Session, said};
 use super::{Bench, Step};
-use crate::paths;
+use crate::{paths, qemu};
 
 /// Enough for two boots on a slow machine that does other things too.
 const BOOT_SECONDS: u64 = 200;
@@ -32,6 +32,7 @@ pub fn steps() -> Vec<Step> {
             fails(bench, gic).into()
         }));
     }
+    steps.push(Step::new("run/host-disks-slow-and-cut-off", |bench| slow(bench).into()));
     steps.push(Step::new("run/host-disks-missing", |bench| missing(bench).into()));
     steps
 }
@@ -264,6 +265,58 @@ fn fails(bench: &Bench, gic: &str) -> Result<()> {
     session.expect("[one] plinth-guest-ready 42002", BOOT_SECONDS)?;
     ask(&mut session, "one", 1008, &format!("! {}", write("vdc", 12)), "vdc: Input/output error")?;
     ask(&mut session, "one", 1009, &write("vdb", 101), "101+0 records out")
+}
+
+/// A disk that does one thing a second, and one whose file is cut off while it is in use: their guests wait, or find zeros, and
+/// others go on.
+fn slow(bench: &Bench) -> Result<()> {
+    bench.machine()?;
+    bench.payloads()?;
+    let mut files = Files(Vec::new());
+    let vm = |name: &str, cmdline: &str| {
+        format!(
+            "[[vm]]\nname = \"{name}\"\nkernel = \"guest:diskio\"\nmemory = \"16M\"\n\
+             cmdline = \"{cmdline}\"\ndisks = [{{ host = \"{name}\" }}]\n"
+        )
+    };
+    let text =
+        vm("slow", "rounds=100000") + &vm("cut", "rounds=300 loses") + &vm("good", "rounds=1000");
+    let manifest = files.manifest("hostdisk-guests", &text)?;
+    let mut options = Vec::new();
+    let cut = files.file("hostdisk-cut")?;
+    for (name, path, more) in [
+        ("slow", files.file("hostdisk-slow")?, ",throttling.iops-total=1"),
+        ("cut", cut.clone(), ""),
+        ("good", files.file("hostdisk-good")?, ""),
+    ] {
+        File::create(&path).context("cannot write a disk")?.set_len(SIZE)?;
+        let file = qemu::value(&path);
+        options.extend([
+            "-drive".to_owned(),
+            format!("if=none,id={name},format=raw,file={file}{more}"),
+        ]);
+        options.extend([
+            "-device".to_owned(),
+            format!("virtio-blk-device,drive={name},serial={name}"),
+        ]);
+    }
+    let mut args = vec![&*manifest, "--gic", "3", "--smp", "2", "--"];
+    args.extend(options.iter().map(String::as_str));
+    let mut session = Session::start(bench, &args, RUN_SECONDS)?;
+    // It has written all of its blocks once.
+    session.says("cut", "diskio: 192 rounds", ANSWER_SECONDS)?;
+    File::options().write(true).open(&cut)?.set_len(SECTOR)?;
+    session.says("cut", "is lost", ANSWER_SECONDS)?;
+    for name in ["cut", "good"] {
+        session.says(name, "GUEST-TEST: ok", ANSWER_SECONDS)?;
+    }
+    // It is not done, and goes on.
+    session.says("slow", "diskio: 1 rounds", ANSWER_SECONDS)?;
+    let text = session.text();
+    if text.contains("GUEST-TEST: FAILED") || said(&text, "slow").contains("128 rounds") {
+        bail!("a disk that does one thing a second does many\n{text}");
+    }
+    session.alive()
 }
 
 /// Guests whose part is not there are refused with the reason, and the others run.

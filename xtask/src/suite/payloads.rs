@@ -50,6 +50,8 @@ impl Wants {
             "deadwalk" => Self { ends: Ends::Until("deadwalk: "), ..two },
             // There is no disk; see `shares.rs`.
             "backlog" => Self { ends: Ends::Until("SKIP a disk is never done"), ..two },
+            // There is no disk; see `host_disks.rs`.
+            "diskio" => Self { ends: Ends::Until("SKIP a disk keeps"), ..two },
             // There is nobody else; see `virtio.rs`.
             "neighbours" => Self { ends: Ends::Until("SKIP others are reached"), ..two },
             "lastoff" => Self { ends: Ends::Until("lastoff: "), ..two },
