@@ -8,6 +8,7 @@
 //! mark number=0x70 vcpu=0 all=… own=… exits=31
 //! stretch vcpu=0 length=2130 start=0x40015400 end=0x40015084 vector=0x400 class=0x16 detail=0x84000008
 //! entry vector=0x480 class=0x0 detail=0x0 count=31 instructions=40112 longest=1911
+//! reason vector=0x480 class=0x0 detail=0x0 count=31 usual=1911 longest=1911
 //! vcpu number=0 own=…
 //! end all=… dropped=0
 //! ```
@@ -24,6 +25,7 @@
 //!   vector, 0x800 after a `WFI` at EL2. Of a synchronous exception, `class` is `ESR_EL2.EC`, and `detail`
 //!   for an abort its page's IPA with `ESR_EL2.WnR` in bit 0, for `HVC` and `SMC` the low half of `x0`, for
 //!   a system register the ISS without `Rt`.
+//! - `reason`: the same without details, and the length that one of ten thousand exceeds.
 //! - `end` is there when the machine came to its end, and tells how many markers there was no room for.
 
 use std::io::{self, Write};
@@ -98,6 +100,13 @@ impl<W: Write> Report<W> {
                 tally.count,
                 tally.instructions,
                 tally.longest
+            )?;
+        }
+        for (vector, class, [count, usual, longest]) in stretches.reasons() {
+            writeln!(
+                self.to,
+                "reason vector={vector:#x} class={class:#x} detail=0x0 count={count} \
+                 usual={usual} longest={longest}"
             )?;
         }
         let mut all = ByClass::default();

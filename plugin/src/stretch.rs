@@ -61,6 +61,8 @@ pub struct Stretches {
     pub exits: u64,
     /// By what began them.
     pub tallies: BTreeMap<Entry, Tally>,
+    /// By vector and class alone: how many there were of each length.
+    pub lengths: BTreeMap<(u32, u8), BTreeMap<u64, u64>>,
 }
 
 #[derive(Debug, Default)]
@@ -110,6 +112,8 @@ impl Stretches {
         tally.count += 1;
         tally.instructions += length;
         tally.longest = tally.longest.max(length);
+        let lengths = self.lengths.entry((entry.vector, entry.class)).or_default();
+        *lengths.entry(length).or_default() += 1;
     }
 
     /// The instruction at `at`, before which `before` were executed at EL2, looks whether an interrupt is
@@ -120,6 +124,22 @@ impl Stretches {
             let entry = Entry { vector: Entry::LOOK, class: 0, detail: 0 };
             self.begin(vcpu, entry, at + 4, before + 1);
         }
+    }
+
+    /// Of all that began by a vector and with a class: how many there were, the length that one in ten thousand exceeds, and the
+    /// longest.
+    pub fn reasons(&self) -> impl Iterator<Item = (u32, u8, [u64; 3])> {
+        self.lengths.iter().map(|(&(vector, class), lengths)| {
+            let count: u64 = lengths.values().sum();
+            let mut longer = count;
+            let usual = lengths.iter().find(|(_, of)| {
+                longer -= **of;
+                longer <= count / 10_000
+            });
+            let longest = lengths.keys().next_back();
+            let length = |of: Option<&u64>| of.copied().unwrap_or(0);
+            (vector, class, [count, length(usual.map(|(length, _)| length)), length(longest)])
+        })
     }
 
     /// The longest stretches with their vCPUs, each vCPU's in falling order.

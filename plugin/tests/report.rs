@@ -49,6 +49,20 @@ fn the_longest_are_kept_for_each_vcpu_and_all_are_added_up() {
 }
 
 #[test]
+fn one_in_ten_thousand_is_longer_than_usual() {
+    for (rare, usual) in [(1, 5), (2, 5), (3, 90)] {
+        let mut stretches = Stretches::default();
+        let lengths = (0..20_000).map(|at| if at < rare { 90 } else { 2 + at % 4 });
+        for length in lengths {
+            stretches.begin(0, HVC, 0x400, 100);
+            stretches.end(0, 0x5000, 99 + length, false);
+        }
+        let reasons: Vec<_> = stretches.reasons().collect();
+        assert_eq!(reasons, [(HVC.vector, HVC.class, [20_000, usual, 90])], "{rare}");
+    }
+}
+
+#[test]
 fn an_end_without_a_beginning_is_the_boots() {
     let mut stretches = Stretches::default();
     stretches.end(0, 0x5000, 70_000, true);
@@ -82,6 +96,7 @@ fn a_report_tells_what_happened_and_how_many_markers_it_had_no_room_for() {
             "mark number=0x70 vcpu=1 all=0,0,0,4,10,0 own=0,0,0,3,5,0 exits=31",
             "stretch vcpu=0 length=2 start=0x400 end=0x500 vector=0x400 class=0x16 detail=0x84000000",
             "entry vector=0x400 class=0x16 detail=0x84000000 count=1 instructions=2 longest=2",
+            "reason vector=0x400 class=0x16 detail=0x0 count=1 usual=2 longest=2",
             "vcpu number=0 own=0,0,0,1,6,0",
             "vcpu number=1 own=0,0,0,3,5,0",
             "end all=0,0,0,4,11,0 dropped=1",

@@ -253,6 +253,34 @@ pub struct Tally {
     pub longest: u64,
 }
 
+/// All stretches that began for one reason.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Reason {
+    /// What began them; there is no detail.
+    pub entry: Entry,
+    /// How many.
+    pub count: u64,
+    /// The length that one in ten thousand exceeds.
+    pub usual: u64,
+    /// The longest.
+    pub longest: u64,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { entry, count, usual, longest } = self;
+        match entry.class {
+            0x16 => f.write_str("HVC")?,
+            0x17 => f.write_str("SMC")?,
+            0x18 => f.write_str("system register")?,
+            0x20 => f.write_str("fetch")?,
+            0x24 => f.write_str("load or store")?,
+            _ => write!(f, "{entry}")?,
+        }
+        write!(f, ": {count} times, 99.99 % within {usual} instructions, {longest} at most")
+    }
+}
+
 /// What a machine executed until its end.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Counts {
@@ -266,6 +294,8 @@ pub struct Counts {
     pub stretches: Vec<Stretch>,
     /// All those stretches, by what began them.
     pub tallies: Vec<Tally>,
+    /// The same by exception alone.
+    pub reasons: Vec<Reason>,
     /// What each CPU executed.
     pub vcpus: Vec<ByClass>,
     /// What all did.
@@ -305,6 +335,12 @@ impl Counts {
                     entry: line.entry()?,
                     count: line.number("count")?,
                     instructions: line.number("instructions")?,
+                    longest: line.number("longest")?,
+                }),
+                "reason" => counts.reasons.push(Reason {
+                    entry: line.entry()?,
+                    count: line.number("count")?,
+                    usual: line.number("usual")?,
                     longest: line.number("longest")?,
                 }),
                 "vcpu" => counts.vcpus.push(line.by_class("own")?),
@@ -404,6 +440,7 @@ mod tests {
         stretch vcpu=0 length=30 start=0x40201400 end=0x402 vector=0x400 class=0x16 detail=0x84000000\n\
         stretch vcpu=1 length=40 start=0x40201480 end=0x402 vector=0x480 class=0x0 detail=0x0\n\
         entry vector=0x400 class=0x16 detail=0x84000000 count=2 instructions=50 longest=30\n\
+        reason vector=0x400 class=0x16 detail=0x0 count=2 usual=30 longest=30\n\
         vcpu number=0 own=0,0,0,0,400,0\n\
         vcpu number=1 own=0,0,4,9,600,0\n\
         end all=0,0,4,9,1000,0 dropped=0\n";

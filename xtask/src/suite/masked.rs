@@ -75,6 +75,9 @@ fn longest(bench: &Bench, gic: u8) -> Result<String> {
         found.start,
         found.end
     );
+    for reason in &run.counts.reasons {
+        println!("{reason}");
+    }
     Ok(format!(
         "{OPERATIONS} operations, {} instructions at most, after {}",
         found.length, found.entry
