@@ -4,14 +4,14 @@
 #![no_std]
 #![no_main]
 
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use guests::gic::{self, Target};
 use guests::report::Report;
 use guests::smp::{self, number};
 use guests::sysreg::{self, cpu, mask_interrupts, unmask_interrupts};
 use guests::timer::{IMASK, Timer, frequency, microseconds, wait_until};
-use guests::{instruction, interrupt, mrs, msr, println, timer};
+use guests::{instruction, interrupt, machine, mrs, msr, println, timer};
 
 guests::payload!(main);
 
@@ -27,6 +27,9 @@ fn main(report: &mut Report) {
     interrupt::on(Timer::Virtual.intid(), |_| Timer::Virtual.stop());
     gic::enable(WATCHDOG.intid());
     gic::enable(Timer::Virtual.intid());
+    if machine::tree().chosen().bootargs() == Some("bounce") {
+        return bounces(report);
+    }
 
     pending(report);
     many(report);
@@ -175,13 +178,32 @@ static BALL: AtomicU32 = AtomicU32::new(0);
 static STOP: AtomicBool = AtomicBool::new(false);
 static ANSWERED: AtomicU32 = AtomicU32::new(0);
 const BOUNCES: u32 = 500;
+/// How often it is to bounce, and until when.
+static ENOUGH: AtomicU32 = AtomicU32::new(BOUNCES);
+static UNTIL: AtomicU64 = AtomicU64::new(u64::MAX);
+
+/// The two bounce for three seconds: with others on their CPU, which is one, each SEV is for one that may be anywhere.
+fn bounces(report: &mut Report) {
+    let other = smp::others().next().expect("another CPU");
+    smp::start_all();
+    ENOUGH.store(u32::MAX, Ordering::Relaxed);
+    UNTIL.store(timer::now() + microseconds(3_000_000), Ordering::Relaxed);
+    mask_interrupts();
+    smp::post(number(other), bounce, 1);
+    let here = bounce(0);
+    let there = smp::finished(number(other));
+    report.equal("two CPUs bounce by SEV and WFE", (here, there), (0, Some(0)));
+    let times = BALL.load(Ordering::Relaxed);
+    println!("wfi: bounced {times} times");
+    report.holds("they bounce often", times > 20, times);
+}
 
 /// Waits by WFE until the ball is `mine`, passes it on by SEV, until it has bounced enough.
 fn bounce(mine: u64) -> u64 {
     let end = timer::now() + microseconds(8_000_000);
     loop {
         let ball = BALL.load(Ordering::Acquire);
-        if ball >= BOUNCES {
+        if ball >= ENOUGH.load(Ordering::Relaxed) || timer::now() > UNTIL.load(Ordering::Relaxed) {
             instruction!("sev");
             return 0;
         }

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 
 use super::ctl::Run;
 use super::many::{Guest, manifest};
-use super::session::Session;
+use super::session::{Session, said};
 use super::{Bench, Step};
 
 const SECONDS: u64 = 120;
@@ -22,6 +22,8 @@ pub fn steps() -> Vec<Step> {
         steps.push(Step::new(name, move |bench| seen(bench, gic).into()));
         let name = format!("waits/all-end-when-all-trap-gicv{gic}");
         steps.push(Step::new(name, move |bench| all_end(bench, gic).into()));
+        let name = format!("waits/events-pass-on-a-cpu-that-others-share-gicv{gic}");
+        steps.push(Step::new(name, move |bench| bounce(bench, gic).into()));
     }
     steps
 }
@@ -86,4 +88,35 @@ fn all_end(bench: &Bench, gic: &str) -> Result<()> {
     let mut session = Session::start(bench, &args, SECONDS)?;
     session.expect("GUEST-TEST: ok", SECONDS)?;
     session.end_with(0, SECONDS)
+}
+
+/// Two vCPUs send each other events, on one CPU with each other and with a guest that waits for its own: with waits that trap, and
+/// with such that are the hypervisor's choice.
+fn bounce(bench: &Bench, gic: &str) -> Result<()> {
+    bench.machine()?;
+    let two = |wfi| format!("memory = \"16M\"\nvcpus = 2\ncmdline = \"bounce\"\nwfi = \"{wfi}\"");
+    let (trap, auto) = (two("trap"), two("auto"));
+    let guests = [
+        Guest { name: "trap".to_owned(), payload: "wfi", more: &trap },
+        Guest { name: "auto".to_owned(), payload: "wfi", more: &auto },
+        Guest {
+            name: "storm".to_owned(),
+            payload: "storm",
+            more: "memory = \"16M\"\nvcpus = 2\ncmdline = \"storm=wfe\"",
+        },
+    ];
+    let manifest = manifest(bench, "bounce.toml", &guests)?;
+    let args = [&*manifest.to_string_lossy(), "--gic", gic, "--smp", "1"];
+    let mut session = Session::start(bench, &args, SECONDS)?;
+    for name in ["trap", "auto"] {
+        session.says(name, "GUEST-TEST: ", SECONDS)?;
+        let said = said(&session.text(), name);
+        let times = said.split_once("bounced ").and_then(|(_, rest)| rest.split_once(" times"));
+        let times = times.context("it does not say how often")?.0;
+        println!("{name}: {times} events passed on");
+        if !said.contains("GUEST-TEST: ok") {
+            bail!("{name}: events are lost\n{}", session.text());
+        }
+    }
+    session.alive()
 }
