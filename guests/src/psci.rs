@@ -97,6 +97,12 @@ pub fn low(answer: i64) -> i64 {
     i64::from(answer as i32)
 }
 
+/// Whether a function does not come back, in either width, or suspends.
+pub fn ends(function: u32) -> bool {
+    const ENDS: [u32; 10] = [0x1, 0x2, 0x8, 0x9, 0xc, 0xd, 0xe, 0x12, 0x14, 0x15];
+    matches!(function >> 24, 0x84 | 0xc4) && ENDS.contains(&(function & 0xff))
+}
+
 /// `CPU_ON`.
 pub fn cpu_on(target: u64, entry: u64, context: u64) -> i64 {
     call(CPU_ON, [target, entry, context])

@@ -5,7 +5,7 @@
 #![no_main]
 
 use guests::exception::survive;
-use guests::psci::{self, Conduit, VERSION, call_registers, low};
+use guests::psci::{self, Conduit, VERSION, call_registers, ends, low};
 use guests::report::Report;
 use guests::timer::Timer;
 use guests::{gic, instruction, println};
@@ -55,10 +55,4 @@ fn main(report: &mut Report) {
     report.equal("65536 unknown functions are answered alike", answered, 0x1_0000);
     instruction!("isb");
     report.equal("PSCI still answers", low(psci::call(VERSION, [0; 3])), low(version));
-}
-
-/// The functions that do not come back, in either width.
-fn ends(function: u32) -> bool {
-    const ENDS: [u32; 10] = [0x1, 0x2, 0x8, 0x9, 0xc, 0xd, 0xe, 0x12, 0x14, 0x15];
-    matches!(function >> 24, 0x84 | 0xc4) && ENDS.contains(&(function & 0xff))
 }

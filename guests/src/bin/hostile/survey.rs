@@ -8,8 +8,11 @@ use guests::exception::{Caught, survive};
 use guests::machine::{GicAt, machine};
 use guests::mmio::{read8, read16, read32, read64, write8, write16, write32, write64};
 use guests::mmu::{self, Memory};
+use guests::psci::{self, Conduit};
 use guests::report::Report;
 use guests::{code, instruction, mrs, msr, println, smp, uart};
+
+use crate::storm::random::Random;
 
 /// Tries things and counts the answers.
 struct Attempts<'a> {
@@ -54,6 +57,7 @@ pub fn make(report: &mut Report) {
     holes(report);
     jumps(report);
     calls(report);
+    random_calls(report);
     odd_instructions(report);
     returns(report);
     identification(report);
@@ -130,6 +134,38 @@ fn calls(report: &mut Report) {
         }
     }
     attempts.survived(report);
+}
+
+/// Functions and arguments by chance, of which every other one is what some service could have; what SMCCC says is kept is.
+fn random_calls(report: &mut Report) {
+    const CALLS: u32 = 100_000;
+    let mut random = Random::new(CALLS.into(), 0, 0);
+    let (mut made, mut refused, mut lost) = (0, 0, None);
+    while made < CALLS {
+        let function = match random.once_in(2) {
+            true => random.word(),
+            // A kind and an owner, and a small number.
+            false => random.word() & 0xff00_0000 | random.word() & 0xff,
+        };
+        if psci::ends(function) {
+            continue;
+        }
+        let conduit = if random.once_in(2) { Conduit::Hvc } else { Conduit::Smc };
+        let mut x = [0; 18];
+        x.iter_mut().for_each(|x| *x = random.next());
+        x[0] = x[0] & !0xffff_ffff | u64::from(function);
+        // CPU_ON of a CPU that exists would start it somewhere.
+        x[1] |= 1 << 31;
+        let (after, caught) = survive(|| psci::call_registers(conduit, x));
+        let kept = if caught.is_some() { after == x } else { after[4..] == x[4..] };
+        if !kept {
+            lost = lost.or(Some((conduit, x, after)));
+        }
+        made += 1;
+        refused += u32::from(after[0] == u64::MAX);
+    }
+    println!("{made} calls by chance, {refused} of them of functions that nobody knows");
+    report.equal("calls by chance keep x4 to x17", lost, None);
 }
 
 fn odd_instructions(report: &mut Report) {

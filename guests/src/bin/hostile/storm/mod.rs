@@ -2,7 +2,7 @@
 //! made from a seed, so it comes again where time does, too (QEMU's `-icount`).
 
 mod generate;
-mod random;
+pub mod random;
 mod routines;
 mod sandbox;
 
