@@ -38,7 +38,7 @@ impl Wants {
         match name {
             "smp" => Self { vcpus: 4, cpus: 4, ..two },
             // Registers mix when vCPUs share a CPU, so here they do.
-            "fp" | "context" | "secrets" => Self { vcpus: 8, ..two },
+            "fp" | "context" | "secrets" | "victim" => Self { vcpus: 8, ..two },
             "heartbeat" => Self { vcpus: 1, ends: Ends::Quits("heartbeat 2"), ..two },
             "reset" => Self { ends: Ends::Resets, ..two },
             "echo" => Self { ends: Ends::Until("echo> "), ..two },
@@ -52,6 +52,8 @@ impl Wants {
             "backlog" => Self { ends: Ends::Until("SKIP a disk is never done"), ..two },
             // There is no disk; see `host_disks.rs`.
             "diskio" => Self { ends: Ends::Until("SKIP a disk keeps"), ..two },
+            // There is no balloon; see `virtio.rs`.
+            "balloon" => Self { ends: Ends::Until("SKIP memory is given back"), ..two },
             // There is nobody else; see `virtio.rs`.
             "neighbours" => Self { ends: Ends::Until("SKIP others are reached"), ..two },
             "lastoff" => Self { ends: Ends::Until("lastoff: "), ..two },

@@ -3,11 +3,11 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 
 use super::ctl::Run;
 use super::many::{Guest, all_pass, manifest_with};
-use super::session::said;
+use super::session::{Session, said};
 use super::{Bench, Step};
 
 pub fn steps() -> Vec<Step> {
@@ -19,10 +19,36 @@ pub fn steps() -> Vec<Step> {
         let name = format!("virtio/{CROWD}-guests-on-a-switch-gicv{gic}");
         steps.push(Step::new(name, move |bench| crowd(bench, gic).into()));
     }
+    steps.push(Step::new("virtio/memory-is-given-back-under-stores", |bench| {
+        given_back(bench).into()
+    }));
     steps.push(Step::new("virtio/one-is-paused", move |bench| paused(bench).into()));
     let name = "virtio/vlans-and-a-trunk";
     steps.push(Step::new(name, move |bench| trunk(bench).into()));
     steps
+}
+
+/// One guest gives memory back while another CPU of it stores there and a third one reads; a second guest, which gives back too, gets
+/// what was the first one's.
+fn given_back(bench: &Bench) -> Result<()> {
+    let guest = |name: &str, more| Guest { name: name.to_owned(), payload: "balloon", more };
+    let three = "memory = \"16M\"\nballoon = { min = \"2M\" }\nvcpus = 3";
+    let one = "memory = \"16M\"\nballoon = { min = \"2M\" }";
+    let guests = [guest("three", three), guest("one", one)];
+    let manifest = manifest_with(bench, "given-back.toml", "", &guests)?;
+    bench.machine()?;
+    let args = [&*manifest.to_string_lossy(), "--gic", "3", "--smp", "3"];
+    let mut session = Session::start(bench, &args, SECONDS)?;
+    let ended = session.end(SECONDS + 10);
+    let text = session.text();
+    for name in ["three", "one"] {
+        let said = said(&text, name);
+        let times = said.rsplit_once("balloon: ").and_then(|(_, rest)| rest.split_once(" times"));
+        let times = times.map_or("never", |(times, _)| times);
+        println!("{name}: memory is given back and comes again {times} times");
+        ensure!(said.contains("GUEST-TEST: ok") && !said.contains("FAIL "), "{name}\n{text}");
+    }
+    ended.map(drop)
 }
 
 /// How many guests talk with each other.
