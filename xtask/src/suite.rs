@@ -48,6 +48,7 @@ mod parallel;
 mod payloads;
 mod ports;
 mod refusals;
+mod registers;
 mod rpi4;
 mod secrets;
 mod session;

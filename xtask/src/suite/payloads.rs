@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 
 use super::session::Session;
-use super::{Bench, Step};
+use super::{Bench, Step, registers};
 use crate::build;
 
 /// How long a payload may take; some wait for seconds on purpose, and the PC may be busy.
@@ -120,6 +120,9 @@ fn payload(bench: &Bench, name: &str, gic: &str) -> Result<()> {
     let bad: Vec<_> = text.lines().filter(bad).collect();
     if !bad.is_empty() || !text.contains("GUEST-TEST: ok") {
         bail!("{}\n\n{text}", bad.join("\n"));
+    }
+    if name == "sysregs" && !bench.bare {
+        registers::compare(gic, &text)?;
     }
     ended
 }
