@@ -1,0 +1,70 @@
+//! Whole-hypervisor scenarios: faults of stage 2 at which there is nothing to do, or nothing any more.
+
+mod common;
+
+use common::*;
+use plinth::addr::Ipa;
+use plinth::exit::{Exit, FaultSource, StageTwoFault};
+use plinth::machine::fake::{Op, SYNC_VECTOR};
+use plinth::manifest::OnBadAccess;
+use plinth::vgic::GicVersion::V3;
+use plinth::vm::layout;
+
+/// Where nothing is in a guest machine, within its addresses and beyond them.
+const NOTHING: [u64; 3] = [0x2000_0000, 0x3f_ffff_f000, 0xffff_ffff_ffff_ffc0];
+/// Devices: with registers, without (an empty slot), and the interrupt controller.
+const DEVICES: [u64; 4] = [
+    layout::UART.base.raw(),
+    layout::VIRTIO.base.raw() + 0x1000,
+    layout::GICD.base.raw(),
+    layout::GICR.base.raw(),
+];
+
+fn fault(ipa: Option<u64>, far: u64, source: FaultSource, walk: bool) -> StageTwoFault {
+    StageTwoFault { ipa: ipa.map(Ipa::new), far: Some(far), source, walk }
+}
+
+/// Cache maintenance by address that fails: on nothing, on devices, on memory that may only be read (a permission fault comes without
+/// an IPA), and where the bus has refused it.
+fn maintenance() -> Vec<Exit> {
+    let there = |at: &u64| {
+        Exit::Fault(fault(Some(*at & 0xff_ffff_ffff), *at, FaultSource::Maintenance, false))
+    };
+    let mut exits: Vec<_> = NOTHING.iter().chain(&DEVICES).map(there).collect();
+    let read_only = layout::STOLEN_TIME.base.raw();
+    exits.push(Exit::Fault(fault(None, read_only, FaultSource::Maintenance, false)));
+    exits.push(Exit::ExternalAbort(fault(None, NOTHING[0], FaultSource::Maintenance, false)));
+    exits
+}
+
+#[test]
+fn maintenance_where_there_is_nothing_to_maintain_is_skipped_once() {
+    for on_bad_access in [OnBadAccess::Abort, OnBadAccess::Crash] {
+        let mut room = Room::new(V3, 1, &[Guest { on_bad_access, ..guest("one", 1) }]);
+        let mut ops = vec![Op::SetVector(VECTORS)];
+        let exits = maintenance();
+        for (mark, exit) in (0..).zip(&exits) {
+            // If it were skipped twice the mark would be missing; if it were repeated, all that follows.
+            ops.extend([Op::Exit(*exit), Op::Mark(mark)]);
+        }
+        ops.push(psci(SYSTEM_OFF));
+        room.program(0, ENTRY, &ops);
+        room.program(0, VECTORS + SYNC_VECTOR, &[Op::Mark(0xdead), psci(SYSTEM_OFF)]);
+        assert!(room.run(200), "it comes to an end");
+        let marks: Vec<_> = (0..exits.len() as u64).collect();
+        assert_eq!((room.marks(0, 0), room.injected(0, 0)), (marks, vec![]), "{on_bad_access:?}");
+    }
+}
+
+/// The guest's own tables are where nothing is: that is no maintenance any more, and stepping over it would hide it.
+#[test]
+fn maintenance_whose_walk_leads_nowhere_is_an_abort_on_a_write() {
+    // "External abort on translation table walk", level 0; a write, as the manual has it for maintenance.
+    const ABORT: u64 = 0x25 << 26 | 1 << 25 | 1 << 6 | 0b01_0100;
+    let mut room = Room::new(V3, 1, &[guest("one", 1)]);
+    let walk = fault(Some(NOTHING[0]), 0x1000, FaultSource::Maintenance, true);
+    room.program(0, ENTRY, &[Op::SetVector(VECTORS), Op::Exit(Exit::Fault(walk)), Op::Mark(1)]);
+    room.program(0, VECTORS + SYNC_VECTOR, &[Op::Mark(2), psci(SYSTEM_OFF)]);
+    assert!(room.run(100), "it comes to an end");
+    assert_eq!((room.marks(0, 0), room.injected(0, 0)), (vec![2], vec![ABORT]));
+}
