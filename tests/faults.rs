@@ -4,7 +4,7 @@ mod common;
 
 use common::*;
 use plinth::addr::Ipa;
-use plinth::exit::{Exit, FaultSource, StageTwoFault};
+use plinth::exit::{Direction, Exit, FaultSource, Gpr, MmioAccess, StageTwoFault, Width};
 use plinth::machine::fake::{Op, SYNC_VECTOR};
 use plinth::manifest::OnBadAccess;
 use plinth::vgic::GicVersion::V3;
@@ -67,4 +67,57 @@ fn maintenance_whose_walk_leads_nowhere_is_an_abort_on_a_write() {
     room.program(0, VECTORS + SYNC_VECTOR, &[Op::Mark(2), psci(SYSTEM_OFF)]);
     assert!(room.run(100), "it comes to an end");
     assert_eq!((room.marks(0, 0), room.injected(0, 0)), (vec![2], vec![ABORT]));
+}
+
+/// Another vCPU has mapped it by now, or its mapping was being changed: the guest tries again, at the same instruction, and notices nothing.
+#[test]
+fn a_fault_on_what_is_mapped_by_now_is_tried_again() {
+    let at = ENTRY + 0x1800;
+    let data = |write| FaultSource::Data { write };
+    let all = [data(false), data(true), FaultSource::Fetch, FaultSource::Maintenance];
+    let faults = all.map(|source| Exit::Fault(fault(Some(at), at, source, false)));
+    let walks = [data(false), FaultSource::Fetch, FaultSource::Maintenance];
+    let walks = walks.map(|source| Exit::Fault(fault(Some(at), 0x1000, source, true)));
+    let described = [Direction::Read { sign_extend: false, sixty_four: true }, Direction::Write];
+    let described = described.map(|direction| {
+        let (ipa, width, gpr) = (Ipa::new(at), Width::Double, Gpr::new(3));
+        Exit::Mmio(MmioAccess { ipa, far: at, width, direction, gpr, swapped: false })
+    });
+    let exits: Vec<_> = faults.into_iter().chain(walks).chain(described).collect();
+    for on_bad_access in [OnBadAccess::Abort, OnBadAccess::Crash] {
+        let mut room = Room::new(V3, 1, &[Guest { on_bad_access, ..guest("one", 1) }]);
+        room.program(0, ENTRY, &[Op::SetVector(VECTORS), Op::Mov(3, 7)]);
+        room.program(0, VECTORS + SYNC_VECTOR, &[Op::Mark(0xdead), psci(SYSTEM_OFF)]);
+        let ops: Vec<_> = exits.iter().map(|exit| Op::Exit(*exit)).collect();
+        room.program(0, ENTRY + 8, &ops);
+        for (turn, exit) in (0..).zip(&exits) {
+            let tries = room.world.now().0;
+            assert!(!room.run(if turn == 0 { 100 } else { 3 }), "it goes on trying: {exit:?}");
+            assert!(room.world.now().0 > tries + 10);
+            let expected: Vec<u64> = (0..turn).collect();
+            assert_eq!((room.marks(0, 0), room.injected(0, 0)), (expected, vec![]), "{exit:?}");
+            // The access comes through.
+            room.program(0, ENTRY + 8 + 4 * turn, &[Op::Mark(turn)]);
+        }
+        let end = ENTRY + 8 + 4 * exits.len() as u64;
+        room.program(0, end, &[Op::BranchUnless(3, 7, VECTORS + SYNC_VECTOR), psci(SYSTEM_OFF)]);
+        assert!(room.run(100), "it comes to an end");
+        assert_eq!(room.marks(0, 0).len(), exits.len());
+    }
+}
+
+/// What is mapped and does not allow it would be tried for ever.
+#[test]
+fn a_fault_on_what_is_mapped_and_does_not_allow_it_is_an_abort() {
+    let at = layout::STOLEN_TIME.base.raw();
+    let write = FaultSource::Data { write: true };
+    let walk = (FaultSource::Data { write: false }, true);
+    for (source, walk) in [(write, false), (FaultSource::Fetch, false), walk] {
+        let exit = Exit::Fault(fault(Some(at), at, source, walk));
+        let mut room = Room::new(V3, 1, &[guest("one", 1)]);
+        room.program(0, ENTRY, &[Op::SetVector(VECTORS), Op::Exit(exit), Op::Mark(1)]);
+        room.program(0, VECTORS + SYNC_VECTOR, &[Op::Mark(2), psci(SYSTEM_OFF)]);
+        assert!(room.run(100), "it comes to an end: {exit:?}");
+        assert_eq!(room.marks(0, 0), [2], "{exit:?}");
+    }
 }
