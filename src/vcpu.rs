@@ -172,6 +172,8 @@ pub struct Vcpu {
     pub watch_caches: bool,
     /// How much of RAM a cache operation by set/way has cleaned so far, in bytes.
     pub flushed: u64,
+    /// The address of the instruction that it was cleaned for.
+    pub flushed_for: u64,
     /// The EL1 physical timer, which is emulated.
     pub physical_timer: PhysicalTimer,
     /// How often in a row it was found unable to fetch its exception vector.

@@ -136,9 +136,13 @@ impl Vm {
         true
     }
 
-    /// Clean and invalidate the next step of the VM's RAM. Returns whether that was the last one.
+    /// Clean and invalidate the next step of the VM's RAM. Returns whether that was the last one. Who interrupts another
+    /// instruction's flush has one of its own: what was cleaned for that one may be dirty again.
     fn flush_step<M: Machine>(&self, machine: &M, vcpu: &mut Vcpu) -> bool {
         let ram = self.source.ram;
+        if vcpu.flushed_for != vcpu.regs.pc {
+            (vcpu.flushed, vcpu.flushed_for) = (0, vcpu.regs.pc);
+        }
         let step = FLUSH_STEP.min(ram.size().saturating_sub(vcpu.flushed));
         let start = Ipa::new(ram.start().raw() + vcpu.flushed);
         if let Some(region) = Region::new(start, step)
