@@ -121,6 +121,113 @@ fn it_is_closed_while_the_guest_is_off_and_opened_again_when_it_begins_again() {
     assert!(room.hypervisor.vm(ONE).is_none());
 }
 
+/// How a guest is made to lose what it has of its interrupt.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    /// It is taken apart, and built anew.
+    Destroyed,
+    Restarted,
+    /// It does so itself, in its handler.
+    Resets,
+    /// The same, and then it is started again.
+    TurnsItselfOff,
+}
+
+/// Steps each CPU a few times.
+fn go_on(room: &mut Room, rounds: usize) {
+    for _ in 0..rounds {
+        for cpu in room.awake() {
+            room.step(cpu);
+        }
+    }
+}
+
+/// Its interrupt is active, or on its way, and its guest never ends it: the one that comes after gets the next.
+#[test]
+fn who_has_the_device_next_gets_its_interrupt_whatever_became_of_the_last_one() {
+    let all = [End::Destroyed, End::Restarted, End::Resets, End::TurnsItselfOff];
+    for (gic, cpus, end) in
+        BOTH.into_iter().zip([1, 2]).flat_map(|(gic, cpus)| all.map(|end| (gic, cpus, end)))
+    {
+        // It was taken by the guest; it waits in a list register of one that masks it; it waits for one that is held.
+        for state in ["active", "pending", "held"] {
+            let mut room = room(gic, cpus, Ok(vec![device(REGISTERS, INTID)]));
+            let (base, handler) = vectors();
+            let by_itself = match end {
+                End::Resets => psci(SYSTEM_RESET),
+                End::TurnsItselfOff => psci(SYSTEM_OFF),
+                End::Destroyed | End::Restarted => Op::Work(1 << 40),
+            };
+            if state != "active" && matches!(end, End::Resets | End::TurnsItselfOff) {
+                continue;
+            }
+            room.program(0, base, &[Op::Acknowledge, Op::Mark(2), by_itself]);
+            if state == "pending" {
+                room.program(0, LOOP, &[Op::Mask, Op::Work(10), Op::Branch(LOOP)]);
+            }
+            go_on(&mut room, 60);
+            assert_eq!(room.marks(0, 0), [1]);
+            if state == "held" {
+                room.ask(0, |hypervisor, machine| hypervisor.pause(machine, ONE)).unwrap();
+            }
+            room.world.interrupt(plinth::machine::CpuId(cpus - 1), IntId(INTID));
+            go_on(&mut room, 20);
+            assert_eq!(room.took(0, 0).len(), usize::from(state == "active"), "{state}");
+            match end {
+                End::Destroyed => {
+                    room.ask(0, |hypervisor, machine| hypervisor.destroy(machine, ONE)).unwrap();
+                    go_on(&mut room, 30);
+                    assert!(room.hypervisor.vm(ONE).is_none());
+                    room.ask(0, |hypervisor, machine| hypervisor.start_vm(machine, ONE)).unwrap();
+                }
+                End::Restarted => {
+                    let stop = Stop::Restart;
+                    room.ask(0, |hypervisor, machine| hypervisor.stop(machine, ONE, stop)).unwrap();
+                }
+                End::Resets => {}
+                End::TurnsItselfOff => {
+                    assert_eq!(room.vm(0).status(), Status::Stopped(Stop::Off));
+                    room.ask(0, |hypervisor, machine| hypervisor.start_vm(machine, ONE)).unwrap();
+                }
+            }
+            // The next one ends what it takes. It may have another VMID.
+            let next = vmid(&room.vm(0));
+            let enable = |op: u64| Op::Store(gicd(op + 4 * u64::from(INTID / 32)), Width::Word, !0);
+            let route = Op::Store(gicd(0x800 + u64::from(INTID)), Width::Byte, 1);
+            let body = match gic {
+                V2 => [route, enable(0x100), Op::Mark(1), Op::Branch(LOOP)],
+                V3 => [enable(0x80), enable(0x100), Op::Mark(1), Op::Branch(LOOP)],
+            };
+            room.world.program(next, base, &handler);
+            room.world.program(next, ENTRY, &after_prologue(gic, 0, &body));
+            room.world.program(next, LOOP, &wait_loop());
+            let (before, ended) =
+                (seen(&room, Seen::Took(IntId(INTID))), Seen::Deactivated(IntId(INTID)));
+            let begins = |room: &Room| seen(room, Seen::Marked(1)) == 2;
+            for _ in 0..4000 {
+                if begins(&room) {
+                    break;
+                }
+                go_on(&mut room, 1);
+            }
+            assert!(begins(&room), "{end:?} of one that was {state}");
+            assert_eq!(
+                seen(&room, Seen::Took(IntId(INTID))),
+                before,
+                "nothing is left of the last"
+            );
+            for times in 1..3 {
+                let had = seen(&room, ended);
+                room.world.interrupt(plinth::machine::CpuId(0), IntId(INTID));
+                go_on(&mut room, 100);
+                let what = format!("{end:?} of one that was {state}, {gic:?}");
+                assert_eq!(seen(&room, Seen::Took(IntId(INTID))), before + times, "{what}");
+                assert_eq!(seen(&room, ended), had + 1, "{what}");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_device_without_a_place_in_the_guest_machine_is_refused() {
     let ram = 0x4000_0000;

@@ -27,6 +27,7 @@ use crate::vgic::{IntId, Link, ListRegister, ListRegisters, LrState};
 use crate::vm::ptimer::{PhysicalTimer, virtual_count};
 
 pub use guest::{INTID, IRQ_VECTOR, Op, SYNC_VECTOR};
+use world::Line;
 pub use world::{Event, OnPause, Pause, Seen, World};
 
 /// The physical interrupt of the virtual timer.
@@ -146,6 +147,9 @@ impl Scripted {
                 self.timer_active = false;
             } else {
                 self.record(Seen::Deactivated(intid));
+                if let Some(line @ Line::Active) = self.world.assigned.lock().get_mut(&intid) {
+                    *line = Line::Open;
+                }
             }
         }
     }
@@ -185,12 +189,16 @@ impl Scripted {
         if inputs.kicked.swap(false, Ordering::AcqRel) {
             return Some(Interrupt::Kick);
         }
-        if let Some(intid) = inputs.devices.lock().pop_front() {
-            let opened = self.world.opened.lock().contains(&intid);
-            return Some(if opened {
-                Interrupt::Assigned(intid)
-            } else {
-                Interrupt::Device(intid)
+        let mut devices = inputs.devices.lock();
+        let next = self.world.next_of(&devices).and_then(|place| devices.remove(place));
+        drop(devices);
+        if let Some(intid) = next {
+            return Some(match self.world.assigned.lock().get_mut(&intid) {
+                Some(line) => {
+                    *line = Line::Active;
+                    Interrupt::Assigned(intid)
+                }
+                None => Interrupt::Device(intid),
             });
         }
         if self.timer_fires() {
@@ -359,12 +367,20 @@ impl Machine for Scripted {
     }
 
     fn open_interrupt(&mut self, interrupt: WiredInterrupt) {
-        self.world.opened.lock().insert(interrupt.intid);
+        let mut assigned = self.world.assigned.lock();
+        let line = assigned.entry(interrupt.intid).or_insert(Line::Open);
+        if *line == Line::Closed {
+            *line = Line::Open; // one that was left active stays so
+        }
+        drop(assigned);
         self.record(Seen::Opened(interrupt.intid, true));
     }
 
     fn close_interrupt(&mut self, intid: IntId) {
-        self.world.opened.lock().remove(&intid);
+        self.world.assigned.lock().insert(intid, Line::Closed);
+        for inputs in &self.world.inputs {
+            inputs.devices.lock().retain(|asserted| *asserted != intid);
+        }
         self.record(Seen::Opened(intid, false));
     }
 

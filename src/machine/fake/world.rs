@@ -1,7 +1,7 @@
 //! The world around scripted CPUs: time, interrupt inputs, the guests' programs, the record.
 
 use alloc::boxed::Box;
-use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -50,6 +50,16 @@ pub struct Event {
     pub seen: Seen,
 }
 
+/// The interrupt of a VM's own device.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Line {
+    /// It is not let through.
+    Closed,
+    Open,
+    /// It was taken, and nobody has deactivated it yet: it does not come again before.
+    Active,
+}
+
 /// A CPU's interrupt inputs from outside.
 #[derive(Default)]
 pub(super) struct Inputs {
@@ -76,8 +86,8 @@ pub struct World {
     pub(super) inputs: Box<[Inputs]>,
     pub(super) programs: TicketMutex<BTreeMap<(u8, u64), Op>>,
     pub(super) record: TicketMutex<Vec<Event>>,
-    /// The interrupts of VMs' own devices that are let through.
-    pub(super) opened: TicketMutex<BTreeSet<IntId>>,
+    /// The interrupts of VMs' own devices.
+    pub(super) assigned: TicketMutex<BTreeMap<IntId, Line>>,
     pub(super) forgets_levels: AtomicBool,
     pub(super) on_pause: Box<OnPause>,
 }
@@ -90,7 +100,7 @@ impl World {
             inputs: (0..cpus).map(|_| Inputs::default()).collect(),
             programs: TicketMutex::default(),
             record: TicketMutex::default(),
-            opened: TicketMutex::default(),
+            assigned: TicketMutex::default(),
             forgets_levels: AtomicBool::new(false),
             on_pause,
         })
@@ -126,7 +136,14 @@ impl World {
     /// Whether another CPU or a device wants something of a CPU.
     pub fn wanted(&self, cpu: CpuId) -> bool {
         let inputs = &self.inputs[cpu.index()];
-        inputs.kicked.load(Ordering::Relaxed) || !inputs.devices.lock().is_empty()
+        inputs.kicked.load(Ordering::Relaxed) || self.next_of(&inputs.devices.lock()).is_some()
+    }
+
+    /// The place of the first interrupt that comes through: it is not one of a VM's own device that is active, or not let through.
+    pub(super) fn next_of(&self, asserted: &VecDeque<IntId>) -> Option<usize> {
+        let assigned = self.assigned.lock();
+        let comes = |intid: &IntId| matches!(assigned.get(intid), None | Some(Line::Open));
+        asserted.iter().position(comes)
     }
 
     /// What was seen so far.
