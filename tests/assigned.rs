@@ -228,6 +228,59 @@ fn who_has_the_device_next_gets_its_interrupt_whatever_became_of_the_last_one() 
     }
 }
 
+/// A guest that writes whatever it likes to its interrupt controller: what is let through physically does not change, nor is
+/// anything deactivated, nor does another guest's interrupt come to it.
+#[test]
+fn what_a_guest_enables_is_its_own_affair() {
+    for gic in BOTH {
+        let mut room = room(gic, 1, Ok(vec![device(REGISTERS, INTID)]));
+        // Enables, pending and active states, priorities, targets, triggers: set, cleared, and all of them once more.
+        let writes = |at: std::ops::Range<u64>, value: u64| {
+            at.step_by(4).map(move |at| Op::Store(gicd(at), Width::Word, value))
+        };
+        let mut ops = vec![Op::SetVector(VECTORS), Op::Store(gicd(0), Width::Word, 3)];
+        for value in [!0, 0, 0x0101_0101, !0] {
+            ops.extend(writes(0x80..0xd00, value));
+        }
+        // In the end all are enabled, pending, and come to this vCPU.
+        for (at, value) in [(0x80..0x200, !0), (0x280..0x400, !0), (0x800..0x900, 0x0101_0101)] {
+            ops.extend(writes(at, value));
+        }
+        ops.extend(writes(0x100..0x120, !0).chain(writes(0x200..0x220, !0)));
+        ops.extend([Op::Mark(4), Op::Unmask, Op::Branch(LOOP)]);
+        let (base, _) = vectors();
+        let (end, at) = ([Op::Acknowledge, Op::EndOfInterrupt, Op::Eret], 0x4028_0000);
+        room.program(1, ENTRY, &[Op::Branch(at)]).program(1, at, &ops);
+        room.program(1, base, &end).program(1, LOOP, &wait_loop());
+        for _ in 0..5000 {
+            if !room.marks(1, 0).is_empty() {
+                break;
+            }
+            room.step(0);
+        }
+        go_on(&mut room, 300);
+        assert_eq!(room.marks(1, 0), [4]);
+        let changes = room.world.record().into_iter().filter_map(|event| match event.seen {
+            Seen::Opened(intid, open) => Some((intid, open)),
+            _ => None,
+        });
+        assert_eq!(changes.collect::<Vec<_>>(), [(IntId(INTID), true)], "by its owner's loading");
+        // It has made them all pending itself, that one among others, and has ended them.
+        assert!(room.took(1, 0).contains(&INTID));
+        assert_eq!(
+            seen(&room, Seen::Deactivated(IntId(INTID))),
+            0,
+            "which is not the physical one"
+        );
+        let others = room.took(1, 0).len();
+        room.world.interrupt(plinth::machine::CpuId(0), IntId(INTID));
+        go_on(&mut room, 100);
+        assert_eq!(room.took(0, 0), [INTID]);
+        assert_eq!(room.took(1, 0).len(), others);
+        assert_eq!(seen(&room, Seen::Deactivated(IntId(INTID))), 1);
+    }
+}
+
 #[test]
 fn a_device_without_a_place_in_the_guest_machine_is_refused() {
     let ram = 0x4000_0000;
