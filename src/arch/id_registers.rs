@@ -1,13 +1,37 @@
 //! What this CPU's ID registers say, for [`IdRegs`].
 
+use alloc::vec::Vec;
 use core::arch::asm;
 
-use crate::vm::idregs::{IdFacts, IdRegs};
+use spin::mutex::TicketMutex;
+
+use crate::machine::CpuId;
+use crate::memory::PaRange;
+use crate::vm::idregs::{CpuIds, IdFacts, IdRegs};
 use crate::vm::sysreg::{SysReg, names};
 
-/// The ID registers of a guest on this CPU.
+/// Those of each CPU that runs, in the order in which they came.
+static CPUS: TicketMutex<Vec<CpuIds>> = TicketMutex::new(Vec::new());
+
+/// Note those of this CPU, before guests are built.
+pub fn note(cpu: CpuId) {
+    let ids = CpuIds::read(cpu, raw);
+    CPUS.lock().push(ids);
+}
+
+/// The ID registers of a guest, when all CPUs have come that will. Where they differ, the log says so.
 pub fn for_guests(facts: &IdFacts) -> IdRegs {
-    IdRegs::new(facts, raw)
+    let (shown, less) = IdRegs::common(facts, &CPUS.lock());
+    for less in less {
+        log::warn!("{less}");
+    }
+    shown
+}
+
+/// How many physical address bits all of them have.
+pub fn pa_range() -> PaRange {
+    let least = CPUS.lock().iter().map(CpuIds::pa_range).min();
+    least.unwrap_or(PaRange::Bits32)
 }
 
 /// What this CPU has in `reg`; 0 for one that guests learn nothing of.

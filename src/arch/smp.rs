@@ -10,7 +10,7 @@ use aarch64_cpu::asm;
 
 use super::maintenance::Upkeep;
 use super::this_cpu::ThisCpu;
-use super::{boot, errata, mitigation, mmu, percpu, power, timer, traps};
+use super::{boot, errata, id_registers, mitigation, mmu, percpu, power, timer, traps};
 use crate::addr::{PAGE_SIZE, PhysAddr, Region};
 use crate::machine::CpuId;
 use crate::memory::Maintenance;
@@ -201,6 +201,7 @@ extern "C" fn plinth_secondary_main(boot: &'static SecondaryBoot) -> ! {
     percpu::install(boot.id, (boot.stack_bottom, boot.stack_top), boot.emergency_top);
     traps::init();
     mitigation::apply(boot.id, boot.board, errata::apply(boot.board));
+    id_registers::note(boot.id);
     let machine = ThisCpu::new(boot.id, boot.board);
     boot.state.store(READY, Ordering::Release);
     super::start::run(machine)

@@ -14,7 +14,8 @@ use super::mmu::{AddressSpace, Use};
 use super::power::{self, Verdict};
 use super::this_cpu::ThisCpu;
 use super::{
-    boot, errata, heap, host, mitigation, monitor, percpu, provoke, smp, supply, timer, traps,
+    boot, errata, heap, host, id_registers, mitigation, monitor, percpu, provoke, smp, supply,
+    timer, traps,
 };
 use crate::addr::{PAGE_SIZE, PhysAddr, Region};
 use crate::console::{self, Settings};
@@ -64,6 +65,7 @@ extern "C" fn plinth_main(tree: u64) -> ! {
 
     let (board, tree) = read_board(tree);
     mitigation::apply(CpuId(0), board, errata::apply(board));
+    id_registers::note(CpuId(0));
     start_console(board);
     log::info!("{} on {}, {} CPUs", env!("CARGO_PKG_VERSION"), board.model, board.cpus.len());
     power_from_tree(board.psci, board.watchdog);

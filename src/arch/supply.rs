@@ -26,12 +26,12 @@ use crate::virtio::net::lan::Lan;
 use crate::vm::create::Host;
 use crate::vm::idregs::IdFacts;
 
-/// `VTCR_EL2` of every stage 2 on this machine.
+/// `VTCR_EL2` of a stage 2 on this CPU: the empty one's.
 pub fn vtcr() -> u64 {
     geometry().vtcr().get()
 }
 
-/// The shape of every stage 2 on this machine.
+/// The shape of a stage 2 on this CPU.
 pub fn geometry() -> Geometry {
     let range = ID_AA64MMFR0_EL1.read(ID_AA64MMFR0_EL1::PARange);
     Geometry::for_machine(PaRange::from_field(range))
@@ -83,7 +83,8 @@ pub fn stock(
     };
     let outside = Outside::of(&manifest, || host::find(machine, &mut frames, tree));
     let allotment = host::allot(machine, &mut frames, tree, &manifest, frequency);
-    let geometry = geometry();
+    // On whichever CPU a guest is.
+    let geometry = Geometry::for_machine(id_registers::pa_range());
     let host = Host {
         gic_version,
         gicv,

@@ -9,8 +9,14 @@
 //! Not listed though stateless: `WFxT` (its timeout would need a timer when `WFET` traps), BTI (emulating an
 //! instruction would have to clear `PSTATE.BTYPE`), TME, LS64, MOPS and XS (`HCRX_EL2` is not programmed).
 //!
+//! Where a machine has CPUs of several kinds, that is what the least of them has (`cpus`): a guest may run on any.
+//!
 //! AArch32 is not offered, so its ID registers read as zero. An encoding of the ID space that this file
 //! does not know reads as zero too, as the architecture asks of unallocated ones.
+
+mod cpus;
+
+pub use cpus::{CpuIds, Less};
 
 use super::sysreg::SysReg;
 use super::sysreg::names::{
