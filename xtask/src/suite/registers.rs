@@ -21,7 +21,7 @@ pub fn compare(gic: &str, text: &str) -> Result<()> {
     let lines = text.lines().filter_map(|line| line.trim_end().strip_prefix(PREFIX));
     let lines: Vec<_> = lines.collect();
     let found: BTreeSet<_> = lines.iter().copied().collect();
-    let path = paths::target().join(format!("xtask/registers-gicv{gic}.txt"));
+    let path = paths::work().join(format!("registers-gicv{gic}.txt"));
     paths::write_if_changed(&path, (lines.join("\n") + "\n").as_bytes())?;
     let more: Vec<_> = found.difference(&known).collect();
     let less: Vec<_> = known.difference(&found).collect();

@@ -387,7 +387,7 @@ fn loader() -> Vec<u8> {
 
 fn all(bench: &Bench) -> Result<()> {
     bench.machine()?;
-    let folder = paths::target().join("xtask/trees");
+    let folder = paths::work().join("trees");
     let files = Files::new(bench, &folder)?;
     let one = |case: &Case| {
         let ended = end(case, &files, &folder);
