@@ -91,6 +91,9 @@ fn a_failed_cpu_and_disabled_memory_are_left_out() {
     set(&mut tree, "/cpus/cpu@1", "status", "disabled");
     set(&mut tree, "/cpus/cpu@2", "status", "fail-sss");
     set(&mut tree, "/memory@0", "status", "disabled");
+    // The bundle was in it.
+    at(&mut tree, "/chosen").remove_property("linux,initrd-start");
+    at(&mut tree, "/chosen").remove_property("linux,initrd-end");
     let board = read(&tree).unwrap();
     assert_eq!(board.cpus.iter().map(|cpu| cpu.mpidr).collect::<Vec<_>>(), [0, 1, 3]);
     assert_eq!(board.memory, [region(0x1_0000_0000, 0x8000_0000)]);
