@@ -43,6 +43,12 @@ mod crc32;
 pub mod device;
 pub mod exit;
 pub mod firmware;
+#[cfg(all(debug_assertions, not(target_os = "none")))]
+#[path = "memory/ghost.rs"]
+mod ghost;
+#[cfg(any(not(debug_assertions), target_os = "none"))]
+#[path = "memory/no_ghost.rs"]
+mod ghost;
 pub mod host;
 pub mod hypervisor;
 pub mod machine;

@@ -20,6 +20,7 @@ use super::elastic::UNIT;
 use super::maintenance::Maintenance;
 use super::phys::{self, Ram};
 use crate::addr::{PAGE_SIZE, PhysAddr, Region};
+use crate::ghost;
 
 /// Holds whatever its last owner wrote.
 #[derive(Debug)]
@@ -348,13 +349,16 @@ impl FramePool {
     fn take(&mut self, order: u8) -> Option<Run> {
         let number = self.free.alloc(1 << order)?;
         self.free_frames -= 1 << order;
-        Some(Run { start: PhysAddr::new(number as u64 * PAGE_SIZE), order })
+        let run = Run { start: PhysAddr::new(number as u64 * PAGE_SIZE), order };
+        ghost::take(run.region());
+        Some(run)
     }
 
     pub(super) fn give_back(&mut self, run: Run) {
         // A block can span two regions that touch, so ask for its ends.
         let ours = |at| self.ram.iter().any(|region| region.contains(at));
         assert!(ours(run.start) && ours(run.region().last()), "freed to another pool: {run:?}");
+        ghost::give_back(run.region());
         self.free.dealloc(frame_number(run.start), 1 << run.order);
         self.free_frames += 1 << run.order;
         self.given_back = self.given_back.wrapping_add(1);

@@ -24,7 +24,7 @@ use spin::mutex::SpinMutex;
 
 use super::maintenance::Maintenance;
 use crate::addr::{PhysAddr, Region};
-use crate::copy;
+use crate::{copy, ghost};
 
 const _: () = assert!(size_of::<usize>() == size_of::<u64>(), "an address is a pointer value");
 
@@ -65,7 +65,9 @@ impl Ram {
             return None;
         }
         KEPT.lock().push(Kept(start));
-        Region::new(PhysAddr::new(start.expose_provenance() as u64), size).map(Self)
+        let ram = Region::new(PhysAddr::new(start.expose_provenance() as u64), size)?;
+        ghost::add(ram);
+        Some(Self(ram))
     }
 
     /// RAM that does not exist, for tests of arithmetic that never touch it.

@@ -29,7 +29,7 @@ use self::table::{Changes, Split, Table};
 use super::frames::{Block, Dirty, FramePool};
 use super::maintenance::{Maintenance, Vttbr};
 use crate::addr::{Ipa, PAGE_SIZE, PhysAddr, Region};
-use crate::speculation;
+use crate::{ghost, speculation};
 
 /// Where tables come from and go to.
 pub trait TableFrames {
@@ -41,7 +41,9 @@ pub trait TableFrames {
 
 impl TableFrames for FramePool {
     fn allocate(&mut self, order: u8) -> Option<Block<Dirty>> {
-        self.allocate_block(order)
+        let block = self.allocate_block(order)?;
+        ghost::make_table(block.region());
+        Some(block)
     }
 
     fn free(&mut self, block: Block<Dirty>) {
@@ -132,6 +134,7 @@ impl Stage2 {
     pub fn tear_down(self, cpu: &impl Maintenance) -> Teardown {
         // Nobody walks these tables any more. What walks have left in TLBs goes first, so nothing needs unmapping.
         cpu.invalidate_vm(self.vttbr());
+        self.watch(&self.geometry.ipas(), ghost::unmap);
         let table = self.table();
         Teardown::new(self.root, table, self.vmid)
     }
@@ -204,6 +207,7 @@ impl Stage2 {
         }
         if self.table().fill(&ipas, to, tables, cpu).is_ok() {
             cpu.publish_descriptors();
+            self.watch(&ipas, ghost::map);
             return Ok(());
         }
         // Nothing was mapped in there before, so all that is there now has to go. The table for which
@@ -221,6 +225,7 @@ impl Stage2 {
     ) -> Result<(), MapError> {
         self.check(&ipas)?;
         self.split(&ipas, |_| true, tables, cpu)?;
+        self.watch(&ipas, ghost::unmap);
         self.remove(&ipas, tables, cpu);
         Ok(())
     }
@@ -239,6 +244,22 @@ impl Stage2 {
         self.table().protect(&ipas, perms, &mut changes, cpu);
         changes.finish(self.vttbr(), tables, cpu);
         Ok(())
+    }
+
+    /// Where tests run, what becomes of the frames that are mapped in `ipas` is written down: see `ghost.rs`.
+    fn watch(&self, ipas: &Region<Ipa>, becomes: fn(Region<PhysAddr>, PhysAddr)) {
+        let mut left = Some(*ipas).filter(|_| ghost::WATCHES);
+        while let Some(rest) = left
+            && let Some(leaf) = self.first_leaf(&rest)
+        {
+            let Mapping { pa, memory, .. } = leaf.mapping;
+            if memory == MemoryType::Ram
+                && let Some(frames) = Region::new(pa, leaf.ipas.size())
+            {
+                becomes(frames, self.root.region().start());
+            }
+            left = leaf.ipas.end().and_then(|end| Region::new(end, rest.end()?.offset_from(end)?));
+        }
     }
 
     fn table(&self) -> Table {

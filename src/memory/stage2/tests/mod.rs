@@ -4,6 +4,8 @@ mod changes;
 mod checker;
 mod exhaustive;
 mod model;
+#[cfg(debug_assertions)]
+mod owners;
 mod refusals;
 
 use core::cell::RefCell;
