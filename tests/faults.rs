@@ -6,6 +6,7 @@ use common::*;
 use plinth::addr::Ipa;
 use plinth::exit::{Direction, Exit, FaultSource, Gpr, MmioAccess, StageTwoFault, Width};
 use plinth::machine::fake::{Op, SYNC_VECTOR};
+use plinth::machine::{El1Register, Machine};
 use plinth::manifest::OnBadAccess;
 use plinth::vgic::GicVersion::V3;
 use plinth::vm::layout;
@@ -119,5 +120,29 @@ fn a_fault_on_what_is_mapped_and_does_not_allow_it_is_an_abort() {
         room.program(0, VECTORS + SYNC_VECTOR, &[Op::Mark(2), psci(SYSTEM_OFF)]);
         assert!(room.run(100), "it comes to an end: {exit:?}");
         assert_eq!(room.marks(0, 0), [2], "{exit:?}");
+    }
+}
+
+/// The bus has refused it: there is nothing to be tried again, wherever it was.
+#[test]
+fn an_access_that_the_bus_refuses_is_an_abort_at_its_instruction() {
+    const WNR: u64 = 1 << 6;
+    let data = |write| FaultSource::Data { write };
+    let data_abort = 0x25 << 26 | 1 << 25;
+    for (source, walk, syndrome) in [
+        (data(false), false, data_abort | 0b01_0000),
+        (data(true), false, data_abort | WNR | 0b01_0000),
+        (data(false), true, data_abort | 0b01_0100),
+        (FaultSource::Fetch, false, 0x21 << 26 | 1 << 25 | 0b01_0000),
+    ] {
+        let exit = Exit::ExternalAbort(fault(None, ENTRY, source, walk));
+        let mut room = Room::new(V3, 1, &[guest("one", 1)]);
+        room.program(0, ENTRY, &[Op::SetVector(VECTORS), Op::Exit(exit), Op::Mark(1)]);
+        let spin = VECTORS + SYNC_VECTOR + 4;
+        room.program(0, VECTORS + SYNC_VECTOR, &[Op::Mark(2), Op::Branch(spin)]);
+        assert!(!room.run(100));
+        assert_eq!((room.marks(0, 0), room.injected(0, 0)), (vec![2], vec![syndrome]), "{exit:?}");
+        let elr = room.cpus[0].machine().read_el1(El1Register::Elr);
+        assert_eq!(elr, ENTRY + 4, "where it was");
     }
 }

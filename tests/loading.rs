@@ -7,7 +7,9 @@ use std::sync::{Arc, OnceLock};
 
 use common::*;
 use plinth::hypervisor::Refusal;
+use plinth::machine::Machine;
 use plinth::machine::fake::{Op, Pause, Seen, World};
+use plinth::memory::Operation;
 use plinth::sched::VmId;
 use plinth::time::Ticks;
 use plinth::vgic::GicVersion::{V2, V3};
@@ -232,4 +234,30 @@ fn what_is_wrong_with_the_first_bytes_is_said_at_once() {
     let refused = room.ask(0, |hypervisor, machine| hypervisor.start_vm(machine, VmId(1)));
     let Err(Refusal::Create(error)) = refused else { panic!("{refused:?}") };
     assert!(error.to_string().contains("cpio"), "{error}");
+}
+
+/// The guest begins with its caches off, and with what its CPU has fetched there before.
+#[test]
+fn what_is_loaded_is_cleaned_and_then_instructions_are_forgotten() {
+    let mut room = Room::new(V3, 1, &[guest("one", 1)]);
+    room.program(0, ENTRY, &[Op::Mark(1), Op::Wfi]);
+    let mut all = vec![];
+    while room.marks(0, 0).is_empty() {
+        room.step(0);
+        all.extend(room.cpus[0].machine().upkeep().take());
+    }
+    let forgotten = all.iter().position(|it| *it == Operation::InvalidateInstructions);
+    let forgotten = forgotten.expect("code has come there");
+    let cleaned = |it: &Operation| match it {
+        Operation::CleanInvalidateToPoc(region) => Some(*region),
+        _ => None,
+    };
+    assert!(all[forgotten..].iter().all(|it| cleaned(it).is_none()), "that is the last of it");
+    // All of RAM when it was zeroed, and once more where something was written: the kernel's bytes, and the tree's.
+    let cleaned: Vec<_> = all.iter().filter_map(cleaned).collect();
+    let again = |at: usize| cleaned[..at].iter().any(|before| before.contains_region(&cleaned[at]));
+    let written: Vec<_> = (0..cleaned.len()).filter(|at| again(*at)).collect();
+    let sizes: Vec<_> = written.iter().map(|at| cleaned[*at].size()).collect();
+    assert!(sizes.contains(&64), "the kernel: {sizes:?}");
+    assert!(sizes.iter().any(|size| (1000..65536).contains(size)), "the tree: {sizes:?}");
 }
