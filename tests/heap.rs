@@ -437,6 +437,28 @@ fn with_less_heap_a_vm_is_refused_and_with_enough_it_is_made() {
     assert!(bench.load(ONE));
 }
 
+#[test]
+fn a_vm_gets_the_memory_of_one_that_is_being_taken_apart() {
+    let shape = Shape { others: 1, ..SMALLEST };
+    let has_room = |mib: &u64| Bench::with_memory(&shape, mib << 20).create(ONE).is_ok();
+    let mib = (1..200).find(has_room).unwrap();
+    for steps in 0..8 {
+        let mut bench = Bench::with_memory(&shape, mib << 20);
+        bench.create(ONE).unwrap();
+        let refused = bench.create(VmId(1)).unwrap_err();
+        assert!(matches!(refused, Refusal::Create(_)), "there is room for one: {refused}");
+        bench.hypervisor.destroy(&mut bench.machine, ONE).unwrap();
+        // An interrupt waits, so that is left off after each step.
+        bench.machine.kick(CpuId(0));
+        for _ in 0..steps {
+            bench.hypervisor.reap(&mut bench.machine);
+        }
+        let made = bench.create(VmId(1));
+        assert!(made.is_ok(), "after {steps} steps: {made:?}");
+        assert!(!bench.hypervisor.reap(&mut bench.machine), "nothing is left");
+    }
+}
+
 /// Whether an allocation succeeds: one of those does not whose callers can do without, as they say by `try_reserve`.
 fn all_but_one() -> bool {
     if std::thread::panicking() || !Backtrace::force_capture().to_string().contains("try_reserve") {

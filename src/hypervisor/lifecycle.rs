@@ -151,7 +151,12 @@ impl Hypervisor {
             return Err(Refusal::Stopping);
         }
         let now = machine.now();
-        let mut vm = stock.create(id, now, machine.upkeep()).ok_or(Refusal::NoSuchVm)??;
+        let mut built = stock.create(id, now, machine.upkeep()).ok_or(Refusal::NoSuchVm)?;
+        // What it lacks may be what another one had that is being taken apart.
+        if built.is_err() && self.finish_taking_apart(machine, &mut stock) {
+            built = stock.create(id, now, machine.upkeep()).ok_or(Refusal::NoSuchVm)?;
+        }
+        let mut vm = built?;
         if !self.population.join() {
             stock.discard(*vm, machine.upkeep());
             return Err(Refusal::Finished);

@@ -71,6 +71,25 @@ impl Hypervisor {
         }
     }
 
+    /// Take apart at one go what [`reap`](Self::reap) takes apart in steps. Returns false where there was nothing.
+    pub(super) fn finish_taking_apart<M: Machine>(&self, machine: &M, stock: &mut Stock) -> bool {
+        let mut some = false;
+        loop {
+            match stock.clear() {
+                Cleared::Some => {}
+                Cleared::All(name) => {
+                    self.doomed_count.fetch_sub(1, Ordering::Release);
+                    log::info!("{name}: destroyed");
+                }
+                Cleared::Nothing => match self.next_doomed() {
+                    Some(vm) => stock.take_apart(vm, machine.upkeep()),
+                    None => return some,
+                },
+            }
+            some = true;
+        }
+    }
+
     /// A VM that was buried and that nobody holds any more.
     fn next_doomed(&self) -> Option<Vm> {
         let mut doomed = self.doomed.lock();
