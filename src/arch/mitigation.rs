@@ -44,12 +44,13 @@ pub fn apply(cpu: CpuId, board: &Board, stores_in_order: bool) {
     DECIDED.lock().push((cpu, decision));
 }
 
-/// Say in the log what was decided.
+/// Say in the log what was decided, and which errata are seen to.
 pub fn report() {
     for line in mitigation::lines(&DECIDED.lock()) {
         let level = if line.is_open() { log::Level::Warn } else { log::Level::Info };
         log::log!(level, "{line}");
     }
+    mitigation::errata(&DECIDED.lock()).iter().for_each(|line| log::info!("{line}"));
 }
 
 /// What guests are told, when all CPUs have come that will.

@@ -63,6 +63,16 @@ impl Core {
         Self(midr)
     }
 
+    /// Whether it is Arm's own with this part number.
+    pub(super) const fn is_arms(self, part: u64) -> bool {
+        self.0 >> 24 & 0xff == ARM && self.0 >> 4 & 0xfff == part
+    }
+
+    /// The first number of a revision.
+    pub(super) const fn variant(self) -> u64 {
+        self.0 >> 20 & 0xf
+    }
+
     fn known(self) -> Option<(&'static str, Predictor)> {
         let (implementer, part) = (self.0 >> 24 & 0xff, self.0 >> 4 & 0xfff);
         let mut known = CORES.iter();
@@ -79,8 +89,7 @@ impl fmt::Display for Core {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.known() {
             Some((name, _)) => {
-                let (variant, revision) = (self.0 >> 20 & 0xf, self.0 & 0xf);
-                write!(f, "{name} r{variant}p{revision}")
+                write!(f, "{name} r{}p{}", self.variant(), self.0 & 0xf)
             }
             None => write!(f, "MIDR {:#x}", self.0),
         }

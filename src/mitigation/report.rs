@@ -36,15 +36,7 @@ pub fn lines(decisions: &[(CpuId, Decision)]) -> Vec<Line> {
 impl fmt::Display for Line {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Decision { core, branch_target, branch_history, store_bypass, entry } = self.decision;
-        f.write_str("CPU ")?;
-        for (index, run) in self.cpus.chunk_by(|one, next| one.0 + 1 == next.0).enumerate() {
-            let comma = if index > 0 { "," } else { "" };
-            match run {
-                [one] => write!(f, "{comma}{}", one.0)?,
-                [first, .., last] => write!(f, "{comma}{}-{}", first.0, last.0)?,
-                [] => {}
-            }
-        }
+        write_cpus(f, &self.cpus)?;
         write!(f, ": {core}: ")?;
         let of = [
             ("Spectre-v2", branch_target),
@@ -68,6 +60,20 @@ impl fmt::Display for Line {
         }
         Ok(())
     }
+}
+
+/// Which CPUs: `CPU 0-3,8`.
+pub(super) fn write_cpus(f: &mut fmt::Formatter<'_>, cpus: &[CpuId]) -> fmt::Result {
+    f.write_str("CPU ")?;
+    for (index, run) in cpus.chunk_by(|one, next| one.0 + 1 == next.0).enumerate() {
+        let comma = if index > 0 { "," } else { "" };
+        match run {
+            [one] => write!(f, "{comma}{}", one.0)?,
+            [first, .., last] => write!(f, "{comma}{}-{}", first.0, last.0)?,
+            [] => {}
+        }
+    }
+    Ok(())
 }
 
 fn state(f: &mut fmt::Formatter<'_>, state: State, entry: Entry) -> fmt::Result {

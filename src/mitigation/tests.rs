@@ -309,3 +309,21 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn each_kind_of_cpu_has_a_line_with_its_errata() {
+    let kinds = [A72_R0P3, A53, A72_R0P3, A57, A72_R1P0, N1, UNKNOWN];
+    let decisions: Vec<_> =
+        (0..).map(CpuId).zip(kinds.map(|kind| decide(&kind, &TF_A, false))).collect();
+    let said: Vec<_> = errata(&decisions).iter().map(ToString::to_string).collect();
+    let (order, unused) = ("by the order of a switch", "without AArch32 at EL1");
+    let both = format!("1319367 {order}, 853709 {unused}");
+    assert_eq!(
+        said,
+        [
+            format!("CPU 0,2: Cortex-A72 r0p3: errata {both}, 859971 by CPUACTLR_EL1"),
+            format!("CPU 3: Cortex-A57 r1p0: errata 1319537 {order}, 852523 {unused}"),
+            format!("CPU 4: Cortex-A72 r1p0: errata {both}"),
+        ]
+    );
+}

@@ -100,6 +100,9 @@ fn called(bench: &Bench, case: &Case) -> Result<()> {
     if !text.contains(case.log) {
         bail!("the log does not say `{}`\n\n{text}", case.log);
     }
+    if !text.contains("Cortex-A72 r0p3: errata 1319367 ") {
+        bail!("the log does not say which errata are seen to\n\n{text}");
+    }
     // Once for each CPU, when there is something to call.
     let calls = if case.offered & 0b010 == 0 { 0 } else { 2 };
     let wanted = format!("FIRMWARE: calls of workaround 2: {calls}");
