@@ -7,17 +7,19 @@ use std::cell::RefCell;
 
 use common::*;
 use plinth::cpu::Step;
-use plinth::exit::Exit;
+use plinth::exit::{Exit, Width};
 use plinth::host::allotment::Allotment;
 use plinth::hypervisor::{Hypervisor, Refusal};
-use plinth::machine::CpuId;
-use plinth::machine::fake::{Op, Scripted, Seen};
+use plinth::machine::fake::{Op, Scripted, Seen, World};
+use plinth::machine::{CpuId, Machine};
 use plinth::manifest::{MachineConfig, OnCrash, OnReboot, WhenIdle};
+use plinth::memory::{Uncached, Vmids};
 use plinth::sched::VmId;
 use plinth::time::Ticks;
+use plinth::vcpu::{Vcpu, VcpuId};
 use plinth::vgic::GicVersion::{V2, V3};
 use plinth::vgic::IntId;
-use plinth::vm::{Status, Stop};
+use plinth::vm::{Next, Sequel, Status, Stop};
 use proptest::prelude::*;
 
 const ONE: VmId = VmId(0);
@@ -354,4 +356,58 @@ proptest! {
         let whole = 2 * (RAM + (128 << 10));
         prop_assert_eq!(room.hypervisor.memory().free, whole);
     }
+}
+
+/// A VM's second vCPU goes on while the first one is taken off, as long as its CPU has not looked: what it writes to the other's
+/// redistributor stays there.
+#[test]
+fn a_redistributor_is_there_and_the_same_until_the_last_vcpu_is_off() {
+    const PRIORITIES: u64 = 0x414;
+    let (mut frames, mut vmids) = (pool(2 * RAM), Vmids::new());
+    let manifest = bundle(&[guest("one", 2)]);
+    let host = host(V3, 2);
+    let (vm, _) = create(&manifest, 0, 0, &host, &mut frames, &mut vmids, &Uncached).unwrap();
+    let (me, world) = (VcpuId(1), World::new(2, Box::new(|_, _| {})));
+    let mut machine = Scripted::new(CpuId(1), world.clone(), 4);
+    let mut vcpu = Vcpu::at_reset(ENTRY, 0);
+    machine.load(&vcpu, &vm.space(me, CpuId(1), false));
+    let mut does = |op: Op| {
+        world.program(vmid(&vm), ENTRY, &[op]);
+        vcpu.regs.pc = ENTRY;
+        let exit = loop {
+            let exit = machine.run(&mut vcpu.regs);
+            if exit != Exit::Irq {
+                break exit;
+            }
+        };
+        if vm.answer(&mut machine, me, &mut vcpu, exit).is_none() {
+            assert_eq!(vm.handle(&mut machine, me, &mut vcpu, exit).next, Next::Resume);
+        }
+        assert_eq!(vcpu.regs.pc, ENTRY + 4, "it is there");
+        vcpu.regs.x[5]
+    };
+    let frame = isenabler0(V3, 0) - 0x100;
+    let mut last = 0;
+    let mut is_kept = |value: u64| {
+        for offset in [PRIORITIES, 0x100] {
+            let kept = does(Op::Load(frame + offset, Width::Word, 5));
+            let sgis = if offset == PRIORITIES { 0 } else { 0xffff };
+            assert_eq!(kept, last | sgis, "{offset:#x} before {value:#x}");
+        }
+        does(Op::Store(frame + 0x180, Width::Word, last));
+        for offset in [PRIORITIES, 0x100] {
+            does(Op::Store(frame + offset, Width::Word, value));
+        }
+        last = value;
+    };
+    assert!(vm.vcpu_started() && vm.vcpu_started());
+    is_kept(0x8010_0000);
+    vm.doom();
+    is_kept(0x4020_0000);
+    assert_eq!(vm.begin_stop(Stop::Forced), Some(true));
+    is_kept(0x2040_0000);
+    assert_eq!(vm.vcpu_retired(VcpuId(0)), None);
+    is_kept(0x1080_0000);
+    is_kept(0x0810_0000);
+    assert_eq!(vm.vcpu_retired(me), Some(Sequel::Destroy));
 }
