@@ -43,10 +43,10 @@ mod crc32;
 pub mod device;
 pub mod exit;
 pub mod firmware;
-#[cfg(all(debug_assertions, not(target_os = "none")))]
+#[cfg(all(debug_assertions, not(miri), not(target_os = "none")))]
 #[path = "memory/ghost.rs"]
 mod ghost;
-#[cfg(any(not(debug_assertions), target_os = "none"))]
+#[cfg(any(not(debug_assertions), miri, target_os = "none"))]
 #[path = "memory/no_ghost.rs"]
 mod ghost;
 pub mod host;

@@ -1,4 +1,5 @@
-//! What stands for `ghost.rs` where nothing is written down twice: in every image, and where there are no debug assertions.
+//! What stands for `ghost.rs` where nothing is written down twice: in every image, and where there are no debug assertions, and under
+//! Miri, which would take long for it.
 
 use crate::addr::{PhysAddr, Region};
 

@@ -4,7 +4,7 @@ mod changes;
 mod checker;
 mod exhaustive;
 mod model;
-#[cfg(debug_assertions)]
+#[cfg(all(debug_assertions, not(miri)))]
 mod owners;
 mod refusals;
 
