@@ -6,7 +6,7 @@
 //! is done each time that a guest is left, [`Entry`], before EL2 takes a branch whose target could be guessed; the third
 //! is turned off, or is what a CPU's `PSTATE.SSBS` says. Every CPU is decided for itself, as machines have several kinds.
 //!
-//! [`errata`] has what else CPUs are known for, and how it is seen to.
+//! [`errata()`] has what else CPUs are known for, and how it is seen to.
 //!
 //! Not decided here: variant 1, against which indexes are masked where they are used; variant 3, as EL2 has a translation
 //! regime that no guest's accesses use; variant 3a, by which a guest may learn values of EL2's registers (Cortex-A57 and
