@@ -22,9 +22,13 @@ use crate::paths;
 /// More would want more memory than CPUs.
 const MOST: usize = 4;
 /// What is compared with a share of the PC's CPUs.
-const ALONE: [&str; 5] = ["shares/", "soak/", "waits/", "guests/stolen", "debian/uses-stolen"];
+const ALONE: [&str; 5] =
+    ["shares/", "soak/storms", "waits/", "guests/stolen", "debian/uses-stolen"];
 /// What takes whole CPUs, and no QEMU: the first lane begins with it, the others with all else.
 const ON_THE_PC: [&str; 2] = ["host/", "image/"];
+
+/// What an answer begins with.
+const ANSWER: &str = "answer: ";
 
 /// What came of a step.
 #[derive(Debug, Deserialize, Serialize)]
@@ -116,7 +120,7 @@ pub fn serve(steps: &[Step], bench: &Bench) -> Result<ExitCode> {
     for name in std::io::stdin().lines() {
         let name = name?;
         let step = steps.iter().find(|step| step.name == name).context("there is no such step")?;
-        println!("{}", serde_json::to_string(&Answer::of(step, bench))?);
+        println!("{ANSWER}{}", serde_json::to_string(&Answer::of(step, bench))?);
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -157,8 +161,16 @@ impl Lane {
 
     fn ask(&mut self, name: &str) -> Result<Answer> {
         writeln!(self.input, "{name}").context("its lane has ended")?;
-        let line = self.output.next().context("its lane has ended before it was done")?;
-        serde_json::from_str(&line?).context("its lane does not answer")
+        loop {
+            let line = self.output.next().context("its lane has ended before it was done")??;
+            match line.strip_prefix(ANSWER) {
+                Some(answer) => {
+                    return serde_json::from_str(answer).context("its lane does not answer");
+                }
+                // A step has something to say.
+                None => println!("{line}"),
+            }
+        }
     }
 }
 
