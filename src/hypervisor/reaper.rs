@@ -46,24 +46,20 @@ impl Hypervisor {
             let Some(mut stock) = self.stock.try_lock().or_else(|| self.leave_word()) else {
                 return false;
             };
-            match stock.clear() {
+            match self.take_apart_some(machine, &mut stock) {
                 Cleared::Some => {}
                 Cleared::All(name) => {
-                    self.doomed_count.fetch_sub(1, Ordering::Release);
                     drop(stock); // the log may be slow
                     log::info!("{name}: destroyed");
                 }
-                Cleared::Nothing => match self.next_doomed() {
-                    Some(vm) => stock.take_apart(vm, machine.upkeep()),
-                    None => {
-                        drop(stock);
-                        fence(Ordering::SeqCst); // between the lock and the word, as on the other side
-                        if self.word_left.swap(false, Ordering::SeqCst) {
-                            continue;
-                        }
-                        return false;
+                Cleared::Nothing => {
+                    drop(stock);
+                    fence(Ordering::SeqCst); // between the lock and the word, as on the other side
+                    if self.word_left.swap(false, Ordering::SeqCst) {
+                        continue;
                     }
-                },
+                    return false;
+                }
             }
             if machine.interrupt_pending() {
                 return true;
@@ -75,19 +71,31 @@ impl Hypervisor {
     pub(super) fn finish_taking_apart<M: Machine>(&self, machine: &M, stock: &mut Stock) -> bool {
         let mut some = false;
         loop {
-            match stock.clear() {
+            match self.take_apart_some(machine, stock) {
                 Cleared::Some => {}
-                Cleared::All(name) => {
-                    self.doomed_count.fetch_sub(1, Ordering::Release);
-                    log::info!("{name}: destroyed");
-                }
-                Cleared::Nothing => match self.next_doomed() {
-                    Some(vm) => stock.take_apart(vm, machine.upkeep()),
-                    None => return some,
-                },
+                Cleared::All(name) => log::info!("{name}: destroyed"),
+                Cleared::Nothing => return some,
             }
             some = true;
         }
+    }
+
+    /// One step: some of what is left of a VM is given back, or the next one that nobody holds is begun with.
+    fn take_apart_some<M: Machine>(&self, machine: &M, stock: &mut Stock) -> Cleared {
+        let cleared = stock.clear();
+        match cleared {
+            Cleared::Some => {}
+            Cleared::All(_) => {
+                self.doomed_count.fetch_sub(1, Ordering::Release);
+            }
+            Cleared::Nothing => {
+                if let Some(vm) = self.next_doomed() {
+                    stock.take_apart(vm, machine.upkeep());
+                    return Cleared::Some;
+                }
+            }
+        }
+        cleared
     }
 
     /// A VM that was buried and that nobody holds any more.
