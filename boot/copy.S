@@ -6,7 +6,7 @@
 //
 // x0: to, kept for the caller. x1: from. x2: how many bytes. x4, x5: where these end.
 
-.equ MANY, 256
+.equ MANY, 320
 
 .macro vectors op:req, at:req, offset=0
     \op q0, q1, [\at, #\offset]
@@ -111,6 +111,10 @@ plinth_copy:
     vectors ldp, x4, -128
     vectors stp, x5, -128
     vectors ldp, sp
+    // What a guest had in its registers does not outlive it on this stack.
+    .irp at, 0, 16, 32, 48, 64, 80, 96, 112
+    stp xzr, xzr, [sp, #\at]
+    .endr
     add sp, sp, #128
     ret
 .arch_extension nosimd

@@ -35,7 +35,10 @@ pub fn steps() -> Vec<Step> {
         }));
     }
     steps.push(Step::new("debian/qemu-complains-of-nothing", |bench| with_devices(bench).into()));
-    steps.push(Step::new("secrets/none-in-the-hypervisors-memory", |bench| left(bench).into()));
+    for cpus in ["1", "2"] {
+        let name = format!("secrets/none-in-the-hypervisors-memory-on-{cpus}-cpus");
+        steps.push(Step::new(name, move |bench| left(bench, cpus).into()));
+    }
     steps
 }
 
@@ -104,7 +107,7 @@ const PAGE: usize = 4096;
 
 /// What a guest had in its memory and in its registers is nowhere in the hypervisor's own memory once it is destroyed. In what
 /// was the guest's it stays, until another gets that (`secrets/memory-that-was-anothers-*`).
-fn left(bench: &Bench) -> Result<()> {
+fn left(bench: &Bench, cpus: &str) -> Result<()> {
     let more = "memory = \"32M\"\ncmdline = \"seed=1 hide\"\nautostart = false";
     let hides = Guest { name: "hides".to_owned(), payload: "secrets", more };
     let other = Guest { name: "idle".to_owned(), payload: "heartbeat", more: "memory = \"16M\"" };
@@ -112,7 +115,7 @@ fn left(bench: &Bench) -> Result<()> {
     let socket = paths::scratch("forensics-qmp")?;
     let image = paths::scratch("forensics-ram")?;
     let qmp = format!("unix:{},server=on,wait=off", socket.display());
-    let args = ["--gic", "3", "--smp", "2", "--memory", "128M", "--", "-qmp", &qmp];
+    let args = ["--gic", "3", "--smp", cpus, "--memory", "128M", "--", "-qmp", &qmp];
     let mut run = Run::start(bench, &manifest, &args, &["CPUs at EL2"])?;
     let mut qmp = Qmp::connect(&socket)?;
     begin(&mut run, "hides")?;
