@@ -6,13 +6,14 @@ use crate::MAX_CPUS;
 use crate::exception::{Caught, survive};
 use crate::sysreg::cpu;
 
-#[repr(C, align(64))]
-struct Stub(UnsafeCell<[u32; 16]>);
+/// A page, so that an emulator need not look for code where anything else is written to.
+#[repr(C, align(4096))]
+struct Stub(UnsafeCell<[u32; 1024]>);
 
 // SAFETY: each CPU has its own.
 unsafe impl Sync for Stub {}
 
-static STUBS: [Stub; MAX_CPUS] = [const { Stub(UnsafeCell::new([0; 16])) }; MAX_CPUS];
+static STUBS: [Stub; MAX_CPUS] = [const { Stub(UnsafeCell::new([0; 1024])) }; MAX_CPUS];
 
 /// `MRS x0, <register>` (Arm ARM, "System instruction class encoding overview").
 pub fn mrs(op0: u32, op1: u32, crn: u32, crm: u32, op2: u32) -> u32 {

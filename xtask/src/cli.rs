@@ -232,6 +232,12 @@ pub struct SoakOptions {
     /// Counts time in instructions, on one CPU, so that a round is the same each time but for when the PC starts its storms
     #[arg(long)]
     pub icount: bool,
+    /// The machine's CPUs take turns on one of the PC's instead of running at once: they do more in all, and meet less often
+    #[arg(long, conflicts_with = "icount")]
+    pub turns: bool,
+    /// As many rounds at once as the PC has CPUs, in each of which the machine's take turns
+    #[arg(long, conflicts_with = "icount")]
+    pub side_by_side: bool,
 }
 
 /// Another hypervisor.

@@ -5,20 +5,25 @@
 //! destroyed, and as much memory is free as before. What a guest does goes by its seed; with `--icount` time goes by
 //! instructions as well, and what is left to chance is when the PC has it started.
 
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
 use super::ctl::Run;
+use super::parallel::each;
 use super::session::said;
 use super::{Bench, Outcome, Step, debians};
 use crate::cli::SoakOptions;
+use crate::paths;
 
 /// How many operations a short storm has, of both guests together, and how long one may take on a busy PC.
 const SHORT: u64 = 10_000_000;
 const SECONDS: u64 = 1500;
+/// How many operations there are in a second on a busy PC.
+const SLOWEST: u64 = 5_000;
 const BOOT_SECONDS: u64 = 240;
 const ANSWER_SECONDS: u64 = 60;
 /// How much of the heap may be kept: lists and buffers that have grown are not made smaller.
@@ -42,11 +47,13 @@ struct Round<'a> {
     operations: u64,
     /// Time is counted in instructions, on one CPU.
     icount: bool,
+    /// The machine's CPUs take turns on one of the PC's.
+    turns: bool,
 }
 
 pub fn steps() -> Vec<Step> {
     let step = |gic: &'static str| {
-        let round = Round { gic, seed: 1, operations: SHORT, icount: false };
+        let round = Round { gic, seed: 1, operations: SHORT, icount: false, turns: false };
         Step::new(format!("soak/storms-beside-debian-gicv{gic}"), move |bench| {
             match round.run(bench) {
                 Ok(remark) => Outcome::Remarked(remark),
@@ -59,21 +66,56 @@ pub fn steps() -> Vec<Step> {
 
 /// `cargo xtask soak`: rounds on either GIC in turn, each with seeds of its own, until there were so many operations.
 pub fn run(options: &SoakOptions) -> Result<ExitCode> {
-    let bench = Bench::new(false)?;
     let gics = options.gic.as_deref().map_or(vec!["2", "3"], |gic| vec![gic]);
-    let (mut left, mut seed) = (options.operations, options.seed);
+    let rounds = rounds(options, &gics);
     let start = Instant::now();
+    if options.side_by_side {
+        return side_by_side(options.operations, rounds, start);
+    }
+    let bench = Bench::new(false)?;
+    for round in rounds {
+        let Round { gic, seed, operations, .. } = round;
+        println!("soak: GICv{gic}, seed {seed}, {operations} operations");
+        let remark = round.run(&bench).with_context(|| round.again())?;
+        println!("soak: {remark}; {} s so far", start.elapsed().as_secs());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn rounds<'a>(options: &SoakOptions, gics: &[&'a str]) -> Vec<Round<'a>> {
+    let &SoakOptions { mut seed, icount, turns, .. } = options;
+    let (mut left, mut rounds) = (options.operations, Vec::new());
     while left > 0 {
-        for gic in &gics {
+        for gic in gics {
             let operations = left.min(options.round).max(1);
-            left = left.saturating_sub(operations);
-            let round = Round { gic, seed, operations, icount: options.icount };
-            println!("soak: GICv{gic}, seed {seed}, {operations} operations");
-            let remark = round.run(&bench).with_context(|| round.again())?;
-            println!("soak: {remark}; {} s so far", start.elapsed().as_secs());
+            left -= operations.min(left);
+            rounds.push(Round { gic, seed, operations, icount, turns });
+            if left == 0 {
+                break;
+            }
         }
         seed += STORMS.len() as u64;
     }
+    rounds
+}
+
+/// Each round in a process and a folder of its own. When one has failed, no other is begun.
+fn side_by_side(operations: u64, rounds: Vec<Round<'_>>, start: Instant) -> Result<ExitCode> {
+    let (done, failed) = (AtomicU64::new(0), AtomicBool::new(false));
+    each(rounds, |round| -> Result<()> {
+        if failed.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let ended = round.apart();
+        failed.fetch_or(ended.is_err(), Ordering::Relaxed);
+        ended.with_context(|| round.again())?;
+        let done = done.fetch_add(round.operations, Ordering::Relaxed) + round.operations;
+        let seconds = start.elapsed().as_secs();
+        println!("soak: {done} of {operations} operations done, {seconds} s so far");
+        Ok(())
+    })
+    .into_iter()
+    .collect::<Result<()>>()?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -84,6 +126,20 @@ impl Round<'_> {
         format!(
             "the storm of `cargo xtask soak --icount --gic {gic} --seed {seed} --operations {operations} --round {operations}`"
         )
+    }
+
+    /// The round in a process of its own.
+    fn apart(&self) -> Result<()> {
+        let (seed, operations) = (self.seed.to_string(), self.operations.to_string());
+        let folder = paths::work().join(format!("soak-{}-{seed}", self.gic));
+        std::fs::create_dir_all(&folder)?;
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["soak", "--turns", "--gic", self.gic, "--seed", &seed]);
+        command.args(["--operations", &operations, "--round", &operations]);
+        let status = command.env(paths::WORK, &folder).status()?;
+        ensure!(status.success(), "a round ended with {status}");
+        let _ = std::fs::remove_dir_all(&folder);
+        Ok(())
     }
 
     fn manifest(&self) -> String {
@@ -107,6 +163,11 @@ impl Round<'_> {
         text
     }
 
+    /// How long it may take on a busy PC.
+    fn seconds(&self) -> u64 {
+        SECONDS.max(self.operations / SLOWEST)
+    }
+
     /// Returns what it came to.
     fn run(&self, bench: &Bench) -> Result<String> {
         bench.debian()?;
@@ -114,7 +175,10 @@ impl Round<'_> {
         let cpus = if self.icount { "1" } else { "2" };
         let mut args = vec!["--gic", self.gic, "--smp", cpus];
         args.extend(self.icount.then_some("--icount"));
-        let mut run = Run::start_within(bench, &manifest, &args, &[], SECONDS)?;
+        if self.turns {
+            args.extend(["--", "-accel", "tcg,thread=single"]);
+        }
+        let mut run = Run::start_within(bench, &manifest, &args, &[], self.seconds())?;
         let run = &mut run;
         self.attend(run).with_context(|| run.session.text())
     }
@@ -133,7 +197,7 @@ impl Round<'_> {
         STORMS.into_iter().try_for_each(|name| run.ctl(&format!("vm start {name}")).map(drop))?;
         let mut shares = Vec::new();
         for name in STORMS {
-            run.session.says(name, "GUEST-TEST: ", SECONDS)?;
+            run.session.says(name, "GUEST-TEST: ", self.seconds())?;
             // As long as the first is there, it wants the CPU that Debian wants.
             shares.push((cpu_time(run, "debian")? - used) / time.elapsed().as_secs_f64());
         }
@@ -200,4 +264,24 @@ fn cpu_time(run: &Run<'_>, name: &str) -> Result<f64> {
     let vm = told.as_array().and_then(|vms| vms.iter().find(|vm| vm["name"] == name));
     let time = vm.and_then(|vm| vm["cpu_micros"].as_f64()).map(|micros| micros / 1e6);
     time.with_context(|| format!("no CPU time of {name} in {told}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(operations: u64, round: u64) -> SoakOptions {
+        let (seed, gic, icount, turns, side_by_side) = (7, None, false, false, false);
+        SoakOptions { operations, round, seed, gic, icount, turns, side_by_side }
+    }
+
+    #[test]
+    fn rounds_are_as_many_operations_as_asked_for_and_none_is_like_another() {
+        let rounds = rounds(&asked(25, 10), &["2", "3"]);
+        let found: Vec<_> = rounds.iter().map(|r| (r.gic, r.seed, r.operations)).collect();
+        assert_eq!(found, [("2", 7, 10), ("3", 7, 10), ("2", 9, 5)]);
+        assert!(super::rounds(&asked(0, 10), &["2"]).is_empty());
+        let small = super::rounds(&asked(2, 0), &["3"]);
+        assert_eq!(small.iter().map(|r| r.operations).collect::<Vec<_>>(), [1, 1]);
+    }
 }

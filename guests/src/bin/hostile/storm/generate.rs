@@ -18,10 +18,48 @@ pub struct Scratch {
     pub arguments: u64,
 }
 
-/// Fills the registers, then the block with one kind of instructions.
-pub fn fill(block: &mut Block, random: &mut Random, scratch: Scratch) {
+/// What a block is made of.
+#[derive(Clone, Copy, Eq, PartialEq)]
+pub enum Kind {
+    /// Loads and stores, system instructions, or all sorts.
+    Any,
+    /// Branches to addresses where nothing is to be executed.
+    Jumps,
+    /// `HVC` and `SMC`.
+    Calls,
+}
+
+/// Fills the block with one kind of instructions.
+pub fn fill(block: &mut Block, random: &mut Random) -> Kind {
     block.user = random.once_in(4);
     block.unmasked = random.once_in(8);
+    match random.below(16) {
+        0..7 => (0..block.room()).for_each(|_| block.push(transfer(random))),
+        7..11 => (0..block.room()).for_each(|_| block.push(system(random))),
+        11 => {
+            jumps(block, random);
+            return Kind::Jumps;
+        }
+        12 | 13 => {
+            calls(block, random);
+            return Kind::Calls;
+        }
+        _ => {
+            for _ in 0..block.room() {
+                let instruction = match random.below(8) {
+                    0..4 => transfer(random),
+                    4..7 => system(random),
+                    _ => odd(random),
+                };
+                block.push(instruction);
+            }
+        }
+    }
+    Kind::Any
+}
+
+/// Fills the registers that the block runs with, and what they lead to.
+pub fn operands(block: &mut Block, kind: Kind, random: &mut Random, scratch: Scratch) {
     let ways = [Memory::Device, Memory::NonCacheable, Memory::WriteBack];
     let alias = random.once_in(16).then(|| mmu::alias(0, random.one_of(&ways)));
     for register in 0..8 {
@@ -40,21 +78,10 @@ pub fn fill(block: &mut Block, random: &mut Random, scratch: Scratch) {
         block.registers[register] = random.one_of(&added);
     }
     block.registers[21] = if block.user { user(scratch.arguments) } else { scratch.arguments };
-    match random.below(16) {
-        0..7 => (0..block.room()).for_each(|_| block.push(transfer(random))),
-        7..11 => (0..block.room()).for_each(|_| block.push(system(random))),
-        11 => jumps(block, random),
-        12 | 13 => calls(block, random, scratch),
-        _ => {
-            for _ in 0..block.room() {
-                let instruction = match random.below(8) {
-                    0..4 => transfer(random),
-                    4..7 => system(random),
-                    _ => odd(random),
-                };
-                block.push(instruction);
-            }
-        }
+    match kind {
+        Kind::Any => {}
+        Kind::Jumps => block.registers[..8].iter_mut().for_each(|at| lead_nowhere(at, random)),
+        Kind::Calls => (0..CALLS).for_each(|call| arguments(call, random, scratch)),
     }
 }
 
@@ -201,16 +228,17 @@ fn odd(random: &mut Random) -> u32 {
 
 /// Branches to addresses where nothing is to be executed: the link register leads back.
 fn jumps(block: &mut Block, random: &mut Random) {
-    for register in 0..8 {
-        let at = block.registers[register];
-        let code =
-            at >> 30 == 1 || at & !(1 << 30) >= mmu::USER_RAM && at < mmu::USER_RAM + (1 << 30);
-        if code || at >> 30 >= 2 && at >> 30 < 4 {
-            block.registers[register] = random.below(1 << 26) | random.below(4) << 47;
-        }
-    }
     for _ in 0..8 {
         block.push(0xd63f_0000 | (random.word() % 8) << 5); // BLR
+    }
+}
+
+/// An address at which there may be something to execute becomes another one.
+fn lead_nowhere(address: &mut u64, random: &mut Random) {
+    let at = *address;
+    let code = at >> 30 == 1 || at & !(1 << 30) >= mmu::USER_RAM && at < mmu::USER_RAM + (1 << 30);
+    if code || at >> 30 >= 2 && at >> 30 < 4 {
+        *address = random.below(1 << 26) | random.below(4) << 47;
     }
 }
 
@@ -251,40 +279,46 @@ fn ends(function: u32) -> bool {
     )
 }
 
+const CALLS: u64 = 8;
+
 /// `HVC` and `SMC`, of which one in eight has an immediate.
-fn calls(block: &mut Block, random: &mut Random, scratch: Scratch) {
-    for call in 0..8 {
-        let mut function = random.one_of(&FUNCTIONS);
-        if random.once_in(4) {
-            function = random.word();
-        }
-        if ends(function) {
-            function = 0x8400_0000;
-        }
-        let upper = if random.once_in(4) { random.next() & !0xffff_ffff } else { 0 };
-        let mut arguments = [upper | u64::from(function), 0, 0, 0];
-        arguments[1..].iter_mut().for_each(|argument| *argument = random.value(scratch.middle));
-        if function & !(1 << 30) == 0x8400_0003 {
-            // CPU_ON: what it starts must be the payload.
-            arguments[1] = target(random);
-            arguments[2] = random.one_of(&[
-                entry::secondary_entry as *const () as u64,
-                entry::secondary_entry as *const () as u64 + 2,
-                0,
-                uart::BASE,
-                1 << 38,
-                u64::MAX - 3,
-            ]);
-        }
-        for (at, argument) in (0..).zip(arguments) {
-            let place = (scratch.arguments + 32 * call + 8 * at) as *mut u64;
-            // SAFETY: the arguments' place is this CPU's own.
-            unsafe { place.write_volatile(argument) };
-        }
+fn calls(block: &mut Block, random: &mut Random) {
+    for _ in 0..CALLS {
         block.push(0xa8c1_0400 | 21 << 5); // ldp x0, x1, [x21], #16
         block.push(0xa8c1_0000 | 21 << 5 | (3 << 10) | 2); // ldp x2, x3, [x21], #16
         let immediate = if random.once_in(8) { bits(random.word(), 16, 5) } else { 0 };
         block.push(if random.once_in(2) { 0xd400_0002 } else { 0xd400_0003 } | immediate);
+    }
+}
+
+/// What a call of the block's is to be made with.
+fn arguments(call: u64, random: &mut Random, scratch: Scratch) {
+    let mut function = random.one_of(&FUNCTIONS);
+    if random.once_in(4) {
+        function = random.word();
+    }
+    if ends(function) {
+        function = 0x8400_0000;
+    }
+    let upper = if random.once_in(4) { random.next() & !0xffff_ffff } else { 0 };
+    let mut arguments = [upper | u64::from(function), 0, 0, 0];
+    arguments[1..].iter_mut().for_each(|argument| *argument = random.value(scratch.middle));
+    if function & !(1 << 30) == 0x8400_0003 {
+        // CPU_ON: what it starts must be the payload.
+        arguments[1] = target(random);
+        arguments[2] = random.one_of(&[
+            entry::secondary_entry as *const () as u64,
+            entry::secondary_entry as *const () as u64 + 2,
+            0,
+            uart::BASE,
+            1 << 38,
+            u64::MAX - 3,
+        ]);
+    }
+    for (at, argument) in (0..).zip(arguments) {
+        let place = (scratch.arguments + 32 * call + 8 * at) as *mut u64;
+        // SAFETY: the arguments' place is this CPU's own.
+        unsafe { place.write_volatile(argument) };
     }
 }
 

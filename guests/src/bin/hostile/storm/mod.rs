@@ -14,7 +14,7 @@ use guests::sysreg::cpu;
 use guests::virtio::memory;
 use guests::{MAX_CPUS, fp, gic, mrs, msr, println, smp, timer};
 
-use generate::Scratch;
+use generate::{Kind, Scratch};
 use random::Random;
 use sandbox::Block;
 
@@ -70,6 +70,7 @@ fn storm(_: u64) {
     let mut random = Random::new(SEED.load(Ordering::Relaxed), own, time);
     let middle = MIDDLE[own].load(Ordering::Relaxed);
     let scratch = Scratch { middle, arguments: middle + SCRATCH / 2 - 0x1000 };
+    let mut current = Current::new(&mut random);
     let alone = generate::others() == 0;
     while LEFT.load(Ordering::Relaxed) > 0 {
         let done = match random.below(64) {
@@ -83,7 +84,7 @@ fn storm(_: u64) {
                 1
             }
             7 if !first && random.once_in(16) => break,
-            _ => block(&mut random, scratch),
+            _ => current.run(&mut random, scratch),
         };
         let take = |left: u64| Some(left.saturating_sub(done.max(1)));
         let _ = LEFT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
@@ -91,16 +92,38 @@ fn storm(_: u64) {
     RUNNING.fetch_sub(1, Ordering::SeqCst);
 }
 
-fn block(random: &mut Random, scratch: Scratch) -> u64 {
-    let mut block = Block::new();
-    generate::fill(&mut block, random, scratch);
-    TAKEN[cpu()].store(0, Ordering::Relaxed);
-    let refused = block.run();
-    REFUSED.fetch_add(refused.into(), Ordering::Relaxed);
-    // What a block may have changed that the next one, or the payload, would see.
-    msr!("mdscr_el1", 0);
-    msr!("cpacr_el1", 3 << 20);
-    block.len() as u64
+/// How often a block runs, each time with other registers and mostly with something else before it: to make one takes an
+/// emulator longer than to run it.
+const TIMES: u64 = 16;
+
+/// The block that a CPU runs.
+struct Current {
+    block: Block,
+    kind: Kind,
+}
+
+impl Current {
+    fn new(random: &mut Random) -> Self {
+        let mut block = Block::new();
+        let kind = generate::fill(&mut block, random);
+        block.write();
+        Self { block, kind }
+    }
+
+    /// Returns how many instructions there were.
+    fn run(&mut self, random: &mut Random, scratch: Scratch) -> u64 {
+        if random.once_in(TIMES) {
+            *self = Self::new(random);
+        }
+        generate::operands(&mut self.block, self.kind, random, scratch);
+        TAKEN[cpu()].store(0, Ordering::Relaxed);
+        let refused = self.block.run();
+        REFUSED.fetch_add(refused.into(), Ordering::Relaxed);
+        // What a block may have changed that the next one, or the payload, would see.
+        msr!("mdscr_el1", 0);
+        msr!("cpacr_el1", 3 << 20);
+        self.block.len() as u64
+    }
 }
 
 /// Whatever it is, it is acknowledged and ended. If more and more come, the block goes on without.

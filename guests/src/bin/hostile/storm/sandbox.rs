@@ -20,11 +20,18 @@ use guests::sysreg::cpu;
 /// How many instructions a block has at most; how many exceptions they may have is less than `exception` bears.
 pub const MOST: usize = 40;
 
-/// Where `code` is written: a cache line's multiple for each CPU.
-#[repr(C, align(256))]
-struct Code([[u32; 64]; guests::MAX_CPUS]);
+/// Where a block is written: a page for each CPU, as an emulator that finds one of them written to forgets what it made of the
+/// whole page.
+#[repr(C, align(4096))]
+struct Code([[u32; 1024]; guests::MAX_CPUS]);
 
-static mut CODE: Code = Code([[0; 64]; guests::MAX_CPUS]);
+static mut CODE: Code = Code([[0; 1024]; guests::MAX_CPUS]);
+
+/// This CPU's.
+fn code() -> *mut u32 {
+    // SAFETY: each CPU writes its own page; none is referred to.
+    unsafe { (&raw mut CODE.0[cpu()]).cast() }
+}
 
 global_asm!(
     r#"
@@ -106,10 +113,9 @@ impl Block {
         self.length
     }
 
-    /// Runs it. Returns how many of its instructions were answered with an exception.
-    pub fn run(&self) -> u32 {
-        // SAFETY: each CPU writes its own line; none is referred to.
-        let code = unsafe { (&raw mut CODE.0[cpu()]).cast::<u32>() };
+    /// Writes its instructions to where they run.
+    pub fn write(&self) {
+        let code = code();
         let leave = 0xd400_0001 | u32::from(LEAVE) << 5;
         let all = self.code[..self.length].iter().copied().chain([leave]);
         for (at, word) in all.enumerate() {
@@ -123,6 +129,11 @@ impl Block {
                     in(reg) code as u64 + 64 * line, options(nostack));
             }
         }
+    }
+
+    /// Runs it, once it is written. Returns how many of its instructions were answered with an exception.
+    pub fn run(&self) -> u32 {
+        let code = code();
         let level = if self.user { 0 } else { 0b0101 };
         let masks = if self.unmasked { 0x200 } else { 0x3c0 };
         let at = if self.user { user(code as u64) } else { code as u64 };
