@@ -1,8 +1,6 @@
 //! Whole-hypervisor scenarios: the monitor's commands that a guest's agent has to do.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use plinth::console::Work;
 use plinth::hypervisor::{HeapReport, Line};
 use plinth::machine::fake::Op;

@@ -1,8 +1,6 @@
 //! Whole-hypervisor scenarios: a guest has a device of the board for its own.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use plinth::addr::{PhysAddr, Region};
 use plinth::exit::Width;
 use plinth::hypervisor::Refusal;

@@ -1,8 +1,6 @@
 //! Whole-hypervisor scenarios: a guest wants memory back that others have.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use plinth::addr::Ipa;
 use plinth::cpu::Step;
 use plinth::exit::{Direction, Exit, FaultSource, Gpr, MmioAccess, StageTwoFault, Width};

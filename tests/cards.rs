@@ -1,8 +1,6 @@
 //! Whole-hypervisor scenarios: a guest whose one network card sends to its other one rings its own bell.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use plinth::exit::Width;
 use plinth::machine::El1Register;
 use plinth::machine::fake::{INTID, IRQ_VECTOR, Op};

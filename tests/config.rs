@@ -1,10 +1,8 @@
 //! Whole-hypervisor scenarios: a guest machine is the one that its manifest describes.
 
-mod common;
-
 use std::sync::Arc;
 
-use common::*;
+use crate::common::*;
 use plinth::addr::Ipa;
 use plinth::device::serial::ScriptedLine;
 use plinth::exit::Width;

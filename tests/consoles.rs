@@ -1,8 +1,6 @@
 //! Whole-hypervisor scenarios: a virtio console goes on by itself, and does nothing while its VM is paused.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use plinth::exit::Width;
 use plinth::machine::fake::{INTID, IRQ_VECTOR, Op};
 use plinth::machine::{CpuId, Machine};

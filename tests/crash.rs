@@ -1,8 +1,6 @@
 //! Whole-hypervisor scenarios: guests that can never go on are told from those that only wait long.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use plinth::addr::Ipa;
 use plinth::exit::{Exit, FaultSource, StageTwoFault};
 use plinth::machine::El1Register;

@@ -1,8 +1,6 @@
 //! Whole-hypervisor scenarios: what comes to a guest's devices from outside.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use plinth::exit::Width;
 use plinth::hypervisor::Refusal;
 use plinth::machine::fake::{INTID, IRQ_VECTOR, Op, Seen};

@@ -1,8 +1,6 @@
 //! Whole-hypervisor scenarios: disks come with a VM, are made ready before its first instruction, and go with it.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use plinth::addr::Ipa;
 use plinth::exit::Width;
 use plinth::hypervisor::Refusal;

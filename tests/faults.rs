@@ -1,8 +1,6 @@
 //! Whole-hypervisor scenarios: faults of stage 2 at which there is nothing to do, or nothing any more.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use plinth::addr::Ipa;
 use plinth::exit::{Direction, Exit, FaultSource, Gpr, MmioAccess, StageTwoFault, Width};
 use plinth::machine::fake::{Op, SYNC_VECTOR};

@@ -1,11 +1,9 @@
 //! Whole-hypervisor scenarios: a CPU that hangs is found by another one, and only such a CPU.
 
-mod common;
-
 use std::cell::RefCell;
 use std::mem::take;
 
-use common::*;
+use crate::common::*;
 use plinth::hypervisor::watchdog::{Hang, LOOKS};
 use plinth::machine::fake::Op;
 use plinth::time::Ticks;

@@ -1,14 +1,9 @@
 //! Guests' disks on a disk of the machine's: by a driver that is not ours, and by a machine's disk that fails, is late, or is gone.
 
-#![allow(unsafe_code, reason = "a disk reads and writes the memory it is lent by addresses")]
-
-#[path = "common/disk.rs"]
-mod disk;
-
 use std::cell::Cell;
 use std::sync::Arc;
 
-use disk::{FakeDisk, Inner};
+use crate::disk::{FakeDisk, Inner};
 use plinth::addr::Ipa;
 use plinth::device::doorbell::{Doorbell, Doorbells};
 use plinth::device::{Device, Signal};

@@ -1,19 +1,11 @@
 //! The whole hypervisor over scripted CPUs: VMs whose disks are parts of a machine's disk come and go, and nothing that such a
 //! disk still reads or writes is anybody else's meanwhile.
 
-#![allow(unsafe_code, reason = "a disk reads and writes the memory it is lent by addresses")]
-
-#[path = "common/asking.rs"]
-mod asking;
-mod common;
-#[path = "common/disk.rs"]
-mod disk;
-
 use std::sync::Arc;
 
-use asking::*;
-use common::*;
-use disk::{FakeDisk, Inner};
+use crate::asking::*;
+use crate::common::*;
+use crate::disk::{FakeDisk, Inner};
 use plinth::addr::{Ipa, PhysAddr};
 use plinth::exit::Width;
 use plinth::host::allotment::NoPart;
@@ -289,7 +281,7 @@ fn parts_are_found_by_number_name_and_range_and_nobody_has_anothers() {
 
 /// A VM with the disks of this guest.
 fn described(guest: &Guest) -> VmConfig {
-    let payload = bundle(&[common::guest("any", 1)]).vms()[0].kernel;
+    let payload = bundle(&[crate::common::guest("any", 1)]).vms()[0].kernel;
     guest.map(String::clone, |_| payload)
 }
 

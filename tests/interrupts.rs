@@ -1,8 +1,6 @@
 //! Whole-hypervisor scenarios: interrupts between vCPUs, and timers.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use plinth::machine::fake::{Op, Seen};
 use plinth::vgic::GicVersion;
 use plinth::vm::sysreg::names;

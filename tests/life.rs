@@ -1,8 +1,6 @@
 //! Whole-hypervisor scenarios: a guest's life from the bundle to its end.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use plinth::cpu::Step;
 use plinth::exit::{Exit, Width};
 use plinth::firmware::smccc::{Mitigation, Mitigations};

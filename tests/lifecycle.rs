@@ -1,11 +1,9 @@
 //! Whole-hypervisor scenarios: VMs are held, made to stop, begun again, taken apart and built anew while
 //! others run.
 
-mod common;
-
 use std::cell::RefCell;
 
-use common::*;
+use crate::common::*;
 use plinth::cpu::Step;
 use plinth::exit::{Exit, Width};
 use plinth::host::allotment::Allotment;

@@ -1,11 +1,9 @@
 //! Whole-hypervisor scenarios: what comes before a VM's first instruction is done in its own time, can be
 //! broken off anywhere, and leaves nothing behind when it fails.
 
-mod common;
-
 use std::sync::{Arc, OnceLock};
 
-use common::*;
+use crate::common::*;
 use plinth::hypervisor::Refusal;
 use plinth::machine::Machine;
 use plinth::machine::fake::{Op, Pause, Seen, World};

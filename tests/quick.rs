@@ -3,9 +3,7 @@
 //! The short way leaves a big-endian guest to the long one. So the same accesses by a guest of either kind, the values with
 //! their bytes in the guest's order, have to come to the same.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use plinth::exit::Width;
 use plinth::hypervisor::HeapReport;
 use plinth::machine::El1Register;

@@ -1,8 +1,6 @@
 //! Whole-hypervisor scenarios: `SYSTEM_RESET`, and CPUs stepped in any order.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use plinth::cpu::Step;
 use plinth::exit::{Exit, Width};
 use plinth::machine::fake::Op;

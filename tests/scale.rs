@@ -1,8 +1,6 @@
 //! Whole-hypervisor scenarios: many VMs, as many as there is memory for, and vCPUs that wander between CPUs.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use plinth::hypervisor::Refusal;
 use plinth::machine::fake::Op;
 use plinth::sched::VmId;
@@ -39,8 +37,8 @@ fn share(vms: usize, vcpus: u8, steps: usize) {
     for event in &record {
         if let (plinth::machine::fake::Seen::Marked(1), Some((vmid, _))) = (event.seen, event.vcpu)
         {
-            let vm =
-                (0..vms).find(|vm| vmid == common::vmid(&room.vm(u16::try_from(*vm).unwrap())));
+            let vm = (0..vms)
+                .find(|vm| vmid == crate::common::vmid(&room.vm(u16::try_from(*vm).unwrap())));
             marks[vm.unwrap()].push(event.at.0);
         }
     }

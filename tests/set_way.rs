@@ -1,10 +1,8 @@
 //! Whole-hypervisor scenarios: a guest maintains its caches by set and way, and what becomes of memory.
 
-mod common;
-
 use std::collections::{BTreeMap, BTreeSet};
 
-use common::*;
+use crate::common::*;
 use plinth::exit::Exit;
 use plinth::machine::fake::{IRQ_VECTOR, Op, Seen};
 use plinth::machine::{El1Register, Machine};

@@ -1,8 +1,6 @@
 //! Guests that want more than one CPU's time, and where their vCPUs go.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use plinth::machine::CpuId;
 use plinth::machine::fake::Op;
 use plinth::sched::policy::{CpuSet, Policy};

@@ -1,8 +1,6 @@
 //! Whole-hypervisor scenarios: a guest with a stream to another's socket device stops, begins again, is paused or goes.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use plinth::exit::Width;
 use plinth::hypervisor::Hypervisor;
 use plinth::machine::fake::{INTID, IRQ_VECTOR, Op, Scripted};

@@ -1,8 +1,6 @@
 //! Whole-hypervisor scenarios: the page of stolen time.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use plinth::exit::{Exit, FaultSource, StageTwoFault, Width};
 use plinth::machine::fake::{Op, SYNC_VECTOR};
 use plinth::sched::VmId;

@@ -1,8 +1,6 @@
 //! Whole-hypervisor scenarios: accesses to devices that the syndrome does not describe.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use plinth::addr::Ipa;
 use plinth::exit::{Exit, FaultSource, StageTwoFault, Width};
 use plinth::machine::El1Register;

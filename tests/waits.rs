@@ -1,10 +1,8 @@
 //! Whole-hypervisor scenarios: whether the hypervisor sees a vCPU wait that has a CPU to itself.
 
-mod common;
-
 use std::sync::{Arc, OnceLock};
 
-use common::*;
+use crate::common::*;
 use plinth::cpu::Step;
 use plinth::hypervisor::Phase;
 use plinth::machine::CpuId;

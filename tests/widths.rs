@@ -3,11 +3,9 @@
 //!
 //! What a device makes of a width is its own affair, and its own tests'. Here it is what an unsigned load of 64 bits says.
 
-mod common;
-
 use std::sync::Arc;
 
-use common::*;
+use crate::common::*;
 use plinth::addr::Ipa;
 use plinth::exit::{Direction, Exit, Gpr, MmioAccess, Width};
 use plinth::machine::fake::{Op, SYNC_VECTOR, Scripted, World};

@@ -1,5 +1,6 @@
 //! A disk of the machine's that does what a test tells it to, when the test tells it to.
 
+#![allow(unsafe_code, reason = "a disk reads and writes the memory it is lent by addresses")]
 #![allow(dead_code, reason = "each test file uses a part")]
 
 use std::collections::VecDeque;
