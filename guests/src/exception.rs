@@ -32,6 +32,8 @@ pub struct Caught {
     pub far: u64,
     /// `ELR_EL1`.
     pub elr: u64,
+    /// `SPSR_EL1`.
+    pub spsr: u64,
 }
 
 impl Caught {
@@ -49,6 +51,12 @@ const SVC: u64 = 0x15;
 const EL1H_MASKED: u64 = 0x3c5;
 /// EC: illegal execution state.
 pub const ILLEGAL_STATE: u64 = 0x0e;
+/// EC: software step without a change of level.
+pub const STEP: u64 = 0x33;
+/// EC: watchpoint without a change of level.
+pub const WATCHPOINT: u64 = 0x35;
+/// `PSTATE.D`.
+const DEBUG_MASKED: u64 = 1 << 9;
 /// EC: instruction abort without a change of level.
 pub const INSTRUCTION_ABORT: u64 = 0x21;
 /// EC: PC alignment fault.
@@ -134,6 +142,7 @@ struct Expectation {
     esr: AtomicU64,
     far: AtomicU64,
     elr: AtomicU64,
+    spsr: AtomicU64,
 }
 
 static EXPECTED: [Expectation; MAX_CPUS] = [const {
@@ -143,6 +152,7 @@ static EXPECTED: [Expectation; MAX_CPUS] = [const {
         esr: AtomicU64::new(0),
         far: AtomicU64::new(0),
         elr: AtomicU64::new(0),
+        spsr: AtomicU64::new(0),
     }
 }; MAX_CPUS];
 
@@ -192,6 +202,7 @@ pub fn survive<R>(attempt: impl FnOnce() -> R) -> (R, Option<Caught>) {
         esr: own.esr.load(Ordering::Relaxed),
         far: own.far.load(Ordering::Relaxed),
         elr: own.elr.load(Ordering::Relaxed),
+        spsr: own.spsr.load(Ordering::Relaxed),
     });
     (result, caught)
 }
@@ -216,7 +227,7 @@ fn interrupt(vector: u64, frame: &mut Frame) {
 
 fn synchronous(vector: u64, frame: &mut Frame) {
     let own = &EXPECTED[cpu()];
-    let caught = Caught { esr: frame.esr, far: frame.far, elr: frame.elr };
+    let caught = Caught { esr: frame.esr, far: frame.far, elr: frame.elr, spsr: frame.spsr };
     let resume = WAY_OUT[cpu()].load(Ordering::SeqCst);
     if caught.class() == SVC && caught.esr & 0xffff == u64::from(LEAVE) && resume != 0 {
         (frame.elr, frame.spsr) = (resume, EL1H_MASKED);
@@ -229,6 +240,7 @@ fn synchronous(vector: u64, frame: &mut Frame) {
     own.esr.store(caught.esr, Ordering::Relaxed);
     own.far.store(caught.far, Ordering::Relaxed);
     own.elr.store(caught.elr, Ordering::Relaxed);
+    own.spsr.store(caught.spsr, Ordering::Relaxed);
     // An illegal return left PSTATE.IL set, which would make every next instruction illegal.
     if caught.class() == ILLEGAL_STATE {
         frame.spsr &= !(1 << 20);
@@ -243,6 +255,8 @@ fn synchronous(vector: u64, frame: &mut Frame) {
         (true, _) => frame.elr = frame.x[30],
         // SVC, HVC and SMC taken here: the return address is the next instruction already.
         (_, 0x15..=0x17) => {}
+        // After a step, too; the next one is not stepped.
+        (_, STEP) => frame.spsr |= DEBUG_MASKED,
         _ => frame.elr += 4,
     }
 }

@@ -46,6 +46,9 @@ pub(super) struct Bank {
 
     /// `IPRIORITYR`.
     pub priority: [u8; 32],
+    /// Of those active: what their priority was when they became so, which is what their end drops. A list register with another
+    /// one would stay active at that end (IHI 0069, "Priority drop").
+    pub running: [u8; 32],
     pub physical: [u16; 32],
 }
 
@@ -80,7 +83,11 @@ impl Bank {
 
     fn is_sound(&self) -> bool {
         self.held | self.carried | self.drop_pending | self.drop_active | self.add_active == 0
-            && self.priority.iter().all(|priority| priority & !PRIORITY_BITS == 0)
+            && self
+                .priority
+                .iter()
+                .chain(&self.running)
+                .all(|priority| priority & !PRIORITY_BITS == 0)
     }
 }
 

@@ -235,6 +235,7 @@ impl Vgic {
         words.drop_active &= !held;
         let new = ones & !words.active & !held;
         words.active |= ones;
+        bits(new).for_each(|index| words.running[index] = words.priority[index]);
         if let Some(shared) = bank.checked_sub(1) {
             // Nobody has taken it: it is active where it would be delivered.
             let spis = &mut self.shared[shared];

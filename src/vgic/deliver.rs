@@ -129,7 +129,7 @@ impl Vgic {
                 .flat_map(|bank| {
                     bits(self.evicted_of(v, bank)).map(move |index| Place { bank, index })
                 })
-                .min_by_key(|place| self.bank(v, place.bank).priority[place.index]);
+                .min_by_key(|place| self.bank(v, place.bank).running[place.index]);
             let Some(place) = highest else { break };
             self.bank_mut(v, place.bank).active &= !place.bit();
             notify = notify | self.let_go(v, place);
@@ -162,6 +162,8 @@ impl Vgic {
         }
         if active {
             bank.active |= bit;
+            let taken = now.filter(|lr| lr.state.is_active()).map(|lr| lr.priority);
+            bank.running[place.index] = taken.unwrap_or(bank.priority[place.index]);
         }
         if active && !was.state.is_active() {
             self.mark_fresh(v, place);

@@ -28,6 +28,9 @@ pub struct CpuInterface {
     pub forgets_levels: bool,
     /// `EOImode`: an EOI only drops the priority.
     pub eoi_mode: bool,
+    /// An EOI deactivates an interrupt only if the priority that it drops is that interrupt's list register's. GICv3 is like that
+    /// (IHI 0069, "Priority drop").
+    pub ends_by_priority: bool,
     /// Active priorities (`APR`), the running one last.
     active: Vec<u8>,
     /// Every physical deactivation so far, by the guest or the hypervisor.
@@ -49,6 +52,7 @@ impl CpuInterface {
             entry_not_present: false,
             forgets_levels: false,
             eoi_mode: false,
+            ends_by_priority: false,
             active: Vec::new(),
             deactivated: Vec::new(),
             writes: 0,
@@ -101,8 +105,10 @@ impl CpuInterface {
     /// The guest writes `EOIR`: the running priority drops, and without [`eoi_mode`](Self::eoi_mode)
     /// the interrupt is deactivated.
     pub fn end(&mut self, intid: IntId, source: u8) {
-        self.active.pop();
-        if !self.eoi_mode {
+        let dropped = self.active.pop();
+        let held = self.holding(intid).filter(|lr| self.ends_by_priority && lr.state.is_active());
+        let is_own = held.is_none_or(|lr| Some(lr.priority) == dropped);
+        if !self.eoi_mode && is_own {
             self.end_activity(intid, source);
         }
     }

@@ -115,7 +115,7 @@ impl Vgic {
             for index in bits(self.evicted_of(v, bank)) {
                 let place = Place { bank, index };
                 if fresh & place.bit() == 0 {
-                    active.offer(self.bank(v, bank).priority[index], place);
+                    active.offer(self.bank(v, bank).running[index], place);
                 } else {
                     // Of several taken since, the later ones have the higher INTIDs, unless their
                     // priorities differ; and then the priority drop tells them apart.
@@ -168,7 +168,8 @@ impl Vgic {
         let level = bank.level() & bit != 0;
         let active = bank.active & bit != 0;
         let (linked, forwarded) = (bank.linked & bit != 0, bank.forwarded & bit != 0);
-        let (priority, group1) = (bank.priority[place.index], bank.group & bit != 0);
+        let priorities = if active { &bank.running } else { &bank.priority };
+        let (priority, group1) = (priorities[place.index], bank.group & bit != 0);
         let physical = IntId(bank.physical[place.index]);
         let mut pending = wanted && routed;
 

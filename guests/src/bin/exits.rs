@@ -35,6 +35,8 @@ fn main(report: &mut Report) {
     big_endian(report);
     user::prepare();
     big_endian_user(report);
+    msr!("oslar_el1", 0);
+    debug_user(report);
     debug(report);
 }
 
@@ -277,27 +279,37 @@ fn registers(report: &mut Report) {
     }
 }
 
-/// Returns to states with bits that mean nothing, or nothing here, and leaves the guest in each.
+/// Returns to states with bits that mean nothing, or nothing here, and leaves the guest in each: what becomes of the bit is what
+/// becomes of it where the guest is not left.
 fn states(report: &mut Report) {
     let mut wrong = None;
     for bit in (10..20).chain(22..28).chain(32..64) {
-        let (version, caught) = survive(|| {
-            let mut x0 = u64::from(psci::VERSION);
-            // SAFETY: goes on at the label, where the firmware is called and the state is put right.
-            unsafe {
-                asm!("adr {0}, 2f", "msr elr_el1, {0}", "msr spsr_el1, {1}", "isb", "eret",
-                    "2: hvc #0", "adr {0}, 3f", "msr elr_el1, {0}", "mov {0}, #0x3c5",
-                    "msr spsr_el1, {0}", "isb", "eret", "3:",
-                    out(reg) _, in(reg) 0x3c5_u64 | 1 << bit, inout("x0") x0,
-                    out("x1") _, out("x2") _, out("x3") _, options(nostack));
-            }
-            x0
-        });
-        if caught.is_some() || version == u64::from(psci::VERSION) || version >> 16 > 1 {
-            wrong = wrong.or(Some((bit, version, caught)));
+        let state = 0x3c5 | 1 << bit;
+        let ((stays, _), left) = (in_state(state, false), in_state(state, true));
+        let ((after, version), before) = (left, stays);
+        if before != after || before.is_none() || version == psci::VERSION || version >> 16 > 1 {
+            wrong = wrong.or(Some((bit, before, after, version)));
         }
     }
     report.holds("a state with any reserved bit is left and come back to", wrong.is_none(), wrong);
+}
+
+/// Takes on a `PSTATE` by an exception return, and leaves the guest, if it is to. Returns what that is then, in the next
+/// exception, and what the firmware has answered.
+fn in_state(state: u64, leave: bool) -> (Option<u64>, u32) {
+    let (version, caught) = survive(|| {
+        let mut x0 = u64::from(psci::VERSION);
+        // SAFETY: goes on at the label, where the firmware is called and the state is put right.
+        unsafe {
+            asm!("adr {0}, 2f", "msr elr_el1, {0}", "msr spsr_el1, {1}", "isb", "eret",
+                "2: cbz {2}, 4f", "hvc #0", "4: svc #0", "adr {0}, 3f", "msr elr_el1, {0}",
+                "mov {0}, #0x3c5", "msr spsr_el1, {0}", "isb", "eret", "3:",
+                out(reg) _, in(reg) state, in(reg) u64::from(leave), inout("x0") x0,
+                out("x1") _, out("x2") _, out("x3") _, options(nostack));
+        }
+        x0
+    });
+    (caught.map(|caught| caught.spsr), version as u32)
 }
 
 /// `LDR` and `STR` of devices with `SCTLR_EL1.EE` set. The MMU is off, as its tables would be read that way, too.
@@ -331,12 +343,11 @@ fn big_endian_user(report: &mut Report) {
 }
 
 /// Exception classes of a step and of a watchpoint, from EL0.
-const STEP: u64 = 0x32;
-const WATCHPOINT: u64 = 0x34;
+const USER_STEP: u64 = 0x32;
+const USER_WATCHPOINT: u64 = 0x34;
 
 /// EL0 is stepped over what the hypervisor emulates, and watched.
-fn debug(report: &mut Report) {
-    msr!("oslar_el1", 0);
+fn debug_user(report: &mut Report) {
     // LDR W0, [X4]; LDP W5, W6, [X4]; LDR W2, [X7]: two of a device, one of memory.
     user::write32([0xb940_0080, 0x2940_1885, 0xb940_00e2, SVC].into_iter());
     let code = user::code();
@@ -347,7 +358,11 @@ fn debug(report: &mut Report) {
     for step in 1..=3 {
         user.spsr = A64 & !(1 << 9) | 1 << 21;
         user::run(&mut user);
-        report.equal("a step is one instruction", (user.class(), user.pc), (STEP, code + 4 * step));
+        report.equal(
+            "a step is one instruction",
+            (user.class(), user.pc),
+            (USER_STEP, code + 4 * step),
+        );
     }
     msr!("mdscr_el1", mrs!("mdscr_el1") & !1);
     let read = (user.r[0], user.r[5], user.r[6], user.r[2]);
@@ -362,5 +377,56 @@ fn debug(report: &mut Report) {
     msr!("mdscr_el1", mrs!("mdscr_el1") & !(1 << 15));
     msr!("dbgwcr0_el1", 0);
     let told = (user.class(), user.pc, user.far);
-    report.equal("a watchpoint is the guest's own", told, (WATCHPOINT, code + 8, code));
+    report.equal("a watchpoint is the guest's own", told, (USER_WATCHPOINT, code + 8, code));
+}
+
+/// `MDSCR_EL1.SS`, `KDE` (at EL1, too), `MDE`.
+const SOFTWARE_STEP: u64 = 1;
+const KERNEL_DEBUG: u64 = 1 << 13;
+const MONITOR_DEBUG: u64 = 1 << 15;
+/// EL1h, all masked but debug exceptions.
+const DEBUGGED: u64 = 0x1c5;
+
+/// The same at EL1, which debugs itself; a watchpoint on what the hypervisor emulates is silent, as on a CPU that finds the
+/// address not translated first.
+fn debug(report: &mut Report) {
+    let before = mrs!("mdscr_el1");
+    let at = uart::PERIPH_ID0;
+    msr!("mdscr_el1", before | SOFTWARE_STEP | KERNEL_DEBUG);
+    let ((read, next), step) = survive(|| {
+        let (read, next): (u64, u64);
+        // SAFETY: goes on at the label, with one instruction stepped; the vectors end that.
+        unsafe {
+            asm!("adr {1}, 2f", "msr elr_el1, {1}", "msr spsr_el1, {2}", "add {1}, {1}, #4", "isb",
+                "eret", "2: ldr {0:w}, [{3}]", "nop",
+                out(reg) read, out(reg) next, in(reg) DEBUGGED | 1 << 21, in(reg) at,
+                options(nostack));
+        }
+        (read, next)
+    });
+    msr!("mdscr_el1", before);
+    let told = step.map(|step| (step.class(), step.elr));
+    report.equal("EL1 steps over what is emulated", told, Some((exception::STEP, next)));
+    report.equal("and that is done", (read, exception::count()), (0x11, 1));
+
+    let mut watch = |question: &str, at: u64, wanted: Option<(u64, u64)>| {
+        msr!("dbgwvr0_el1", at);
+        // All bytes, loads and stores, EL1, enabled.
+        msr!("dbgwcr0_el1", 0xff << 5 | 0b11 << 3 | 0b01 << 1 | 1);
+        msr!("mdscr_el1", before | MONITOR_DEBUG | KERNEL_DEBUG);
+        let (_, caught) = survive(|| {
+            // SAFETY: reads what may be read.
+            unsafe {
+                asm!("msr daifclr, #8", "isb", "ldr {0:w}, [{0}]", "msr daifset, #8",
+                    inout(reg) at => _, options(nostack));
+            }
+        });
+        msr!("mdscr_el1", before);
+        msr!("dbgwcr0_el1", 0);
+        report.equal(question, caught.map(|caught| (caught.class(), caught.far)), wanted);
+    };
+    let memory = (&raw const CODE) as u64;
+    let hit = Some((exception::WATCHPOINT, memory));
+    watch("EL1 has a watchpoint of its own", memory, hit);
+    watch("on a device that is emulated it is silent", at, None);
 }

@@ -6,6 +6,7 @@
 
 use core::arch::asm;
 
+use guests::exception::survive;
 use guests::machine::{GicAt, machine};
 use guests::mmio::{read8, read16, read32, read64, write32};
 use guests::mmu::{self, Memory};
@@ -52,6 +53,9 @@ fn main(report: &mut Report) {
         let at = mmu::alias(uart::PERIPH_ID0, memory);
         loads(report, at);
         simd_loads(report, at);
+    }
+    for memory in [Memory::NonCacheable, Memory::WriteBack] {
+        refused(report, mmu::alias(priorities(), memory));
     }
     let at = mmu::alias(priorities(), Memory::Device);
     stores(report, at);
@@ -196,6 +200,49 @@ fn simd_stores(report: &mut Report, at: u64) {
     check("str s, [x], #4", from!("str s0, [x10], #4"), at + 4, [a, 0, 0, 0]);
     check("stp s, s, [x, #8]", from!("stp s0, s1, [x10, #8]"), at, [0, 0, a, b]);
     check("stp s, s, [x, #8]!", from!("stp s0, s1, [x10, #8]!"), at + 8, [0, 0, a, b]);
+}
+
+/// `ESR_EL1` of an external abort on a data access at the same level, but for whether it was a write; `FAR_EL1` holds.
+const EXTERNAL_ABORT: u64 = 0x25 << 26 | 1 << 25 | 0x10;
+
+/// Forms that no driver uses on a device: each is an external abort at its instruction, changes no register and does nothing.
+/// Only a prefetch is no access.
+fn refused(report: &mut Report, at: u64) {
+    let before = words(at);
+    macro_rules! check {
+        ($($text:literal),+ $(,)?) => {$({
+            let (mut base, mut x, mut place) = (at, VALUES, 0u64);
+            let (_, caught) = survive(|| {
+                // SAFETY: reads and writes what is there for that, or is refused.
+                unsafe {
+                    asm!(".arch_extension simd", "adr {}, 2f", concat!("2: ", $text),
+                        inout(reg) place, inout("x10") base, inout("x11") x[0],
+                        inout("x12") x[1], inout("x13") x[2], inout("x14") x[3],
+                        in("x15") 4u64, options(nostack));
+                }
+            });
+            let told = caught.map(|caught| (caught.esr & !(1 << 6), caught.elr, caught.far));
+            let kept = (base, x, words(at)) == (at, VALUES, before);
+            let wanted = (Some((EXTERNAL_ABORT, place, at)), true);
+            report.equal(concat!("refused: ", $text), (told, kept), wanted);
+        })+};
+    }
+    check!(
+        "dc zva, x10",
+        "ld1 {{v0.4s}}, [x10]",
+        "ld1 {{v0.s}}[1], [x10]",
+        "ld1r {{v0.2s}}, [x10]",
+        "ld2 {{v0.2s, v1.2s}}, [x10], #16",
+        "st1 {{v0.16b}}, [x10]",
+        "st4 {{v0.b, v1.b, v2.b, v3.b}}[3], [x10], x15",
+        "ldxr w11, [x10]",
+        "ldaxp w11, w12, [x10]",
+    );
+    let (_, caught) = survive(|| {
+        // SAFETY: a hint.
+        unsafe { asm!("prfm pldl1keep, [{}]", in(reg) at, options(nostack)) };
+    });
+    report.equal("a prefetch is no access", caught, None);
 }
 
 /// Registers of 64 bits: `GICD_IROUTER`, of which `Aff3` and `Aff0` to `Aff2` are kept.

@@ -43,7 +43,9 @@ struct Machine {
 
 impl Machine {
     fn new(version: GicVersion, vcpus: u8, list_registers: usize) -> Self {
-        let cpus = (0..vcpus).map(|_| CpuInterface::new(list_registers)).collect();
+        let mut interface = CpuInterface::new(list_registers);
+        interface.ends_by_priority = version == GicVersion::V3;
+        let cpus = (0..vcpus).map(|_| interface.clone()).collect();
         let mut machine = Self { vgic: Vgic::new(version, vcpus.into()), cpus };
         machine.write(0, 0x000, 0b11); // GICD_CTLR: both groups
         machine
