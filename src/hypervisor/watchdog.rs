@@ -91,6 +91,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::testing::cases(256, 2))]
+
         /// The model: it hangs exactly where the last looks, one more than [`LOOKS`], saw it at work and the same number.
         #[test]
         fn it_hangs_exactly_after_so_many_looks_at_the_same(

@@ -95,6 +95,11 @@ fn gives(bench: &Bench, gic: &str) -> Result<()> {
     run.session.says("ada", "plinth-guest-ready", BOOT_SECONDS)?;
     lends(run, 1000)?;
     is_told(run)?;
+    if gic == "2" {
+        // The rest takes long, and has nothing to do with the interrupt controller.
+        run.ctl("poweroff")?;
+        return run.session.end_with(0, ANSWER_SECONDS);
+    }
     // A guest that begins again has its image where it has to be, and gives memory back again.
     run.session.send("reboot -f\r")?;
     run.session.wait_for("ada: reset", ANSWER_SECONDS)?;

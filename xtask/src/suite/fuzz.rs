@@ -30,7 +30,7 @@ const MEGABYTES: u64 = 1024;
 
 /// Counters for each edge of the control flow and each comparison, which libFuzzer reads; overflows and assertions are
 /// looked for (SanitizerCoverage, "Inline 8bit-counters", "PC-Table", "Tracing data flow").
-const RUSTFLAGS: [&str; 10] = [
+const RUSTFLAGS: [&str; 9] = [
     "--cfg=fuzzing",
     "-Cpasses=sancov-module",
     "-Cllvm-args=-sanitizer-coverage-level=4",
@@ -40,7 +40,6 @@ const RUSTFLAGS: [&str; 10] = [
     "-Cdebug-assertions=on",
     "-Coverflow-checks=on",
     "-Ccodegen-units=1",
-    "-Clink-dead-code",
 ];
 
 pub fn steps() -> Vec<Step> {
@@ -96,6 +95,8 @@ fn built() -> Result<PathBuf> {
     cargo.args(["build", "--release", "--quiet", "--locked", "--target", &host]);
     cargo.current_dir(paths::root().join(FOLDER)).env("CARGO_TARGET_DIR", &target);
     cargo.env("CARGO_ENCODED_RUSTFLAGS", RUSTFLAGS.join("\x1f")).env_remove("RUSTFLAGS");
+    // Whoever looks at a finding builds the target with cargo-fuzz.
+    cargo.env("CARGO_PROFILE_RELEASE_DEBUG", "0");
     command::succeed(&mut cargo, BUILD_SECONDS)?;
     Ok(target.join(host).join("release"))
 }
