@@ -148,6 +148,7 @@ impl Ring {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::pick;
 
     #[test]
     fn the_newest_bytes_are_kept_with_their_positions() {
@@ -165,16 +166,18 @@ mod tests {
 
     #[test]
     fn it_grows_when_it_is_full_and_no_further_than_it_may() {
-        for limit in [100, 5000, 16384, 20000, 49152, 50000] {
+        let limits = [5000, 100, 16384, 20000, 49152, 50000];
+        let all = pick(120_000, 12_000u64);
+        for limit in limits.into_iter().take(pick(limits.len(), 2)) {
             let mut ring = Ring::new(limit, 0);
             let byte = |position: u64| position.to_le_bytes()[0] ^ position.to_le_bytes()[1];
-            for position in 0..120_000u64 {
+            for position in 0..all {
                 ring.push(byte(position));
                 let most = limit.max(1024) as u64;
                 assert_eq!(ring.start(), (position + 1).saturating_sub(most));
                 assert!(ring.capacity() as u64 <= most);
             }
-            let newest: Vec<u8> = (ring.start()..120_000).map(byte).collect();
+            let newest: Vec<u8> = (ring.start()..all).map(byte).collect();
             assert!(ring.iter_from(0).eq(newest));
         }
         assert_eq!(Ring::new(1 << 20, 0).capacity(), 4096);

@@ -72,8 +72,7 @@ fn main(report: &mut Report) {
         gic::disable(intid);
         interrupt::on(intid, meddle);
     }
-    let taken =
-        |intid| (0..guests::MAX_CPUS).map(|cpu| interrupt::count(cpu, intid)).sum::<u32>();
+    let taken = |intid| (0..guests::MAX_CPUS).map(|cpu| interrupt::count(cpu, intid)).sum::<u32>();
     let (mut wrong, mut left) = (None, None);
     for round in 1..=ROUNDS {
         gic::set_forwarding(false);
@@ -106,6 +105,10 @@ fn main(report: &mut Report) {
             break;
         }
     }
-    report.holds("each of all is taken once, whatever is changed meanwhile", wrong.is_none(), wrong);
+    report.holds(
+        "each of all is taken once, whatever is changed meanwhile",
+        wrong.is_none(),
+        wrong,
+    );
     report.holds("none is left pending or active", left.is_none(), left);
 }

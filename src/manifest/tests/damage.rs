@@ -1,6 +1,7 @@
 //! Bundles that were damaged, or that a stranger made.
 
 use super::*;
+use crate::testing::pick;
 
 #[test]
 fn every_flipped_bit_of_a_bundle_is_noticed() {
@@ -61,7 +62,7 @@ fn a_table_longer_than_the_bundle_is_refused() {
 
 #[test]
 fn a_bundle_shorter_than_its_own_header_is_refused() {
-    for total in 0..32u64 {
+    for total in (0..32u64).step_by(pick(1, 10)) {
         let mut bundle = forge(&[]);
         bundle[16..24].copy_from_slice(&total.to_le_bytes());
         bundle[12..16].copy_from_slice(&crc32fast::hash(&[]).to_le_bytes());

@@ -1,6 +1,7 @@
 //! All interrupts at once, ends where and when nobody expects them, and redistributors of vCPUs that are not there.
 
 use super::*;
+use crate::testing::pick;
 use std::collections::BTreeSet;
 
 const SPIS: u16 = 224;
@@ -86,8 +87,9 @@ fn take_all(version: GicVersion, list_registers: usize) {
 
 #[test]
 fn each_of_224_interrupts_that_are_pending_at_once_is_taken_once_whatever_is_changed_meanwhile() {
-    for version in [GicVersion::V2, GicVersion::V3] {
-        for list_registers in [1, 2, 4, 16] {
+    let versions = [GicVersion::V3, GicVersion::V2];
+    for version in versions.into_iter().take(pick(2, 1)) {
+        for list_registers in [4, 1, 2, 16].into_iter().take(pick(4, 1)) {
             take_all(version, list_registers);
         }
     }

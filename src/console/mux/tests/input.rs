@@ -1,6 +1,7 @@
 //! What is typed, and whom it goes to.
 
 use super::*;
+use crate::testing::pick;
 
 #[test]
 fn what_is_typed_goes_to_one_guest_and_the_escape_key_chooses_which() {
@@ -57,6 +58,9 @@ fn escape_key_waits(typed: usize, count: usize, time: Duration) -> Duration {
 fn the_escape_key_waits_about_a_second_for_a_guest_that_trickles() {
     let millis = Duration::from_millis;
     assert!(escape_key_waits(4096, 1, millis(400)) <= millis(1600));
+    if cfg!(miri) {
+        return;
+    }
     assert!(escape_key_waits(100_000, 1, millis(100)) <= millis(1600));
     // As slow as can be: it takes what it has to, and each such part of the text waits a second.
     assert!(escape_key_waits(4096, 64, millis(120)) <= Duration::from_secs(8));
@@ -65,7 +69,7 @@ fn the_escape_key_waits_about_a_second_for_a_guest_that_trickles() {
 #[test]
 fn a_guest_that_takes_what_is_typed_at_its_own_speed_misses_nothing() {
     let mut bench = Bench::new(&["a"]);
-    let text: Vec<u8> = (0..20_000u32).map(|n| b'a' + n.to_le_bytes()[0] % 26).collect();
+    let text: Vec<u8> = (0..pick(20_000, 500u32)).map(|n| b'a' + n.to_le_bytes()[0] % 26).collect();
     let (mut at, mut received) = (0, Vec::new());
     while received.len() < text.len() {
         at += bench.type_what_is_wanted(&text[at..]);
