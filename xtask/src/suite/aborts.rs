@@ -85,6 +85,7 @@ fn guests(bench: &Bench, gic: &str, offered: u8) -> Result<()> {
     let plain = text.replace('\r', "");
     // Where many stop at once, the registers of some are not said, and a line says that instead.
     let mut unsaid = plain.matches("those of others are still being said").count();
+    ensure!(unsaid <= TIMES, "of {unsaid} no registers are said\n{text}");
     for state in BTreeSet::from(PLACES.map(|(.., state)| state)) {
         let wanted = PLACES.iter().filter(|(.., other)| *other == state).count() * TIMES;
         let state = format!("pstate 0x0000000000000{state}\n");
