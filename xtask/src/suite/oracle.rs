@@ -130,6 +130,8 @@ fn left(bench: &Bench, cpus: &str) -> Result<()> {
     ensure!(!found.is_empty(), "the guest's registers are not to be seen from outside");
     drop(before);
     run.ctl("vm destroy hides")?;
+    // The answer says that it has begun.
+    run.session.wait_for("hides: destroyed", SECONDS)?;
     let after = qmp.memory(&image)?;
     let found = outside(&after, &guests, &tags);
     ensure!(
