@@ -26,7 +26,9 @@ fn watched(cpus: u8, program: &[Op]) -> Room {
         room.program(vm, ENTRY, program);
     }
     let watch = |cpu: plinth::cpu::Cpu<'static, _>| {
-        cpu.with_watchdog(INTERVAL, |_, hang| FOUND.with_borrow_mut(|found| found.push(hang)))
+        cpu.with_watchdog(INTERVAL, LOOKS, |_, hang| {
+            FOUND.with_borrow_mut(|found| found.push(hang))
+        })
     };
     room.cpus = take(&mut room.cpus).into_iter().map(watch).collect();
     found();

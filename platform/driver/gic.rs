@@ -26,6 +26,8 @@ register_bitfields! { u32,
     /// Software Generated Interrupt Register, GICD_SGIR (GICv2).
     pub(super) SGIR [
         INTID OFFSET(0) NUMBITS(4) [],
+        /// The SGI is in group 1; the Secure view's alone.
+        NSATT OFFSET(15) NUMBITS(1) [],
         CPUTargetList OFFSET(16) NUMBITS(8) [],
         TargetListFilter OFFSET(24) NUMBITS(2) [ List = 0 ]
     ]
@@ -160,6 +162,22 @@ impl Lines {
             Trigger::Edge => register.get() | edge,
             Trigger::Level => register.get() & !edge,
         });
+        Ok(())
+    }
+
+    /// Whether interrupts can be put into either group: the first 32, which are all in group 1 afterwards. Where the Secure
+    /// world has group 0 the registers read as zero to us (IHI 0048B, "Interrupt Group Registers, GICD_IGROUPRn"; IHI 0069H,
+    /// "GICR_IGROUPR0, Interrupt Group Register 0").
+    pub fn has_groups(&self) -> bool {
+        let Some(register) = self.registers.group.first() else { return false };
+        register.set(u32::MAX);
+        register.get() != 0
+    }
+
+    /// Puts one of the first 32 interrupts, which are the caller's own, into group 0. It is to be disabled.
+    pub fn set_group_0(&self, intid: IntId) -> Result<(), DriverError> {
+        let (register, bit) = self.word(&self.registers.group, intid)?;
+        register.set(register.get() & !bit);
         Ok(())
     }
 

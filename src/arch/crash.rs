@@ -1,5 +1,5 @@
 //! The last words: an exception from EL2 itself, or a panic, is reported with registers, the
-//! syndrome in words and a backtrace, and the machine is powered off.
+//! syndrome in words and a backtrace, and the machine is powered off. One that hangs is reported, and the machine started again.
 
 use core::arch::asm;
 use core::fmt::Write;
@@ -28,6 +28,13 @@ pub struct CrashFrame {
     far: u64,
     /// Which vector.
     pub kind: u64,
+}
+
+impl CrashFrame {
+    /// Masks more of `PSTATE` for when what was interrupted goes on.
+    pub fn mask(&mut self, bits: u64) {
+        self.spsr |= bits;
+    }
 }
 
 /// The frame's size, kept a multiple of the stack's alignment.
@@ -65,6 +72,12 @@ extern "C" fn plinth_crash(frame: &CrashFrame) -> ! {
     if class == 0x25 && (guard..guard + PAGE_SIZE).contains(&frame.far) {
         let _ = writeln!(out, "  in the emergency stack's guard page: it has overflowed");
     }
+    whereabouts(&mut out, frame);
+    power::off(Verdict::Failed("exception at EL2"))
+}
+
+/// What was interrupted: where it was, its registers, and who called it.
+fn whereabouts(out: &mut console::Emergency, frame: &CrashFrame) {
     let _ = writeln!(out, "ELR {:#018x} (image +{:#x})", frame.elr, offset(frame.elr));
     let _ =
         writeln!(out, "FAR {:#018x} SPSR {:#010x} SP {:#018x}", frame.far, frame.spsr, frame.sp);
@@ -77,8 +90,7 @@ extern "C" fn plinth_crash(frame: &CrashFrame) -> ! {
     // Who jumped out of the code left behind where from.
     let inside = super::boot::code().contains(PhysAddr::new(frame.elr));
     let pc = if inside { frame.elr } else { frame.x[30].wrapping_sub(4) };
-    backtrace(&mut out, pc, frame.x[29]);
-    power::off(Verdict::Failed("exception at EL2"))
+    backtrace(out, pc, frame.x[29]);
 }
 
 #[panic_handler]
@@ -97,15 +109,32 @@ fn panic(info: &PanicInfo<'_>) -> ! {
 }
 
 /// Another CPU hangs: say so, and start the machine again. Where that one is cannot be found out from here, as it takes no interrupt.
-pub fn hang(hypervisor: &Hypervisor, hang: Hang) {
+pub fn another_hangs(hypervisor: &Hypervisor, hang: Hang) {
+    start_report();
+    say(&mut console::Emergency::new(), hypervisor, hang, format_args!("CPU {}", hang.by.0));
+    power::restart()
+}
+
+/// This CPU hangs: its watchdog has interrupted it at `frame`. Say so, and start the machine again.
+pub fn hangs(hypervisor: &Hypervisor, hang: Hang, frame: &CrashFrame) -> ! {
     start_report();
     let mut out = console::Emergency::new();
-    let Hang { cpu, by, ticks, .. } = hang;
-    let seconds = hypervisor.frequency().to_secs(ticks);
+    say(&mut out, hypervisor, hang, format_args!("its own watchdog"));
+    whereabouts(&mut out, frame);
+    power::restart()
+}
+
+fn say(
+    out: &mut console::Emergency,
+    hypervisor: &Hypervisor,
+    hang: Hang,
+    by: core::fmt::Arguments<'_>,
+) {
+    let seconds = hypervisor.frequency().to_secs(hang.ticks);
+    let cpu = hang.cpu.0;
     let _ = writeln!(
         out,
-        "\nplinth: CPU {} hangs at EL2: it has taken no interrupt for {seconds} s, says CPU {}",
-        cpu.0, by.0
+        "\nplinth: CPU {cpu} hangs at EL2: it has taken no interrupt for {seconds} s, says {by}"
     );
     let last = hang.last_exit.map_or("none", |reason| reason.name());
     let during = match hang.phase {
@@ -119,12 +148,13 @@ pub fn hang(hypervisor: &Hypervisor, hang: Hang) {
         Some(((_, config), vcpu)) => _ = writeln!(out, "  for vCPU {vcpu} of {}", config.name),
         None => _ = writeln!(out, "  for no vCPU"),
     }
-    power::restart()
 }
 
 /// Claim the report; who comes second stays silent: on the same CPU it powers off at once, on another
 /// it waits for the end. So does who cannot even power off.
 fn start_report() {
+    // SAFETY: nothing interrupts the report any more; the watchdog's FIQ is on the stack that a crash uses.
+    unsafe { asm!("msr DAIFSet, #0xf", options(nomem, nostack)) };
     let this = cpu();
     match REPORTER.compare_exchange(NOBODY, this, Ordering::AcqRel, Ordering::Acquire) {
         Ok(_) => {}

@@ -11,6 +11,7 @@
 //! | [`el1`] | the registers that stay in the CPU while a vCPU is loaded |
 //! | [`gic`] | the physical GIC and the list registers |
 //! | [`timer`] | the generic timer |
+//! | [`watchdog`] | a CPU's look at itself |
 //! | [`mitigation`] | what this CPU and its firmware do against speculation |
 //! | [`maintenance`] | caches and TLBs |
 //! | [`checksum`] | CRC-32 |
@@ -51,4 +52,5 @@ pub mod supply;
 pub mod this_cpu;
 pub mod timer;
 pub mod traps;
+pub mod watchdog;
 pub mod world;

@@ -5,6 +5,7 @@ use alloc::boxed::Box;
 use core::mem::MaybeUninit;
 use tock_registers::interfaces::{Readable, Writeable};
 
+use super::watchdog::Own;
 use crate::addr::PhysAddr;
 use crate::machine::CpuId;
 
@@ -12,7 +13,7 @@ use crate::machine::CpuId;
 #[repr(C)]
 #[derive(Debug)]
 pub struct PerCpu {
-    /// The top of a stack that nothing but the crash report uses.
+    /// The top of a stack that nothing but the crash report and the watchdog's FIQ use.
     pub emergency_stack: u64,
     /// Not 0 while an SError at EL2 is expected.
     pub serror_window: u64,
@@ -23,6 +24,8 @@ pub struct PerCpu {
     pub cpu: CpuId,
     /// The stack it normally runs on, lowest and highest address: a backtrace keeps inside.
     pub stack: (u64, u64),
+    /// The watchdog's, which alone uses it.
+    pub own: Option<Own>,
 }
 
 /// How large an emergency stack is: room for the report's formatting.
@@ -37,8 +40,14 @@ struct Stack(MaybeUninit<[u8; BOOT_EMERGENCY]>);
 /// Not a part of `.bss`, which is filled with zeros.
 #[unsafe(link_section = ".uninit")]
 static mut BOOT_EMERGENCY_STACK: Stack = Stack(MaybeUninit::uninit());
-static mut BOOT: PerCpu =
-    PerCpu { emergency_stack: 0, serror_window: 0, entry: 0, cpu: CpuId(0), stack: (0, 0) };
+static mut BOOT: PerCpu = PerCpu {
+    emergency_stack: 0,
+    serror_window: 0,
+    entry: 0,
+    cpu: CpuId(0),
+    stack: (0, 0),
+    own: None,
+};
 
 /// Make the boot CPU able to report its own crash, before there is a heap.
 pub fn install_boot(stack: (u64, u64)) {
@@ -59,7 +68,8 @@ pub fn boot_emergency_guard() -> PhysAddr {
 /// Make a secondary CPU able to report its own crash, on the emergency stack that ends at `emergency`. The block lives for
 /// ever.
 pub fn install(cpu: CpuId, stack: (u64, u64), emergency: u64) {
-    let block = PerCpu { emergency_stack: emergency, serror_window: 0, entry: 0, cpu, stack };
+    let block =
+        PerCpu { emergency_stack: emergency, serror_window: 0, entry: 0, cpu, stack, own: None };
     TPIDR_EL2.set(&raw const *Box::leak(Box::new(block)) as u64);
 }
 

@@ -3,7 +3,7 @@
 //! The boot argument `provoke=KIND@CPU` (`@0` may be left out) makes that CPU do, when all is set up and
 //! before its first guest instruction, what a bug might: `panic`, `undefined`, `data-abort`,
 //! `stack-overflow`, `emergency-overflow`, `write-code`, `write-constants`, `write-bundle`, `execute-data`,
-//! `execute-stack`, `execute-device`, `execute-guest`, `serror` (by `guests/src/firmware/secure.rs`) or `hang`; or, after a thousand
+//! `execute-stack`, `execute-device`, `execute-guest`, `serror` (by `guests/src/firmware/secure.rs`), `hang` or `hang-deaf` (also for the watchdog's FIQ); or, after a thousand
 //! steps, `hang-late`. It may be given several times. Whoever can write the hypervisor's boot arguments owns the machine anyway.
 
 use alloc::boxed::Box;
@@ -30,6 +30,7 @@ pub fn on_request(board: &Board, cpu: CpuId) {
             "stack-overflow" => _ = overflow_stack(0),
             "emergency-overflow" => overflow_emergency_stack(),
             "hang" | "hang-late" => hang(),
+            "hang-deaf" => hang_deaf(),
             "serror" => serror(),
             "write-code" => write_code(),
             "write-constants" => write_constants(),
@@ -65,6 +66,14 @@ fn hang() -> ! {
     loop {
         core::hint::spin_loop();
     }
+}
+
+/// The same, and the watchdog is masked as well.
+#[inline(never)]
+fn hang_deaf() -> ! {
+    // SAFETY: nothing is interrupted any more.
+    unsafe { asm!("msr DAIFSet, #0xf", options(nomem, nostack)) };
+    hang()
 }
 
 /// An SError where none is expected: unmasked, and asked of the firmware, of which no other than the tests' knows the function.

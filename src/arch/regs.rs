@@ -63,6 +63,10 @@ registers! {
     CNTHP_CVAL_EL2 = "S3_4_C14_C2_2";
     /// Counter-timer Hypervisor Physical Timer Control.
     CNTHP_CTL_EL2 = "S3_4_C14_C2_1";
+    /// Counter-timer Physical Timer CompareValue. Guests' accesses trap: the timer is the hypervisor's.
+    CNTP_CVAL_EL0 = "S3_3_C14_C2_2";
+    /// Counter-timer Physical Timer Control.
+    CNTP_CTL_EL0 = "S3_3_C14_C2_1";
     /// Performance Monitors Control Register: `N`, the number of counters, goes into `MDCR_EL2.HPMN`.
     PMCR_EL0 = "S3_3_C9_C12_0";
     /// Extended Hypervisor Configuration Register (FEAT_HCX).
@@ -98,6 +102,8 @@ registers! {
     ICC_BPR1_EL1 = "S3_0_C12_C12_3";
     /// Interrupt Controller Control Register (EL1).
     ICC_CTLR_EL1 = "S3_0_C12_C12_4";
+    /// Interrupt Controller Binary Point Register 0.
+    ICC_BPR0_EL1 = "S3_0_C12_C8_3";
     /// Interrupt Controller Interrupt Group 0 Enable Register.
     ICC_IGRPEN0_EL1 = "S3_0_C12_C12_6";
     /// Interrupt Controller Interrupt Group 1 Enable Register.

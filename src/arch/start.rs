@@ -15,13 +15,13 @@ use super::power::{self, Verdict};
 use super::this_cpu::ThisCpu;
 use super::{
     boot, errata, heap, host, id_registers, mitigation, monitor, percpu, provoke, smp, supply,
-    timer, traps,
+    timer, traps, watchdog,
 };
 use crate::addr::{PAGE_SIZE, PhysAddr, Region};
 use crate::console::{self, Settings};
 use crate::cpu::{Cpu, Step};
 use crate::hypervisor::Hypervisor;
-use crate::hypervisor::watchdog::LOOKS;
+use crate::hypervisor::watchdog::{GRACE, LOOKS};
 use crate::machine::{CpuId, Machine};
 use crate::manifest::View;
 use crate::memory::{FramePool, Ram};
@@ -48,6 +48,11 @@ static HYPERVISOR: Once<Hypervisor> = Once::new();
 static STARTED: AtomicBool = AtomicBool::new(false);
 /// `VTTBR_EL2` of a stage 2 that maps nothing, under VMID 0.
 static EMPTY_STAGE2: AtomicU64 = AtomicU64::new(0);
+
+/// The hypervisor, once it is made.
+pub fn hypervisor() -> Option<&'static Hypervisor> {
+    HYPERVISOR.get()
+}
 
 /// What `VTTBR_EL2` holds while no vCPU is loaded.
 pub fn empty_stage2() -> u64 {
@@ -160,7 +165,7 @@ fn background_work(hypervisor: &Hypervisor, machine: &mut ThisCpu) {
 }
 
 /// Run guests on this CPU until all have stopped.
-pub fn run(machine: ThisCpu) -> ! {
+pub fn run(mut machine: ThisCpu) -> ! {
     let hypervisor = loop {
         match HYPERVISOR.get().filter(|_| STARTED.load(Ordering::Acquire)) {
             Some(hypervisor) => break hypervisor,
@@ -168,11 +173,17 @@ pub fn run(machine: ThisCpu) -> ! {
             None => asm::wfi(),
         }
     };
+    let bootargs = BOARD.get().map_or("", |board| &board.chosen.bootargs);
+    let interval = watchdog_interval(bootargs, hypervisor.frequency());
+    let watches_itself = interval.is_some_and(|interval| machine.watch_itself(interval));
     let mut cpu = Cpu::new(machine, hypervisor, device_interrupt)
         .with_background(background_due, background_work);
-    let bootargs = BOARD.get().map_or("", |board| &board.chosen.bootargs);
-    if let Some(interval) = watchdog_interval(bootargs, hypervisor.frequency()) {
-        cpu = cpu.with_watchdog(interval, super::crash::hang);
+    if let Some(interval) = interval {
+        let looks = if watches_itself { LOOKS + GRACE } else { LOOKS };
+        cpu = cpu.with_watchdog(interval, looks, super::crash::another_hangs);
+        if hypervisor.cpus() == 1 && !watches_itself {
+            log::warn!("no watchdog: there is one CPU, and FIQs are the Secure world's");
+        }
     }
     if let Some(board) = BOARD.get() {
         if provoke::hangs_late(board, cpu.machine().id()) {
@@ -181,6 +192,7 @@ pub fn run(machine: ThisCpu) -> ! {
         provoke::on_request(board, cpu.machine().id());
     }
     while cpu.step() != Step::Finished {}
+    watchdog::end();
     if cpu.machine().id() == CpuId(0) {
         if hypervisor.all_refused() {
             fail("no guest could be started");

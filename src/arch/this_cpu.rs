@@ -10,7 +10,7 @@ use tock_registers::interfaces::{Readable, Writeable};
 use super::gic::{Gic, Physical};
 use super::maintenance::Upkeep;
 use super::regs::ISR_EL1;
-use super::{el1, maintenance, percpu, timer, traps, world};
+use super::{el1, maintenance, percpu, timer, traps, watchdog, world};
 use crate::addr::Ipa;
 use crate::exit::Exit;
 use crate::machine::{CpuId, El1Register, Interrupt, Machine, NoAddress, Space};
@@ -37,13 +37,17 @@ pub struct ThisCpu {
 struct Timers {
     hypervisor: IntId,
     virt: IntId,
+    watchdog: IntId,
 }
 
 impl ThisCpu {
     /// Take charge of the CPU this runs on: its control registers, its part of the GIC, its timers.
     pub fn new(id: CpuId, board: &Board) -> Self {
-        let timers =
-            Timers { hypervisor: board.timer.hypervisor.intid, virt: board.timer.virt.intid };
+        let timers = Timers {
+            hypervisor: board.timer.hypervisor.intid,
+            virt: board.timer.virt.intid,
+            watchdog: board.timer.physical.intid,
+        };
         VTCR_EL2.set(super::supply::vtcr());
         VTTBR_EL2.set(super::start::empty_stage2());
         barrier::isb(barrier::SY); // the empty stage 2 is in place before it is turned on
@@ -69,9 +73,22 @@ impl ThisCpu {
             self.gic.drop_priority(intid);
             return Interrupt::Assigned(intid);
         }
+        if intid == self.timers.watchdog {
+            // It was acknowledged before it was taken as FIQ, which it will be next time.
+            watchdog::put_off();
+        }
         // A level stays asserted until the device is served, and is taken again if it was not.
         self.gic.finish(intid);
         Interrupt::Device(intid)
+    }
+
+    /// Have this CPU look at itself each `interval`. Returns false where that cannot be: FIQs are the Secure world's.
+    pub fn watch_itself(&mut self, interval: Ticks) -> bool {
+        let can = self.gic.enable_fiq(self.timers.watchdog);
+        if can {
+            watchdog::begin(interval);
+        }
+        can
     }
 
     /// Route a device's interrupt to this CPU and enable it.

@@ -6,10 +6,12 @@ use aarch64_cpu::asm::barrier;
 use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, CNTV_CTL_EL0};
 use tock_registers::interfaces::{Readable, Writeable};
 
-use super::regs::{CNTHP_CTL_EL2, CNTHP_CVAL_EL2};
+use super::regs::{CNTHP_CTL_EL2, CNTHP_CVAL_EL2, CNTP_CTL_EL0, CNTP_CVAL_EL0};
 use crate::time::{Frequency, Ticks};
 
 const ENABLE: u64 = 1;
+/// `ISTATUS`.
+const FIRED: u64 = 1 << 2;
 
 /// The system counter.
 #[inline]
@@ -39,6 +41,23 @@ pub fn set_deadline(at: Option<Ticks>) {
         None => CNTHP_CTL_EL2.set(0),
     }
     barrier::isb(barrier::SY); // the output changes before interrupts are looked at again
+}
+
+/// Have the watchdog's timer fire at `at`; `None` for never.
+pub fn set_watchdog(at: Option<Ticks>) {
+    match at {
+        Some(Ticks(at)) => {
+            CNTP_CVAL_EL0.set(at);
+            CNTP_CTL_EL0.set(ENABLE);
+        }
+        None => CNTP_CTL_EL0.set(0),
+    }
+    barrier::isb(barrier::SY); // the output has fallen before FIQs are let through again
+}
+
+/// Whether the watchdog's timer asserts its output.
+pub fn watchdog_has_fired() -> bool {
+    CNTP_CTL_EL0.get() & (ENABLE | FIRED) == ENABLE | FIRED
 }
 
 /// Whether the loaded vCPU's virtual timer asserts its output: enabled, not masked, condition met.

@@ -11,9 +11,9 @@ use tock_registers::interfaces::{Readable, Writeable};
 use tock_registers::register_bitfields;
 
 use super::regs::{
-    ACTLR_EL2, AMAIR_EL2, CNTHP_CTL_EL2, CNTPOFF_EL2, HACR_EL2, HAFGRTR_EL2, HCRX_EL2, HDFGRTR_EL2,
-    HDFGWTR_EL2, HFGITR_EL2, HFGRTR_EL2, HFGWTR_EL2, HSTR_EL2, MPAM2_EL2, PMCR_EL0, PMSCR_EL2,
-    SCXTNUM_EL2, TRFCR_EL2, VPIDR_EL2, VSESR_EL2,
+    ACTLR_EL2, AMAIR_EL2, CNTHP_CTL_EL2, CNTP_CTL_EL0, CNTPOFF_EL2, HACR_EL2, HAFGRTR_EL2,
+    HCRX_EL2, HDFGRTR_EL2, HDFGWTR_EL2, HFGITR_EL2, HFGRTR_EL2, HFGWTR_EL2, HSTR_EL2, MPAM2_EL2,
+    PMCR_EL0, PMSCR_EL2, SCXTNUM_EL2, TRFCR_EL2, VPIDR_EL2, VSESR_EL2,
 };
 
 register_bitfields! { u64,
@@ -139,6 +139,7 @@ pub fn init() {
     CNTHCTL_EL2.set(0);
     CNTVOFF_EL2.set(0);
     CNTHP_CTL_EL2.set(0);
+    CNTP_CTL_EL0.set(0);
     VPIDR_EL2.set(MIDR_EL1.get());
     VMPIDR_EL2.set(1 << 31);
     VTTBR_EL2.set(0);

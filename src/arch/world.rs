@@ -3,11 +3,12 @@
 //! [`enter`] is one long instruction to the compiler: it loads the guest's registers, and when the guest
 //! exits the vector stores them and goes on behind it, with every other register changed. So what the run
 //! loop needs afterwards is kept where the compiler thinks best, and nothing is saved for its own sake.
-//! EL2 runs with all exceptions masked, so whatever arrives through the current-EL vectors is fatal, with one
-//! exception: an SError inside the window that `take_serror` opens to find out who caused it.
+//! EL2 runs with all exceptions masked, so whatever arrives through the current-EL vectors is fatal, with two
+//! exceptions: an SError inside the window that `take_serror` opens to find out who caused it, and the FIQ of the
+//! [`watchdog`](super::watchdog), which is masked in here alone, while `ELR_EL2` and `SPSR_EL2` have something.
 //!
 //! There is a vector table for each [`Entry`], and each CPU has its own: what has to happen against speculation when a guest is
-//! left happens before the first branch whose target could be guessed (the `ret` that ends `plinth_leave`), and a CPU that needs
+//! left happens before the first branch whose target could be guessed (the `ret` that ends `leave`), and a CPU that needs
 //! nothing executes nothing for it.
 
 use core::arch::{asm, global_asm};
@@ -42,12 +43,30 @@ global_asm!(
     \op x28, x29, [\base, #224]
 .endm
 
+// x1 = whether by an interrupt; on the stack are the guest's x0 and x1, and above them what `enter` left there.
+.macro leave
+    ldr     x0, [sp, #32]               // &mut GuestRegs
+    xpairs  stp, x0
+    ldp     x2, x3, [sp], #16
+    mrs     x4, ELR_EL2
+    stp     x2, x3, [x0]
+    mrs     x5, SPSR_EL2
+    stp     x30, x4, [x0, #240]
+    str     x5, [x0, #{PSTATE}]
+    ldr     x30, [sp, #24]
+    ret
+.endm
+
 .macro from_guest entry, interrupt
 .balign 128
     stp     x0, x1, [sp, #-16]!
     \entry
     mov     x1, #\interrupt
+.ifc \entry, nothing
+    leave                               // there is room for it
+.else
     b       plinth_leave
+.endif
 .endm
 
 // What happens at an entry. x0 and x1 are free.
@@ -86,18 +105,8 @@ global_asm!(
     b       plinth_fatal
 .endm
 
-// x1 = whether by an interrupt; on the stack are the guest's x0 and x1, and above them what `enter` left there.
 plinth_leave:
-    ldr     x0, [sp, #32]               // &mut GuestRegs
-    xpairs  stp, x0
-    ldp     x2, x3, [sp], #16
-    mrs     x4, ELR_EL2
-    stp     x2, x3, [x0]
-    mrs     x5, SPSR_EL2
-    stp     x30, x4, [x0, #240]
-    str     x5, [x0, #{PSTATE}]
-    ldr     x30, [sp, #24]
-    ret
+    leave
 
 .macro vector_table name, entry
 .global \name
@@ -109,7 +118,9 @@ plinth_leave:
     fatal 3
     fatal 4                             // current EL with SP_EL2
     fatal 5
-    fatal 6
+.balign 128                             // FIQ: the watchdog's
+    stp     x0, x1, [sp, #-16]!
+    b       plinth_own_fiq
 .balign 128                             // SError at EL2: expected in the window alone
     msr     SP_EL0, x0
     b       plinth_serror
@@ -127,6 +138,39 @@ plinth_leave:
     vector_table plinth_vectors_firmware, call_firmware
     vector_table plinth_vectors_branches, take_branches
     vector_table plinth_vectors_clear, clear_history
+
+// What goes on afterwards has its x0 and x1 on its stack; all else of it is put on the emergency stack, and back.
+plinth_own_fiq:
+    mrs     x0, TPIDR_EL2
+    ldr     x0, [x0, #{EMERGENCY}]
+    sub     x0, x0, #{FRAME}
+    xpairs  stp, x0
+    str     x30, [x0, #240]
+    ldp     x2, x3, [sp], #16
+    stp     x2, x3, [x0]
+    mov     x2, sp
+    str     x2, [x0, #{SP}]
+    mrs     x2, ELR_EL2
+    mrs     x3, SPSR_EL2
+    stp     x2, x3, [x0, #{ELR}]
+    mrs     x2, ESR_EL2
+    mrs     x3, FAR_EL2
+    stp     x2, x3, [x0, #{ESR}]
+    mov     sp, x0
+    mov     x19, x0
+    bl      plinth_fiq
+    ldp     x2, x3, [x19, #{ELR}]
+    msr     ELR_EL2, x2
+    msr     SPSR_EL2, x3
+    ldr     x2, [x19, #{SP}]
+    mov     sp, x2
+    mov     x0, x19
+    ldr     x30, [x0, #240]
+    xpairs  ldp, x0
+    ldp     x0, x1, [x0]
+    eret
+    dsb     nsh
+    isb
 
 // The interrupted x0 is in SP_EL0.
 plinth_serror:
@@ -221,6 +265,7 @@ pub fn enter(regs: &mut GuestRegs) -> bool {
             "stp x0, x30, [sp, #16]",
             "ldp x30, x1, [x0, #240]",
             "ldr x2, [x0, #{PSTATE}]",
+            "msr DAIFSet, #1",
             "msr ELR_EL2, x1",
             "msr SPSR_EL2, x2",
             "ldp x2, x3, [x0, #16]",
@@ -241,7 +286,8 @@ pub fn enter(regs: &mut GuestRegs) -> bool {
             "eret",
             "dsb nsh", // no speculation past the return
             "isb",
-            "2: ldp x29, x19, [sp], #32",
+            "2: msr DAIFClr, #1",
+            "ldp x29, x19, [sp], #32",
             PSTATE = const offset_of!(GuestRegs, pstate),
             inout("x0") regs => _, lateout("x1") interrupt,
             out("x2") _, out("x3") _, out("x4") _, out("x5") _, out("x6") _, out("x7") _, out("x8") _,

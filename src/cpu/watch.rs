@@ -2,7 +2,7 @@
 
 use super::Cpu;
 use crate::hypervisor::Hypervisor;
-use crate::hypervisor::watchdog::{Finding, Hang, LOOKS, Watch};
+use crate::hypervisor::watchdog::{Finding, Hang, Watch};
 use crate::machine::{CpuId, Machine};
 use crate::time::Ticks;
 
@@ -19,10 +19,10 @@ pub(super) struct Watching {
 }
 
 impl<M: Machine> Cpu<'_, M> {
-    /// Looks at the next CPU each `interval`, and calls `report` for one that hangs ([`crate::hypervisor::watchdog`]). With one CPU
-    /// there is nobody to watch.
+    /// Looks at the next CPU each `interval`, and calls `report` for one that hangs, as `looks` looks find
+    /// ([`crate::hypervisor::watchdog`]). With one CPU there is nobody to watch.
     #[must_use]
-    pub fn with_watchdog(self, interval: Ticks, report: fn(&Hypervisor, Hang)) -> Self {
+    pub fn with_watchdog(self, interval: Ticks, looks: u32, report: fn(&Hypervisor, Hang)) -> Self {
         let next = (self.machine.id().index() + 1) % self.hypervisor.cpus();
         let cpu = CpuId(u8::try_from(next).unwrap_or(0));
         if cpu == self.machine.id() {
@@ -30,7 +30,7 @@ impl<M: Machine> Cpu<'_, M> {
         }
         let due = self.machine.now().saturating_add(interval);
         Self {
-            watching: Some(Watching { watch: Watch::default(), cpu, interval, due, report }),
+            watching: Some(Watching { watch: Watch::new(looks), cpu, interval, due, report }),
             ..self
         }
     }
@@ -47,15 +47,8 @@ impl<M: Machine> Cpu<'_, M> {
             Finding::Lives => {}
             Finding::Ask => self.machine.kick(watching.cpu),
             Finding::Hangs => {
-                let hang = Hang {
-                    cpu: watching.cpu,
-                    by,
-                    phase: clock.phase(),
-                    last_exit: clock.last_exit(),
-                    running: clock.running(),
-                    ticks: Ticks(watching.interval.0.saturating_mul(LOOKS.into())),
-                };
-                (watching.report)(self.hypervisor, hang);
+                let ticks = watching.watch.patience(watching.interval);
+                (watching.report)(self.hypervisor, Hang::of(clock, watching.cpu, by, ticks));
             }
         }
     }

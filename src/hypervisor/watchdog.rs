@@ -5,7 +5,7 @@
 //! it hangs. Time is counted in looks of the watching CPU, and nothing else: while the whole machine stands still (it is virtual and
 //! paused, or in a debugger), nobody looks, and a counter that has jumped makes one look, not many.
 
-use super::Phase;
+use super::{Clock, Phase};
 use crate::machine::CpuId;
 use crate::sched::Entity;
 use crate::time::Ticks;
@@ -13,6 +13,8 @@ use crate::vm::tally::Reason;
 
 /// How many looks in a row have to find no sign of life.
 pub const LOOKS: u32 = 5;
+/// How many more another CPU waits where a CPU looks at itself, as that one can say where it is.
+pub const GRACE: u32 = 2;
 
 /// What one look at a CPU comes to.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -26,21 +28,32 @@ pub enum Finding {
 }
 
 /// What a CPU has seen of the one that it watches.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct Watch {
     seen: Option<u64>,
     without: u32,
+    looks: u32,
 }
 
 impl Watch {
+    /// A CPU hangs if `looks` looks in a row find no sign of life.
+    pub fn new(looks: u32) -> Self {
+        Self { seen: None, without: 0, looks }
+    }
+
+    /// How long it takes at least until a CPU is said to hang.
+    pub fn patience(&self, interval: Ticks) -> Ticks {
+        Ticks(interval.0.saturating_mul(self.looks.into()))
+    }
+
     /// `taken` is the number of interrupts that the CPU has taken so far; `None` while it sleeps or does not take part.
     pub fn look(&mut self, taken: Option<u64>) -> Finding {
         if taken.is_none() || taken != self.seen {
-            *self = Self { seen: taken, without: 0 };
+            *self = Self { seen: taken, without: 0, ..*self };
             return Finding::Lives;
         }
         self.without += 1;
-        if self.without < LOOKS { Finding::Ask } else { Finding::Hangs }
+        if self.without < self.looks { Finding::Ask } else { Finding::Hangs }
     }
 }
 
@@ -61,6 +74,14 @@ pub struct Hang {
     pub ticks: Ticks,
 }
 
+impl Hang {
+    /// What `by` knows of `cpu`, whose clock this is.
+    pub fn of(clock: &Clock, cpu: CpuId, by: CpuId, ticks: Ticks) -> Self {
+        let (phase, last_exit, running) = (clock.phase(), clock.last_exit(), clock.running());
+        Self { cpu, by, phase, last_exit, running, ticks }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -69,7 +90,7 @@ mod tests {
 
     #[test]
     fn who_gives_no_sign_is_asked_and_hangs_in_the_end() {
-        let mut watch = Watch::default();
+        let mut watch = Watch::new(LOOKS);
         let found = [(); 6].map(|()| watch.look(Some(7)));
         use Finding::*;
         assert_eq!(found, [Lives, Ask, Ask, Ask, Ask, Hangs]);
@@ -98,7 +119,7 @@ mod tests {
         fn it_hangs_exactly_after_so_many_looks_at_the_same(
             all in vec((does(), 1..8usize), 1..60), start in any::<u64>(),
         ) {
-            let (mut watch, mut taken, mut asked, mut seen) = (Watch::default(), start, false, vec![]);
+            let (mut watch, mut taken, mut asked, mut seen) = (Watch::new(LOOKS), start, false, vec![]);
             for does in all.iter().flat_map(|&(does, times)| core::iter::repeat_n(does, times)) {
                 match does {
                     Does::Works(more) => taken = taken.wrapping_add(more + u64::from(asked)),
@@ -118,7 +139,7 @@ mod tests {
         /// Whoever takes the interrupt that it is asked by never hangs, however little else happens.
         #[test]
         fn who_answers_never_hangs(all in vec(prop_oneof![Just(None), Just(Some(0u64)), Just(Some(1))], 1..200)) {
-            let (mut watch, mut taken) = (Watch::default(), 0u64);
+            let (mut watch, mut taken) = (Watch::new(LOOKS), 0u64);
             for more in all {
                 taken += more.unwrap_or(0);
                 match watch.look(more.map(|_| taken)) {

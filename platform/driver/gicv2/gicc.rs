@@ -11,9 +11,14 @@ use crate::vgic::IntId;
 
 register_bitfields! { u32,
     /// CPU Interface Control Register, GICC_CTLR. In the Non-secure view bit 0 is EnableGrp1 and bit 9
-    /// EOImodeNS; bit 10 has no meaning there.
+    /// EOImodeNS; bits 1 to 3 and 10 have no meaning there.
     CTLR [
         EnableGrp0 OFFSET(0) NUMBITS(1) [],
+        EnableGrp1 OFFSET(1) NUMBITS(1) [],
+        /// GICC_IAR has interrupts of either group.
+        AckCtl OFFSET(2) NUMBITS(1) [],
+        /// Group 0 comes as FIQ.
+        FIQEn OFFSET(3) NUMBITS(1) [],
         EOImodeS OFFSET(9) NUMBITS(1) [],
         EOImodeNS OFFSET(10) NUMBITS(1) []
     ],
@@ -61,8 +66,9 @@ impl CpuInterface {
     }
 
     /// Sets the calling CPU's interface up: every priority gets through, and priority drop and
-    /// deactivation are apart, and no interrupt that somebody took before is still being handled.
-    pub fn init(&self) {
+    /// deactivation are apart, and no interrupt that somebody took before is still being handled. Where both groups are ours
+    /// (`has_groups`) interrupts of group 0 come as FIQ.
+    pub fn init(&self, has_groups: bool) {
         self.registers.ctlr.set(0);
         // The second set is read as zero, and writes to it are ignored, in the Non-secure view.
         let ours = &self.registers.active_priorities;
@@ -72,9 +78,15 @@ impl CpuInterface {
         self.registers.pmr.set(0xff);
         self.registers.bpr.set(0);
         // Both EOImode bits: which of the two is ours depends on the view.
-        self.registers
-            .ctlr
-            .write(CTLR::EnableGrp0::SET + CTLR::EOImodeS::SET + CTLR::EOImodeNS::SET);
+        let both = u32::from(has_groups);
+        self.registers.ctlr.write(
+            CTLR::EnableGrp0::SET
+                + CTLR::EnableGrp1.val(both)
+                + CTLR::AckCtl.val(both)
+                + CTLR::FIQEn.val(both)
+                + CTLR::EOImodeS::SET
+                + CTLR::EOImodeNS::SET,
+        );
     }
 
     /// Takes the pending interrupt of the highest priority; it is active then. `None` when there is none,

@@ -1,10 +1,9 @@
 //! GICv2 with the Virtualization Extensions (IHI 0048B), such as the GIC-400 of the Raspberry Pi 4: the
 //! distributor here, the CPU interface in [`gicc`], the list registers in [`gich`].
 //!
-//! There is one group in use. Firmware that runs in the Secure state moves every interrupt to group 1,
-//! and the Non-secure view then calls that group's enable bit EnableGrp0's; without Security
-//! Extensions (QEMU) the same writes leave group 0 disabled for ever. To put all interrupts into group
-//! 0 and to enable bit 0 is right in both: the Non-secure view ignores the former.
+//! Firmware that runs in the Secure state has group 0 for itself, and moves every interrupt to group 1. In the Non-secure view
+//! that is the one group that there is, and its enable bits are where group 0's are otherwise. Without Security Extensions
+//! (QEMU) both groups are ours: all interrupts are in group 1 as well, except for those that are to come as FIQ.
 
 pub mod gicc;
 pub mod gich;
@@ -24,12 +23,19 @@ pub struct Interfaces(pub u8);
 #[derive(Clone, Copy, Debug)]
 pub struct Distributor {
     lines: Lines,
+    has_groups: bool,
 }
 
 impl Distributor {
-    /// The distributor with the registers `gicd`.
+    /// The distributor with the registers `gicd`. The calling CPU's SGIs and PPIs are all in group 1 afterwards.
     pub fn new(gicd: Mmio) -> Result<Self, DriverError> {
-        Ok(Self { lines: Lines::of_distributor(gicd)? })
+        let lines = Lines::of_distributor(gicd)?;
+        Ok(Self { lines, has_groups: lines.has_groups() })
+    }
+
+    /// Whether both groups are ours.
+    pub fn has_groups(&self) -> bool {
+        self.has_groups
     }
 
     /// Who made it: GICD_IIDR. A GIC-400 has the product number 2 in the uppermost byte.
@@ -47,19 +53,19 @@ impl Distributor {
     pub fn init(&self) {
         let registers = &self.lines.registers;
         registers.ctlr.set(0);
-        self.lines.reset(1..self.lines.words(), false);
+        self.lines.reset(1..self.lines.words(), true);
         let here = self.this_interface();
         for intid in 32..self.lines.limit() {
             if let Some(register) = registers.target.get(usize::from(intid)) {
                 register.set(here.0);
             }
         }
-        registers.ctlr.write(CTLR::EnableGrp0::SET);
+        registers.ctlr.write(CTLR::EnableGrp0::SET + CTLR::EnableGrp1.val(self.has_groups.into()));
     }
 
     /// Sets up what the calling CPU has of its own: its SGIs and PPIs, all disabled.
     pub fn init_cpu(&self) {
-        self.lines.reset(0..1, false);
+        self.lines.reset(0..1, true);
         // GICD_ICPENDR0 does not reach the SGIs, which are pending once for each sender.
         for register in &self.lines.registers.clear_sgi_pending {
             register.set(u8::MAX);
@@ -93,6 +99,7 @@ impl Distributor {
         self.lines.registers.sgir.write(
             SGIR::TargetListFilter::List
                 + SGIR::CPUTargetList.val(interfaces.0.into())
+                + SGIR::NSATT.val(self.has_groups.into())
                 + SGIR::INTID.val(intid.0.into()),
         );
         Ok(())

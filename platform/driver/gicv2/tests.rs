@@ -20,16 +20,24 @@ fn distributor() -> (FakePages, Distributor) {
     (pages, distributor)
 }
 
+/// What the Non-secure view has of one: its interrupts' groups cannot be told.
+fn non_secure(distributor: Distributor) -> Distributor {
+    Distributor { has_groups: false, ..distributor }
+}
+
 #[test]
-fn init_puts_every_spi_into_group_0_and_enables_that() {
+fn init_puts_every_spi_into_group_1_and_enables_what_there_is() {
     let (pages, distributor) = distributor();
     pages.write(0x800, 0x0404_0404u32); // GICD_ITARGETSR0: this is CPU interface 2
     pages.write(0x184, 0u32);
     pages.write(0x284, 0u32);
     pages.write(0x384, 0u32);
+    non_secure(distributor).init();
+    assert_eq!(pages.word(0x000), 1, "GICD_CTLR: EnableGrp1 in that view");
+    pages.write(0x084, 0u32);
     distributor.init();
-    assert_eq!(pages.word(0x000), 1, "GICD_CTLR");
-    assert_eq!(pages.word(0x084), 0, "GICD_IGROUPR1");
+    assert_eq!(pages.word(0x000), 3, "GICD_CTLR: EnableGrp0, EnableGrp1");
+    assert_eq!(pages.word(0x084), u32::MAX, "GICD_IGROUPR1");
     assert_eq!(pages.word(0x184), u32::MAX, "GICD_ICENABLER1");
     assert_eq!(pages.word(0x284), u32::MAX, "GICD_ICPENDR1");
     assert_eq!(pages.word(0x384), u32::MAX, "GICD_ICACTIVER1");
@@ -55,7 +63,7 @@ fn init_cpu_quiets_the_private_interrupts_and_every_senders_sgis() {
     let (pages, distributor) = distributor();
     pages.write(0xf10, 0u32);
     distributor.init_cpu();
-    assert_eq!(pages.word(0x080), 0, "GICD_IGROUPR0");
+    assert_eq!(pages.word(0x080), u32::MAX, "GICD_IGROUPR0");
     assert_eq!(pages.word(0x180), u32::MAX, "GICD_ICENABLER0");
     assert_eq!(pages.word(0x400), 0xa0a0_a0a0, "GICD_IPRIORITYR0");
     assert_eq!(pages.word(0x41c), 0xa0a0_a0a0, "GICD_IPRIORITYR7");
@@ -149,7 +157,22 @@ fn a_distributor_of_1020_interrupts_is_used_to_the_last() {
 fn an_sgi_names_its_targets_one_by_one() {
     let (pages, distributor) = distributor();
     distributor.send_sgi(IntId(3), Interfaces(0b1010)).unwrap();
+    assert_eq!(pages.word(0xf00), 0x000a_8003, "NSATT: it is in group 1");
+    non_secure(distributor).send_sgi(IntId(3), Interfaces(0b1010)).unwrap();
     assert_eq!(pages.word(0xf00), 0x000a_0003);
+}
+
+#[test]
+fn one_of_the_private_interrupts_comes_as_fiq() {
+    let (pages, distributor) = distributor();
+    pages.write(0x080, 0u32);
+    assert!(Distributor::new(pages.mmio()).unwrap().has_groups(), "ones stay");
+    assert_eq!(pages.word(0x080), u32::MAX, "GICD_IGROUPR0");
+    distributor.lines().set_group_0(IntId(30)).unwrap();
+    assert_eq!(pages.word(0x080), !(1 << 30));
+    let interface = FakePages::new(0x2000);
+    CpuInterface::new(interface.mmio()).unwrap().init(true);
+    assert_eq!(interface.word(0x000), 0x60f, "EnableGrp0 and 1, AckCtl, FIQEn, both EOImodes");
 }
 
 #[test]
@@ -159,7 +182,7 @@ fn the_cpu_interface_lets_all_through_and_splits_the_end_of_interrupt() {
         pages.write(active, u32::MAX);
     }
     let interface = CpuInterface::new(pages.mmio()).unwrap();
-    interface.init();
+    interface.init(false);
     for active in [0x0d0, 0x0dc, 0x0e0, 0x0ec] {
         assert_eq!(pages.word(active), 0, "GICC_APRn, GICC_NSAPRn: nothing is being handled");
     }

@@ -1,12 +1,12 @@
 //! The memory-mapped half of GICv3 and GICv4 (IHI 0069H): the distributor here, the redistributors in
 //! [`redistributor`]. The CPU interface is system registers and not here; LPIs are not used.
 //!
-//! All interrupts are in Non-secure group 1, with affinity routing. In the Non-secure view of a GIC with
-//! two security states the group registers ignore writes; with one state (GICD_CTLR.DS) they need them.
+//! All interrupts are in Non-secure group 1, with affinity routing, except for those that are to come as FIQ. In the Non-secure
+//! view of a GIC with two security states the group registers ignore writes; with one state (GICD_CTLR.DS) they need them.
 
 pub mod redistributor;
 
-use tock_registers::interfaces::{Readable, Writeable};
+use tock_registers::interfaces::{ReadWriteable, Readable, Writeable};
 use tock_registers::register_structs;
 use tock_registers::registers::ReadWrite;
 
@@ -62,6 +62,12 @@ impl Distributor {
             self.set_route(IntId(intid), mpidr)?;
         }
         registers.ctlr.write(CTLR::ARE::SET + CTLR::EnableGrp1::SET);
+        self.wait()
+    }
+
+    /// Lets interrupts of group 0 through, where that is ours ([`Lines::has_groups`]).
+    pub fn enable_group_0(&self) -> Result<(), DriverError> {
+        self.lines.registers.ctlr.modify(CTLR::EnableGrp0::SET);
         self.wait()
     }
 

@@ -19,6 +19,8 @@ fn init_routes_every_spi_to_the_boot_cpu_and_enables_group_1() {
     pages.write(0xc08, u32::MAX);
     distributor.init(BOOT_CPU | 0x8000_0000).unwrap();
     assert_eq!(pages.word(0x000), 0x12, "GICD_CTLR: ARE_NS and EnableGrp1A");
+    distributor.enable_group_0().unwrap();
+    assert_eq!(pages.word(0x000), 0x13, "GICD_CTLR: EnableGrp0, too");
     assert_eq!(pages.word(0x084), u32::MAX, "GICD_IGROUPR1");
     assert_eq!(pages.word(0x184), u32::MAX, "GICD_ICENABLER1");
     assert_eq!(pages.word(0x284), u32::MAX, "GICD_ICPENDR1");
@@ -130,6 +132,9 @@ fn init_wakes_the_redistributor_and_quiets_its_interrupts() {
     lines.set_active(IntId(27)).unwrap();
     assert_eq!(pages.word(0x1_0300), 1 << 27, "GICR_ISACTIVER0");
     assert_eq!(lines.enable(IntId(32)), Err(DriverError::NoSuchInterrupt(IntId(32))));
+    assert!(lines.has_groups());
+    lines.set_group_0(IntId(30)).unwrap();
+    assert_eq!(pages.word(0x1_0080), !(1 << 30), "GICR_IGROUPR0");
 }
 
 #[test]

@@ -45,7 +45,7 @@ impl ListRegisters for Gic {
     fn count(&self) -> usize {
         match &self.hardware {
             Hardware::V2 { virt, .. } => virt.count(),
-            Hardware::V3 { list_registers, .. } => *list_registers,
+            Hardware::V3 { features, .. } => features.list_registers,
         }
     }
 

@@ -11,6 +11,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use aarch64_cpu::asm::barrier;
 use aarch64_cpu::registers::MPIDR_EL1;
+use spin::Once;
 use tock_registers::interfaces::Readable;
 
 use self::v3::ICH_HCR;
@@ -41,11 +42,17 @@ const QEMU_GICV2_IIDR: u32 = 0x43b;
 /// The priority of kicks and deadlines: above the drivers' default, and one that a non-secure caller has.
 const URGENT: u8 = 0x80;
 
+/// The priority of what comes as FIQ: nothing is before it.
+const FIRST: u8 = 0;
+
 /// `GICH_HCR.En`.
 const GICH_HCR_EN: u32 = 1;
 
 /// How each CPU is addressed: GICv2's interface mask, or its affinity.
 static ADDRESSES: [AtomicU64; 256] = [const { AtomicU64::new(0) }; 256];
+
+/// GICv2's, for whoever has no [`Gic`] at hand.
+static DISTRIBUTOR: Once<gicv2::Distributor> = Once::new();
 
 /// The interrupts that are VMs' own devices', a bit for each.
 static ASSIGNED: [AtomicU64; 16] = [const { AtomicU64::new(0) }; 16];
@@ -57,6 +64,18 @@ fn assigned_bit(intid: IntId) -> Option<(&'static AtomicU64, u64)> {
 /// Whether an interrupt is that of a VM's own device.
 pub fn is_assigned(intid: IntId) -> bool {
     assigned_bit(intid).is_some_and(|(word, bit)| word.load(Ordering::Acquire) & bit != 0)
+}
+
+/// Interrupt the CPU that this runs on, which may be in the middle of anything: of registers only one is written.
+pub fn kick_this(cpu: CpuId) {
+    let address = ADDRESSES[cpu.index()].load(Ordering::Acquire);
+    match DISTRIBUTOR.get() {
+        Some(distributor) => _ = distributor.send_sgi(KICK, Interfaces((address & 0xff) as u8)),
+        None => {
+            ICC_SGI1R_EL1.set(v3::sgi1r(KICK, address));
+            barrier::isb(barrier::SY);
+        }
+    }
 }
 
 /// An acknowledged physical interrupt.
@@ -72,18 +91,8 @@ pub enum Physical {
 
 #[derive(Debug)]
 enum Hardware {
-    V2 {
-        distributor: gicv2::Distributor,
-        interface: CpuInterface,
-        virt: VirtualInterface,
-    },
-    V3 {
-        distributor: gicv3::Distributor,
-        redistributor: Redistributor,
-        list_registers: usize,
-        /// How many `ICH_AP0R<n>` and `ICH_AP1R<n>` there are.
-        active_priorities: usize,
-    },
+    V2 { distributor: gicv2::Distributor, interface: CpuInterface, virt: VirtualInterface },
+    V3 { distributor: gicv3::Distributor, redistributor: Redistributor, features: v3::Features },
 }
 
 /// This CPU's part of the GIC.
@@ -131,7 +140,8 @@ impl Gic {
                 distributor.init_cpu();
                 forgets_levels = distributor.iidr() == QEMU_GICV2_IIDR;
                 let interface = CpuInterface::new(registers(gicc))?;
-                interface.init();
+                interface.init(distributor.has_groups());
+                DISTRIBUTOR.call_once(|| distributor);
                 let virt = VirtualInterface::new(registers(gich))?;
                 virt.init();
                 let address = u64::from(distributor.this_interface().0);
@@ -145,9 +155,8 @@ impl Gic {
                 let regions: alloc::vec::Vec<Mmio> = redistributors.iter().map(registers).collect();
                 let redistributor = Redistributor::find(&regions, *stride, affinity())?;
                 redistributor.init()?;
-                let (list_registers, active_priorities) = v3::start_interface();
-                let hardware =
-                    Hardware::V3 { distributor, redistributor, list_registers, active_priorities };
+                let features = v3::start_interface();
+                let hardware = Hardware::V3 { distributor, redistributor, features };
                 (hardware, maintenance, affinity())
             }
         };
@@ -194,6 +203,30 @@ impl Gic {
             log::error!("interrupt {}: {error}", intid.0);
         }
         self.enable(intid);
+    }
+
+    /// Let one of this CPU's private interrupts through as FIQ, before all others and whatever is in hand. Returns false where it
+    /// cannot be: group 0 is the Secure world's.
+    pub fn enable_fiq(&mut self, intid: IntId) -> bool {
+        let lines = self.lines(intid);
+        let done = match &self.hardware {
+            Hardware::V2 { distributor, .. } if distributor.has_groups() => Ok(()),
+            Hardware::V3 { distributor, features, .. }
+                if features.group_0 && lines.has_groups() =>
+            {
+                v3::enable_group_0();
+                distributor.enable_group_0()
+            }
+            _ => return false,
+        };
+        let done = done
+            .and_then(|()| lines.set_group_0(intid))
+            .and_then(|()| lines.set_priority(intid, FIRST))
+            .and_then(|()| lines.enable(intid));
+        if let Err(error) = done {
+            log::error!("interrupt {}: {error}", intid.0);
+        }
+        done.is_ok()
     }
 
     /// Have a shared interrupt go to this CPU.
@@ -336,12 +369,12 @@ impl Gic {
                 virt.set_apr(context.ap0[0]);
                 virt.set_hcr(GICH_HCR_EN);
             }
-            Hardware::V3 { list_registers, active_priorities, .. } => {
-                for index in 0..*list_registers {
+            Hardware::V3 { features, .. } => {
+                for index in 0..features.list_registers {
                     write_ich_lr(index, 0);
                 }
                 ICH_VMCR_EL2.set(context.vmcr.into());
-                for index in 0..*active_priorities {
+                for index in 0..features.active_priorities {
                     write_ich_ap0r(index, context.ap0[index].into());
                     write_ich_ap1r(index, context.ap1[index].into());
                 }
@@ -357,9 +390,9 @@ impl Gic {
                 context.vmcr = virt.vmcr();
                 context.ap0[0] = virt.apr();
             }
-            Hardware::V3 { active_priorities, .. } => {
+            Hardware::V3 { features, .. } => {
                 context.vmcr = low_word(ICH_VMCR_EL2.get());
-                for index in 0..*active_priorities {
+                for index in 0..features.active_priorities {
                     context.ap0[index] = low_word(read_ich_ap0r(index));
                     context.ap1[index] = low_word(read_ich_ap1r(index));
                 }

@@ -6,9 +6,9 @@ use tock_registers::LocalRegisterCopy;
 use tock_registers::register_bitfields;
 
 use crate::arch::regs::{
-    ICC_BPR1_EL1, ICC_CTLR_EL1, ICC_IGRPEN0_EL1, ICC_IGRPEN1_EL1, ICC_PMR_EL1, ICC_SRE_EL1,
-    ICC_SRE_EL2, ICH_HCR_EL2, ICH_VMCR_EL2, ICH_VTR_EL2, write_icc_ap0r, write_icc_ap1r,
-    write_ich_ap0r, write_ich_ap1r, write_ich_lr,
+    ICC_BPR0_EL1, ICC_BPR1_EL1, ICC_CTLR_EL1, ICC_IGRPEN0_EL1, ICC_IGRPEN1_EL1, ICC_PMR_EL1,
+    ICC_SRE_EL1, ICC_SRE_EL2, ICH_HCR_EL2, ICH_VMCR_EL2, ICH_VTR_EL2, write_icc_ap0r,
+    write_icc_ap1r, write_ich_ap0r, write_ich_ap1r, write_ich_lr,
 };
 use crate::vgic::{IntId, Link, ListRegister, LrState};
 
@@ -44,9 +44,19 @@ pub(super) fn sgi1r(intid: IntId, affinity: u64) -> u64 {
         | 1 << (aff(0) & 0xf)
 }
 
-/// Set up this CPU's GICv3 interface. Returns how many list registers and active priority registers the
-/// virtual one has.
-pub(super) fn start_interface() -> (usize, usize) {
+/// What this CPU's GICv3 interface has.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Features {
+    /// How many list registers.
+    pub list_registers: usize,
+    /// How many `ICH_AP0R<n>` and `ICH_AP1R<n>`.
+    pub active_priorities: usize,
+    /// The registers of group 0 are ours.
+    pub group_0: bool,
+}
+
+/// Set up this CPU's GICv3 interface.
+pub(super) fn start_interface() -> Features {
     // SRE; DFB and DIB: no bypass. EL1's own copy says the same and, with Enable, may be written first.
     ICC_SRE_EL2.set(0b1111);
     barrier::isb(barrier::SY); // the registers below exist from here on
@@ -54,7 +64,7 @@ pub(super) fn start_interface() -> (usize, usize) {
     barrier::isb(barrier::SY); // EL1's copy is written before its accesses trap
     ICC_SRE_EL2.set(0b0111);
     barrier::isb(barrier::SY);
-    reset_physical();
+    let group_0 = reset_physical();
     ICC_PMR_EL1.set(0xff);
     ICC_BPR1_EL1.set(0);
     ICC_CTLR_EL1.set(1 << 1); // EOImode
@@ -73,11 +83,19 @@ pub(super) fn start_interface() -> (usize, usize) {
     }
     ICC_IGRPEN1_EL1.set(1);
     barrier::isb(barrier::SY);
-    (list_registers, active_priorities)
+    Features { list_registers, active_priorities, group_0 }
 }
 
-/// Leave no interrupt enabled at the physical interface, and none that somebody took before active.
-fn reset_physical() {
+/// Let interrupts of group 0 through, by FIQ. It is ours.
+pub(super) fn enable_group_0() {
+    ICC_BPR0_EL1.set(0);
+    ICC_IGRPEN0_EL1.set(1);
+    barrier::isb(barrier::SY);
+}
+
+/// Leave no interrupt enabled at the physical interface, and none that somebody took before active. Returns whether group 0's
+/// registers are ours.
+fn reset_physical() -> bool {
     let priority_bits = (ICC_CTLR_EL1.get() >> 8 & 7) + 1;
     // Where EL3 keeps group 0 (SCR_EL3.FIQ), accesses to that group's registers would trap to it. The
     // lowest bit of a priority tells: the Non-secure view moves priorities down by one bit, and it is lost
@@ -95,6 +113,7 @@ fn reset_physical() {
             write_icc_ap0r(index, 0);
         }
     }
+    group_0
 }
 
 /// An interrupt as `ICH_LR<n>_EL2` has it.

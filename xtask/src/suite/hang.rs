@@ -1,5 +1,5 @@
-//! Steps about a CPU of the hypervisor's that hangs: another one says so and starts the machine again; and about guests that never
-//! give it a reason to.
+//! Steps about a CPU of the hypervisor's that hangs: its own watchdog says so, or another CPU, and starts the machine again; and
+//! about guests that never give them a reason to.
 
 use anyhow::{Result, ensure};
 
@@ -13,30 +13,26 @@ const SECONDS: u64 = 120;
 type Case =
     (&'static [&'static str], &'static str, &'static str, &'static str, &'static [&'static str]);
 
-const CASES: [Case; 4] = [
+const CASES: [Case; 6] = [
+    // Nobody else is there to say so.
     (
         &["2", "3"],
-        "of-a-cpu",
-        "2",
-        "watchdog=2 provoke=hang@1",
+        "of-the-only-cpu",
+        "1",
+        "watchdog=2 provoke=hang@0",
         &[
-            "plinth: CPU 1 hangs at EL2: it has taken no interrupt for 2 s, says CPU 0",
+            "plinth: CPU 0 hangs at EL2: it has taken no interrupt for 2 s, says its own watchdog",
             "for no vCPU",
+            "arch::provoke::hang",
+            "plinth_main",
         ],
     ),
     (
         &["3"],
-        "of-the-boot-cpu",
+        "of-all-cpus",
         "4",
-        "watchdog=2 provoke=hang@0",
-        &["plinth: CPU 0 hangs at EL2: it has taken no interrupt for 2 s, says CPU 3"],
-    ),
-    (
-        &["2"],
-        "of-two-cpus",
-        "4",
-        "watchdog=2 provoke=hang@1 provoke=hang@2",
-        &["plinth: CPU 1 hangs at EL2: it has taken no interrupt for 2 s, says CPU 0"],
+        "watchdog=2 provoke=hang@0 provoke=hang@1 provoke=hang@2 provoke=hang@3",
+        &["hangs at EL2: it has taken no interrupt for 2 s, says its own watchdog", "::hang"],
     ),
     (
         &["2", "3"],
@@ -44,10 +40,37 @@ const CASES: [Case; 4] = [
         "2",
         "watchdog=2 provoke=hang-late@1",
         &[
-            "plinth: CPU 1 hangs at EL2: it has taken no interrupt for 2 s, says CPU 0",
+            "plinth: CPU 1 hangs at EL2: it has taken no interrupt for 2 s, says its own watchdog",
             "during the hypervisor's own work; the last exit that took longer: ",
             " of storm-",
+            "::hang",
+            "plinth_secondary_main",
         ],
+    ),
+    // It masks its watchdog as well.
+    (
+        &["2", "3"],
+        "of-a-deaf-cpu",
+        "2",
+        "watchdog=2 provoke=hang-deaf@1",
+        &[
+            "plinth: CPU 1 hangs at EL2: it has taken no interrupt for 2 s, says CPU 0",
+            "for no vCPU",
+        ],
+    ),
+    (
+        &["3"],
+        "of-a-deaf-boot-cpu",
+        "4",
+        "watchdog=2 provoke=hang-deaf@0",
+        &["plinth: CPU 0 hangs at EL2: it has taken no interrupt for 2 s, says CPU 3"],
+    ),
+    (
+        &["2"],
+        "of-two-deaf-cpus",
+        "4",
+        "watchdog=2 provoke=hang-deaf@1 provoke=hang-deaf@2",
+        &["plinth: CPU 1 hangs at EL2: it has taken no interrupt for 2 s, says CPU 0"],
     ),
 ];
 
@@ -63,11 +86,13 @@ pub fn steps() -> Vec<Step> {
             }));
         }
     }
-    for (gic, cpus) in [("2", "2"), ("3", "4")] {
+    for (gic, cpus) in [("2", "1"), ("2", "2"), ("3", "4")] {
         let name = format!("run/no-hang-in-storms-on-{cpus}-cpus-gicv{gic}");
         steps.push(Step::new(name, move |bench| {
             goes_on(start(bench, gic, cpus, "watchdog=5")).into()
         }));
+    }
+    for gic in ["2", "3"] {
         let name = format!("run/no-hang-of-a-guest-that-never-leaves-gicv{gic}");
         steps.push(Step::new(name, move |bench| goes_on(alone(bench, gic)).into()));
     }

@@ -73,13 +73,13 @@ fn payloads(bench: &Bench) -> Result<()> {
     Ok(())
 }
 
-/// The reset is the board's own.
+/// The reset is the board's own; and on a board FIQs are the Secure world's, as QEMU's are not: nobody takes one here.
 fn hang(bench: &Bench) -> Result<()> {
     bench.machine()?;
     let guest = Guest { name: "idle".to_owned(), payload: "heartbeat", more: "memory = \"16M\"" };
     let file = manifest(bench, "rpi4-hang.toml", &[guest])?;
     let args = ["--board", "rpi4", &*file.to_string_lossy(), "--hv-args"];
-    let args = [&args[..], &["watchdog=2 provoke=hang@0"]].concat();
+    let args = [&args[..], &["watchdog=2 provoke=hang-deaf@0"]].concat();
     let mut session = Session::start(bench, &args, SECONDS)?;
     session.expect("plinth: CPU 0 hangs at EL2", SECONDS)?;
     session.expect("says CPU 3", SECONDS)?;
