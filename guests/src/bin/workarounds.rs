@@ -18,6 +18,8 @@ guests::payload!(main);
 const FEATURES: u32 = 0x8000_0001;
 /// `SMCCC_ARCH_WORKAROUND_1` to `_3`.
 const WORKAROUNDS: [u32; 3] = [0x8000_8000, 0x8000_7fff, 0x8000_3fff];
+/// A function that no convention has, and that firmware (`src/firmware/secure.rs`).
+const THEIR_OWN: u32 = 0x8300_005f;
 /// How often each way out is taken.
 const ROUNDS: u64 = 500;
 /// How often something else may be a reason to leave the guest meanwhile.
@@ -44,6 +46,10 @@ fn main(report: &mut Report) {
             let called = low(psci::call(function, [0; 3]));
             report.equal("what is not offered cannot be called", called, psci::NOT_SUPPORTED);
         }
+    }
+    for conduit in [Conduit::Hvc, Conduit::Smc] {
+        let answer = low(psci::call_by(conduit, THEIR_OWN, [0; 3]));
+        report.equal("the firmware's own functions are not reached", answer, psci::NOT_SUPPORTED);
     }
     let words = machine::tree().chosen().bootargs().unwrap_or_default();
     let mut numbers = words.split_ascii_whitespace().map_while(|word| word.parse::<i64>().ok());

@@ -5,6 +5,8 @@
 //! in `TPIDRRO_EL0`, where the guest that runs reads it: the hypervisor leaves that register to the guest. And each leaves rubbish
 //! in x0 to x3, as it may. It knows QEMU's `virt` board with `secure=on`, and no more of PSCI than Plinth asks for.
 //!
+//! A function of its own, 0x8300_005f, it answers with 0x5f: no guest is to be told that.
+//!
 //! By another word it hands asynchronous aborts (SErrors) down, of which QEMU has none itself, as if they had been taken at EL2: it
 //! enters EL2's vector with EL2's syndrome. Only when EL2 could take one: while a guest runs and `HCR_EL2` routes them to EL2,
 //! looked at a thousand times a second by a secure timer; and at EL2 where `PSTATE.A` is clear, when asked by a call, or by an
@@ -236,6 +238,9 @@ call:
     ldr     w4, =0x8300005e                 // one of our own
     cmp     w0, w4
     b.eq    asked
+    ldr     w4, =0x8300005f                 // another, for whoever reaches us
+    cmp     w0, w4
+    b.eq    reached
     adr     x5, offered
     ldr     x5, [x5]
     ldr     w4, =0x80008000                 // SMCCC_ARCH_WORKAROUND_1
@@ -267,6 +272,9 @@ call:
     b.eq    system_off
 not_supported:
     mov     x0, #-1
+    b       return
+reached:
+    mov     x0, #0x5f
     b       return
 success:
     mov     x0, #0
