@@ -36,6 +36,7 @@ mod host;
 mod host_disks;
 mod hostile;
 mod images;
+mod kills;
 mod lanes;
 mod machine;
 mod manifests;
@@ -293,6 +294,7 @@ fn steps(bare: bool) -> Result<Vec<Step>> {
         steps.extend(many::steps());
         steps.extend(secrets::steps());
         steps.extend(oracle::steps());
+        steps.extend(kills::steps());
         steps.extend(virtio::steps());
         steps.extend(bench::steps());
         steps.extend(shares::steps());

@@ -42,15 +42,18 @@ pub fn steps() -> Vec<Step> {
     steps
 }
 
+/// In legacy mode virtio's driver reads a register that QEMU has for the others alone.
+pub(super) const MODERN: [&str; 2] = ["-global", "virtio-mmio.force-legacy=false"];
+
 /// QEMU's options to log what it takes for errors of what runs on it.
-fn log(name: &str) -> Result<(PathBuf, [String; 4])> {
+pub(super) fn log(name: &str) -> Result<(PathBuf, [String; 4])> {
     let path = paths::work().join(name);
     std::fs::write(&path, "")?;
     let file = path.to_string_lossy().into_owned();
     Ok((path, ["-d".to_owned(), "guest_errors,unimp".to_owned(), "-D".to_owned(), file]))
 }
 
-fn silent(log: &Path, text: &str) -> Result<()> {
+pub(super) fn silent(log: &Path, text: &str) -> Result<()> {
     let said = std::fs::read_to_string(log)?;
     ensure!(said.is_empty(), "QEMU says\n{said}\n{text}");
     Ok(())
@@ -86,11 +89,9 @@ fn complains(bench: &Bench, gic: &str) -> Result<()> {
 fn with_devices(bench: &Bench) -> Result<()> {
     bench.debian()?;
     let (file, options) = log("qemu-complains-debian.log")?;
-    // In legacy mode the driver reads a register that QEMU has for the others alone.
-    let modern = ["-global", "virtio-mmio.force-legacy=false"];
     let args = ["--gic", "3", "--smp", "2", "--until", "plinth-guest-ready", "--"];
     let args: Vec<_> =
-        args.into_iter().chain(modern).chain(options.iter().map(String::as_str)).collect();
+        args.into_iter().chain(MODERN).chain(options.iter().map(String::as_str)).collect();
     let mut session = Session::start(bench, &args, SECONDS)?;
     session.end_with(0, SECONDS + 10)?;
     silent(&file, &session.text())

@@ -27,7 +27,7 @@ const SLOWEST: u64 = 5_000;
 const BOOT_SECONDS: u64 = 240;
 const ANSWER_SECONDS: u64 = 60;
 /// How much of the heap may be kept: lists and buffers that have grown are not made smaller.
-const KEPT: u64 = 32 << 10;
+pub(super) const KEPT: u64 = 32 << 10;
 /// How much of its half of a CPU a guest has at least beside a storm.
 const SHARE: f64 = 0.9;
 
@@ -245,13 +245,13 @@ impl Round<'_> {
 
 /// How many bytes are taken.
 #[derive(Clone, Copy, Debug)]
-struct Taken {
+pub(super) struct Taken {
     /// Of the machine's memory without the heap, which grows and stays.
-    frames: u64,
-    heap: u64,
+    pub(super) frames: u64,
+    pub(super) heap: u64,
 }
 
-fn taken(run: &Run<'_>) -> Result<Taken> {
+pub(super) fn taken(run: &Run<'_>) -> Result<Taken> {
     let told = run.json("memory")?;
     let number = |name: &str| told[name].as_u64().with_context(|| format!("no `{name}` in {told}"));
     let heap = number("heap_total")?;
