@@ -11,7 +11,7 @@ use super::net::ask;
 use super::{Bench, Outcome, Step, debians};
 
 /// How much is sent, in MiB.
-const SENT: u64 = 64;
+const SENT: u64 = 32;
 /// What a packet on a wire has of that.
 const PAYLOAD: u64 = 1448;
 /// How many exits a guest may have for 1000 of them. Measured are 141 and 178 (GICv3, GICv2) where it is sent, 83 and 125 where

@@ -14,7 +14,7 @@ pub(super) const BUILD_SECONDS: u64 = 1200;
 
 const SEED: &str = "PROPTEST_RNG_SEED";
 /// How many cases each property of the scheduler is tried with.
-const CASES_AT_LENGTH: &str = "60";
+const CASES_AT_LENGTH: &str = "40";
 /// The cases are the same each time, so that a change and nothing else makes a difference; `PROPTEST_RNG_SEED` in the
 /// environment looks at others.
 const SEED_AT_LENGTH: &str = "2026";

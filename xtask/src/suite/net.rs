@@ -52,7 +52,7 @@ const OUTSIDE: [(&str, &str, &str); 2] = [
 ];
 
 /// How much a guest loads, and sends back, in bytes.
-const LOAD: usize = 3 << 20;
+const LOAD: usize = 1 << 20;
 
 /// Serves a guest on this PC, as HTTP/1.0: each request's body, of so many bytes at most, is what comes next as the answer
 /// to a request without one. Gives the port.
@@ -183,8 +183,8 @@ const BY_PAIRS: &str = "\
 fn three(bench: &Bench, gic: &str) -> Result<()> {
     let manifest = LAN.to_owned() + &debians::manifest("256M", &THREE);
     let mut session = debians::boot(bench, "net", &manifest, gic, &["ada", "bob", "eve"])?;
-    // TCP both ways at once, 8 MiB each, and the bytes are those that were sent.
-    let serve = "dd if=/dev/urandom of=/run/x bs=64k count=128 2>/dev/null && httpd -h /run && \
+    // TCP both ways at once, 4 MiB each, and the bytes are those that were sent.
+    let serve = "dd if=/dev/urandom of=/run/x bs=64k count=64 2>/dev/null && httpd -h /run && \
                  sha256sum /run/x";
     ask(&mut session, "ada", 1001, serve)?;
     debians::focus(&mut session, 1)?;

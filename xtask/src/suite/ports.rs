@@ -65,10 +65,10 @@ fn ports(bench: &Bench, gic: &str) -> Result<()> {
     debians::focus(&mut session, 1)?;
     ask(&mut session, "bob", 1012, "read y <&3 && [ $y = x ]")?;
     // Both ways at once, and the bytes are those that were sent.
-    let make = "dd if=/dev/urandom of=/run/x bs=64k count=32 2>/dev/null && sha256sum /run/x";
+    let make = "dd if=/dev/urandom of=/run/x bs=64k count=8 2>/dev/null && sha256sum /run/x";
     let talk = |number: u32| {
         format!(
-            "{make}; (head -c 2097152 <&3 | sha256sum && echo got-$(({number} * 7))) & \
+            "{make}; (head -c 524288 <&3 | sha256sum && echo got-$(({number} * 7))) & \
              cat /run/x >&3\r"
         )
     };

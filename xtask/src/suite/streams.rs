@@ -49,9 +49,9 @@ const TO: &str = "to() { until plinth-vsock connect $1 $2; do sleep 1; done; }";
 /// Whether it is said at once that nobody can be connected to there.
 const NO: &str = "no() { plinth-vsock connect $1 $2 </dev/null 2>&1 | grep -q 'reset by peer'; }";
 
-/// 2 MiB both ways at once, and the bytes are those that were sent.
+/// 1 MiB both ways at once, and the bytes are those that were sent.
 fn bytes(session: &mut Session) -> Result<()> {
-    let make = "dd if=/dev/urandom of=/run/x bs=64k count=32 2>/dev/null && sha256sum /run/x";
+    let make = "dd if=/dev/urandom of=/run/x bs=64k count=16 2>/dev/null && sha256sum /run/x";
     let talk = |how: &str, number: u32| {
         format!("{make}; {how} </run/x | sha256sum && echo got-$(({number} * 7))\r")
     };

@@ -287,7 +287,7 @@ fn from_every_state_every_step_leaves_each_vm_what_is_its_own() {
     let mut world = World::new();
     let (mut seen, mut ways, mut tried) =
         (BTreeSet::<State>::new(), VecDeque::from([Vec::new()]), 0);
-    let deepest = bound(usize::MAX, 6, 1);
+    let deepest = bound(usize::MAX, 5, 1);
     while let Some(way) = ways.pop_front() {
         way.iter().for_each(|step: &Step| world.step(*step));
         world.check();
