@@ -87,6 +87,13 @@ pub fn tree() -> Fdt<'static> {
     unsafe { Fdt::from_ptr(machine().tree as *const u8) }.expect("it was one at boot")
 }
 
+/// What the command line has behind `name=`, if that is a number.
+pub fn number(name: &str) -> Option<u64> {
+    let tree = tree();
+    let mut words = tree.chosen().bootargs().unwrap_or_default().split_ascii_whitespace();
+    words.find_map(|word| word.strip_prefix(name)?.strip_prefix('='))?.parse().ok()
+}
+
 /// The tree, and where it is.
 fn find_tree(x0: u64) -> (u64, Option<Fdt<'static>>) {
     let at = if x0 == 0 { RAM_BASE } else { x0 };

@@ -11,7 +11,7 @@ use guests::exception::{self, survive};
 use guests::report::Report;
 use guests::timer::Timer;
 use guests::user::{self, A64, User};
-use guests::{fp, gic, instruction, mmu, mrs, msr, println, psci, uart};
+use guests::{fp, gic, instruction, machine, mmu, mrs, msr, println, psci, uart};
 
 guests::payload!(main);
 
@@ -221,7 +221,7 @@ const WAYS: [(&str, u32, u32); 8] = [
     ("WFE", 0xd503_205f, 0),
 ];
 
-/// How often each is taken.
+/// How often each is taken, unless the command line has `rounds=`.
 const ROUNDS: u64 = 4_000;
 
 /// All registers have random values, and keep them.
@@ -233,6 +233,7 @@ fn registers(report: &mut Report) {
         random ^= random << 17;
         random
     };
+    let rounds = machine::number("rounds").unwrap_or(ROUNDS);
     for (way, word, changes) in WAYS {
         // SAFETY: the slot is one instruction; nobody executes it meanwhile.
         unsafe {
@@ -242,7 +243,7 @@ fn registers(report: &mut Report) {
                 options(nostack));
         }
         let mut wrong = None;
-        for _ in 0..ROUNDS {
+        for _ in 0..rounds {
             let mut before = State {
                 x: core::array::from_fn(|_| next()),
                 sp_el0: next(),
@@ -274,7 +275,7 @@ fn registers(report: &mut Report) {
             }
         }
         Timer::Virtual.set_ctl(0);
-        println!("{way}:");
+        println!("{way}, {rounds} times:");
         report.holds("a way out keeps all registers", wrong.is_none(), wrong);
     }
 }

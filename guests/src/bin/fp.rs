@@ -13,10 +13,11 @@ use guests::report::Report;
 use guests::smp::{self, number};
 use guests::sysreg::{cpu, mask_interrupts, unmask_interrupts};
 use guests::timer::{Timer, microseconds, wait_until};
-use guests::{MAX_CPUS, instruction, interrupt, msr, timer};
+use guests::{MAX_CPUS, instruction, interrupt, machine, msr, timer};
 
 guests::payload!(main);
 
+/// For each CPU, unless the command line has `rounds=`.
 const ROUNDS: u64 = 200;
 const SGI: u32 = 3;
 /// How many CPUs are through; the others keep sending to them.
@@ -26,15 +27,18 @@ fn main(report: &mut Report) {
     gic::init();
     interrupt::take();
     interrupt::on(Timer::Virtual.intid(), |_| Timer::Virtual.stop());
+    let rounds = machine::number("rounds").unwrap_or(ROUNDS);
     let cpus = smp::start_all();
     for other in smp::others() {
-        smp::post(number(other), keeps_registers, 0);
+        smp::post(number(other), keeps_registers, rounds);
     }
     unmask_interrupts();
     let mut wrong = [0; MAX_CPUS];
-    wrong[cpu()] = keeps_registers(0);
+    wrong[cpu()] = keeps_registers(rounds);
     for other in smp::others() {
-        wait_until(10_000, || THROUGH.load(Ordering::Acquire) as usize == cpus);
+        wait_until(10_000 * rounds.div_ceil(ROUNDS), || {
+            THROUGH.load(Ordering::Acquire) as usize == cpus
+        });
         wrong[number(other)] = smp::finished(number(other)).unwrap_or(u64::MAX);
     }
     mask_interrupts();
@@ -55,12 +59,12 @@ fn main(report: &mut Report) {
 }
 
 /// How many rounds ended with registers other than they began with.
-fn keeps_registers(_: u64) -> u64 {
+fn keeps_registers(rounds: u64) -> u64 {
     guests::fp::enable();
     gic::enable(Timer::Virtual.intid());
     let own = cpu() as u64;
     let mut wrong = 0;
-    for round in 0..ROUNDS {
+    for round in 0..rounds {
         let pattern = Registers::pattern(own, round);
         pattern.load();
         match round % 4 {

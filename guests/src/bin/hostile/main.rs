@@ -19,15 +19,8 @@ const SEED: u64 = 1;
 fn main(report: &mut Report) {
     let version = psci::call(psci::VERSION, [0; 3]);
     survey::make(report);
-    let tree = machine::tree();
-    let arguments = tree.chosen().bootargs().unwrap_or_default();
-    let number = |name: &str| {
-        let value =
-            arguments.split(' ').find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
-        value.and_then(|value| value.parse().ok())
-    };
-    let seed = number("seed").unwrap_or(SEED);
-    storm::rage(report, seed, number("operations").unwrap_or(OPERATIONS));
+    let seed = machine::number("seed").unwrap_or(SEED);
+    storm::rage(report, seed, machine::number("operations").unwrap_or(OPERATIONS));
 
     // What came asynchronously is counted, not fatal.
     instruction!("msr daifclr, #4");
