@@ -498,7 +498,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(crate::testing::cases(256, 4))]
+        #![proptest_config(crate::testing::cases(256, 1))]
 
         #[test]
         fn any_syndrome_decodes(esr: u64, far: u64, hpfar: u64) {

@@ -3,7 +3,7 @@
 
 use core::cell::{Cell, RefCell};
 
-use proptest::test_runner::Config;
+use proptest::test_runner::{Config, RngAlgorithm};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -73,14 +73,15 @@ pub fn damaged<T: Serialize + DeserializeOwned>(saved: &T, changes: &[(usize, u8
 }
 
 /// How a property test runs: `ordinary` cases, or `under_miri`, unless `PROPTEST_CASES` says how many.
-/// Failures are not kept in a file.
+/// Failures are not kept in a file. Under Miri, random numbers are of the kind that costs least.
 pub fn cases(ordinary: u32, under_miri: u32) -> Config {
     let asked = Config::default();
     let cases = match std::env::var_os("PROPTEST_CASES") {
         Some(_) => asked.cases,
         None => pick(ordinary, under_miri),
     };
-    Config { cases, failure_persistence: None, ..asked }
+    let rng_algorithm = pick(asked.rng_algorithm, RngAlgorithm::XorShift);
+    Config { cases, rng_algorithm, failure_persistence: None, ..asked }
 }
 
 /// A count, size or stride: `ordinary`, or `under_miri`.

@@ -111,7 +111,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(crate::testing::cases(128, 2))]
+        #![proptest_config(crate::testing::cases(128, 1))]
         /// Against one flag for each page.
         #[test]
         fn a_page_is_usable_if_it_is_all_memory_and_none_of_it_is_taken(

@@ -134,7 +134,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(crate::testing::cases(256, 4))]
+        #![proptest_config(crate::testing::cases(256, 1))]
 
         #[test]
         fn scrollback_never_takes_more_than_its_share_and_what_was_added(

@@ -174,7 +174,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(crate::testing::cases(256, 4))]
+        #![proptest_config(crate::testing::cases(256, 1))]
 
         #[test]
         fn whatever_a_guest_sends_only_its_own_line_can_change(bytes in prop::collection::vec(any::<u8>(), 0..200)) {

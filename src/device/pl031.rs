@@ -319,7 +319,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(crate::testing::cases(256, 2))]
+        #![proptest_config(crate::testing::cases(256, 1))]
 
         /// Against a clock that looks at each second that passes.
         #[test]

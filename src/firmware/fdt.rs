@@ -479,5 +479,5 @@ fn numbers<const N: usize>(fdt: &mut FdtWriter, name: &str, values: [u64; N]) ->
     fdt.property(name, values.map(u64::to_be_bytes).as_flattened())
 }
 
-#[cfg(all(test, not(miri)))] // Minutes each, and nothing here is unsafe.
+#[cfg(test)]
 mod tests;

@@ -112,7 +112,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(crate::testing::cases(256, 2))]
+        #![proptest_config(crate::testing::cases(256, 1))]
 
         /// The model: it hangs exactly where the last looks, one more than [`LOOKS`], saw it at work and the same number.
         #[test]

@@ -398,6 +398,7 @@ mod exhaustive;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::pick;
     use proptest::prelude::*;
     use std::collections::BTreeSet;
 
@@ -517,24 +518,20 @@ mod tests {
 
     fn step() -> impl Strategy<Value = Step> {
         prop_oneof![
-            (0..200 * 4096u64).prop_map(Step::Allocate),
+            (0..pick(200, 20) * 4096u64).prop_map(Step::Allocate),
             (0..8u8).prop_map(Step::Block),
             any::<prop::sample::Index>().prop_map(Step::Free),
         ]
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig {
-            failure_persistence: None,
-            ..ProptestConfig::default()
-        })]
+        #![proptest_config(crate::testing::cases(256, 1))]
         #[test]
-        #[cfg_attr(miri, ignore = "touches no memory, and is slow there")]
         fn every_frame_has_one_owner_and_the_count_is_exact(
             start in 1..600u64,
-            steps in prop::collection::vec(step(), 1..40),
+            steps in prop::collection::vec(step(), 1..pick(40, 8)),
         ) {
-            const TOTAL: u64 = 555;
+            const TOTAL: u64 = pick(555, 55);
             let mut pool = pool(start * 4096, TOTAL * 4096);
             let all: BTreeSet<u64> = (start..start + TOTAL).collect();
             let mut owned: BTreeSet<u64> = BTreeSet::new();

@@ -693,7 +693,7 @@ mod tests {
             phys::read_into(region.start(), now);
             rest = later;
         }
-        assert!(bytes.iter().all(|&byte| byte == 0));
+        assert!(bytes == [0; LEN]);
         let cpu = Recorder::default();
         let clean = scrubbed.clean(&cpu);
         let expected: Vec<_> = regions.into_iter().map(Operation::CleanInvalidateToPoc).collect();
@@ -733,11 +733,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig {
-            cases: if cfg!(miri) { 1 } else { 128 },
-            failure_persistence: None,
-            ..ProptestConfig::default()
-        })]
+        #![proptest_config(crate::testing::cases(128, 1))]
         #[test]
         fn guest_ram_behaves_as_an_array_of_bytes(
             writes in prop::collection::vec((0..SIZE + 64, 0usize..5000, any::<u8>()), 1..12),

@@ -90,7 +90,7 @@ mod tests {
                 };
                 let mut bytes = alloc::vec![1; len(region)];
                 phys::read_into(region.start(), &mut bytes);
-                assert!(region.size() <= STEP && bytes.iter().all(|byte| *byte == 0));
+                assert!(region.size() <= STEP && bytes == alloc::vec![0; bytes.len()]);
                 cleaned.push(region);
             }
             if last {

@@ -257,7 +257,7 @@ fn machine() -> impl Strategy<Value = (Registers, Firmware, bool)> {
 }
 
 proptest! {
-    #![proptest_config(crate::testing::cases(512, 16))]
+    #![proptest_config(crate::testing::cases(512, 1))]
 
     #[test]
     fn what_is_called_mitigated_is_done_and_what_is_called_exists((registers, firmware, ours) in machine()) {

@@ -332,6 +332,7 @@ fn micros(text: &str) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::pick;
     use alloc::string::ToString;
     use alloc::vec;
     use proptest::prelude::*;
@@ -492,7 +493,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(crate::testing::cases(256, 4))]
+        #![proptest_config(crate::testing::cases(256, 1))]
 
         #[test]
         fn any_name_that_can_be_given_can_be_meant(
@@ -515,7 +516,7 @@ mod tests {
                 prop::sample::select(vec!["vm", "sched", "set", "stop", "--force", "stats", "reset", "log", "level"]),
                 Just("weight=99999999999999999999"), Just("cpus=0-300"), Just("reservation=9999999999s/1s"),
             ], 0..12),
-            rest in "\\PC{0,80}",
+            rest in pick("\\PC{0,80}", "\\PC{0,10}"),
         ) {
             let line = words.join(" ") + " " + &rest;
             if let Err(error) = line.parse::<Command>() {

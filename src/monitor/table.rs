@@ -376,7 +376,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(crate::testing::cases(256, 4))]
+        #![proptest_config(crate::testing::cases(256, 1))]
 
         #[test]
         fn whatever_a_guest_sent_shows_as_lines(sent in "[\\x00-\\x7f\u{80}-\u{9f}ä]{0,80}") {

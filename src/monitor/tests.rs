@@ -354,7 +354,7 @@ fn help_tells_of_all_commands_or_of_one() {
 }
 
 proptest! {
-    #![proptest_config(crate::testing::cases(256, 4))]
+    #![proptest_config(crate::testing::cases(256, 1))]
 
     #[test]
     fn any_frame_is_answered_with_one_line_of_json(text in prop::collection::vec(any::<u8>(), 0..100)) {

@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        #![proptest_config(crate::testing::cases(64, 2))]
+        #![proptest_config(crate::testing::cases(64, 1))]
 
         #[test]
         fn an_address_has_the_port_it_was_given(

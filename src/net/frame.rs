@@ -211,7 +211,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(crate::testing::cases(256, 4))]
+        #![proptest_config(crate::testing::cases(256, 1))]
 
         #[test]
         fn no_bytes_make_parsing_panic(bytes in prop::collection::vec(any::<u8>(), 0..24)) {

@@ -148,7 +148,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(crate::testing::cases(64, 2))]
+        #![proptest_config(crate::testing::cases(64, 1))]
 
         #[test]
         fn an_address_is_read_as_it_is_shown(bytes in any::<[u8; 6]>()) {

@@ -130,7 +130,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(crate::testing::cases(128, 2))]
+        #![proptest_config(crate::testing::cases(128, 1))]
 
         #[test]
         fn no_window_has_more_than_the_rate_and_a_burst(

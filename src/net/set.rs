@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        #![proptest_config(crate::testing::cases(64, 2))]
+        #![proptest_config(crate::testing::cases(64, 1))]
 
         #[test]
         fn a_set_of_ports_is_what_a_tree_says(changes in prop::collection::vec((any::<u8>(), any::<bool>()), 0..64)) {

@@ -176,7 +176,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(crate::testing::cases(256, 4))]
+        #![proptest_config(crate::testing::cases(256, 1))]
 
         #[test]
         fn the_output_is_low_before_the_deadline_and_high_at_it(

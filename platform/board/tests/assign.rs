@@ -21,7 +21,10 @@ fn refusal(tree: &DeviceTree, wish: &[&str]) -> AssignError {
 
 /// QEMU's board with a second PL011, as it has one with two serial lines.
 fn two_uarts() -> DeviceTree {
-    let mut tree = virt(VIRT_GICV2);
+    with_another_uart(virt(VIRT_GICV2))
+}
+
+fn with_another_uart(mut tree: DeviceTree) -> DeviceTree {
     let first = tree.root.child("pl011@9000000").unwrap().clone();
     let mut second = DeviceTreeNode::new("pl011@9040000").unwrap();
     for property in first.properties() {
@@ -96,7 +99,7 @@ fn what_is_not_there_not_in_use_or_no_device_is_refused() {
 
 #[test]
 fn what_shares_a_page_or_an_interrupt_goes_to_the_same_guest_or_to_none() {
-    let mut tree = two_uarts();
+    let mut tree = with_another_uart(virt_with(VIRT_GICV2, pick(32, 8)));
     let slots = ["virtio_mmio@a000000", "virtio_mmio@a000200"];
     let error = refusal(&tree, &slots[..1]);
     assert!(matches!(error, AssignError::Shared { what: "a page", .. }), "{error}");

@@ -24,7 +24,7 @@ fn a_board_without_such_nodes_has_no_place() {
 
 #[test]
 fn a_place_out_of_use_is_none_and_coherence_is_inherited_and_can_be_taken_back() {
-    let mut tree = virt(VIRT_GICV2);
+    let mut tree = virt_with(VIRT_GICV2, pick(32, 4));
     tree.root.remove_property("dma-coherent");
     set(&mut tree, "/virtio_mmio@a000000", "status", "disabled");
     at(&mut tree, "/virtio_mmio@a000200").remove_property("dma-coherent");
@@ -42,7 +42,7 @@ fn a_place_out_of_use_is_none_and_coherence_is_inherited_and_can_be_taken_back()
 
 #[test]
 fn a_place_without_an_interrupt_is_an_error_that_names_it() {
-    let mut tree = virt(VIRT_GICV3);
+    let mut tree = virt_with(VIRT_GICV3, pick(32, 8));
     at(&mut tree, "/virtio_mmio@a000e00").remove_property("interrupts");
     let error = Board::virtio_places(&tree.to_dtb()).unwrap_err();
     let path = "/virtio_mmio@a000e00".into();

@@ -267,7 +267,7 @@ fn a_list_register_has_the_manuals_bits() {
 }
 
 proptest! {
-    #![proptest_config(crate::testing::cases(256, 2))]
+    #![proptest_config(crate::testing::cases(256, 1))]
     #[test]
     fn what_a_list_register_holds_survives_decoding_and_encoding(raw: u32) {
         if let Some(lr) = decode(raw) {

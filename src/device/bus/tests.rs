@@ -317,7 +317,7 @@ fn the_guest_machines_devices_answer_on_one_bus() {
 }
 
 proptest! {
-    #![proptest_config(crate::testing::cases(256, 3))]
+    #![proptest_config(crate::testing::cases(256, 1))]
 
     #[test]
     fn the_bus_finds_what_a_search_of_all_windows_finds(

@@ -291,7 +291,7 @@ impl Pin {
 }
 
 proptest! {
-    #![proptest_config(crate::testing::cases(256, 2))]
+    #![proptest_config(crate::testing::cases(256, 1))]
 
     /// Against eight pins that know nothing of each other.
     #[test]

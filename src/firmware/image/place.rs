@@ -141,7 +141,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(crate::testing::cases(256, 2))]
+        #![proptest_config(crate::testing::cases(256, 1))]
 
         #[test]
         fn no_placement_overlaps_or_leaves_ram(

@@ -288,7 +288,7 @@ fn any_power() -> impl Strategy<Value = Power> {
 }
 
 proptest! {
-    #![proptest_config(crate::testing::cases(512, 4))]
+    #![proptest_config(crate::testing::cases(512, 1))]
 
     #[test]
     fn no_call_panics_and_only_success_changes_a_state(

@@ -188,7 +188,7 @@ fn a_disk_without_room_for_a_table_has_none() {
 }
 
 proptest! {
-    #![proptest_config(testing::cases(128, 2))]
+    #![proptest_config(testing::cases(128, 1))]
 
     #[test]
     fn any_table_ends_soon_and_finds_only_what_is_on_the_disk(

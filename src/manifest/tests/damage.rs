@@ -180,7 +180,7 @@ fn each_byte_of_a_header_or_table_may_be_another_in_a_bundle_that_is_sealed_agai
     let end = 32 + usize::try_from(table).unwrap();
     let (mut changed, mut counts) = (bundle.clone(), [0, 0]);
     for at in (0..end).step_by(crate::testing::pick(1, 97)) {
-        for flip in [1, 2, 0x80, 0xff] {
+        for flip in &[1, 2, 0x80, 0xff][crate::testing::pick(0, 3)..] {
             changed[at] ^= flip;
             seal(&mut changed);
             match read(&changed) {

@@ -112,7 +112,7 @@ fn an_address_is_that_of_one_card_of_the_manifest() {
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "minutes there, and nothing here is unsafe")]
+#[cfg_attr(miri, ignore = "as many as there can be: minutes there")]
 fn a_network_has_256_ports_and_the_uplink_is_one() {
     let vms = |count: usize| {
         let cards: Vec<_> =
@@ -131,7 +131,7 @@ fn a_network_has_256_ports_and_the_uplink_is_one() {
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "minutes there, and nothing here is unsafe")]
+#[cfg_attr(miri, ignore = "as many as there can be: minutes there")]
 fn the_longest_table_there_can_be_is_written_and_read() {
     let name = |prefix: &str, index: usize| {
         format!("{prefix}{index:0>width$}", width = MAX_NAME - prefix.len())

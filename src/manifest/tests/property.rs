@@ -1,6 +1,7 @@
 //! Any manifest and any bytes.
 
 use super::*;
+use crate::testing::pick;
 
 fn classes() -> impl Strategy<Value = Class> {
     let fair = (1..=MAX_WEIGHT, prop::option::of(1u16..=100))
@@ -105,7 +106,7 @@ fn vms() -> impl Strategy<Value = (VmConfig, usize, Option<usize>)> {
     ];
     let bad = prop_oneof![Just(OnBadAccess::Abort), Just(OnBadAccess::Crash)];
     let clock = prop_oneof![Just(Devices::NONE), Just(Devices::RTC)];
-    let assign = prop::collection::vec("[!-~]{1,128}", 0..=16);
+    let assign = prop::collection::vec("[!-~]{1,128}", 0..=pick(16, 2));
     let ram = (0..(RAM_LIMIT - (1 << 30)) >> 21)
         .prop_map(|block| (1 << 30) + (block << 21))
         .prop_flat_map(|base| (Just(base), 1..=(RAM_LIMIT - base) / 4096));
@@ -197,7 +198,7 @@ proptest! {
     fn any_valid_manifest_survives_the_round_trip(
         machine in machines(),
         networks in networks(),
-        mut facts in prop::collection::vec(vms(), 1..8),
+        mut facts in prop::collection::vec(vms(), 1..pick(8, 3)),
     ) {
         let count = facts.len();
         for (index, fact) in facts.iter_mut().enumerate() {

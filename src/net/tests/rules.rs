@@ -1,6 +1,7 @@
 //! One rule each.
 
 use super::*;
+use crate::testing::pick;
 
 #[test]
 fn two_cards_of_a_network_hear_each_other_at_once_and_nobody_else_does() {
@@ -81,7 +82,7 @@ fn whoever_makes_addresses_up_pushes_out_none_of_others() {
     let switch = switch(&[(vec![plain(0), spoofing(1), spoofing(2)], true)]);
     assert_eq!(reach(&switch, 1, own(0, 0), foreign(1)), Ok(vec![0]));
     assert_eq!(reach(&switch, 3, own(0, 0), foreign(2)), Ok(vec![0]));
-    for number in 0..20_000u32 {
+    for number in 0..pick(20_000u32, 300) {
         let [_, a, b, c] = number.to_be_bytes();
         reach(&switch, 2, own(0, 0), MacAddr([2, 0, 0, a, b, c])).unwrap();
     }

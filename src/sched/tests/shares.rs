@@ -9,6 +9,7 @@ use super::model::{Demand, shares, shares_over_time};
 use super::sim::{SLICE, Sim};
 use crate::sched::policy::CpuSet;
 use crate::sched::{Admission, Reservation, Terms};
+use crate::testing::pick;
 use crate::time::Ticks;
 
 #[derive(Clone, Debug)]
@@ -76,8 +77,8 @@ impl Survey {
 #[test]
 fn shares_are_those_of_the_model() {
     let cases = crate::testing::cases(16, 1).cases;
-    let machines = (1usize..=8, prop::collection::vec(spinner(), 1..12));
-    let (slices, warm) = crate::testing::pick((1500, 300), (60, 10));
+    let machines = (1usize..=pick(8, 3), prop::collection::vec(spinner(), 1..pick(12, 4)));
+    let (slices, warm) = pick((1500, 300), (10, 2));
     let mut runner = TestRunner::deterministic();
     let (mut survey, mut moves, mut turns) = (Survey::default(), 0, 0);
     for _ in 0..cases {
@@ -97,7 +98,7 @@ fn shares_are_those_of_the_model() {
     let moves = moves as f64 / turns as f64;
     println!("{survey:?}, {moves:.3} moves a slice");
     assert!(survey.beyond <= cases / 4000, "{survey:?}");
-    assert!(moves < 0.1, "{moves} for each slice of a CPU");
+    assert!(cfg!(miri) || moves < 0.1, "{moves} for each slice of a CPU");
 }
 
 /// Beside reservations, fair vCPUs get what is left: within 2 % of what could be had at best, in 9 machines out
@@ -109,8 +110,8 @@ fn shares_beside_reservations_are_mostly_those_of_the_model() {
     let vm = (weight, 1usize..3, any::<u8>());
     let vm = vm.prop_map(|(weight, vcpus, mask)| Spinner { weight, vcpus, mask });
     let asked = prop::collection::vec((1u64..60, 60u64..2000), 0..5);
-    let machines = (1usize..=4, prop::collection::vec(vm, 1..5), asked);
-    let (slices, warm) = crate::testing::pick((1500, 300), (60, 10));
+    let machines = (1usize..=pick(4, 2), prop::collection::vec(vm, 1..pick(5, 3)), asked);
+    let (slices, warm) = pick((1500, 300), (10, 2));
     let mut runner = TestRunner::deterministic();
     let mut survey = Survey::default();
     for _ in 0..cases {
@@ -136,8 +137,8 @@ fn shares_beside_reservations_are_mostly_those_of_the_model() {
 fn shares_beside_caps_are_mostly_those_of_the_model() {
     let cases = crate::testing::cases(16, 1).cases;
     let vm = (spinner(), prop::option::of(20u16..200));
-    let machines = (1usize..=8, prop::collection::vec(vm, 1..10));
-    let (slices, warm) = crate::testing::pick((1500, 300), (60, 10));
+    let machines = (1usize..=pick(8, 3), prop::collection::vec(vm, 1..pick(10, 4)));
+    let (slices, warm) = pick((1500, 300), (10, 2));
     let mut runner = TestRunner::deterministic();
     let mut survey = Survey::default();
     for _ in 0..cases {
@@ -186,18 +187,18 @@ fn assert_right_after_a_change(count: usize, vms: Vec<(Spinner, u8)>) -> Result<
     let mut sim = Sim::new(count);
     let (before, masks): (Vec<_>, Vec<_>) = vms.into_iter().unzip();
     let mut demands = spin(&mut sim, &before, None);
-    sim.run(crate::testing::pick(400, 20) * SLICE);
+    sim.run(pick(400, 2) * SLICE);
     for (task, demand) in demands.iter_mut().enumerate() {
         let terms = cpus(masks[sim.tasks[task].entity.vm.index()], count);
         sim.set_terms(task, terms);
         demand.affinity = terms.affinity;
     }
     let wanted = shares(&demands, &vec![1.0; count]);
-    sim.run(crate::testing::pick(300, 20) * SLICE);
-    let slices = crate::testing::pick(1500, 100);
+    sim.run(pick(300, 4) * SLICE);
+    let slices = pick(1500, 6);
     let found = measure(&mut sim, slices * SLICE);
     for (found, share) in found.iter().zip(&wanted) {
-        let allowed = 0.02 * share + 100.0 / slices as f64;
+        let allowed = 0.02 * share + pick(100.0, 3.0) / slices as f64;
         prop_assert!((found - share).abs() <= allowed, "{found:.4?}, wanted {wanted:.4?}");
     }
     Ok(())
@@ -249,8 +250,8 @@ proptest! {
     /// The same some time after affinities changed.
     #[test]
     fn shares_are_right_again_after_a_change(
-        count in 1usize..=8,
-        vms in prop::collection::vec((spinner(), mask()), 1..8),
+        count in 1usize..=pick(8, 3),
+        vms in prop::collection::vec((spinner(), mask()), 1..pick(8, 4)),
     ) {
         assert_right_after_a_change(count, vms)?;
     }
@@ -260,9 +261,9 @@ proptest! {
     /// all shared the most reserved CPU, and a cap holds.
     #[test]
     fn caps_and_reservations_starve_nobody(
-        count in 1usize..=8,
-        free in prop::collection::vec(spinner(), 1..6),
-        capped in prop::collection::vec(spinner(), 0..4),
+        count in 1usize..=pick(8, 3),
+        free in prop::collection::vec(spinner(), 1..pick(6, 3)),
+        capped in prop::collection::vec(spinner(), 0..pick(4, 2)),
         cap in 20u16..200,
         asked in prop::collection::vec((1u64..60, 60u64..2000), 0..4),
     ) {
@@ -271,8 +272,8 @@ proptest! {
         demands.extend(spin(&mut sim, &capped, Some(cap)));
         let left = reserve(&mut sim, &asked);
         let wanted = shares(&demands, &left);
-        sim.run(crate::testing::pick(300, 20) * SLICE);
-        let slices = crate::testing::pick(800, 100);
+        sim.run(pick(300, 4) * SLICE);
+        let slices = pick(800, 12);
         let found = measure(&mut sim, slices * SLICE);
         let found = of_vms(&sim, &found);
         let wanted = of_vms(&sim, &wanted);

@@ -4,7 +4,7 @@ use super::*;
 use crate::testing::pick;
 use std::collections::BTreeSet;
 
-const SPIS: u16 = 224;
+const SPIS: u16 = pick(224, 32);
 
 fn is_edge(intid: u16) -> bool {
     intid.is_multiple_of(2)
@@ -29,7 +29,7 @@ fn route(machine: &mut Machine, intid: u16, to: u8) {
     machine.access(0, Frame::Distributor, offset, width, Some(value));
 }
 
-/// Two vCPUs take 224 SPIs, edges and levels of all priorities, while those in list registers are disabled, sent elsewhere and
+/// Two vCPUs take all SPIs, edges and levels of all priorities, while those in list registers are disabled, sent elsewhere and
 /// given other priorities, active ones too.
 fn take_all(version: GicVersion, list_registers: usize) {
     let mut machine = Machine::new(version, 2, list_registers);

@@ -2,6 +2,7 @@
 
 use super::reference::Reference;
 use super::*;
+use crate::testing::pick;
 use proptest::prelude::*;
 
 /// The interrupts it is about: SGIs, PPIs, SPIs.
@@ -375,12 +376,7 @@ impl Run {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig {
-        // PROPTEST_CASES asks for more; 96 if it does not.
-        cases: if cfg!(miri) { 2 } else { ProptestConfig::default().cases * 3 / 8 },
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    })]
+    #![proptest_config(crate::testing::cases(96, 1))]
 
     #[test]
     fn a_guest_cannot_tell_the_controller_from_the_reference(
@@ -388,7 +384,7 @@ proptest! {
         vcpus in 1..=4_u8,
         list_registers in prop_oneof![Just(1_usize), Just(2), Just(4), Just(16)],
         eoi_mode in any::<bool>(),
-        steps in proptest::collection::vec((0..4_u8, 0..INTIDS.len(), step()), 0..150),
+        steps in proptest::collection::vec((0..4_u8, 0..INTIDS.len(), step()), 0..pick(150, 20)),
     ) {
         let mut run = Run::new(version, vcpus, list_registers, eoi_mode);
         for (v, intid, step) in steps {
@@ -404,7 +400,7 @@ proptest! {
     fn a_linked_device_is_neither_lost_nor_left_dead(
         forgets_levels in any::<bool>(),
         list_registers in prop_oneof![Just(1_usize), Just(2), Just(4)],
-        steps in proptest::collection::vec(0..10_u8, 0..80),
+        steps in proptest::collection::vec(0..10_u8, 0..pick(80, 20)),
         looks in proptest::collection::vec(any::<bool>(), 80),
     ) {
         let mut machine = Machine::v2(1, list_registers);

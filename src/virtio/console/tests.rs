@@ -16,7 +16,7 @@ use crate::device::serial::ScriptedLine;
 use crate::device::{Device, Signal};
 use crate::monitor::agent::{Answer, Ask, Asker, Failure, Link, PORT};
 use crate::sched::VmId;
-use crate::testing::shared_ram;
+use crate::testing::{pick, shared_ram};
 use crate::time::Ticks;
 use crate::virtio::queue::fake::{Driver, Offer};
 use crate::virtio::queue::{Negotiated, Place};
@@ -358,7 +358,7 @@ fn a_guest_that_says_more_than_anybody_asked_waits_alone() {
     assert_eq!(guest.sent(TRANSMIT), ROOM / 1000);
     // What was said before it was asked is dropped, and the rest is no answer.
     link.ask(1, Ask::Ping, Ticks(9), Asker::Console).unwrap();
-    for _ in 0..200 {
+    for _ in 0..pick(200, 70) {
         assert_eq!(link.look(1, NOW), None);
         guest.look();
     }
@@ -411,18 +411,18 @@ fn however_much_is_sent_no_more_than_a_channels_room_is_kept() {
 }
 
 proptest! {
-    #![proptest_config(crate::testing::cases(64, 2))]
+    #![proptest_config(crate::testing::cases(64, 1))]
 
     /// However sender and receiver divide their memory, and whenever they come: what goes in comes out, in order.
     #[test]
     fn a_channel_carries_what_is_sent_both_ways(
-        steps in prop::collection::vec((0usize..2, any::<bool>(), 1usize..2000), 1..60),
+        steps in prop::collection::vec((0usize..2, any::<bool>(), 1usize..pick(2000, 200)), 1..pick(60, 6)),
     ) {
         let (mut guests, bells) = joined();
         let (mut sent, mut got) = ([vec![], vec![]], [vec![], vec![]]);
         let (mut offered, mut expected) = ([0, 0], [0, 0]);
         let mut counter = 0u8;
-        let finish = [(0, false, 1900), (1, false, 1900)].repeat(200);
+        let finish = [(0, false, 1900), (1, false, 1900)].repeat(pick(200, 10));
         for (who, sends, size) in steps.into_iter().chain(finish) {
             if sends {
                 offered[who] -= guests[who].sent(TRANSMIT);
@@ -451,7 +451,7 @@ proptest! {
     /// Whatever a driver says and offers, its device goes on or needs a reset.
     #[test]
     fn whatever_a_driver_says_nobody_else_is_the_worse_for_it(
-        steps in prop::collection::vec((0usize..6, prop::collection::vec(any::<u8>(), 0..40)), 0..40),
+        steps in prop::collection::vec((0usize..6, prop::collection::vec(any::<u8>(), 0..40)), 0..pick(40, 8)),
     ) {
         let (mut guests, bells) = joined();
         for (queue, bytes) in steps {

@@ -248,7 +248,7 @@ fn before_the_driver_is_ready_nothing_is_done() {
 }
 
 proptest! {
-    #![proptest_config(crate::testing::cases(256, 4))]
+    #![proptest_config(crate::testing::cases(256, 1))]
 
     /// Whatever a driver writes wherever, in whatever order, and whatever is in its rings.
     #[test]

@@ -118,7 +118,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(crate::testing::cases(256, 4))]
+        #![proptest_config(crate::testing::cases(256, 1))]
 
         /// Whatever comes, no more than the buffer waits; and a peer that keeps to its credit never stops for ever.
         #[test]

@@ -126,7 +126,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(crate::testing::cases(64, 2))]
+        #![proptest_config(crate::testing::cases(64, 1))]
 
         #[test]
         fn what_is_parsed_and_written_is_the_same(bytes: [u8; 32], rest: [u8; 12]) {

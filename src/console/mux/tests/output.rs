@@ -104,7 +104,7 @@ fn a_guest_cannot_write_the_hypervisors_lines_among_others_or_a_frame_anywhere()
 #[test]
 fn only_the_guest_that_floods_has_to_wait() {
     let mut bench = Bench::new(&["a", "b", "c"]);
-    let flood = b"a line of a flood\n".repeat(1000);
+    let flood = b"a line of a flood\n".repeat(pick(1000, 300));
     let taken = bench.send(A, &flood);
     assert!(taken < flood.len() && taken >= 4096, "{taken}");
     assert_eq!(bench.send(B, b"quiet\n"), 6);
@@ -120,17 +120,20 @@ fn only_the_guest_that_floods_has_to_wait() {
 fn a_guest_that_is_not_shown_never_waits_and_what_it_overwrote_is_told() {
     let mut bench = Bench::new(&["a", "b"]);
     bench.type_in(b"\x01a").shown();
-    let lines: Vec<u8> = (0..10_000).flat_map(|n| format!("line {n}\n").into_bytes()).collect();
+    // More than is kept of it.
+    let lines = pick(10_000, 1200);
+    let last = format!("line {}\nline {}\n", lines - 2, lines - 1);
+    let lines: Vec<u8> = (0..lines).flat_map(|n| format!("line {n}\n").into_bytes()).collect();
     assert_eq!(bench.send(B, &lines), lines.len());
     assert_eq!(bench.shown(), "");
     let shown = bench.type_in(b"\x01n").shown();
     // From the start of a line on.
-    let kept = lines.len() - (64 << 10);
+    let kept = lines.len() - KEPT;
     let lost = kept + lines[kept..].iter().position(|byte| *byte == b'\n').map_or(0, |at| at + 1);
     assert!(shown.contains(&notice(&format!("b: {lost} bytes were lost"))), "{}", &shown[..300]);
     let first = shown.split("bytes were lost\r\n").nth(1).unwrap_or_default();
     assert!(first.starts_with("line "), "{}", &shown[..300]);
-    assert!(shown.ends_with("line 9998\nline 9999\n"));
+    assert!(shown.ends_with(&last));
     assert_eq!(bench.type_in(b"\x01p\x01n").shown().matches("line").count(), 0, "shown once");
 }
 
@@ -147,7 +150,7 @@ fn showing_all_again_begins_with_the_newest_and_says_what_it_leaves_out() {
 #[test]
 fn a_line_that_nobody_drains_holds_up_nobody_for_ever() {
     let mut bench = Bench::new(&["a"]);
-    let flood = [b'x'; 100_000];
+    let flood = [b'x'; pick(100_000, 10_000)];
     assert!(bench.send(A, &flood) < 5000);
     bench.mux.next(bench.now);
     bench.mux.refused(bench.now);
@@ -166,14 +169,15 @@ fn a_line_that_nobody_drains_holds_up_nobody_for_ever() {
 #[test]
 fn a_log_that_nobody_drains_keeps_its_newest_lines_and_says_so() {
     let mut bench = Bench::new(&["a"]);
-    for number in 0..2000 {
+    let last = pick(1999, 999);
+    for number in 0..=last {
         bench.mux.log(format_args!("plinth [] line {number}\n"));
     }
     let shown = bench.shown();
     let mut lines = shown.lines();
     assert!(lines.next().is_some_and(|line| line.ends_with("bytes of the log were lost")));
     assert!(lines.all(|line| line.starts_with("plinth [] line ")));
-    assert!(shown.ends_with("line 1999\r\n"));
+    assert!(shown.ends_with(&format!("line {last}\r\n")));
 }
 
 #[test]

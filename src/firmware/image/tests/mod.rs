@@ -190,7 +190,7 @@ pub(super) fn check(placement: &Placement, ram: Region<Ipa>) {
 }
 
 proptest! {
-    #![proptest_config(crate::testing::cases(256, 2))]
+    #![proptest_config(crate::testing::cases(256, 1))]
 
     /// Any change of a few bytes of a good file: refused, or placed within RAM.
     #[test]

@@ -12,8 +12,9 @@ fn blocks_are_as_large_as_both_addresses_allow() {
         stage2.map(all, ram(2 * GIB), pool, cpu).unwrap();
         assert_eq!(sizes(stage2), [GIB; 3]);
         stage2.unmap(all, pool, cpu).unwrap();
-        stage2.map(region(GIB, GIB), ram(GIB + MIB2), pool, cpu).unwrap();
-        assert_eq!(sizes(stage2), [MIB2; 512]);
+        let count = crate::testing::pick(512, 8);
+        stage2.map(region(GIB, count * MIB2), ram(GIB + MIB2), pool, cpu).unwrap();
+        assert_eq!(sizes(stage2), vec![MIB2; usize::try_from(count).unwrap()]);
         stage2.unmap(all, pool, cpu).unwrap();
         stage2.map(region(MIB2 - KIB4, MIB2 + 2 * KIB4), ram(GIB - KIB4), pool, cpu).unwrap();
         assert_eq!(sizes(stage2), [KIB4, MIB2, KIB4]);

@@ -12,7 +12,7 @@ use core::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
-use proptest::test_runner::{Config, TestRunner};
+use proptest::test_runner::TestRunner;
 
 use self::checker::{Checker, Tables};
 use self::model::Change;

@@ -141,11 +141,10 @@ fn assert_equal_everywhere(stage2: &Stage2, model: &Model) {
 
 /// Random changes, each with few or many frames for tables, against the model.
 fn behaves_as_the_model(bits: u32) {
-    let cases = if cfg!(miri) { 1 } else { 40 };
-    let config = Config { cases, failure_persistence: None, ..Config::default() };
+    let config = crate::testing::cases(40, 1);
     let budget = prop_oneof![0..5u32, Just(u32::MAX)];
     let changes =
-        prop::collection::vec((any_change(bits), budget), 1..if cfg!(miri) { 4 } else { 16 });
+        prop::collection::vec((any_change(bits), budget), 1..if cfg!(miri) { 3 } else { 16 });
     let geometry = Geometry::new(bits, PaRange::Bits48).unwrap();
     let pool = RefCell::new(new_pool());
     let outcome = TestRunner::new(config).run(&changes, |changes| {

@@ -116,9 +116,10 @@ impl Guest {
 
     /// Names pages by number, in buffers of `cut` bytes.
     fn name(&mut self, queue: usize, numbers: &[u32], cut: usize) -> bool {
-        let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+        let numbers: Vec<_> = numbers.iter().map(|number| number.to_le_bytes()).collect();
+        let bytes = numbers.as_flattened();
         let at = TEXTS + 0x4000 * queue as u64;
-        self.ram.get().unwrap().write_from(Ipa::new(at), &bytes).unwrap();
+        self.ram.get().unwrap().write_from(Ipa::new(at), bytes).unwrap();
         let sizes = bytes.chunks(cut).map(|chunk| u32::try_from(chunk.len()).unwrap());
         let mut next = at;
         let readable = sizes.map(|size| {

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
+use crate::testing::pick;
 
 #[derive(Clone, Debug)]
 enum Act {
@@ -57,7 +58,8 @@ impl Model {
     fn inflate(&mut self, page: u64) {
         self.balloon.insert(page);
         let unit = page / PAGES;
-        if (unit * PAGES..(unit + 1) * PAGES).all(|page| self.balloon.contains(&page)) {
+        // From its end, as most units are named from their beginning.
+        if (unit * PAGES..(unit + 1) * PAGES).rev().all(|page| self.balloon.contains(&page)) {
             self.take(usize::try_from(unit).unwrap());
         }
     }
@@ -78,9 +80,8 @@ proptest! {
 
     /// Whatever a driver names: what is missing is what it has named as a whole, and nothing else.
     #[test]
-    #[cfg_attr(miri, ignore = "megabytes are zeroed")]
     fn what_is_missing_is_what_the_model_says(
-        acts in prop::collection::vec(act(), 1..25),
+        acts in prop::collection::vec(act(), 1..pick(25, 6)),
         packed in any::<bool>(),
     ) {
         let mut guest = Guest::new(packed);

@@ -1,16 +1,17 @@
 //! Pages by number, that go into the balloon and out of it.
 
 use super::*;
+use crate::testing::pick;
 
 #[test]
 fn a_unit_goes_when_its_last_page_is_in_the_balloon_and_not_before() {
-    for packed in [false, true] {
+    for packed in [false, true].into_iter().skip(pick(0, 1)) {
         let mut guest = Guest::new(packed);
         let all = pages(3);
         guest.inflate(&all[1..]);
         assert_eq!(guest.holes(), []);
         // The same again is the same page, however often.
-        for _ in 0..3 {
+        for _ in 0..pick(3, 1) {
             guest.inflate(&all[1..]);
         }
         assert_eq!(guest.holes(), []);
@@ -84,7 +85,7 @@ fn pages_outside_ram_and_what_was_never_in_the_balloon_change_nothing() {
         assert!(guest.name(queue, &pages(2)[..2], 3));
     }
     // From far before RAM to far behind it, wrapping on the way.
-    let across: Vec<u32> = (0..40_000u32)
+    let across: Vec<u32> = (0..pick(40_000u32, 400))
         .map(|n| first.wrapping_sub(100).wrapping_add(n.wrapping_mul(107_377)))
         .collect();
     guest.inflate(&across);
@@ -101,7 +102,7 @@ fn pages_outside_ram_and_what_was_never_in_the_balloon_change_nothing() {
 
 #[test]
 fn who_gives_up_the_rings_has_broken_them_and_nothing_else() {
-    for packed in [false, true] {
+    for packed in [false, true].into_iter().skip(pick(0, 1)) {
         let mut guest = Guest::new(packed);
         let mut left = pages(0);
         let last = left.split_off(511);

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use super::*;
 use crate::sync::atomic::AtomicUsize;
+use crate::testing::pick;
 
 /// How often something is given up.
-const ROUNDS: usize = 400;
+const ROUNDS: usize = pick(400, 12);
 /// Between two of a thread's turns, so that the others get theirs.
 const A_MOMENT: Duration = Duration::from_micros(50);
 
 #[test]
-#[cfg_attr(miri, ignore = "megabytes are zeroed")]
 fn vcpus_that_give_up_and_use_the_same_units_at_once_find_zeroes_or_what_they_wrote() {
     let guest = Guest::new(false);
     let (elastic, memory) = (guest.elastic(), guest.room.memory());

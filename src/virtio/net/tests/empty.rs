@@ -1,6 +1,7 @@
 //! Claims about descriptors of no bytes: they are allowed, and who has many of them takes nobody's time but its own.
 
 use super::*;
+use crate::testing::pick;
 
 const INDIRECT: u64 = 1 << 28;
 const PACKED: u64 = 1 << 34;
@@ -31,7 +32,7 @@ impl Card {
 
 #[test]
 fn a_frame_is_not_put_into_chains_that_take_long_to_look_at() {
-    for format in [0, PACKED] {
+    for format in [0, PACKED].into_iter().skip(pick(0, 1)) {
         let features = feature::ALL | INDIRECT | format;
         let mut cards = two(features);
         // 64 chains have room enough for this one, but take 1024 descriptors.
@@ -54,7 +55,7 @@ fn a_frame_is_not_put_into_chains_that_take_long_to_look_at() {
 
 #[test]
 fn chains_that_take_long_to_look_at_are_few_at_one_go() {
-    for format in [0, PACKED] {
+    for format in [0, PACKED].into_iter().skip(pick(0, 1)) {
         let mut cards = two(feature::ALL);
         let lan = cards.remove(0).device.backend().lan.clone();
         let bells = Arc::new(Doorbells::new(1));

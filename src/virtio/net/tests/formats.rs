@@ -1,6 +1,7 @@
 //! Queues of each format ("Reserved Feature Bits"), and who has to say what by them.
 
 use super::*;
+use crate::testing::pick;
 
 const EVENT_IDX: u64 = 1 << 29;
 const RING_PACKED: u64 = 1 << 34;
@@ -8,7 +9,9 @@ const RING_PACKED: u64 = 1 << 34;
 /// Every combination of what changes how queues work.
 fn formats() -> impl Iterator<Item = u64> {
     let [one, two, three] = [EVENT_IDX, RING_PACKED, IN_ORDER];
-    (0..8).map(move |n| [one * (n & 1), two * (n >> 1 & 1), three * (n >> 2)].iter().sum())
+    (0..8)
+        .step_by(pick(1, 3))
+        .map(move |n| [one * (n & 1), two * (n >> 1 & 1), three * (n >> 2)].iter().sum())
 }
 
 fn two_by(format: u64) -> Vec<Card> {
@@ -19,7 +22,7 @@ fn two_by(format: u64) -> Vec<Card> {
 fn frames_come_whole_and_in_order_by_queues_of_each_format() {
     for format in formats() {
         let mut cards = two_by(format);
-        for round in 0..40 {
+        for round in 0..pick(40, 1) {
             // Some fill their buffers to the end, some are divided over several, and none of those is told of without its length.
             let frames = [28, 28 + round, 100, 28, 200].map(|payload| tcp(payload, 0));
             for (header, frame) in &frames {

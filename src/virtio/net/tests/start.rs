@@ -7,7 +7,7 @@ use crate::virtio::net::header::SIZE;
 use crate::virtio::net::sending::{Sending, Start};
 
 proptest! {
-    #![proptest_config(crate::testing::cases(512, 8))]
+    #![proptest_config(crate::testing::cases(512, 1))]
 
     /// The bytes that were looked at are kept; made anew from what was found in them, they are the same.
     #[test]

@@ -228,7 +228,7 @@ fn an_event_that_the_driver_may_not_have_is_no_event() {
 }
 
 proptest! {
-    #![proptest_config(cases(256, 8))]
+    #![proptest_config(cases(256, 1))]
 
     /// Against arithmetic in more bits.
     #[test]

@@ -274,7 +274,7 @@ fn the_driver_is_told_only_if_it_wants() {
 }
 
 proptest! {
-    #![proptest_config(crate::testing::cases(256, 4))]
+    #![proptest_config(crate::testing::cases(256, 1))]
 
     /// Against the standard's words: an interrupt if the driver's event lies among what it has not been asked about.
     #[test]

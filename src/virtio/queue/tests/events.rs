@@ -7,7 +7,7 @@ use super::{formats, of, one, ram};
 use crate::testing::{cases, pick};
 
 proptest! {
-    #![proptest_config(cases(256, 2))]
+    #![proptest_config(cases(256, 1))]
 
     /// With an event, exactly when that is passed; without, whenever there is something.
     #[test]

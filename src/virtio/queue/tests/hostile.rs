@@ -85,7 +85,7 @@ fn words() -> impl Strategy<Value = u64> {
 }
 
 proptest! {
-    #![proptest_config(cases(512, 2))]
+    #![proptest_config(cases(512, 1))]
 
     #[test]
     fn whatever_is_read_a_chain_ends_and_nothing_is_read_twice(

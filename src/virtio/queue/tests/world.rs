@@ -152,7 +152,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(cases(256, 2))]
+    #![proptest_config(cases(256, 1))]
 
     #[test]
     fn whatever_is_offered_arrives_once_and_comes_back_and_nobody_sleeps_for_ever(

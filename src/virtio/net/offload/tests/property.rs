@@ -9,7 +9,7 @@ use crate::testing::cases;
 use crate::virtio::net::header::Offload;
 
 proptest! {
-    #![proptest_config(cases(96, 2))]
+    #![proptest_config(cases(96, 1))]
 
     #[test]
     fn segments_are_those_that_their_sender_would_have_made(
@@ -68,7 +68,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(cases(1024, 8))]
+    #![proptest_config(cases(1024, 1))]
 
     /// Each copy of the sender's RAM is another one.
     #[test]
