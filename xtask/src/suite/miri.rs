@@ -22,9 +22,8 @@ const CLOSELY: &[&str] = &[
     "exit::",
     "vcpu::",
     "virtio::queue",
-    // Memory is taken from vCPUs that use it, and much is copied.
+    // Memory is taken from vCPUs that use it.
     "virtio::balloon",
-    "virtio::block",
 ];
 /// How Miri runs the tests of all other modules, in which there is no `unsafe`: with calls inlined it takes half as long. It still
 /// sees accesses beyond what is there, races, values that cannot be, and memory that nobody frees; but not what only the aliasing
