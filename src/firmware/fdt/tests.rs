@@ -309,6 +309,9 @@ proptest! {
         prop_assert_eq!(fdt.chosen().bootargs(), Some(wanted));
         prop_assert_eq!(fdt.cpus().count(), usize::from(vcpus));
         prop_assert_eq!(fdt.total_size(), dtb.len());
+        if cfg!(miri) {
+            return Ok(()); // What the other parser is made of is not ours, and takes most of a minute.
+        }
         let fdt = dtoolkit::fdt::Fdt::new(&dtb).unwrap();
         let again = dtoolkit::model::DeviceTree::from_fdt(&fdt).to_dtb();
         let again = dtoolkit::fdt::Fdt::new(&again).unwrap();

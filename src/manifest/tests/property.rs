@@ -198,7 +198,7 @@ proptest! {
     fn any_valid_manifest_survives_the_round_trip(
         machine in machines(),
         networks in networks(),
-        mut facts in prop::collection::vec(vms(), 1..pick(8, 3)),
+        mut facts in prop::collection::vec(vms(), 1..pick(8, 2)),
     ) {
         let count = facts.len();
         for (index, fact) in facts.iter_mut().enumerate() {
