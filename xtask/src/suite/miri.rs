@@ -13,20 +13,35 @@ use crate::doctor::first_line;
 use crate::paths;
 
 /// The modules with `unsafe`, and those next to it: at these Miri looks as closely as it can, at accesses, aliasing, races.
-const CLOSELY: &[&str] = &[
+const UNSAFE: &[&str] = &[
     "copy::",
     "host::",
-    "memory::",
+    "memory::phys",
+    "memory::guest",
+    "memory::store",
     "platform::driver",
     "device::",
     "exit::",
     "vcpu::",
     "virtio::queue",
-    // Memory is taken from vCPUs that use it.
-    "virtio::balloon",
 ];
-/// About half of all other modules, by the time that they take.
-const LONG: &[&str] = &["virtio::", "platform::", "manifest::"];
+/// All others, in parts that take some minutes each; what none of them names is one more. At the first three it looks closely, too.
+const OTHERS: [&[&str]; 11] = [
+    &["memory::stage2", "memory::frames"],
+    &["memory::"],
+    &["virtio::balloon"],
+    &["virtio::block"],
+    &["virtio::net", "virtio::console"],
+    &["virtio::"],
+    &["platform::", "firmware::"],
+    &["manifest::"],
+    &["sched::"],
+    &["vgic::"],
+    &["console::", "monitor::", "a64::"],
+];
+const CLOSELY: usize = 3;
+/// In the environment: `all` for all parts, or one's number; 0 is that of what has `unsafe`.
+const WHICH: &str = "MIRI";
 /// How Miri runs the tests of all other modules, in which there is no `unsafe`: with calls inlined it takes half as long. It still
 /// sees accesses beyond what is there, races, values that cannot be, and memory that nobody frees; but not what only the aliasing
 /// rules forbid, and nothing that is optimised away.
@@ -85,7 +100,8 @@ fn need() -> Result<()> {
     Ok(())
 }
 
-/// All tests of the library, in three runs, as Miri uses one CPU: those of [`CLOSELY`], those of [`LONG`], and those that are in neither.
+/// The tests of what has `unsafe`, or of the parts that the environment names: all of them take too long for each run of the suite. Each
+/// part is a run of its own, as Miri uses one CPU.
 fn miri() -> Outcome {
     if let Err(why) = need() {
         return Outcome::Skipped(format!("{why:#}"));
@@ -98,8 +114,14 @@ fn miri() -> Outcome {
         let line = why.lines().find(|line| line.starts_with("error")).unwrap_or_default();
         return Outcome::Skipped(format!("Miri cannot build the tests here: {line}"));
     }
+    let last = OTHERS.len() + 1;
+    let parts = match std::env::var(WHICH) {
+        Ok(all) if all == "all" => (0..=last).collect(),
+        Ok(part) => vec![part.parse().unwrap_or(0).min(last)],
+        Err(_) => vec![0],
+    };
     let mut remarks = Vec::new();
-    for (what, done, seconds) in parallel::each([Part::Long, Part::Closely, Part::Rest], run) {
+    for (what, done, seconds) in parallel::each(parts, run) {
         match done {
             Ok(Done { status, output }) if status.success() => {
                 remarks.push(format!("{} tests of {what} ({seconds} s)", counts(&output).passed));
@@ -114,41 +136,31 @@ fn miri() -> Outcome {
     Outcome::Remarked(remarks.join("; "))
 }
 
-/// One of the runs.
-#[derive(Clone, Copy)]
-enum Part {
-    Closely,
-    Long,
-    Rest,
+/// The modules of a part, all if none is named, and those that are not in it.
+fn modules(part: usize) -> (&'static [&'static str], Vec<&'static str>) {
+    let all = [&[UNSAFE], &OTHERS[..]].concat();
+    let named = all.get(part).copied().unwrap_or_default();
+    (named, all[..part.min(all.len())].concat())
 }
 
 /// Lets Miri run a part of the tests: what it is, what Miri says, how many seconds it took.
-fn run(part: Part) -> (&'static str, Result<Done>, u64) {
+fn run(part: usize) -> (String, Result<Done>, u64) {
     let mut command = nightly(&["test", "--quiet", "--lib", "--", "--skip", LEFT_OUT]);
-    let what = match part {
-        Part::Closely => {
-            command.args(CLOSELY);
-            "what has `unsafe`"
-        }
-        Part::Long => {
-            command.args(LONG);
-            "virtio devices, boards and manifests"
-        }
-        Part::Rest => {
-            for module in LONG {
-                command.args(["--skip", module]);
-            }
-            "all else"
-        }
-    };
-    if !matches!(part, Part::Closely) {
-        for module in CLOSELY {
-            command.args(["--skip", module]);
-        }
+    let (named, others) = modules(part);
+    command.args(named);
+    for module in others {
+        command.args(["--skip", module]);
+    }
+    if part > CLOSELY {
         command.env("MIRIFLAGS", [&["-Zmiri-disable-isolation"], INLINED].concat().join(" "));
     }
     let begun = Instant::now();
     let done = command::run(&mut command, SECONDS);
+    let what = match (part, named) {
+        (0, _) => "what has `unsafe`".to_owned(),
+        (_, []) => "all else".to_owned(),
+        _ => named.join(", "),
+    };
     (what, done, begun.elapsed().as_secs())
 }
 
@@ -180,6 +192,29 @@ mod tests {
     }
 
     #[test]
+    fn each_test_is_in_one_part() {
+        let is_in = |test: &str, part| {
+            let (named, others) = modules(part);
+            let has = |modules: &[&str]| modules.iter().any(|module| test.contains(module));
+            (named.is_empty() || has(named)) && !has(&others)
+        };
+        for test in [
+            "memory::phys::tests::a",
+            "memory::frames::tests::a",
+            "memory::tests::a",
+            "virtio::queue::tests::a",
+            "virtio::balloon::tests::a",
+            "virtio::tests::a",
+            "platform::driver::tests::a",
+            "platform::board::tests::a",
+            "time::tests::a",
+        ] {
+            let parts: Vec<_> = (0..OTHERS.len() + 2).filter(|&part| is_in(test, part)).collect();
+            assert_eq!(parts.len(), 1, "{test} is in {parts:?}");
+        }
+    }
+
+    #[test]
     fn who_has_unsafe_is_looked_at_closely() {
         let mut found = Vec::new();
         with_unsafe(&paths::root().join("src"), "", &mut found);
@@ -187,8 +222,9 @@ mod tests {
         // Of the machine alone.
         found.retain(|module| !module.starts_with("arch::") && module != "main::");
         assert!(found.len() > 3, "{found:?}");
+        let closely = [&[UNSAFE], &OTHERS[..CLOSELY]].concat().concat();
         for module in found {
-            assert!(CLOSELY.iter().any(|known| module.starts_with(known)), "{module}");
+            assert!(closely.iter().any(|known| module.starts_with(known)), "{module}");
         }
     }
 }
