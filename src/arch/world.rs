@@ -57,6 +57,18 @@ global_asm!(
     ret
 .endm
 
+// What was interrupted, into the frame at \base. Clobbers x2 and x3.
+.macro keep base
+    mov     x2, sp
+    str     x2, [\base, #{SP}]
+    mrs     x2, ELR_EL2
+    mrs     x3, SPSR_EL2
+    stp     x2, x3, [\base, #{ELR}]
+    mrs     x2, ESR_EL2
+    mrs     x3, FAR_EL2
+    stp     x2, x3, [\base, #{ESR}]
+.endm
+
 .macro from_guest entry, interrupt
 .balign 128
     stp     x0, x1, [sp, #-16]!
@@ -148,14 +160,7 @@ plinth_own_fiq:
     str     x30, [x0, #240]
     ldp     x2, x3, [sp], #16
     stp     x2, x3, [x0]
-    mov     x2, sp
-    str     x2, [x0, #{SP}]
-    mrs     x2, ELR_EL2
-    mrs     x3, SPSR_EL2
-    stp     x2, x3, [x0, #{ELR}]
-    mrs     x2, ESR_EL2
-    mrs     x3, FAR_EL2
-    stp     x2, x3, [x0, #{ESR}]
+    keep    x0
     mov     sp, x0
     mov     x19, x0
     bl      plinth_fiq
@@ -202,14 +207,7 @@ plinth_fatal:
     mrs     x2, SP_EL0
     mrs     x3, TPIDRRO_EL0
     stp     x2, x3, [x1]
-    mov     x2, sp
-    str     x2, [x1, #{SP}]
-    mrs     x2, ELR_EL2
-    mrs     x3, SPSR_EL2
-    stp     x2, x3, [x1, #{ELR}]
-    mrs     x2, ESR_EL2
-    mrs     x3, FAR_EL2
-    stp     x2, x3, [x1, #{ESR}]
+    keep    x1
     mov     sp, x1
     mov     x0, x1
     b       plinth_crash
