@@ -79,6 +79,8 @@ pub enum Task {
     TestLane {
         #[arg(long)]
         bare: bool,
+        #[arg(long)]
+        background: bool,
     },
     /// Becomes another program that dies with its parent (how QEMU is started)
     #[command(hide = true)]

@@ -1,7 +1,6 @@
 //! The default guest: Debian's arm64 cloud kernel, and an initramfs with busybox, a checker of file systems and the
 //! kernel's virtio modules. Fetched once from the mirror that this machine uses, then kept in the cache.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -54,12 +53,7 @@ pub fn cached() -> Option<String> {
 /// The default guest's files, fetched when they are not in the cache.
 pub fn guest() -> Result<Files> {
     let folder = folder();
-    std::fs::create_dir_all(&folder)
-        .with_context(|| format!("cannot make {}", folder.display()))?;
-    // Two runs at once must not unpack into each other's files.
-    let lock = File::create(folder.join("lock")).context("cannot lock the cache")?;
-    lock.lock().context("cannot lock the cache")?;
-
+    let _lock = paths::lock(&folder)?;
     let guest = folder.join("guest");
     if cached().is_none() {
         eprintln!(

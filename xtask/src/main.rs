@@ -61,7 +61,7 @@ fn main() -> ExitCode {
         Task::Ctl(options) => ctl::run(&options),
         Task::Top(options) => top::run(&options),
         Task::Test { filter, bare } => suite::run(filter.as_deref(), bare),
-        Task::TestLane { bare } => suite::lane(bare),
+        Task::TestLane { bare, background } => suite::lane(bare, background),
         Task::Soak(options) => suite::soak(&options),
         Task::Bench(options) => bench::run(&options),
         Task::Build => build::hypervisor().map(|image| {

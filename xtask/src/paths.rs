@@ -1,5 +1,6 @@
 //! Where things are: the project, what cargo builds, and what is fetched once and kept.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -50,6 +51,15 @@ pub fn scratch(kind: &str) -> Result<PathBuf> {
         }
     }
     Ok(folder.join(format!("{kind}-{}", std::process::id())))
+}
+
+/// Makes `folder`, and whoever else asks for it wait until the answer is dropped: two runs at once must not install or unpack
+/// the same.
+pub fn lock(folder: &Path) -> Result<File> {
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let lock = File::create(folder.join("lock"));
+    let lock = lock.and_then(|lock| lock.lock().map(|()| lock));
+    lock.with_context(|| format!("cannot lock {}", folder.display()))
 }
 
 /// `path` as it is said in the folder where the command was given.

@@ -1,47 +1,49 @@
-//! `host/miri`: tests on the PC once more under Miri, which finds what a test run cannot see: undefined behaviour.
+//! `host/miri-…`: the unit tests once more under Miri, which finds what a test run cannot see: undefined behaviour.
 
 use std::process::Command;
-use std::time::Instant;
 
 use anyhow::{Result, bail};
 
 use super::command::{self, Done};
 use super::host::{BUILD_SECONDS, counts};
-use super::parallel;
 use super::{Outcome, Step};
 use crate::doctor::first_line;
 use crate::paths;
 
-/// The modules with `unsafe`, and those next to it: at these Miri looks as closely as it can, at accesses, aliasing, races.
-const UNSAFE: &[&str] = &[
-    "copy::",
-    "host::",
-    "memory::phys",
-    "memory::guest",
-    "memory::store",
-    "platform::driver",
-    "device::",
-    "exit::",
-    "vcpu::",
-    "virtio::queue",
+/// Tests that are one run of Miri, which uses one CPU, and a third of a minute of that before the first test.
+struct Part {
+    name: &'static str,
+    /// Those with one of these in their names, but for what an earlier part has; all that no other has, if there are none.
+    modules: &'static [&'static str],
+    /// Whether Miri looks as closely as it can: at accesses, aliasing, races.
+    closely: bool,
+}
+
+/// All tests, what takes longest first. At the modules with `unsafe`, and those next to it, Miri looks closely.
+const PARTS: [Part; 4] = [
+    Part {
+        name: "unsafe",
+        modules: &[
+            "copy::",
+            "host::",
+            "memory::",
+            "platform::driver",
+            "device::",
+            "exit::",
+            "vcpu::",
+            "virtio::queue",
+            "virtio::balloon",
+        ],
+        closely: true,
+    },
+    Part { name: "virtio", modules: &["virtio::"], closely: false },
+    Part {
+        name: "boards-and-bundles",
+        modules: &["platform::", "firmware::", "manifest::"],
+        closely: false,
+    },
+    Part { name: "all-else", modules: &[], closely: false },
 ];
-/// All others, in parts that take some minutes each; what none of them names is one more. At the first three it looks closely, too.
-const OTHERS: [&[&str]; 11] = [
-    &["memory::stage2", "memory::frames"],
-    &["memory::"],
-    &["virtio::balloon"],
-    &["virtio::block"],
-    &["virtio::net", "virtio::console"],
-    &["virtio::"],
-    &["platform::", "firmware::"],
-    &["manifest::"],
-    &["sched::"],
-    &["vgic::"],
-    &["console::", "monitor::", "a64::"],
-];
-const CLOSELY: usize = 3;
-/// In the environment: `all` for all parts, or one's number; 0 is that of what has `unsafe`.
-const WHICH: &str = "MIRI";
 /// How Miri runs the tests of all other modules, in which there is no `unsafe`: with calls inlined it takes half as long. It still
 /// sees accesses beyond what is there, races, values that cannot be, and memory that nobody frees; but not what only the aliasing
 /// rules forbid, and nothing that is optimised away.
@@ -55,13 +57,14 @@ const INLINED: &[&str] = &[
 ];
 /// All that there is of something small: `host/exhaustive` runs it.
 const LEFT_OUT: &str = "exhaustive::";
-/// Miri is slow, and the suite is not to be.
-const SECONDS: u64 = 1500;
+/// Miri is slow, and has what CPUs other steps leave.
+const SECONDS: u64 = 3600;
 /// What Miri is made of, besides a nightly toolchain.
 const COMPONENTS: [&str; 2] = ["miri", "rust-src"];
 
 pub fn steps() -> Vec<Step> {
-    vec![Step::new("host/miri", |_| miri())]
+    let step = |part: &'static Part| Step::new(format!("host/miri-{}", part.name), |_| miri(part));
+    PARTS.iter().map(step).collect()
 }
 
 /// The toolchain, with nothing of how we were built and started.
@@ -76,8 +79,9 @@ fn nightly(args: &[&str]) -> Command {
     command
 }
 
-/// Installs Miri when it is missing.
+/// Installs Miri when it is missing. Steps side by side do so one after the other.
 fn need() -> Result<()> {
+    let _lock = paths::lock(&paths::target().join("miri"))?;
     let there =
         || first_line(&["rustup", "run", "nightly", "cargo", "miri", "--version"]).is_some();
     if there() {
@@ -100,9 +104,8 @@ fn need() -> Result<()> {
     Ok(())
 }
 
-/// The tests of what has `unsafe`, or of the parts that the environment names: all of them take too long for each run of the suite. Each
-/// part is a run of its own, as Miri uses one CPU.
-fn miri() -> Outcome {
+/// The tests of a part.
+fn miri(part: &Part) -> Outcome {
     if let Err(why) = need() {
         return Outcome::Skipped(format!("{why:#}"));
     }
@@ -114,54 +117,34 @@ fn miri() -> Outcome {
         let line = why.lines().find(|line| line.starts_with("error")).unwrap_or_default();
         return Outcome::Skipped(format!("Miri cannot build the tests here: {line}"));
     }
-    let last = OTHERS.len() + 1;
-    let parts = match std::env::var(WHICH) {
-        Ok(all) if all == "all" => (0..=last).collect(),
-        Ok(part) => vec![part.parse().unwrap_or(0).min(last)],
-        Err(_) => vec![0],
-    };
-    let mut remarks = Vec::new();
-    for (what, done, seconds) in parallel::each(parts, run) {
-        match done {
-            Ok(Done { status, output }) if status.success() => {
-                remarks.push(format!("{} tests of {what} ({seconds} s)", counts(&output).passed));
-            }
-            Ok(Done { output, .. }) => return Outcome::Failed(output),
-            Err(_) => {
-                let why = format!("Miri was not done with {what} within {SECONDS} s");
-                return Outcome::Skipped(why);
-            }
+    match run(part) {
+        Ok(Done { status, output }) if status.success() => {
+            Outcome::Remarked(format!("{} tests", counts(&output).passed))
         }
+        Ok(Done { output, .. }) => Outcome::Failed(output),
+        Err(why) => Outcome::Failed(format!("{why:#}")),
     }
-    Outcome::Remarked(remarks.join("; "))
 }
 
-/// The modules of a part, all if none is named, and those that are not in it.
-fn modules(part: usize) -> (&'static [&'static str], Vec<&'static str>) {
-    let all = [&[UNSAFE], &OTHERS[..]].concat();
-    let named = all.get(part).copied().unwrap_or_default();
-    (named, all[..part.min(all.len())].concat())
+/// What is in the names of the tests of a part, any name if nothing is, and what is not.
+fn filters(of: &Part) -> (&'static [&'static str], Vec<&'static str>) {
+    let part = PARTS.iter().position(|part| part.name == of.name).unwrap_or(PARTS.len());
+    let earlier = PARTS[..part].iter().flat_map(|part| part.modules).copied();
+    (of.modules, earlier.collect())
 }
 
-/// Lets Miri run a part of the tests: what it is, what Miri says, how many seconds it took.
-fn run(part: usize) -> (String, Result<Done>, u64) {
+/// Lets Miri run it.
+fn run(part: &Part) -> Result<Done> {
     let mut command = nightly(&["test", "--quiet", "--lib", "--", "--skip", LEFT_OUT]);
-    let (named, others) = modules(part);
-    command.args(named);
-    for module in others {
-        command.args(["--skip", module]);
+    let (modules, others) = filters(part);
+    command.args(modules);
+    for other in others {
+        command.args(["--skip", other]);
     }
-    if part > CLOSELY {
+    if !part.closely {
         command.env("MIRIFLAGS", [&["-Zmiri-disable-isolation"], INLINED].concat().join(" "));
     }
-    let begun = Instant::now();
-    let done = command::run(&mut command, SECONDS);
-    let what = match (part, named) {
-        (0, _) => "what has `unsafe`".to_owned(),
-        (_, []) => "all else".to_owned(),
-        _ => named.join(", "),
-    };
-    (what, done, begun.elapsed().as_secs())
+    command::run(&mut command, SECONDS)
 }
 
 #[cfg(test)]
@@ -194,9 +177,9 @@ mod tests {
     #[test]
     fn each_test_is_in_one_part() {
         let is_in = |test: &str, part| {
-            let (named, others) = modules(part);
+            let (modules, others) = filters(part);
             let has = |modules: &[&str]| modules.iter().any(|module| test.contains(module));
-            (named.is_empty() || has(named)) && !has(&others)
+            (modules.is_empty() || has(modules)) && !has(&others)
         };
         for test in [
             "memory::phys::tests::a",
@@ -209,8 +192,8 @@ mod tests {
             "platform::board::tests::a",
             "time::tests::a",
         ] {
-            let parts: Vec<_> = (0..OTHERS.len() + 2).filter(|&part| is_in(test, part)).collect();
-            assert_eq!(parts.len(), 1, "{test} is in {parts:?}");
+            let parts = PARTS.iter().filter(|part| is_in(test, part));
+            assert_eq!(parts.count(), 1, "{test}");
         }
     }
 
@@ -222,9 +205,9 @@ mod tests {
         // Of the machine alone.
         found.retain(|module| !module.starts_with("arch::") && module != "main::");
         assert!(found.len() > 3, "{found:?}");
-        let closely = [&[UNSAFE], &OTHERS[..CLOSELY]].concat().concat();
+        let closely = PARTS.iter().filter(|part| part.closely).flat_map(|part| part.modules);
         for module in found {
-            assert!(closely.iter().any(|known| module.starts_with(known)), "{module}");
+            assert!(closely.clone().any(|known| module.starts_with(known)), "{module}");
         }
     }
 }
