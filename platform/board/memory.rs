@@ -121,7 +121,7 @@ mod tests {
             let memory: Vec<_> = memory.into_iter().map(region).collect();
             let taken: Vec<_> = taken.into_iter().map(region).collect();
             let got = usable(&memory, &taken);
-            for page in (0..16).step_by(crate::testing::pick(1, 7)) {
+            for page in (0..16).step_by(crate::testing::pick(1, 15)) {
                 let bytes = region((page * PAGE_SIZE, PAGE_SIZE));
                 let covered: u64 = usable_bytes(&memory, &bytes);
                 let free = covered == PAGE_SIZE && !taken.iter().any(|hole| hole.overlaps(&bytes));

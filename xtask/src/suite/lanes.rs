@@ -21,9 +21,9 @@ use crate::paths;
 
 /// More would want more memory than CPUs.
 const MOST: usize = 4;
-/// What is compared with a share of the PC's CPUs.
+/// What is compared with a share of the PC's CPUs, or has virtual time in instructions and waits in it: then that time is the PC's.
 const ALONE: [&str; 5] =
-    ["shares/", "soak/storms", "waits/", "guests/stolen", "debian/uses-stolen"];
+    ["shares/a-cap", "soak/storms", "waits/", "guests/stolen", "debian/uses-stolen"];
 /// What takes whole CPUs, and no QEMU: the first lane begins with it, the others with all else.
 const ON_THE_PC: [&str; 2] = ["host/", "image/"];
 /// What takes one CPU for many minutes: a lane of its own begins with it at once, and has what time the others leave.

@@ -85,8 +85,11 @@ fn any_region(bits: u32) -> impl Strategy<Value = Region<Ipa>> {
     let top = 1u64 << bits;
     let anchors =
         vec![0, MIB2, GIB, 2 * GIB, 3 * GIB, 512 * GIB % top, 1024 * GIB % top, top - GIB, top];
-    let sizes =
-        vec![KIB4, 2 * KIB4, 7 * KIB4, MIB2 - KIB4, MIB2, 2 * MIB2, GIB - MIB2, GIB, 2 * GIB];
+    // Under Miri those that take few descriptors.
+    let sizes: &[u64] = crate::testing::pick(
+        &[KIB4, 2 * KIB4, 7 * KIB4, MIB2 - KIB4, MIB2, 2 * MIB2, GIB - MIB2, GIB, 2 * GIB],
+        &[KIB4, 7 * KIB4, MIB2, GIB],
+    );
     (prop::sample::select(anchors), -3..4i64, prop::sample::select(sizes), prop::bool::ANY)
         .prop_map(|(anchor, pages, size, aligned)| {
             let offset = if aligned { 0 } else { pages * 4096 };

@@ -13,7 +13,7 @@ fn a_change_for_which_the_kth_table_is_missing_changes_nothing_for_every_k() {
         (Change::Protect(inside, Perms::R), 3),
         (Change::Unmap(region(5 * GIB - KIB4, 2 * KIB4)), 4),
     ];
-    for (change, needed) in cases.into_iter().step_by(crate::testing::pick(1, 3)) {
+    for (change, needed) in cases.into_iter().skip(crate::testing::pick(0, 3)) {
         let (mut pool, mut vmids, cpu) = (new_pool(), Vmids::new(), Checker::default());
         let mut tables = Tables { pool: &mut pool, cpu: &cpu, left: u32::MAX };
         let geometry = Geometry::new(48, PaRange::Bits48).unwrap();

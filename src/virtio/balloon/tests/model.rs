@@ -81,7 +81,7 @@ proptest! {
     /// Whatever a driver names: what is missing is what it has named as a whole, and nothing else.
     #[test]
     fn what_is_missing_is_what_the_model_says(
-        acts in prop::collection::vec(act(), 1..pick(25, 4)),
+        acts in prop::collection::vec(act(), 1..pick(25, 3)),
         packed in any::<bool>(),
     ) {
         let mut guest = Guest::new(packed);
