@@ -84,6 +84,11 @@ pub fn cases(ordinary: u32, under_miri: u32) -> Config {
     Config { cases, rng_algorithm, failure_persistence: None, ..asked }
 }
 
+/// All of these; under Miri the first alone, which goes the ways that the others go.
+pub fn some<T>(items: impl IntoIterator<Item = T>) -> impl Iterator<Item = T> {
+    items.into_iter().take(pick(usize::MAX, 1))
+}
+
 /// A count, size or stride: `ordinary`, or `under_miri`.
 pub const fn pick<T: Copy>(ordinary: T, under_miri: T) -> T {
     if cfg!(miri) { under_miri } else { ordinary }

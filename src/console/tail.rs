@@ -71,7 +71,7 @@ mod tests {
 
     use super::*;
     use crate::console::{Settings, View};
-    use crate::testing::pick;
+    use crate::testing::{pick, some};
 
     const NOW: Duration = Duration::from_secs(1);
     const A: VmId = VmId(0);
@@ -98,7 +98,7 @@ mod tests {
     #[test]
     fn the_newest_lines_are_there_whatever_is_shown_and_whoever_floods() {
         let (kept, lines) = pick((64 << 10, 20_000), (MOST, 700));
-        for view in [View::All, View::Focus] {
+        for view in some([View::All, View::Focus]) {
             let mut mux = mux(kept);
             mux.view_as(view, NOW);
             send(&mut mux, B, b"quiet\r\nlogin: ");

@@ -27,6 +27,16 @@ pub struct BoundsOptions {
     pub update: bool,
 }
 
+/// What `cargo xtask mutants` changes.
+#[derive(Args, Clone, Debug, Default)]
+pub struct MutantsOptions {
+    /// Only these parts of the source: stage-2, vgic, virtqueue, psci
+    pub parts: Vec<String>,
+    /// One of so many heaps of changes, from 0 on
+    #[arg(long, value_name = "K/N")]
+    pub shard: Option<String>,
+}
+
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", about = "Builds, runs and tests Plinth.")]
 #[command(disable_help_subcommand = true)]
@@ -74,13 +84,13 @@ pub enum Task {
     Bounds(BoundsOptions),
     /// Checks the house rules of the source tree
     Lint,
+    /// Changes the source in small ways, one at a time, and says which changes no unit test notices
+    Mutants(MutantsOptions),
     /// Runs the tests whose names it reads, for a run of the suite that has several under way
     #[command(hide = true)]
     TestLane {
         #[arg(long)]
         bare: bool,
-        #[arg(long)]
-        background: bool,
     },
     /// Becomes another program that dies with its parent (how QEMU is started)
     #[command(hide = true)]

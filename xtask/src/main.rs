@@ -13,6 +13,7 @@
 //! | [`rpi4`] | what a Raspberry Pi 4 boots from |
 //! | [`apt`], [`debian`], [`initramfs`] | what is fetched from Debian: QEMU and the default guest |
 //! | [`mod@bench`] | what Plinth costs, in instructions |
+//! | [`mutants`] | which changes of the source no test notices |
 //! | [`lint`], [`doctor`], [`suite`] | house rules, what is installed, and everything CI runs |
 
 mod apt;
@@ -33,6 +34,7 @@ mod image;
 mod initramfs;
 mod lint;
 mod manifest;
+mod mutants;
 mod paths;
 mod qemu;
 mod rpi4;
@@ -61,7 +63,7 @@ fn main() -> ExitCode {
         Task::Ctl(options) => ctl::run(&options),
         Task::Top(options) => top::run(&options),
         Task::Test { filter, bare } => suite::run(filter.as_deref(), bare),
-        Task::TestLane { bare, background } => suite::lane(bare, background),
+        Task::TestLane { bare } => suite::lane(bare),
         Task::Soak(options) => suite::soak(&options),
         Task::Bench(options) => bench::run(&options),
         Task::Build => build::hypervisor().map(|image| {
@@ -70,6 +72,7 @@ fn main() -> ExitCode {
         }),
         Task::Doctor => doctor::report(),
         Task::Lint => lint::report(),
+        Task::Mutants(options) => mutants::run(&options),
         Task::Bounds(options) => bounds::report(&options),
         Task::ExecWithParent { parent, terminal, command } => {
             let owned = if terminal { terminal::own() } else { Ok(()) };

@@ -251,9 +251,9 @@ pub fn run(filter: Option<&str>, bare: bool) -> Result<ExitCode> {
 }
 
 /// Runs the steps whose names come by standard input: see [`lanes`].
-pub fn lane(bare: bool, background: bool) -> Result<ExitCode> {
+pub fn lane(bare: bool) -> Result<ExitCode> {
     command::stop_on_signals()?;
-    lanes::serve(&steps(bare)?, &Bench::new(bare)?, background)
+    lanes::serve(&steps(bare)?, &Bench::new(bare)?)
 }
 
 /// All of them, in their order.

@@ -39,7 +39,7 @@ fn with_another_uart(mut tree: DeviceTree) -> DeviceTree {
 #[test]
 fn a_second_uart_can_be_had_by_its_path_and_by_its_name() {
     let tree = two_uarts();
-    for name in ["/pl011@9040000", "pl011@9040000"] {
+    for name in some(["/pl011@9040000", "pl011@9040000"]) {
         let devices = assign(&tree, &[&[name]]).remove(0).unwrap();
         let [device] = devices.as_slice() else { panic!("{devices:?}") };
         assert_eq!(device.path, "/pl011@9040000");
@@ -67,11 +67,11 @@ fn who_wishes_for_nothing_gets_nothing_and_a_name_given_twice_counts_once() {
 #[test]
 fn what_the_hypervisor_uses_is_its_own() {
     let tree = two_uarts();
-    for (name, own) in [
+    for (name, own) in some([
         ("pl011@9000000", "console"),
         ("pl031@9010000", "clock"),
         ("intc@8000000", "interrupt controller"),
-    ] {
+    ]) {
         let AssignError::Own { what, .. } = refusal(&tree, &[name]) else { panic!("{name}") };
         assert_eq!(what, own);
     }
@@ -88,7 +88,7 @@ fn two_guests_cannot_have_one_device() {
 #[test]
 fn what_is_not_there_not_in_use_or_no_device_is_refused() {
     let mut tree = two_uarts();
-    for name in ["pl011@1234", "", "/nothing", "serial7", "@"] {
+    for name in some(["pl011@1234", "", "/nothing", "serial7", "@"]) {
         assert_eq!(refusal(&tree, &[name]), AssignError::NoSuchNode(name.into()));
     }
     assert_eq!(refusal(&tree, &["/psci"]), AssignError::NoRegisters("/psci".into()));

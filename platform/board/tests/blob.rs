@@ -38,7 +38,7 @@ fn the_room_that_a_loader_leaves_behind_a_tree_is_not_reserved_and_need_not_be_t
     let used = blob.len();
     let room = pick(0x10_0000u32, 0x4000);
     blob[4..8].copy_from_slice(&room.to_be_bytes());
-    for length in [used, used + 5, usize::try_from(room).unwrap()] {
+    for length in some([used, used + 5, usize::try_from(room).unwrap()]) {
         blob.resize(length, 0xa5);
         let mut board = Board::read(&blob, AT).unwrap();
         let tree = region(AT.raw(), used as u64);

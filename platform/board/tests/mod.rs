@@ -12,7 +12,7 @@ use super::*;
 use crate::platform::Trigger;
 use crate::platform::error::{Flaw, TreeError};
 use crate::platform::tree::blob::CheckedBlob;
-use crate::testing::pick;
+use crate::testing::{pick, some};
 use crate::vgic::IntId;
 use alloc::format;
 use alloc::vec;

@@ -1,17 +1,17 @@
 //! Machines and VMs that cannot be: each mistake on its way out and on its way in.
 
 use super::*;
-use crate::testing::pick;
+use crate::testing::{pick, some};
 
 #[test]
 fn each_mistake_about_the_machine_has_its_own_error() {
-    for code in [0, 9, 10, 13, 27, 255] {
+    for code in some([0, 9, 10, 13, 27, 255]) {
         let machine = MachineConfig { escape: code, ..MachineConfig::default() };
         let error = ManifestError::Escape { code };
         assert_eq!(write(&machine, &[], &[source("a")]).unwrap_err(), error);
         assert_eq!(refusal(&forge_table(machine, &[config("a")])), error);
     }
-    for bytes in [0, (4 << 10) - 1, (1 << 20) + 1, u32::MAX] {
+    for bytes in some([0, (4 << 10) - 1, (1 << 20) + 1, u32::MAX]) {
         let machine = MachineConfig { scrollback: bytes, ..MachineConfig::default() };
         let error = ManifestError::Scrollback { bytes };
         assert_eq!(write(&machine, &[], &[source("a")]).unwrap_err(), error);

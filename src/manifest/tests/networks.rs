@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::net::MAX_PORTS;
+use crate::testing::some;
 
 fn network(name: &str, uplink: bool) -> NetworkConfig {
     NetworkConfig { name: name.into(), uplink }
@@ -50,7 +51,7 @@ fn wrong(networks: &[NetworkConfig], vms: &[VmConfig]) -> NetworkError {
 #[test]
 fn each_mistake_of_a_network_has_its_own_error() {
     let vms = [config("a")];
-    for name in ["", "two words", &"n".repeat(33), "\u{e4}", "a=b", "all"] {
+    for name in some(["", "two words", &"n".repeat(33), "\u{e4}", "a=b", "all"]) {
         let networks = [network("lan", false), network(name, false)];
         assert_eq!(wrong(&networks, &vms), NetworkError::Name { index: 1 }, "{name}");
     }

@@ -2,6 +2,7 @@
 
 use super::networks::said;
 use super::*;
+use crate::testing::some;
 
 fn with_cid(name: &str, cid: u32) -> VmConfig {
     VmConfig { vsock: Some(VsockConfig::new(cid)), ..config(name) }
@@ -15,7 +16,7 @@ fn mistake(cids: &[u32]) -> Option<String> {
 
 #[test]
 fn cids_that_are_kept_for_others_are_refused() {
-    for cid in [0, 1, 2, u32::MAX] {
+    for cid in some([0, 1, 2, u32::MAX]) {
         assert!(mistake(&[7, cid]).is_some_and(|text| text.contains(&format!("the CID {cid};"))));
     }
     assert_eq!(mistake(&[3, u32::MAX - 1]), None);
@@ -35,7 +36,7 @@ fn a_groups_name_is_one_that_a_network_could_have() {
         said(&[], &[VmConfig { vsock, ..config("a") }]).map(|error| error.to_string())
     };
     assert_eq!(said_of("talk"), None);
-    for name in ["", "a b", "a=b", &"n".repeat(33)] {
+    for name in some(["", "a b", "a=b", &"n".repeat(33)]) {
         assert!(said_of(name).is_some_and(|text| text.contains("its group's name will not do")));
     }
 }

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::lines::Lines;
 use super::*;
-use crate::testing::pick;
+use crate::testing::{pick, some};
 use crate::time::Ticks;
 use crate::virtio::console::channel::{End, ROOM};
 
@@ -81,7 +81,7 @@ fn what_an_agent_tells_is_read_and_what_is_not_known_is_passed_over() {
 fn what_is_nobodys_answer_is_passed_over_and_the_answer_after_it_is_found() {
     let long = format!("{{\"id\":7,\"ok\":{{\"kernel\":\"{}\"}}}}\n", "k".repeat(LONGEST));
     let deep = format!("{{\"id\":7,\"x\":{}\n", "[".repeat(500));
-    for junk in [
+    for junk in some([
         "\n\n",
         "hello\n",
         "{\"id\":6,\"ok\":{}}\n",
@@ -94,7 +94,7 @@ fn what_is_nobodys_answer_is_passed_over_and_the_answer_after_it_is_found() {
         "{\"id\":7,\"error\":\"\\ud800\"}\n",
         &long,
         &deep,
-    ] {
+    ]) {
         assert_eq!(answered(junk), None, "{junk}");
         let told = answered(&format!("{junk}{{\"id\":7,\"ok\":{{\"uptime\":3}}}}\n"));
         let answer = Answer { uptime: Some(3), ..Answer::default() };

@@ -26,11 +26,6 @@ const ALONE: [&str; 5] =
     ["shares/a-cap", "soak/storms", "waits/", "guests/stolen", "debian/uses-stolen"];
 /// What takes whole CPUs, and no QEMU: the first lane begins with it, the others with all else.
 const ON_THE_PC: [&str; 2] = ["host/", "image/"];
-/// What takes one CPU for many minutes: a lane of its own begins with it at once, and has what time the others leave.
-const BACKGROUND: [&str; 1] = ["host/miri"];
-
-/// Added to how nice a process is: as nice as one can be.
-const LEAST: i32 = 19;
 
 /// What an answer begins with.
 const ANSWER: &str = "answer: ";
@@ -76,18 +71,11 @@ pub fn run(
     let begins = |name: &str, with: &[&str]| with.iter().any(|start| name.starts_with(start));
     let (alone, together): (Vec<&str>, Vec<_>) =
         names.iter().partition(|name| begins(name, &ALONE));
-    let (background, together): (Vec<&str>, Vec<_>) =
-        together.into_iter().partition(|name| begins(name, &BACKGROUND));
-    let (pc, machines): (Vec<&str>, Vec<_>) =
-        together.into_iter().partition(|name| begins(name, &ON_THE_PC));
-    let foreground = pc.len() + machines.len();
-    let has_background = !background.is_empty() && foreground > 0;
-    let queues = Mutex::new([pc, machines, background].map(Queue::new));
+    let (pc, machines) = together.into_iter().partition(|name| begins(name, &ON_THE_PC));
+    let queues = Mutex::new([Queue::new(pc), Queue::new(machines)]);
     let done = Mutex::new(done);
-    let ordinary = lanes;
-    let lanes: Vec<Mutex<Lane>> = (0..ordinary + usize::from(has_background))
-        .map(|lane| Lane::start(lane, bare, lane == ordinary).map(Mutex::new))
-        .collect::<Result<_>>()?;
+    let lanes: Vec<Mutex<Lane>> =
+        (0..lanes).map(|lane| Lane::start(lane, bare).map(Mutex::new)).collect::<Result<_>>()?;
     let work = |lane: usize, next: &dyn Fn() -> Option<String>| {
         let mut process = lanes[lane].lock().unwrap_or_else(PoisonError::into_inner);
         while let Some(name) = next() {
@@ -107,19 +95,15 @@ pub fn run(
             scope.spawn(move || {
                 work(lane, &|| {
                     let mut queues = queues.lock().unwrap_or_else(PoisonError::into_inner);
-                    let [pc, machines, background] = &mut *queues;
-                    let foreground = match lane {
-                        0 => pc.next().or_else(|| machines.next()),
-                        _ if lane < ordinary => machines.next().or_else(|| pc.next()),
-                        _ => None,
-                    };
-                    foreground.or_else(|| background.next())
+                    let [pc, machines] = &mut *queues;
+                    let (first, second) = if lane == 0 { (pc, machines) } else { (machines, pc) };
+                    first.next().or_else(|| second.next())
                 });
             });
         }
     });
     let alone = Mutex::new(Queue::new(alone));
-    for lane in 0..ordinary {
+    for lane in 0..lanes.len() {
         // The next one has what a lane leaves that has ended.
         work(lane, &|| alone.lock().unwrap_or_else(PoisonError::into_inner).next());
     }
@@ -130,11 +114,8 @@ pub fn run(
     Ok(())
 }
 
-/// Answers names of steps, until there are no more; in the `background` with what CPUs others leave.
-pub fn serve(steps: &[Step], bench: &Bench, background: bool) -> Result<ExitCode> {
-    if background {
-        rustix::process::nice(LEAST).context("cannot be in the background")?;
-    }
+/// Answers names of steps, until there are no more.
+pub fn serve(steps: &[Step], bench: &Bench) -> Result<ExitCode> {
     std::fs::create_dir_all(paths::work()).context("cannot make a folder for files")?;
     for name in std::io::stdin().lines() {
         let name = name?;
@@ -165,11 +146,10 @@ struct Lane {
 }
 
 impl Lane {
-    fn start(lane: usize, bare: bool, background: bool) -> Result<Self> {
+    fn start(lane: usize, bare: bool) -> Result<Self> {
         let mut command = Command::new("/proc/self/exe");
         command.arg("exec-with-parent").arg(std::process::id().to_string()).arg("--");
         command.args(["/proc/self/exe", "test-lane"]).args(bare.then_some("--bare"));
-        command.args(background.then_some("--background"));
         command.env(paths::WORK, paths::work().join(format!("lane-{lane}")));
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().context("cannot start a lane")?;
@@ -203,12 +183,12 @@ impl Drop for Lane {
 
 #[cfg(test)]
 mod tests {
-    use super::{ALONE, BACKGROUND, ON_THE_PC};
+    use super::{ALONE, ON_THE_PC};
 
     #[test]
     fn what_is_treated_specially_is_there() {
         let steps = crate::suite::steps(false).expect("the payloads are listed");
-        for start in ALONE.into_iter().chain(ON_THE_PC).chain(BACKGROUND) {
+        for start in ALONE.into_iter().chain(ON_THE_PC) {
             assert!(steps.iter().any(|step| step.name.starts_with(start)), "{start}");
         }
     }

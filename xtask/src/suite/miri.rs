@@ -59,7 +59,7 @@ const INLINED: &[&str] = &[
 ];
 /// All that there is of something small: `host/exhaustive` runs it.
 const LEFT_OUT: &str = "exhaustive::";
-/// Miri is slow, and has what CPUs other steps leave.
+/// Miri is slow, and other steps are under way.
 const SECONDS: u64 = 3600;
 /// What Miri is made of, besides a nightly toolchain.
 const COMPONENTS: [&str; 2] = ["miri", "rust-src"];

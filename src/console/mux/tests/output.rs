@@ -121,7 +121,7 @@ fn a_guest_that_is_not_shown_never_waits_and_what_it_overwrote_is_told() {
     let mut bench = Bench::new(&["a", "b"]);
     bench.type_in(b"\x01a").shown();
     // More than is kept of it.
-    let lines = pick(10_000, 1200);
+    let lines = pick(10_000, 1000);
     let last = format!("line {}\nline {}\n", lines - 2, lines - 1);
     let lines: Vec<u8> = (0..lines).flat_map(|n| format!("line {n}\n").into_bytes()).collect();
     assert_eq!(bench.send(B, &lines), lines.len());
