@@ -32,7 +32,6 @@ const PARTS: [Part; 4] = [
             "exit::",
             "vcpu::",
             "virtio::queue",
-            "virtio::balloon",
         ],
         closely: true,
     },
