@@ -2,13 +2,14 @@
 
 use crate::common::*;
 use plinth::console::Work;
-use plinth::hypervisor::{HeapReport, Line};
+use plinth::hypervisor::{HeapReport, Hypervisor, Line};
 use plinth::machine::fake::Op;
 use plinth::manifest::{Rights, Shutdown};
 use plinth::monitor::agent::{Answer, Failure, Outcome};
 use plinth::monitor::asking::{Asking, Begun};
 use plinth::monitor::present::Present;
-use plinth::monitor::task::Task;
+use plinth::monitor::task::{Task, Waited};
+
 use plinth::monitor::{serve, shell};
 use plinth::sched::VmId;
 use plinth::time::Ticks;
@@ -66,7 +67,8 @@ fn look(asking: &mut Asking, room: &Room, now: u64, millis: u64) -> Option<(Task
 fn said(room: &mut Room, line: &str, asked: Option<Outcome>) -> String {
     let heap = || HeapReport { total: 0, free: 0 };
     room.ask(0, |hypervisor, machine| {
-        shell(line, &mut Present { hypervisor, machine, heap, asked })
+        let waited = asked.map_or(Waited::Nothing, Waited::Agent);
+        shell(line, &mut Present { hypervisor, machine, heap, waited })
     })
 }
 
@@ -74,13 +76,13 @@ fn said(room: &mut Room, line: &str, asked: Option<Outcome>) -> String {
 fn a_command_waits_for_the_agents_answer_and_others_do_not() {
     let (mut room, mut asking) = (room(3), Asking::new());
     let end = open(&room, 0);
-    let begun = asking.begin(room.hypervisor, Ticks(1000), typed("agent g0 info"));
+    let begun = begin(&mut asking, room.hypervisor, Ticks(1000), typed("agent g0 info"));
     assert_eq!((begun, heard(&end).as_str()), (Begun::Waits, "{\"id\":1,\"do\":\"info\"}\n"));
     for line in ["vm list", "agent nobody ping", "agent g2 ping", "vm stop g1", "no command"] {
-        let begun = asking.begin(room.hypervisor, Ticks(1000), typed(line));
+        let begun = begin(&mut asking, room.hypervisor, Ticks(1000), typed(line));
         assert_eq!(begun, Begun::Other(typed(line)), "{line}");
     }
-    let busy = asking.begin(room.hypervisor, Ticks(1000), typed("agent g0 ping"));
+    let busy = begin(&mut asking, room.hypervisor, Ticks(1000), typed("agent g0 ping"));
     assert_eq!(busy, Begun::Known(typed("agent g0 ping"), Err(Failure::Busy)));
     assert_eq!(look(&mut asking, &room, 1000, 4900), None);
     end.send(b"{\"id\":1,\"ok\":{\"kernel\":\"K\",\"memory\":1048576}}\n");
@@ -93,7 +95,7 @@ fn a_command_waits_for_the_agents_answer_and_others_do_not() {
 #[test]
 fn what_cannot_be_asked_is_said_at_once_and_what_is_not_answered_after_5_seconds() {
     let (mut room, mut asking) = (room(3), Asking::new());
-    let begun = asking.begin(room.hypervisor, Ticks(0), typed("agent g0 ping"));
+    let begun = begin(&mut asking, room.hypervisor, Ticks(0), typed("agent g0 ping"));
     assert_eq!(begun, Begun::Known(typed("agent g0 ping"), Err(Failure::Absent)));
     let absent = said(&mut room, "agent g0 ping", Some(Err(Failure::Absent)));
     assert_eq!(absent, "g0: no agent listens\n");
@@ -101,7 +103,7 @@ fn what_cannot_be_asked_is_said_at_once_and_what_is_not_answered_after_5_seconds
     assert_eq!(none, "g2: it has no port for an agent; its manifest says `agent = true`\n");
     assert_eq!(said(&mut room, "agent x ping", None), "there is no VM `x`; `vm list` shows them\n");
     let _end = open(&room, 0);
-    assert_eq!(asking.begin(room.hypervisor, Ticks(0), typed("agent g0 ping")), Begun::Waits);
+    assert_eq!(begin(&mut asking, room.hypervisor, Ticks(0), typed("agent g0 ping")), Begun::Waits);
     assert_eq!(look(&mut asking, &room, 0, 4999), None);
     let late = look(&mut asking, &room, 499_900, 2);
     assert_eq!(late, Some((typed("agent g0 ping"), Err(Failure::Late))));
@@ -113,7 +115,7 @@ fn vm_stop_asks_the_agent_where_the_manifest_says_so() {
     let end = open(&room, 0);
     let request = b"{\"id\":3,\"command\":\"vm stop g0\"}".to_vec();
     let request = Task::Console(Work::Request(request));
-    assert_eq!(asking.begin(room.hypervisor, Ticks(0), request.clone()), Begun::Waits);
+    assert_eq!(begin(&mut asking, room.hypervisor, Ticks(0), request.clone()), Begun::Waits);
     assert_eq!(heard(&end), "{\"id\":1,\"do\":\"shutdown\"}\n");
     end.send(b"{\"id\":1,\"ok\":{}}\n");
     // It goes down at once, and its answer is heard.
@@ -124,27 +126,28 @@ fn vm_stop_asks_the_agent_where_the_manifest_says_so() {
     let text = b"{\"id\":3,\"command\":\"vm stop g0\"}";
     let reply = room.ask(0, |hypervisor, machine| {
         let asked = Some(Ok(Answer::default()));
-        serve(text, &mut Present { hypervisor, machine, heap, asked })
+        let waited = asked.map_or(Waited::Nothing, Waited::Agent);
+        serve(text, &mut Present { hypervisor, machine, heap, waited })
     });
     assert_eq!(reply, "{\"id\":3,\"ok\":true,\"result\":{\"asked\":\"agent\"}}");
     let refused = said(&mut room, "vm stop g0", Some(Err(Failure::Absent)));
     assert_eq!(refused, "g0: no agent listens\n");
     // Force asks nobody.
     let forced = typed("vm stop --force g0");
-    assert_eq!(asking.begin(room.hypervisor, Ticks(0), forced.clone()), Begun::Other(forced));
+    assert_eq!(begin(&mut asking, room.hypervisor, Ticks(0), forced.clone()), Begun::Other(forced));
 }
 
 #[test]
 fn a_vm_that_goes_meanwhile_is_not_waited_for() {
     let (mut room, mut asking) = (room(3), Asking::new());
     let _end = open(&room, 0);
-    assert_eq!(asking.begin(room.hypervisor, Ticks(0), typed("agent g0 sync")), Begun::Waits);
+    assert_eq!(begin(&mut asking, room.hypervisor, Ticks(0), typed("agent g0 sync")), Begun::Waits);
     room.ask(0, |hypervisor, machine| hypervisor.destroy(machine, VmId(0))).expect("it is there");
     room.run(200);
     let gone = look(&mut asking, &room, 0, 10);
     assert_eq!(gone, Some((typed("agent g0 sync"), Err(Failure::Gone))));
     let off = typed("agent g0 sync");
-    assert_eq!(asking.begin(room.hypervisor, Ticks(0), off.clone()), Begun::Other(off));
+    assert_eq!(begin(&mut asking, room.hypervisor, Ticks(0), off.clone()), Begun::Other(off));
     assert!(said(&mut room, "agent g0 sync", None).starts_with("g0: the VM does not exist"));
 }
 
@@ -153,10 +156,11 @@ fn eight_commands_wait_and_each_gets_its_own_answer() {
     let (room, mut asking) = (room(11), Asking::new());
     let ends: Vec<_> = (0..9).map(|vm| open(&room, vm)).collect();
     for vm in 0..8 {
-        let begun = asking.begin(room.hypervisor, Ticks(0), typed(&format!("agent g{vm} ping")));
+        let begun =
+            begin(&mut asking, room.hypervisor, Ticks(0), typed(&format!("agent g{vm} ping")));
         assert_eq!(begun, Begun::Waits);
     }
-    let ninth = asking.begin(room.hypervisor, Ticks(0), typed("agent g8 ping"));
+    let ninth = begin(&mut asking, room.hypervisor, Ticks(0), typed("agent g8 ping"));
     assert_eq!(ninth, Begun::Known(typed("agent g8 ping"), Err(Failure::Crowded)));
     // The last that was asked answers first.
     for (turn, (vm, end)) in (0..).zip(ends.iter().enumerate().take(8).rev()) {
@@ -174,7 +178,7 @@ fn eight_commands_wait_and_each_gets_its_own_answer() {
 fn guests_that_ask_all_they_can_keep_neither_the_console_out_nor_each_other() {
     let (room, mut asking) = (room(11), Asking::new());
     let ends: Vec<_> = (0..9).map(|vm| open(&room, vm)).collect();
-    let mut begin = |task| asking.begin(room.hypervisor, Ticks(0), task);
+    let mut begin = |task| begin(&mut asking, room.hypervisor, Ticks(0), task);
     // One that goes on for ever, about agents that do not answer.
     let waits = |begun: &Begun| matches!(begun, Begun::Waits);
     let flood: Vec<_> = (0..9).map(|vm| begin(sent(9, &format!("agent g{vm} sync")))).collect();
@@ -206,16 +210,16 @@ fn vm_stop_of_the_console_is_asked_though_a_guest_waits_for_the_same_agent() {
     let (room, mut asking) = (room(4), Asking::new());
     let end = open(&room, 0);
     for attempt in 0..20 {
-        let again = asking.begin(room.hypervisor, Ticks(attempt), sent(1, "agent g0 sync"));
+        let again = begin(&mut asking, room.hypervisor, Ticks(attempt), sent(1, "agent g0 sync"));
         assert_eq!(matches!(again, Begun::Waits), attempt == 0);
     }
-    assert_eq!(asking.begin(room.hypervisor, Ticks(0), typed("vm stop g0")), Begun::Waits);
+    assert_eq!(begin(&mut asking, room.hypervisor, Ticks(0), typed("vm stop g0")), Begun::Waits);
     let asked = heard(&end);
     let (sync, stop) = asked.split_once('\n').unwrap();
     assert_eq!(sync, "{\"id\":1,\"do\":\"sync\"}");
     assert!(stop.ends_with(",\"do\":\"shutdown\"}\n"), "{stop}");
     // The guest does not get between, and what is said to it is nobody's.
-    let again = asking.begin(room.hypervisor, Ticks(0), sent(2, "agent g0 ping"));
+    let again = begin(&mut asking, room.hypervisor, Ticks(0), sent(2, "agent g0 ping"));
     assert_eq!(again, Begun::Known(sent(2, "agent g0 ping"), Err(Failure::Busy)));
     end.send(b"{\"id\":1,\"ok\":{}}\n");
     let number: String = stop.chars().filter(char::is_ascii_digit).collect();
@@ -229,4 +233,10 @@ fn vm_stop_of_the_console_is_asked_though_a_guest_waits_for_the_same_agent() {
     ];
     assert!(wanted.iter().all(|one| ended.contains(one)) && ended.len() == 2, "{ended:?}");
     assert_eq!(asking.deadline(), None);
+}
+
+/// Has a task begun with, as what it is.
+fn begin(asking: &mut Asking, hypervisor: &Hypervisor, now: Ticks, task: Task) -> Begun {
+    let command = task.command();
+    asking.begin(hypervisor, now, task, command.as_ref())
 }

@@ -8,6 +8,7 @@ use plinth::machine::fake::Op;
 use plinth::monitor::command::Command;
 use plinth::monitor::present::Present;
 use plinth::monitor::reply::VcpuDump;
+use plinth::monitor::task::Waited;
 use plinth::monitor::{Control, gather};
 use plinth::vgic::GicVersion::V3;
 
@@ -29,7 +30,7 @@ fn dump(room: &mut Room, cpu: usize, name: &str, steps: usize) -> Option<Vec<Vcp
 fn shown(room: &mut Room, cpu: usize, name: &str) -> Option<Vec<VcpuDump>> {
     let heap = || HeapReport { total: 0, free: 0 };
     room.ask(cpu, |hypervisor, machine| {
-        Present { hypervisor, machine, heap, asked: None }.dump(name).ok()
+        Present { hypervisor, machine, heap, waited: Waited::Nothing }.dump(name).ok()
     })
 }
 

@@ -8,13 +8,14 @@ use common::*;
 use plinth::addr::Ipa;
 use plinth::console::Work;
 use plinth::exit::{Exit, FaultSource, StageTwoFault, Width};
-use plinth::hypervisor::HeapReport;
+use plinth::hypervisor::{HeapReport, Hypervisor};
 use plinth::machine::fake::{Op, SYNC_VECTOR, Seen};
 use plinth::manifest::{DiskConfig, DiskContents, OnCrash, Rights, VsockConfig};
 use plinth::monitor::asking::{Asking, Begun};
 use plinth::monitor::present::Present;
 use plinth::monitor::rights;
-use plinth::monitor::task::Task;
+use plinth::monitor::task::{Task, Waited};
+
 use plinth::sched::VmId;
 use plinth::time::Ticks;
 use plinth::vgic::GicVersion::V3;
@@ -177,7 +178,7 @@ fn what_an_agent_says_is_in_no_line_of_the_log() {
             // It opens its port, and closes it again.
             end.set_open(turn % 97 != 0);
             let now = Ticks(turn * SECOND / 10);
-            asked += u32::from(asking.begin(room.hypervisor, now, command()) == Begun::Waits);
+            asked += u32::from(begin(&mut asking, room.hypervisor, now, command()) == Begun::Waits);
             end.send(said);
             answered += u32::from(asking.look(room.hypervisor, now).is_some());
             end.receive(&mut [0; 256]);
@@ -286,7 +287,8 @@ fn what_a_guest_sends_by_its_sockets_is_in_no_line_of_the_log() {
             while let Some(line) = room.hypervisor.take_line() {
                 let answer = room.ask(0, |hypervisor, machine| {
                     let heap = || HeapReport { total: 0, free: 0 };
-                    let control = &mut Present { hypervisor, machine, heap, asked: None };
+                    let control =
+                        &mut Present { hypervisor, machine, heap, waited: Waited::Nothing };
                     rights::answer(&line.text, line.rights, control)
                 });
                 room.vm(0).answer_line(line.connection, answer);
@@ -298,4 +300,10 @@ fn what_a_guest_sends_by_its_sockets_is_in_no_line_of_the_log() {
     assert_eq!(room.vm(1).status(), Status::Running);
     // That it breaks the rules is told a few times.
     assert!(lines <= 4, "{lines}");
+}
+
+/// Has a task begun with, as what it is.
+fn begin(asking: &mut Asking, hypervisor: &Hypervisor, now: Ticks, task: Task) -> Begun {
+    let command = task.command();
+    asking.begin(hypervisor, now, task, command.as_ref())
 }

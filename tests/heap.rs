@@ -459,6 +459,47 @@ fn a_vm_gets_the_memory_of_one_that_is_being_taken_apart() {
     }
 }
 
+#[test]
+fn vms_that_are_built_in_turns_each_have_what_was_reserved_for_them() {
+    const OTHER: VmId = VmId(1);
+    let mut bench = Bench::new(&Shape { others: 1, ..SMALLEST });
+    let step = |bench: &mut Bench, id| {
+        let Bench { hypervisor, machine, .. } = bench;
+        hypervisor.create_step(machine, id).map(|vm| vm.is_some())
+    };
+    let free = bench.free();
+    assert!(!step(&mut bench, ONE).unwrap());
+    let one = ASKED.get();
+    assert!(!step(&mut bench, OTHER).unwrap());
+    let both = ASKED.get();
+    assert!(both > one);
+    for id in [ONE, OTHER] {
+        bench.create(id).unwrap();
+    }
+    [ONE, OTHER].map(|id| bench.destroy(id));
+    let heap = live();
+    // While the first is not whole, what it was promised is not for the second.
+    assert!(!step(&mut bench, ONE).unwrap());
+    LEFT.set(both - 1);
+    assert!(matches!(
+        step(&mut bench, OTHER),
+        Err(Refusal::Create(CreateError::Boot(BootError::Heap)))
+    ));
+    assert!(bench.hypervisor.vm(ONE).is_none(), "it is not there yet");
+    LEFT.set(both);
+    let mut whole = [false; 2];
+    for turn in 0..200 {
+        let (id, whole) = ([ONE, OTHER][turn % 2], &mut whole[turn % 2]);
+        *whole = *whole || step(&mut bench, id).unwrap();
+    }
+    assert_eq!((whole, bench.hypervisor.alive()), ([true; 2], 2));
+    assert!(matches!(step(&mut bench, ONE), Err(Refusal::Running)));
+    // Not started yet.
+    [ONE, OTHER].map(|id| bench.destroy(id));
+    assert_eq!(bench.free(), free);
+    assert!(as_much(heap), "{} bytes more", live() - heap);
+}
+
 /// Whether an allocation succeeds: one of those does not whose callers can do without, as they say by `try_reserve`.
 fn all_but_one() -> bool {
     if std::thread::panicking() || !Backtrace::force_capture().to_string().contains("try_reserve") {

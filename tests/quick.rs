@@ -12,6 +12,7 @@ use plinth::monitor::Control;
 use plinth::monitor::command::Command;
 use plinth::monitor::gather;
 use plinth::monitor::present::Present;
+use plinth::monitor::task::Waited;
 use plinth::vgic::GicVersion;
 use plinth::vm::layout;
 use proptest::prelude::*;
@@ -95,7 +96,7 @@ fn outcome(gic: GicVersion, accesses: &[Access], big_endian: bool) -> (Vec<u64>,
     let heap = || HeapReport { total: 0, free: 0 };
     let vcpus = room
         .ask(0, |hypervisor, machine| {
-            Present { hypervisor, machine, heap, asked: None }.dump("one").ok()
+            Present { hypervisor, machine, heap, waited: Waited::Nothing }.dump("one").ok()
         })
         .expect("its registers");
     let register = |name: &str| {

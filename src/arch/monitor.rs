@@ -12,24 +12,38 @@ use super::this_cpu::ThisCpu;
 use crate::console::{self, End, Work};
 use crate::hypervisor::{Hypervisor, Line};
 use crate::machine::Machine;
-use crate::monitor::agent::Outcome;
 use crate::monitor::asking::{Asking, Begun};
+use crate::monitor::command::{Command, VmChange};
 use crate::monitor::present::Present;
-use crate::monitor::task::Task;
+use crate::monitor::task::{Task, Waited};
 use crate::monitor::{self, gather, rights};
 use crate::sched::VmId;
 use crate::time::Ticks;
-use crate::vm::dump;
+use crate::vm::{Stop, dump};
 
 /// How much is done at one go; the rest is due at once, after other interrupts.
 const AT_ONCE: usize = 8;
 
-/// A command that waits for what it is to show.
+/// A command that waits.
 struct Errand {
     task: Task,
     vm: VmId,
-    /// Then it is carried out all the same.
-    until: Ticks,
+    wait: Wait,
+    /// What has become of what it waited for before.
+    waited: Waited,
+}
+
+/// What for.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Wait {
+    /// For other interrupts that were pending.
+    Turn,
+    /// For what it is to show, until then at most.
+    Registers(Ticks),
+    /// For a VM that is built, a step each time.
+    Creation,
+    /// For a VM that is to be destroyed, which is stopped before.
+    Stop,
 }
 
 /// One for each CPU at most: none takes up another command while there is one.
@@ -79,13 +93,17 @@ pub fn attend(hypervisor: &Hypervisor, machine: &mut ThisCpu) {
     console::ripen(|id| hypervisor.is_kept_waiting(id));
     console::visit();
     for _ in 0..AT_ONCE {
-        match take_errand(hypervisor, machine.now()) {
-            Err(NotReady) => return,
-            Ok(Some((task, asked))) => perform(hypervisor, machine, task, asked),
-            Ok(None) => match next_task(hypervisor, machine.now()) {
+        match take_errand(hypervisor, machine) {
+            Next::Wait => return,
+            Next::More => {}
+            Next::Ready(ready) => perform(hypervisor, machine, ready),
+            Next::None => match next_task(hypervisor, machine.now()) {
                 None => return,
                 Some(task) => take_up(hypervisor, machine, task),
             },
+        }
+        if machine.interrupt_pending() {
+            return;
         }
     }
 }
@@ -98,80 +116,143 @@ fn next_task(hypervisor: &Hypervisor, now: Ticks) -> Option<Task> {
     })
 }
 
+/// What there is to be done of the commands that were taken up.
+enum Next {
+    /// Nothing.
+    None,
+    /// They all wait, and nothing else is taken up meanwhile.
+    Wait,
+    /// One has come nearer.
+    More,
+    /// This can be carried out.
+    Ready(Ready),
+}
+
+/// A command that can be carried out, and what has become of what it waited for.
+struct Ready {
+    task: Task,
+    waited: Waited,
+}
+
 #[inline(never)] // what it puts on the stack is not to be there while others are served
 fn take_up(hypervisor: &Hypervisor, machine: &mut ThisCpu, task: Task) {
     let now = machine.now();
-    let begun = ASKING.lock().begin(hypervisor, now, task);
+    let command = task.command();
+    let begun = ASKING.lock().begin(hypervisor, now, task, command.as_ref());
     match begun {
         Begun::Waits => note_look(hypervisor, now, &ERRANDS.lock()),
-        Begun::Known(task, outcome) => perform(hypervisor, machine, task, Some(outcome)),
-        Begun::Other(task) => match owed(hypervisor, machine, &task) {
-            Some(vm) => put_off(hypervisor, now, task, vm),
-            None => perform(hypervisor, machine, task, None),
-        },
+        Begun::Known(task, outcome) => {
+            perform(hypervisor, machine, Ready { task, waited: Waited::Agent(outcome) });
+        }
+        Begun::Other(task) => {
+            let waited = Waited::Nothing;
+            let wait = command.and_then(|command| owed(hypervisor, machine, &command));
+            match wait {
+                Some((vm, wait)) => put_off(hypervisor, now, Errand { task, vm, wait, waited }),
+                // Reading it has taken as long as carrying it out may.
+                None if machine.interrupt_pending() => {
+                    let (vm, wait) = (VmId(0), Wait::Turn);
+                    put_off(hypervisor, now, Errand { task, vm, wait, waited });
+                }
+                None => perform(hypervisor, machine, Ready { task, waited }),
+            }
+        }
     }
 }
 
-/// A command has to wait for what it is to show.
-struct NotReady;
+/// What a command has to wait for.
+fn owed(hypervisor: &Hypervisor, machine: &mut ThisCpu, command: &Command) -> Option<(VmId, Wait)> {
+    if let Command::VmChange(name, change @ (VmChange::Start | VmChange::Destroy)) = command {
+        let (id, _) = hypervisor.configs().find(|(_, config)| config.name == *name)?;
+        let wait = match hypervisor.vm(id) {
+            None if *change == VmChange::Start => Wait::Creation,
+            Some(vm) if *change == VmChange::Destroy && !vm.has_stopped() => Wait::Stop,
+            _ => return None,
+        };
+        return Some((id, wait));
+    }
+    let vm = gather::begin(hypervisor, machine, command)?;
+    let patience = hypervisor.frequency().micros(gather::PATIENCE_MICROS);
+    Some((vm, Wait::Registers(machine.now().saturating_add(patience))))
+}
 
-/// A command that can be carried out, and what became of what it asks of an agent.
-type Ready = (Task, Option<Outcome>);
-
-/// A command that has what it waited for, or has waited long enough.
-fn take_errand(hypervisor: &Hypervisor, now: Ticks) -> Result<Option<Ready>, NotReady> {
+/// Goes on with a command that was taken up.
+fn take_errand(hypervisor: &Hypervisor, machine: &mut ThisCpu) -> Next {
     if LOOK.load(Ordering::Acquire) == u64::MAX {
-        return Ok(None);
+        return Next::None;
     }
+    let now = machine.now();
     let mut errands = ERRANDS.lock();
-    let is_ready = |it: &Errand| it.until <= now || gather::is_done(hypervisor, it.vm);
-    let ready = errands.iter().position(is_ready).map(|at| errands.swap_remove(at).task);
-    let asked = if ready.is_none() { ASKING.lock().look(hypervisor, now) } else { None };
+    let has_come = |it: &Errand| match it.wait {
+        Wait::Turn | Wait::Creation | Wait::Stop => true,
+        Wait::Registers(until) => until <= now || gather::is_done(hypervisor, it.vm),
+    };
+    let taken = errands.iter().position(has_come).map(|at| errands.swap_remove(at));
+    let asked = if taken.is_none() { ASKING.lock().look(hypervisor, now) } else { None };
     note_look(hypervisor, now, &errands);
-    match (ready, asked) {
-        (Some(task), _) => Ok(Some((task, None))),
-        (None, Some((task, outcome))) => Ok(Some((task, Some(outcome)))),
-        (None, None) if errands.is_empty() => Ok(None),
-        (None, None) => Err(NotReady),
+    let is_last = errands.is_empty();
+    drop(errands);
+    match (taken, asked) {
+        (Some(errand), _) => go_on(hypervisor, machine, errand),
+        (None, Some((task, outcome))) => {
+            Next::Ready(Ready { task, waited: Waited::Agent(outcome) })
+        }
+        (None, None) if is_last => Next::None,
+        (None, None) => Next::Wait,
     }
 }
 
-fn put_off(hypervisor: &Hypervisor, now: Ticks, task: Task, vm: VmId) {
-    let until = now.saturating_add(hypervisor.frequency().micros(gather::PATIENCE_MICROS));
+/// Does a part of what a command waits for, if that is for this CPU to do.
+fn go_on(hypervisor: &Hypervisor, machine: &mut ThisCpu, mut errand: Errand) -> Next {
+    match errand.wait {
+        Wait::Turn | Wait::Registers(_) => {
+            let Errand { task, waited, .. } = errand;
+            return Next::Ready(Ready { task, waited });
+        }
+        Wait::Creation => {
+            if let Some(created) = hypervisor.create_step(machine, errand.vm).transpose() {
+                (errand.wait, errand.waited) = (Wait::Turn, Waited::Creation(created));
+            }
+        }
+        Wait::Stop => {
+            // If it is being stopped already, so much the better.
+            let _ = hypervisor.stop(machine, errand.vm, Stop::Forced);
+            errand.wait = Wait::Turn;
+        }
+    }
+    put_off(hypervisor, machine.now(), errand);
+    Next::More
+}
+
+fn put_off(hypervisor: &Hypervisor, now: Ticks, errand: Errand) {
     let mut errands = ERRANDS.lock();
-    errands.push(Errand { task, vm, until });
+    errands.push(errand);
     note_look(hypervisor, now, &errands);
 }
 
 fn note_look(hypervisor: &Hypervisor, now: Ticks, errands: &[Errand]) {
-    let held = !errands.is_empty();
-    HELD.store(held, Ordering::Release);
-    let look = now.saturating_add(hypervisor.frequency().micros(gather::LOOK_MICROS));
-    let look = if held { Some(look) } else { ASKING.lock().deadline() };
+    HELD.store(!errands.is_empty(), Ordering::Release);
+    let look = if errands.is_empty() {
+        ASKING.lock().deadline()
+    } else if errands.iter().all(|it| matches!(it.wait, Wait::Registers(_))) {
+        Some(now.saturating_add(hypervisor.frequency().micros(gather::LOOK_MICROS)))
+    } else {
+        Some(now)
+    };
     LOOK.store(look.map_or(u64::MAX, |look| look.0), Ordering::Release);
 }
 
-/// The VM that owes something of what a command is to show.
-fn owed(hypervisor: &Hypervisor, machine: &mut ThisCpu, task: &Task) -> Option<VmId> {
-    gather::begin(hypervisor, machine, &task.command()?)
-}
-
-fn perform(hypervisor: &Hypervisor, machine: &mut ThisCpu, task: Task, asked: Option<Outcome>) {
+fn perform(hypervisor: &Hypervisor, machine: &mut ThisCpu, Ready { task, waited }: Ready) {
     match task {
-        Task::Console(work) => perform_work(hypervisor, machine, work, asked),
-        Task::Line(line) => answer_line(hypervisor, machine, &line, asked),
+        Task::Console(work) => perform_work(hypervisor, machine, work, waited),
+        Task::Line(line) => answer_line(hypervisor, machine, &line, waited),
     }
 }
 
 /// A guest's line is answered, if the guest is still there then.
-fn answer_line(
-    hypervisor: &Hypervisor,
-    machine: &mut ThisCpu,
-    line: &Line,
-    asked: Option<Outcome>,
-) {
+fn answer_line(hypervisor: &Hypervisor, machine: &mut ThisCpu, line: &Line, waited: Waited) {
     let began = machine.now();
-    let control = &mut present(hypervisor, machine, asked);
+    let control = &mut present(hypervisor, machine, waited);
     let answer = rights::answer(&line.text, line.rights, control);
     if let Some(vm) = hypervisor.vm(line.vm) {
         vm.answer_line(line.connection, answer);
@@ -182,20 +263,15 @@ fn answer_line(
     NEXT_LINE.store(ended.0.saturating_add(rest), Ordering::Release);
 }
 
-fn perform_work(
-    hypervisor: &Hypervisor,
-    machine: &mut ThisCpu,
-    work: Work,
-    asked: Option<Outcome>,
-) {
+fn perform_work(hypervisor: &Hypervisor, machine: &mut ThisCpu, work: Work, waited: Waited) {
     match work {
         Work::Attend(id) => look(hypervisor, machine, id),
         Work::Command(line) => {
-            let answer = monitor::shell(&line, &mut present(hypervisor, machine, asked));
+            let answer = monitor::shell(&line, &mut present(hypervisor, machine, waited));
             console::answer(&answer);
         }
         Work::Request(text) => {
-            let answer = monitor::serve(&text, &mut present(hypervisor, machine, asked));
+            let answer = monitor::serve(&text, &mut present(hypervisor, machine, waited));
             console::reply(&answer);
         }
         Work::End(End::PowerOff) => {
@@ -237,7 +313,7 @@ fn look(hypervisor: &Hypervisor, machine: &mut ThisCpu, id: VmId) {
 fn present<'a>(
     hypervisor: &'a Hypervisor,
     machine: &'a mut ThisCpu,
-    asked: Option<Outcome>,
+    waited: Waited,
 ) -> Present<'a, ThisCpu> {
-    Present { hypervisor, machine, heap: heap::report, asked }
+    Present { hypervisor, machine, heap: heap::report, waited }
 }

@@ -129,6 +129,11 @@ impl Bus {
         Ok(Self { peripherals, last: AtomicUsize::new(0) })
     }
 
+    /// Takes a device away, of a bus that nobody uses any more: the last one.
+    pub fn take_one(&mut self) -> Option<Peripheral> {
+        self.peripherals.pop()
+    }
+
     /// The guest reads: the value, zero-extended, and whether the device is due earlier than before. `None` when nothing
     /// answers there: no device, an access that is not aligned to its width, or one that crosses the end of the device's
     /// window.

@@ -110,13 +110,13 @@ impl Population {
     }
 
     /// One more. Returns false when it is all over.
-    fn join(&self) -> bool {
+    pub(super) fn join(&self) -> bool {
         let join = |count| (count & Self::FINISHED == 0).then(|| count + 1);
         self.count.fetch_update(Ordering::AcqRel, Ordering::Acquire, join).is_ok()
     }
 
     /// One less, as it could not be built after all: that ends nothing.
-    fn leave_quietly(&self) {
+    pub(super) fn leave_quietly(&self) {
         let leave = |count: u32| (count & !Self::FINISHED != 0).then(|| count - 1);
         let _ = self.count.fetch_update(Ordering::AcqRel, Ordering::Acquire, leave);
     }
@@ -134,66 +134,6 @@ impl Population {
 }
 
 impl Hypervisor {
-    /// Build a VM of the bundle. Its vCPUs are spread over the CPUs, and off.
-    ///
-    /// # Errors
-    /// Why it cannot be; nothing is left of it then.
-    #[inline(never)] // what it puts on the stack is not to be in the run loop's frame
-    pub fn create<M: Machine>(&self, machine: &mut M, id: VmId) -> Result<Arc<Vm>, Refusal> {
-        let slot = self.vms.get(id.index()).ok_or(Refusal::NoSuchVm)?;
-        // Held throughout: of two who want to build it, the second finds it built.
-        let mut stock = self.stock.lock();
-        if slot.lock().is_some() {
-            return Err(Refusal::Running);
-        }
-        // A CPU may still be about to leave its predecessor, and take the one for the other.
-        if stock.has_remains_of(id) || self.doomed.lock().iter().any(|vm| vm.id() == id) {
-            return Err(Refusal::Stopping);
-        }
-        let now = machine.now();
-        let mut built = stock.create(id, now, machine.upkeep()).ok_or(Refusal::NoSuchVm)?;
-        // What it lacks may be what another one had that is being taken apart.
-        if built.is_err() && self.finish_taking_apart(machine, &mut stock) {
-            built = stock.create(id, now, machine.upkeep()).ok_or(Refusal::NoSuchVm)?;
-        }
-        let mut vm = built?;
-        if !self.population.join() {
-            stock.discard(*vm, machine.upkeep());
-            return Err(Refusal::Finished);
-        }
-        if let Err(error) = self.place(&mut vm) {
-            self.population.leave_quietly();
-            stock.discard(*vm, machine.upkeep());
-            return Err(error.into());
-        }
-        let vm = Arc::<Vm>::from(vm);
-        *slot.lock() = Some(vm.clone());
-        drop(stock);
-        let (vcpus, memory) = (vm.vcpu_count(), vm.memory_size() >> 20);
-        let plural = if vcpus == 1 { "" } else { "s" };
-        log::info!("{}: {memory} MiB, {vcpus} vCPU{plural}", vm.name());
-        Ok(vm)
-    }
-
-    /// Create every VM of the bundle that starts by itself. One that cannot be built is refused, and the
-    /// others run. Returns how many should have been created.
-    pub fn create_all<M: Machine>(&self, machine: &mut M) -> usize {
-        let mut wanted = 0;
-        for index in 0..self.vm_count() {
-            let id = VmId(u16::try_from(index).unwrap_or(u16::MAX));
-            if !self.stock.lock().configs().get(index).is_some_and(|config| config.autostart) {
-                continue;
-            }
-            wanted += 1;
-            if let Err(refusal) = self.create(machine, id) {
-                let stock = self.stock.lock();
-                let name = stock.configs().get(index).map_or("?", |config| config.name.as_str());
-                log::error!("{name}: refused: {refusal}");
-            }
-        }
-        wanted
-    }
-
     /// Start every VM's boot vCPU.
     pub fn start_all<M: Machine>(&self, machine: &mut M) {
         for vm in self.vms() {

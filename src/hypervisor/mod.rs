@@ -6,6 +6,7 @@
 //! a short time, never across anything but another run queue's.
 
 mod clock;
+mod creation;
 mod devices;
 mod lifecycle;
 mod lines;

@@ -38,29 +38,35 @@ pub(super) fn heap_of(
 ) -> u64 {
     let vcpus = u64::from(config.vcpus);
     let host_disks = config.disks.iter().filter(|disk| disk.host().is_some()).count() as u64;
-    let disks = config.disks.len() as u64 - host_disks;
-    let ports = config.ports.len() as u64 + u64::from(config.agent);
-    let blocks = free / UNIT + (1 + disks * SETS_OF_DISK) * FEW_BLOCKS;
+    let disks = (config.disks.len() as u64).saturating_sub(host_disks);
+    let ports = (config.ports.len() as u64).saturating_add(config.agent.into());
+    let sets = disks.saturating_mul(SETS_OF_DISK).saturating_add(1);
+    let blocks = (free / UNIT).saturating_add(sets.saturating_mul(FEW_BLOCKS));
     // Once there are more than each queue has room for from the start.
     let records: u64 = all.iter().map(|vm| u64::from(vm.vcpus)).sum();
     let records = if records > ROOM as u64 { records } else { 0 };
-    VM + vcpus * VCPU
-        + disks * DISK
-        + host_disks * HOST_DISK
-        + ports * 2 * channel::ROOM as u64
-        + socket
-        + balloon(config)
-        + blocks * HEAP_OF_BLOCK
-        + records * RECORD
-        + loading(cpus)
+    let parts = [
+        VM,
+        vcpus.saturating_mul(VCPU),
+        disks.saturating_mul(DISK),
+        host_disks.saturating_mul(HOST_DISK),
+        ports.saturating_mul(2 * channel::ROOM as u64),
+        socket,
+        balloon(config),
+        blocks.saturating_mul(HEAP_OF_BLOCK),
+        records.saturating_mul(RECORD),
+        loading(cpus),
+    ];
+    parts.into_iter().fold(0, u64::saturating_add)
 }
 
 /// What a balloon notes, in bytes.
 fn balloon(config: &VmConfig) -> u64 {
     // A bit for each page, and a word for each unit.
-    let notes = config.memory / PAGE_SIZE / 8 + config.memory / UNIT * 8;
+    let units = config.memory / UNIT;
+    let notes = (config.memory / PAGE_SIZE / 8).saturating_add(units.saturating_mul(8));
     // The heap hands out powers of two.
-    if config.balloon.is_some() { 2 * notes } else { 0 }
+    if config.balloon.is_some() { notes.saturating_mul(2) } else { 0 }
 }
 
 /// What has to be free before each step of loading a VM, on a machine of so many CPUs, in bytes.

@@ -47,10 +47,9 @@ impl Hypervisor {
                 return false;
             };
             match self.take_apart_some(machine, &mut stock) {
-                Cleared::Some => {}
-                Cleared::All(name) => {
+                cleared @ (Cleared::Some | Cleared::All(_)) => {
                     drop(stock); // the log may be slow
-                    log::info!("{name}: destroyed");
+                    cleared.tell();
                 }
                 Cleared::Nothing => {
                     drop(stock);
@@ -67,22 +66,9 @@ impl Hypervisor {
         }
     }
 
-    /// Take apart at one go what [`reap`](Self::reap) takes apart in steps. Returns false where there was nothing.
-    pub(super) fn finish_taking_apart<M: Machine>(&self, machine: &M, stock: &mut Stock) -> bool {
-        let mut some = false;
-        loop {
-            match self.take_apart_some(machine, stock) {
-                Cleared::Some => {}
-                Cleared::All(name) => log::info!("{name}: destroyed"),
-                Cleared::Nothing => return some,
-            }
-            some = true;
-        }
-    }
-
     /// One step: some of what is left of a VM is given back, or the next one that nobody holds is begun with.
-    fn take_apart_some<M: Machine>(&self, machine: &M, stock: &mut Stock) -> Cleared {
-        let cleared = stock.clear();
+    pub(super) fn take_apart_some<M: Machine>(&self, machine: &M, stock: &mut Stock) -> Cleared {
+        let cleared = stock.clear(machine.upkeep());
         match cleared {
             Cleared::Some => {}
             Cleared::All(_) => {
@@ -90,7 +76,7 @@ impl Hypervisor {
             }
             Cleared::Nothing => {
                 if let Some(vm) = self.next_doomed() {
-                    stock.take_apart(vm, machine.upkeep());
+                    stock.take_apart(vm);
                     return Cleared::Some;
                 }
             }

@@ -4,6 +4,7 @@
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 
 use super::provision;
 use crate::device::doorbell::Doorbells;
@@ -20,7 +21,8 @@ use crate::virtio::console::channel::Channels;
 use crate::virtio::net::cabling::Cabling;
 use crate::virtio::vsock::sockets::Sockets;
 use crate::vm::Vm;
-use crate::vm::create::{CreateError, Creation, Host};
+use crate::vm::construction::Construction;
+use crate::vm::create::{CreateError, Creation, Host, Own};
 use crate::vm::loading::BootError;
 use crate::vm::remains::Remains;
 
@@ -43,6 +45,14 @@ pub struct HeapAccess {
     pub reserve: fn(&mut FramePool, u64) -> bool,
     /// How much there is.
     pub report: fn() -> HeapReport,
+}
+
+impl HeapAccess {
+    /// How much of it somebody has, in bytes.
+    fn used(&self) -> u64 {
+        let HeapReport { total, free } = (self.report)();
+        total.saturating_sub(free)
+    }
 }
 
 /// The memory for VMs, in bytes.
@@ -77,8 +87,12 @@ pub struct Stock {
     /// All of the machine's memory, in bytes.
     ram: u64,
     heap: HeapAccess,
-    /// Of the VM that is being taken apart.
-    remains: Option<Remains>,
+    /// The VMs that are being built.
+    sites: Vec<Site>,
+    /// Those that were begun with once more.
+    again: Vec<Again>,
+    /// Of the VMs that are being taken apart, of the last one first.
+    remains: Vec<Remains>,
 }
 
 impl Stock {
@@ -116,7 +130,9 @@ impl Stock {
             allotment: Allotment::default(),
             ram,
             heap,
-            remains: None,
+            sites: Vec::new(),
+            again: Vec::new(),
+            remains: Vec::new(),
         }
     }
 
@@ -184,51 +200,78 @@ impl Stock {
         }
     }
 
-    /// Build the VM with the number `id`; `None` when the bundle has none such.
-    pub(super) fn create(
-        &mut self,
-        id: VmId,
-        now: Ticks,
-        cpu: &impl Maintenance,
-    ) -> Option<Result<Box<Vm>, CreateError>> {
+    /// Go on building the VM with the number `id`, or begin with it; `None` when the bundle has none such.
+    pub(super) fn build(&mut self, id: VmId, now: Ticks, cpu: &impl Maintenance) -> Option<Build> {
+        let mut site = match self.sites.iter().position(|site| site.id() == id) {
+            Some(at) => self.sites.swap_remove(at),
+            None => match self.begin(id, now)? {
+                Ok(site) => site,
+                Err(error) => return Some(Build::Refused(error)),
+            },
+        };
         let config = self.manifest.vms().get(id.index())?;
-        let socket = self.sockets.of(id).map_or(0, |socket| socket.most_memory() as u64);
-        let all = self.manifest.vms();
+        // What others take who are being built is theirs.
+        let promised = site.heap_left().saturating_add(promised(&self.sites));
         let Lender { frames, lent } = &mut *self.pool.lock();
+        let (before, heap) = (frames.free_bytes(), self.heap.used());
+        let step = if frames.promise_heap(promised) {
+            let creation = &mut Creation {
+                id,
+                config,
+                manifest: &self.manifest,
+                host: &self.host,
+                doorbells: &self.doorbells,
+                cabling: &self.cabling,
+                channels: &self.channels,
+                sockets: &self.sockets,
+                images: &mut self.images,
+                allotment: &self.allotment,
+                pool: &self.pool,
+            };
+            site.construction.step(creation, frames, &mut self.vmids, cpu)
+        } else {
+            Err(BootError::Heap.into())
+        };
+        let taken = before.saturating_sub(frames.free_bytes());
+        *lent = lent.saturating_add(taken);
+        site.frames_taken = site.frames_taken.saturating_add(taken);
+        let heap = self.heap.used().saturating_sub(heap);
+        site.heap_taken = site.heap_taken.saturating_add(heap);
+        Some(match step {
+            Ok(Some(vm)) => {
+                self.again.retain(|again| again.id != id);
+                let own = vm.memory_size().saturating_add(vm.disk_size());
+                vm.add_tables(site.frames_taken.saturating_sub(own));
+                vm.add_heap(site.heap_taken);
+                Build::All(vm)
+            }
+            Ok(None) => {
+                self.sites.push(site);
+                Build::More
+            }
+            Err(error) => {
+                self.remains.push(site.construction.abandon());
+                Build::Failed(error)
+            }
+        })
+    }
+
+    /// A VM of which nothing is there yet. `None` when the bundle has none such.
+    fn begin(&mut self, id: VmId, now: Ticks) -> Option<Result<Site, CreateError>> {
+        let all = self.manifest.vms();
+        let config = all.get(id.index())?;
+        let socket = self.sockets.of(id).map_or(0, |socket| socket.most_memory() as u64);
+        let frames = &mut self.pool.lock().frames;
         let heap = provision::heap_of(config, all, socket, frames.free_bytes(), self.host.cpus);
-        if !frames.promise_heap(heap) {
+        if !frames.promise_heap(heap.saturating_add(promised(&self.sites))) {
             return Some(Err(BootError::Heap.into()));
         }
-        let heap_used = || {
-            let heap = (self.heap.report)();
-            heap.total - heap.free
-        };
-        let heap_before = heap_used();
-        let creation = Creation {
-            id,
-            config,
-            manifest: &self.manifest,
-            host: &self.host,
-            doorbells: &self.doorbells,
-            cabling: &self.cabling,
-            channels: &self.channels,
-            sockets: &self.sockets,
-            images: &mut self.images,
-            allotment: &self.allotment,
-            pool: &self.pool,
-            entropy: self.entropy.as_mut().map(Entropy::fork),
-            now,
-        };
+        let before = self.heap.used();
         let line = (self.line)(id, &config.name);
-        let before = frames.free_bytes();
-        let created = Vm::create(creation, line, frames, &mut self.vmids, cpu);
-        if let Ok(vm) = &created {
-            let taken = before.saturating_sub(frames.free_bytes());
-            *lent += taken;
-            vm.add_tables(taken.saturating_sub(vm.memory_size() + vm.disk_size()));
-            vm.add_heap(heap_used().saturating_sub(heap_before));
-        }
-        Some(created)
+        let entropy = self.entropy.as_mut().map(Entropy::fork);
+        let construction = Construction::new(id, &config.name, Own { line, entropy, now });
+        let heap_taken = self.heap.used().saturating_sub(before);
+        Some(Ok(Site { construction, heap, heap_taken, frames_taken: 0 }))
     }
 
     /// Map a VM's RAM.
@@ -240,41 +283,112 @@ impl Stock {
         mapped
     }
 
-    /// Begin to take a VM apart that nobody uses any more, and nothing is left of the last one.
-    pub(super) fn take_apart(&mut self, vm: Vm, cpu: &impl Maintenance) {
-        debug_assert!(self.remains.is_none(), "one at a time");
-        self.remains = Some(vm.dismantle(cpu));
+    /// Whether a VM is being built.
+    pub(super) fn is_building(&self, id: VmId) -> bool {
+        self.sites.iter().any(|site| site.id() == id)
     }
 
-    /// Give some of what is left of it back: some thousand instructions.
-    pub(super) fn clear(&mut self) -> Cleared {
-        let Some(remains) = &mut self.remains else { return Cleared::Nothing };
-        let is_all = give_back(remains, &self.pool, &mut self.vmids);
-        match self.remains.take_if(|_| is_all) {
-            Some(remains) => Cleared::All(remains.into_name()),
-            None => Cleared::Some,
+    /// A VM could not be built: once more, when there is [room](Self::has_room). Returns false if that has been so before.
+    pub(super) fn make_room(&mut self, id: VmId) -> bool {
+        match self.again.iter().position(|again| again.id == id) {
+            Some(at) => {
+                self.again.swap_remove(at);
+                false
+            }
+            None => {
+                self.again.push(Again { id, has_room: false });
+                true
+            }
         }
     }
 
-    /// Take a VM apart that has never run, at one go.
-    pub(super) fn discard(&mut self, vm: Vm, cpu: &impl Maintenance) {
-        let mut remains = vm.dismantle(cpu);
-        while !give_back(&mut remains, &self.pool, &mut self.vmids) {}
+    /// Whether what is left of others is to be cleared before a VM is built once more.
+    pub(super) fn is_to_have_room(&self, id: VmId) -> bool {
+        self.again.iter().any(|again| again.id == id && !again.has_room)
+    }
+
+    /// It is cleared.
+    pub(super) fn has_room(&mut self, id: VmId) {
+        self.again.iter_mut().filter(|again| again.id == id).for_each(|it| it.has_room = true);
+    }
+
+    /// Begin to take a VM apart that nobody uses any more.
+    pub(super) fn take_apart(&mut self, vm: Vm) {
+        self.remains.push(vm.dismantle());
+    }
+
+    /// Give some of what is left of VMs back: some thousand instructions.
+    pub(super) fn clear(&mut self, cpu: &impl Maintenance) -> Cleared {
+        let Some(remains) = self.remains.last_mut() else { return Cleared::Nothing };
+        if !give_back(remains, &self.pool, &mut self.vmids, cpu) {
+            return Cleared::Some;
+        }
+        Cleared::All(self.remains.pop().and_then(Remains::into_name))
     }
 
     /// Whether there is something left of a VM.
     pub(super) fn has_remains_of(&self, id: VmId) -> bool {
-        self.remains.as_ref().is_some_and(|remains| remains.id() == id)
+        self.remains.iter().any(|remains| remains.id() == id)
     }
 }
 
 /// Gives some of a VM's memory back. Returns whether that was all.
-fn give_back(remains: &mut Remains, pool: &SharedPool, vmids: &mut Vmids) -> bool {
+fn give_back(
+    remains: &mut Remains,
+    pool: &SharedPool,
+    vmids: &mut Vmids,
+    cpu: &impl Maintenance,
+) -> bool {
     let Lender { frames, lent } = &mut *pool.lock();
     let before = frames.free_bytes();
-    let is_all = remains.step(frames, vmids);
+    let is_all = remains.step(frames, vmids, cpu);
     *lent = lent.saturating_sub(frames.free_bytes().saturating_sub(before));
     is_all
+}
+
+/// A VM that is being built.
+struct Site {
+    construction: Construction<Arc<dyn SerialLine>>,
+    /// What it takes of the heap at most, and has taken, in bytes.
+    heap: u64,
+    heap_taken: u64,
+    /// How much memory it has taken, in bytes.
+    frames_taken: u64,
+}
+
+impl Site {
+    const fn id(&self) -> VmId {
+        self.construction.id()
+    }
+
+    /// What it may yet take of the heap, in bytes.
+    const fn heap_left(&self) -> u64 {
+        self.heap.saturating_sub(self.heap_taken)
+    }
+}
+
+/// A VM that could not be built at the first try.
+struct Again {
+    id: VmId,
+    /// What others had has been cleared since.
+    has_room: bool,
+}
+
+/// What they may yet take of the heap, in bytes.
+fn promised(sites: &[Site]) -> u64 {
+    sites.iter().map(Site::heap_left).fold(0, u64::saturating_add)
+}
+
+/// What [`Stock::build`] has come to.
+pub(super) enum Build {
+    /// There is more to do.
+    More,
+    /// The VM.
+    All(Box<Vm>),
+    /// It cannot be begun with.
+    Refused(CreateError),
+    /// It cannot be gone on with; what there is of it by then is to be [cleared](Stock::clear).
+    Failed(CreateError),
 }
 
 /// What [`Stock::clear`] has come to.
@@ -284,8 +398,17 @@ pub(super) enum Cleared {
     Nothing,
     /// There is more.
     Some,
-    /// All of the VM that was called so.
-    All(String),
+    /// All of the VM that was called so; of one that was never there, where it has no name.
+    All(Option<String>),
+}
+
+impl Cleared {
+    /// What somebody may wait for is said.
+    pub(super) fn tell(self) {
+        if let Self::All(Some(name)) = self {
+            log::info!("{name}: destroyed");
+        }
+    }
 }
 
 /// Translation tables, and how much they are, in bytes.

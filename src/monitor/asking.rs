@@ -71,9 +71,17 @@ impl Asking {
         }
     }
 
-    /// Asks the agent that `task` concerns, if it concerns one.
-    pub fn begin(&mut self, hypervisor: &Hypervisor, now: Ticks, task: Task) -> Begun {
-        let Some((vm, ask)) = wanted(hypervisor, &task) else { return Begun::Other(task) };
+    /// Asks the agent that `task`, which is `command`, concerns, if it concerns one.
+    pub fn begin(
+        &mut self,
+        hypervisor: &Hypervisor,
+        now: Ticks,
+        task: Task,
+        command: Option<&Command>,
+    ) -> Begun {
+        let Some((vm, ask)) = command.and_then(|command| wanted(hypervisor, command)) else {
+            return Begun::Other(task);
+        };
         let Ok(running) = hypervisor.running(vm) else { return Begun::Other(task) };
         let Some(link) = running.agent() else { return Begun::Other(task) };
         if !self.has_place(task.guest()) {
@@ -144,14 +152,13 @@ impl Asking {
 }
 
 /// Whose agent is to be asked what.
-fn wanted(hypervisor: &Hypervisor, task: &Task) -> Option<(VmId, Ask)> {
-    let command = task.command()?;
+fn wanted(hypervisor: &Hypervisor, command: &Command) -> Option<(VmId, Ask)> {
     let (name, ask) = match command {
-        Command::Agent(name, ask) => (name, Some(ask)),
+        Command::Agent(name, ask) => (name, Some(*ask)),
         Command::VmChange(name, VmChange::Stop { force: false }) => (name, None),
         _ => return None,
     };
-    let (vm, config) = hypervisor.configs().find(|(_, config)| config.name == name)?;
+    let (vm, config) = hypervisor.configs().find(|(_, config)| config.name == *name)?;
     let by_agent = (config.shutdown == Shutdown::Agent).then_some(Ask::Shutdown);
     Some((vm, ask.or(by_agent)?))
 }

@@ -5,16 +5,18 @@ use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt::Display;
+use core::mem;
 
 use ::log::LevelFilter;
 
-use super::agent::{Answer, Outcome};
+use super::agent::Answer;
 use super::command::{SchedChange, Target, VmChange};
 use super::reply::{
     Asked, ConsoleState, ConsoleTail, CpuSummary, DeviceEntry, ExitStats, Hex, IrqEntry,
     MemoryReport, NamedRegister, SchedEntry, StatsEntry, VcpuDump, VcpuSummary, VmDetails,
     VmMemory, VmState, VmSummary,
 };
+use super::task::Waited;
 use super::{Control, Refusal};
 use crate::console::{self, End, tail::Tail};
 use crate::hypervisor::{HeapReport, Hypervisor, Phase};
@@ -36,8 +38,8 @@ pub struct Present<'a, M> {
     pub machine: &'a mut M,
     /// Asks for the heap's state.
     pub heap: fn() -> HeapReport,
-    /// What became of what the command asks of a VM's agent.
-    pub asked: Option<Outcome>,
+    /// What has become of what the command waited for.
+    pub waited: Waited,
 }
 
 impl<'a, M: Machine> Present<'a, M> {
@@ -235,7 +237,12 @@ impl<M: Machine> Control for Present<'_, M> {
         let denied = |why: &dyn Display| Refusal::Denied(format!("{name}: {why}"));
         let (hypervisor, machine) = (self.hypervisor, &mut *self.machine);
         let done = match change {
-            VmChange::Start => hypervisor.start_vm(machine, id),
+            VmChange::Start => match mem::take(&mut self.waited) {
+                Waited::Creation(created) => {
+                    created.map(|vm| hypervisor.start(machine, &vm, VcpuId(0)))
+                }
+                Waited::Nothing | Waited::Agent(_) => hypervisor.start_vm(machine, id),
+            },
             VmChange::Pause => hypervisor.pause(machine, id),
             VmChange::Resume => hypervisor.resume(machine, id),
             VmChange::Stop { force: false } => match &config.shutdown {
@@ -263,9 +270,9 @@ impl<M: Machine> Control for Present<'_, M> {
     fn agent(&mut self, name: &str) -> Result<Answer, Refusal> {
         let (id, _) = self.find(name)?;
         let denied = |why: &dyn Display| Refusal::Denied(format!("{name}: {why}"));
-        match self.asked.take() {
-            Some(outcome) => outcome.map_err(|why| denied(&why)),
-            None => match self.hypervisor.running(id) {
+        match mem::take(&mut self.waited) {
+            Waited::Agent(outcome) => outcome.map_err(|why| denied(&why)),
+            Waited::Nothing | Waited::Creation(_) => match self.hypervisor.running(id) {
                 Ok(_) => {
                     Err(denied(&"it has no port for an agent; its manifest says `agent = true`"))
                 }

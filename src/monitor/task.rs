@@ -1,10 +1,14 @@
 //! What is to be done for the console, or for a guest that asks by a socket.
 
+use alloc::sync::Arc;
+
+use super::agent::Outcome;
 use super::command::Command;
 use super::{json, rights};
 use crate::console::Work;
-use crate::hypervisor::Line;
+use crate::hypervisor::{Line, Refusal};
 use crate::sched::VmId;
+use crate::vm::Vm;
 
 /// One thing to be done.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -33,4 +37,16 @@ impl Task {
             Self::Line(line) => rights::permitted(&line.text, line.rights),
         }
     }
+}
+
+/// What has become of what a task waited for before it could be carried out, as no call waits.
+#[derive(Default)]
+pub enum Waited {
+    /// It did not wait.
+    #[default]
+    Nothing,
+    /// For a VM's agent.
+    Agent(Outcome),
+    /// For a VM to be built, which is to be started.
+    Creation(Result<Arc<Vm>, Refusal>),
 }

@@ -6,14 +6,13 @@
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 
 use super::Vm;
 use crate::device::doorbell::Doorbell;
 use crate::host::allotment::Allotment;
 use crate::host::part::Part;
 use crate::host::share::Lent;
-use crate::manifest::{DiskConfig, DiskContents, Manifest, VmConfig};
+use crate::manifest::{DiskConfig, DiskContents, Manifest};
 use crate::memory::{FramePool, Store};
 use crate::sched::VmId;
 use crate::sync::TicketMutex;
@@ -34,39 +33,27 @@ pub(super) enum VmDisk {
 /// What disks are made from.
 pub(super) struct Source<'a> {
     pub vm: VmId,
-    pub config: &'a VmConfig,
     pub manifest: &'a Manifest<'static>,
     pub images: &'a mut Images,
     /// What it has of the machine's disks.
     pub allotment: &'a Allotment,
 }
 
-/// The disks that the VM's description asks for; what the machine's disks have of its memory is counted in `lent`. With an error,
-/// which says of which disk, nothing was taken.
+/// The disk of this index, which the VM's description has; what the machine's disks have of its memory is counted in `lent`.
+/// With an error nothing was taken.
 pub(super) fn create(
     source: &mut Source<'_>,
+    (index, one): (usize, &DiskConfig),
+    owner: &Arc<Owner>,
     lent: &Arc<Lent>,
     frames: &mut FramePool,
-) -> Result<Vec<VmDisk>, (usize, DiskError)> {
-    let owner = Arc::new(Owner::new(source.config.name.clone()));
-    let mut disks = Vec::new();
-    for (index, one) in source.config.disks.iter().enumerate() {
-        let made = if one.host().is_some() {
-            let part = source.allotment.part(source.vm, index).map_err(DiskError::from);
-            part.map(|place| VmDisk::Host(Arc::new(Part::new(place, lent)), one.serial.clone()))
-        } else {
-            let disk = disk(one, &owner, source.manifest, source.images, frames);
-            disk.map(|disk| VmDisk::Memory(Arc::new(TicketMutex::new(disk))))
-        };
-        match made {
-            Ok(disk) => disks.push(disk),
-            Err(error) => {
-                release(disks, frames);
-                return Err((index, error));
-            }
-        }
+) -> Result<VmDisk, DiskError> {
+    if one.host().is_some() {
+        let place = source.allotment.part(source.vm, index)?;
+        return Ok(VmDisk::Host(Arc::new(Part::new(place, lent)), one.serial.clone()));
     }
-    Ok(disks)
+    let disk = disk(one, owner, source.manifest, source.images, frames)?;
+    Ok(VmDisk::Memory(Arc::new(TicketMutex::new(disk))))
 }
 
 fn disk(
@@ -87,14 +74,6 @@ fn disk(
     };
     let (serial, space) = (config.serial.clone(), config.space_of(size));
     Ok(Disk::new(Creation { size, base, space, serial, owner: owner.clone() }, frames)?)
-}
-
-/// Gives the disks' memory back. No device has them any more.
-pub(super) fn release(disks: Vec<VmDisk>, frames: &mut FramePool) {
-    for disk in disks {
-        let stores = disk.into_stores();
-        stores.into_iter().flatten().for_each(|store| store.release(frames));
-    }
 }
 
 impl VmDisk {

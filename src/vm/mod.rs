@@ -8,6 +8,7 @@
 
 pub mod assigned;
 pub mod balloon;
+pub mod construction;
 pub mod create;
 pub mod debug;
 mod disks;
@@ -18,6 +19,7 @@ pub mod layout;
 pub mod lifecycle;
 pub mod loading;
 mod mmio;
+mod peripherals;
 pub mod ptimer;
 pub mod quick;
 pub(crate) mod remains;

@@ -25,7 +25,7 @@ use crate::virtio::console::ConsoleDevice;
 use crate::virtio::console::channel::Channels;
 use crate::virtio::entropy::EntropyDevice;
 use crate::virtio::net::NetDevice;
-use crate::virtio::net::cabling::Cabling;
+use crate::virtio::net::cabling::{Cabling, Card};
 use crate::virtio::net::socket::Plug;
 use crate::virtio::ram::SharedRam;
 use crate::virtio::transport::Transport;
@@ -79,42 +79,47 @@ impl Slots<'_> {
         Some(balloon)
     }
 
-    /// Its disks, in their order.
-    pub fn add_disks(&mut self, vm: VmId, disks: &[VmDisk], vcpus: u8, doorbells: &Arc<Doorbells>) {
-        for (number, disk) in disks.iter().enumerate() {
-            let what = format!("disk {}", number + 1);
-            let device: Box<dyn Device> = match disk {
-                VmDisk::Memory(disk) => {
-                    Box::new(self.transport(BlockDevice::new(disk.clone(), vcpus), &what))
-                }
-                VmDisk::Host(part, serial) => {
-                    let (part, memory) = (part.clone(), self.memory.clone());
-                    let device = HostBlockDevice::new(part, memory, serial.clone(), vcpus);
-                    Box::new(self.transport(device, &what))
-                }
-            };
-            disk.set_bell(Doorbell::new(doorbells.clone(), vm, self.next()));
-            self.devices.push((device, disk.device_name()));
-        }
-    }
-
-    /// Its network cards, each plugged in.
-    pub fn add_cards(
+    /// Its disk of this number, from 0.
+    pub fn add_disk(
         &mut self,
         vm: VmId,
+        number: usize,
+        disk: &VmDisk,
+        vcpus: u8,
+        doorbells: &Arc<Doorbells>,
+    ) {
+        let what = format!("disk {}", number + 1);
+        let device: Box<dyn Device> = match disk {
+            VmDisk::Memory(disk) => {
+                Box::new(self.transport(BlockDevice::new(disk.clone(), vcpus), &what))
+            }
+            VmDisk::Host(part, serial) => {
+                let (part, memory) = (part.clone(), self.memory.clone());
+                let device = HostBlockDevice::new(part, memory, serial.clone(), vcpus);
+                Box::new(self.transport(device, &what))
+            }
+        };
+        disk.set_bell(Doorbell::new(doorbells.clone(), vm, self.next()));
+        self.devices.push((device, disk.device_name()));
+    }
+
+    /// Its network card of this number, from 0, plugged in.
+    pub fn add_card(
+        &mut self,
+        vm: VmId,
+        number: usize,
+        card: &Card,
         vcpus: u8,
         cabling: &Cabling,
         doorbells: &Arc<Doorbells>,
     ) {
-        for (number, card) in cabling.cards(vm).iter().enumerate() {
-            let device = NetDevice::new(cabling.lan().clone(), card.port, card.mac, vcpus);
-            let steering = device.steering().clone();
-            let device = self.transport(device, &format!("network card {}", number + 1));
-            let bell = Doorbell::new(doorbells.clone(), vm, self.next());
-            let plug = Plug { queues: device.queues().clone(), bell, steering };
-            cabling.lan().plug(card.port, Some(plug));
-            self.devices.push((Box::new(device), "virtio-net".into()));
-        }
+        let device = NetDevice::new(cabling.lan().clone(), card.port, card.mac, vcpus);
+        let steering = device.steering().clone();
+        let device = self.transport(device, &format!("network card {}", number + 1));
+        let bell = Doorbell::new(doorbells.clone(), vm, self.next());
+        let plug = Plug { queues: device.queues().clone(), bell, steering };
+        cabling.lan().plug(card.port, Some(plug));
+        self.devices.push((Box::new(device), "virtio-net".into()));
     }
 
     /// Its console device, where it has ports, an agent, or gets what is typed there: whom to tell when the line has something new.

@@ -26,7 +26,7 @@ use plinth::virtio::console::channel::Channels;
 use plinth::virtio::net::cabling::Cabling;
 use plinth::virtio::vsock::sockets::{Socket, Sockets};
 use plinth::vm::Vm;
-use plinth::vm::create::{CreateError, Creation, Host};
+use plinth::vm::create::{CreateError, Creation, Host, Own};
 use plinth::vm::idregs::{IdFacts, IdRegs};
 use plinth::vm::layout;
 use plinth::vm::sysreg::names;
@@ -133,12 +133,11 @@ pub fn create(
 ) -> Result<(Vm, Arc<ScriptedLine>), CreateError> {
     let line = Arc::new(ScriptedLine::default());
     let config = &manifest.vms()[index];
-    let now = plinth::time::Ticks(1000);
     let doorbells = &Arc::new(Doorbells::new(manifest.vms().len()));
     let (networks, vms) = (manifest.networks(), manifest.vms());
     let cabling = &Cabling::new(networks, vms, host.frequency, host.clock).unwrap();
     let (id, images) = (VmId(id), &mut Images::default());
-    let (entropy, allotment) = (None, &Allotment::default());
+    let allotment = &Allotment::default();
     let creation = Creation {
         id,
         config,
@@ -151,10 +150,9 @@ pub fn create(
         pool: &Arc::new(SharedPool::new(FramePool::new(), 1, &Uncached)),
         images,
         allotment,
-        entropy,
-        now,
     };
-    Ok((*Vm::create(creation, line.clone(), frames, vmids, cpu)?, line))
+    let own = Own { line: line.clone(), entropy: None, now: plinth::time::Ticks(1000) };
+    Ok((*Vm::create(creation, own, frames, vmids, cpu)?, line))
 }
 
 /// A machine.

@@ -21,6 +21,7 @@ mod assigned;
 mod balloon;
 mod bench;
 mod bounds;
+mod come_and_go;
 mod command;
 mod consoles;
 mod crash;
@@ -291,6 +292,7 @@ fn steps(bare: bool) -> Result<Vec<Step>> {
         steps.extend(hostile::steps());
         steps.extend(soak::steps());
         steps.extend(masked::steps());
+        steps.extend(come_and_go::steps());
         steps.extend(many::steps());
         steps.extend(secrets::steps());
         steps.extend(oracle::steps());

@@ -14,7 +14,7 @@ use crate::board::{Board, Hardware};
 use crate::bundle::Bundle;
 
 /// How many instructions EL2 may execute without a look for interrupts.
-const LONGEST: u64 = 20_000;
+pub const LONGEST: u64 = 20_000;
 const OPERATIONS: u64 = 400_000;
 const LIMIT: Duration = Duration::from_secs(600);
 
