@@ -20,7 +20,7 @@ struct Part {
 }
 
 /// All tests, what takes longest first. At the modules with `unsafe`, and those next to it, Miri looks closely.
-const PARTS: [Part; 4] = [
+const PARTS: [Part; 8] = [
     Part {
         name: "unsafe",
         modules: &[
@@ -35,15 +35,16 @@ const PARTS: [Part; 4] = [
         ],
         closely: true,
     },
+    Part { name: "boards", modules: &["platform::"], closely: false },
+    Part { name: "bundles", modules: &["manifest::", "firmware::"], closely: false },
+    Part { name: "sockets", modules: &["virtio::vsock"], closely: false },
+    Part { name: "networks", modules: &["virtio::net", "net::"], closely: false },
     Part { name: "virtio", modules: &["virtio::"], closely: false },
-    Part {
-        name: "boards-and-bundles",
-        modules: &["platform::", "firmware::", "manifest::"],
-        closely: false,
-    },
+    Part { name: "vcpus", modules: &["sched::", "vgic::"], closely: false },
     Part { name: "all-else", modules: &[], closely: false },
 ];
-/// Set in the environment where all of them are wanted. They take too long for each run of the suite, but for the first.
+/// Set in the environment where all of them are wanted. They take too long for each run of the suite: the first is in each, and of the
+/// others one, whose turn it is with this commit.
 const ALL: &str = "MIRI_ALL";
 /// How Miri runs the tests of all other modules, in which there is no `unsafe`: with calls inlined it takes half as long. It still
 /// sees accesses beyond what is there, races, values that cannot be, and memory that nobody frees; but not what only the aliasing
@@ -65,8 +66,22 @@ const COMPONENTS: [&str; 2] = ["miri", "rust-src"];
 
 pub fn steps() -> Vec<Step> {
     let step = |part: &'static Part| Step::new(format!("host/miri-{}", part.name), |_| miri(part));
-    let is_wanted = |part: &&Part| part.closely || std::env::var_os(ALL).is_some();
-    PARTS.iter().filter(is_wanted).map(step).collect()
+    let (all, turn) = (std::env::var_os(ALL).is_some(), turn(commits()));
+    let is_wanted = |(index, _): &(usize, _)| all || *index == 0 || *index == turn;
+    PARTS.iter().enumerate().filter(is_wanted).map(|(_, part)| step(part)).collect()
+}
+
+/// Whose turn it is beside the first, after so many commits.
+fn turn(commits: usize) -> usize {
+    1 + commits % (PARTS.len() - 1)
+}
+
+/// How many commits there are up to this one; 0 where nobody knows.
+fn commits() -> usize {
+    let mut git = Command::new("git");
+    git.args(["rev-list", "--count", "HEAD"]).current_dir(paths::root());
+    let output = git.output().map(|output| output.stdout).unwrap_or_default();
+    String::from_utf8_lossy(&output).trim().parse().unwrap_or(0)
 }
 
 /// The toolchain, with nothing of how we were built and started.
@@ -177,6 +192,13 @@ mod tests {
     }
 
     #[test]
+    fn each_part_has_its_turn_and_the_first_is_in_each_run() {
+        assert!(PARTS[0].closely && PARTS[1..].iter().all(|part| !part.closely));
+        let turns: std::collections::BTreeSet<_> = (100..107).map(turn).collect();
+        assert_eq!(turns, (1..PARTS.len()).collect());
+    }
+
+    #[test]
     fn each_test_is_in_one_part() {
         let is_in = |test: &str, part| {
             let (modules, others) = filters(part);
@@ -189,6 +211,10 @@ mod tests {
             "memory::tests::a",
             "virtio::queue::tests::a",
             "virtio::balloon::tests::a",
+            "virtio::net::tests::a",
+            "virtio::vsock::tests::a",
+            "net::tests::a",
+            "vgic::tests::a",
             "virtio::tests::a",
             "platform::driver::tests::a",
             "platform::board::tests::a",
