@@ -27,8 +27,8 @@ use crate::manifest::VmConfig;
 use crate::memory::SharedPool;
 use crate::sched::policy::Policy;
 use crate::sched::{Admission, Balance, Entity, Retired, RunQueue, Timing, VmId, Woken};
-use crate::sync::TicketMutex;
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use crate::sync::{TicketMutex, Word};
 use crate::time::{Frequency, Ticks};
 use crate::vcpu::VcpuId;
 use crate::vgic::{IntId, Notify};
@@ -64,7 +64,7 @@ pub struct Hypervisor {
     /// How many they are.
     doomed_count: AtomicUsize,
     /// A CPU could not look at them, as another one had the stock.
-    word_left: AtomicBool,
+    word: Word,
     /// For each CPU, whether it has to look at more than the requests of the vCPU it runs.
     called: Box<[AtomicBool]>,
     /// Which devices something came for from outside their guests.
@@ -107,7 +107,7 @@ impl Hypervisor {
             // A number has no second VM before its first is taken apart.
             doomed: TicketMutex::new(Vec::with_capacity(configs.len())),
             doomed_count: AtomicUsize::new(0),
-            word_left: AtomicBool::new(false),
+            word: Word::new(),
             called: (0..cpus).map(|_| AtomicBool::new(false)).collect(),
             doorbells,
             askers,

@@ -6,8 +6,7 @@ use super::stock::Cleared;
 use super::{Hypervisor, Stock};
 use crate::machine::Machine;
 use crate::sched::Entity;
-use crate::sync::TicketMutexGuard;
-use crate::sync::atomic::{Ordering, fence};
+use crate::sync::atomic::Ordering;
 use crate::vcpu::VcpuId;
 use crate::vm::Vm;
 
@@ -43,9 +42,10 @@ impl Hypervisor {
     #[inline(never)] // what it puts on the stack is not to be in the run loop's frame
     fn take_apart<M: Machine>(&self, machine: &mut M) -> bool {
         loop {
-            let Some(mut stock) = self.stock.try_lock().or_else(|| self.leave_word()) else {
-                return false;
-            };
+            // Another CPU may have the stock, and nobody waits for it. If that one takes VMs apart it looks again: it may have
+            // found one still held by this CPU. If it builds one, it comes by `reap` afterwards.
+            let stock = self.stock.try_lock().or_else(|| self.word.leave(&self.stock));
+            let Some(mut stock) = stock else { return false };
             match self.take_apart_some(machine, &mut stock) {
                 cleared @ (Cleared::Some | Cleared::All(_)) => {
                     drop(stock); // the log may be slow
@@ -53,8 +53,7 @@ impl Hypervisor {
                 }
                 Cleared::Nothing => {
                     drop(stock);
-                    fence(Ordering::SeqCst); // between the lock and the word, as on the other side
-                    if self.word_left.swap(false, Ordering::SeqCst) {
+                    if self.word.was_left() {
                         continue;
                     }
                     return false;
@@ -91,13 +90,5 @@ impl Hypervisor {
         let is_free = |vm: &Arc<Vm>| Arc::strong_count(vm) == 1 && !vm.has_lent_memory();
         let free = doomed.iter().position(is_free)?;
         Arc::into_inner(doomed.swap_remove(free))
-    }
-
-    /// Another CPU has the stock, and nobody waits for it. If it takes VMs apart it looks again: it may have found one still
-    /// held by this CPU. If it builds one, it comes by [`reap`](Self::reap) afterwards. The stock, if it is to be had by now.
-    fn leave_word(&self) -> Option<TicketMutexGuard<'_, Stock>> {
-        self.word_left.store(true, Ordering::SeqCst);
-        fence(Ordering::SeqCst);
-        self.stock.try_lock()
     }
 }

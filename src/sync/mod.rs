@@ -10,6 +10,7 @@
 mod modelled;
 #[cfg(feature = "models")]
 mod order;
+mod word;
 
 #[cfg(not(feature = "models"))]
 pub use core::sync::atomic;
@@ -19,3 +20,4 @@ pub use modelled::{Once, SpinMutex, SpinMutexGuard, TicketMutex, TicketMutexGuar
 pub use spin::Once;
 #[cfg(not(feature = "models"))]
 pub use spin::mutex::{SpinMutex, SpinMutexGuard, TicketMutex, TicketMutexGuard};
+pub use word::Word;

@@ -1,7 +1,7 @@
 //! The same as a model checker has them, behind the interface of `spin`.
 //!
 //! Each operation is a place where another CPU may go on. All of it is sequentially consistent: what orderings are for is
-//! not seen here.
+//! not seen here, but by `tests/weak`.
 
 extern crate std;
 

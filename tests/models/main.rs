@@ -6,7 +6,7 @@
 //! random and by priorities that change a few times, and are the same each time; one that fails is printed, and tried
 //! again with `MODEL_REPLAY`. `MODEL_TIMES` tries so many times as many.
 //!
-//! Not modelled: the orderings of atomics (all are sequentially consistent), and torn accesses of guests' memory.
+//! Not modelled: the orderings of atomics (all are sequentially consistent; see `tests/weak`), and torn accesses of guests' memory.
 
 #![allow(unsafe_code, reason = "one piece of memory serves one execution after the other")]
 

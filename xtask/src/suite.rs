@@ -61,6 +61,7 @@ mod trees;
 mod virtio;
 mod vsock;
 mod waits;
+mod weak;
 mod workarounds;
 
 use std::cell::OnceCell;
@@ -264,6 +265,7 @@ fn steps(bare: bool) -> Result<Vec<Step>> {
         steps.extend(host::steps());
         steps.extend(fuzz::steps());
         steps.extend(miri::steps());
+        steps.extend(weak::steps());
         steps.extend(bounds::steps());
         steps.extend(refusals::steps());
         steps.extend(machine::steps());

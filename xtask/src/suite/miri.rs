@@ -85,7 +85,7 @@ fn commits() -> usize {
 }
 
 /// The toolchain, with nothing of how we were built and started.
-fn nightly(args: &[&str]) -> Command {
+pub(super) fn nightly(args: &[&str]) -> Command {
     let mut command = Command::new("rustup");
     command.args(["run", "nightly", "cargo", "miri"]).args(args).current_dir(paths::root());
     for name in ["CARGO", "RUSTC", "RUSTDOC", "RUSTUP_TOOLCHAIN", "RUSTFLAGS"] {
@@ -121,18 +121,23 @@ fn need() -> Result<()> {
     Ok(())
 }
 
-/// The tests of a part.
-fn miri(part: &Part) -> Outcome {
-    if let Err(why) = need() {
-        return Outcome::Skipped(format!("{why:#}"));
-    }
-    let built = command::succeed(&mut nightly(&["setup"]), BUILD_SECONDS).and_then(|_| {
-        command::succeed(&mut nightly(&["test", "--no-run", "--lib"]), BUILD_SECONDS)
-    });
-    if let Err(why) = built {
+/// Builds some tests for Miri, which is installed when it is missing. Or why they cannot be run.
+pub(super) fn build(tests: &[&str]) -> Result<(), Outcome> {
+    need().map_err(|why| Outcome::Skipped(format!("{why:#}")))?;
+    let build = [&["test", "--no-run"], tests].concat();
+    let built = command::succeed(&mut nightly(&["setup"]), BUILD_SECONDS)
+        .and_then(|_| command::succeed(&mut nightly(&build), BUILD_SECONDS));
+    built.map(drop).map_err(|why| {
         let why = format!("{why:#}");
         let line = why.lines().find(|line| line.starts_with("error")).unwrap_or_default();
-        return Outcome::Skipped(format!("Miri cannot build the tests here: {line}"));
+        Outcome::Skipped(format!("Miri cannot build the tests here: {line}"))
+    })
+}
+
+/// The tests of a part.
+fn miri(part: &Part) -> Outcome {
+    if let Err(why) = build(&["--lib"]) {
+        return why;
     }
     match run(part) {
         Ok(Done { status, output }) if status.success() => {
