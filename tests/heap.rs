@@ -476,7 +476,7 @@ fn vms_that_are_built_in_turns_each_have_what_was_reserved_for_them() {
     for id in [ONE, OTHER] {
         bench.create(id).unwrap();
     }
-    [ONE, OTHER].map(|id| bench.destroy(id));
+    [ONE, OTHER].into_iter().for_each(|id| bench.destroy(id));
     let heap = live();
     // While the first is not whole, what it was promised is not for the second.
     assert!(!step(&mut bench, ONE).unwrap());
@@ -495,7 +495,7 @@ fn vms_that_are_built_in_turns_each_have_what_was_reserved_for_them() {
     assert_eq!((whole, bench.hypervisor.alive()), ([true; 2], 2));
     assert!(matches!(step(&mut bench, ONE), Err(Refusal::Running)));
     // Not started yet.
-    [ONE, OTHER].map(|id| bench.destroy(id));
+    [ONE, OTHER].into_iter().for_each(|id| bench.destroy(id));
     assert_eq!(bench.free(), free);
     assert!(as_much(heap), "{} bytes more", live() - heap);
 }

@@ -72,7 +72,7 @@ fn the_uart_can_be_read_when_nothing_else_can() {
 #[test]
 fn what_is_optional_may_be_absent() {
     let mut tree = virt(VIRT_GICV2);
-    for name in some(["chosen", "aliases", "pl031@9010000", "apb-pclk"]) {
+    for name in ["chosen", "aliases", "pl031@9010000", "apb-pclk"] {
         tree.root.remove_child(name).unwrap();
     }
     let board = read(&tree).unwrap();

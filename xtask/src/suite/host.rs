@@ -139,7 +139,9 @@ fn rustdoc(cargo: &mut Command) -> Result<()> {
 
 fn tests() -> Result<Outcome> {
     let mut cargo = build::cargo();
-    cargo.args(["test", "--quiet", "--workspace", "--no-fail-fast"]);
+    cargo.args(["test", "--quiet", "--workspace", "--no-fail-fast", "--"]);
+    let elsewhere = BY_THEMSELVES.iter().chain(&[SCHEDULER]);
+    cargo.args(elsewhere.flat_map(|tests| ["--skip", tests]));
     let Done { status, output } = command::run(&mut cargo, BUILD_SECONDS)?;
     let mut counts = counts(&output);
     if !status.success() {
@@ -149,11 +151,16 @@ fn tests() -> Result<Outcome> {
     Ok(Outcome::Many(counts, output))
 }
 
+/// The scheduler's tests, which `host/scheduler-at-length` runs.
+const SCHEDULER: &str = "sched::";
+/// Tests of the library that take ten times as long in an ordinary build: `host/exhaustive` runs them, and `host/tests` does not.
+const BY_THEMSELVES: [&str; 3] = ["blob::every_byte_of", "::tests::saved::", "::tests::once::"];
+
 /// The scheduler's property tests with thousands of random machines instead of a few.
 fn scheduler_at_length() -> Result<Outcome> {
     let mut cargo = build::cargo();
     cargo.args(["test", "--quiet", "--profile", "search", "--lib", "--package", "plinth"]);
-    cargo.args(["--", "sched::"]);
+    cargo.args(["--", SCHEDULER]);
     let seed = env::var(SEED).unwrap_or_else(|_| SEED_AT_LENGTH.to_owned());
     cargo.env("PROPTEST_CASES", CASES_AT_LENGTH).env(SEED, &seed);
     let output = command::succeed(&mut cargo, BUILD_SECONDS)?;
@@ -166,12 +173,12 @@ fn scheduler_at_length() -> Result<Outcome> {
     )))
 }
 
-/// Everything that there is of small things: the tests called so, of which the ordinary run does a part. Built as the
-/// scheduler's are.
+/// Everything that there is of small things: the tests called so, of which the ordinary run does a part; and those that take long. Built
+/// as the scheduler's are.
 fn exhaustive() -> Result<Outcome> {
     let mut cargo = build::cargo();
     cargo.args(["test", "--quiet", "--profile", "search", "--lib", "--package", "plinth"]);
-    cargo.args(["--", "exhaustive::", "vgic::tests::file::"]);
+    cargo.args(["--", "exhaustive::", "vgic::tests::file::"]).args(BY_THEMSELVES);
     let passed = counts(&command::succeed(&mut cargo, BUILD_SECONDS)?).passed;
     if passed == 0 {
         bail!("no exhaustive test has run");

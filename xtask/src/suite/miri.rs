@@ -8,7 +8,7 @@ use super::command::{self, Done};
 use super::host::{BUILD_SECONDS, counts};
 use super::{Outcome, Step};
 use crate::doctor::first_line;
-use crate::paths;
+use crate::{build as builder, paths};
 
 /// Tests that are one run of Miri, which uses one CPU, and a third of a minute of that before the first test.
 struct Part {
@@ -19,7 +19,11 @@ struct Part {
     closely: bool,
 }
 
-/// All tests, what takes longest first. At the modules with `unsafe`, and those next to it, Miri looks closely.
+/// How many runs of the suite, of one commit after the other, have had all that is in the other parts than the first: together they
+/// take most of an hour.
+const TURNS: usize = 30;
+
+/// All tests. At the modules with `unsafe`, and those next to it, Miri looks closely.
 const PARTS: [Part; 8] = [
     Part {
         name: "unsafe",
@@ -43,8 +47,7 @@ const PARTS: [Part; 8] = [
     Part { name: "vcpus", modules: &["sched::", "vgic::"], closely: false },
     Part { name: "all-else", modules: &[], closely: false },
 ];
-/// Set in the environment where all of them are wanted. They take too long for each run of the suite: the first is in each, and of the
-/// others one, whose turn it is with this commit.
+/// Set in the environment where all of them are wanted at once.
 const ALL: &str = "MIRI_ALL";
 /// How Miri runs the tests of all other modules, in which there is no `unsafe`: with calls inlined it takes half as long. It still
 /// sees accesses beyond what is there, races, values that cannot be, and memory that nobody frees; but not what only the aliasing
@@ -66,14 +69,52 @@ const COMPONENTS: [&str; 2] = ["miri", "rust-src"];
 
 pub fn steps() -> Vec<Step> {
     let step = |part: &'static Part| Step::new(format!("host/miri-{}", part.name), |_| miri(part));
-    let (all, turn) = (std::env::var_os(ALL).is_some(), turn(commits()));
-    let is_wanted = |(index, _): &(usize, _)| all || *index == 0 || *index == turn;
-    PARTS.iter().enumerate().filter(is_wanted).map(|(_, part)| step(part)).collect()
+    if std::env::var_os(ALL).is_some() {
+        return PARTS.iter().map(step).collect();
+    }
+    vec![step(&PARTS[0]), Step::new("host/miri-in-turn", |_| in_turn())]
 }
 
-/// Whose turn it is beside the first, after so many commits.
-fn turn(commits: usize) -> usize {
-    1 + commits % (PARTS.len() - 1)
+/// Those of the other parts whose turn it is.
+fn in_turn() -> Outcome {
+    let turn = commits() % TURNS;
+    let all = match tests() {
+        Ok(all) => all,
+        Err(why) => return Outcome::Failed(format!("{why:#}")),
+    };
+    let tests = of_turn(&all, turn);
+    if let Err(why) = build(&["--lib"]) {
+        return why;
+    }
+    let mut command = nightly(&["test", "--quiet", "--lib", "--", "--exact"]);
+    command.args(&tests).env("MIRIFLAGS", flags(false));
+    match command::succeed(&mut command, SECONDS) {
+        Ok(output) => {
+            let counts = counts(&output);
+            // Those that are too long for Miri are ignored there.
+            if (counts.passed + counts.skipped) as usize != tests.len() || counts.passed == 0 {
+                return Outcome::Failed(format!("not {} tests: {output}", tests.len()));
+            }
+            Outcome::Remarked(format!("{} tests, turn {} of {TURNS}", counts.passed, turn + 1))
+        }
+        Err(why) => Outcome::Failed(format!("{why:#}")),
+    }
+}
+
+/// The names of the unit tests, in their order.
+fn tests() -> Result<Vec<String>> {
+    let mut cargo = builder::cargo();
+    cargo.args(["test", "--quiet", "--lib", "--package", "plinth", "--", "--list"]);
+    let output = command::succeed(&mut cargo, BUILD_SECONDS)?;
+    let names = output.lines().filter_map(|line| line.trim().strip_suffix(": test"));
+    Ok(names.map(str::to_owned).collect())
+}
+
+/// Those of the other parts than the first whose turn this is: neighbours, which take as long as each other, have other turns.
+fn of_turn(tests: &[String], turn: usize) -> Vec<&str> {
+    let is_first = |test: &str| PARTS[0].modules.iter().any(|module| test.contains(module));
+    let others = tests.iter().filter(|test| !is_first(test) && !test.contains(LEFT_OUT));
+    others.skip(turn).step_by(TURNS).map(String::as_str).collect()
 }
 
 /// How many commits there are up to this one; 0 where nobody knows.
@@ -155,6 +196,12 @@ fn filters(of: &Part) -> (&'static [&'static str], Vec<&'static str>) {
     (of.modules, earlier.collect())
 }
 
+/// How Miri is to look at tests, closely or not.
+fn flags(closely: bool) -> String {
+    let more = if closely { &[] } else { INLINED };
+    [&["-Zmiri-disable-isolation"], more].concat().join(" ")
+}
+
 /// Lets Miri run it.
 fn run(part: &Part) -> Result<Done> {
     let mut command = nightly(&["test", "--quiet", "--lib", "--", "--skip", LEFT_OUT]);
@@ -163,9 +210,7 @@ fn run(part: &Part) -> Result<Done> {
     for other in others {
         command.args(["--skip", other]);
     }
-    if !part.closely {
-        command.env("MIRIFLAGS", [&["-Zmiri-disable-isolation"], INLINED].concat().join(" "));
-    }
+    command.env("MIRIFLAGS", flags(part.closely));
     command::run(&mut command, SECONDS)
 }
 
@@ -197,10 +242,14 @@ mod tests {
     }
 
     #[test]
-    fn each_part_has_its_turn_and_the_first_is_in_each_run() {
-        assert!(PARTS[0].closely && PARTS[1..].iter().all(|part| !part.closely));
-        let turns: std::collections::BTreeSet<_> = (100..107).map(turn).collect();
-        assert_eq!(turns, (1..PARTS.len()).collect());
+    fn each_test_has_one_turn() {
+        let mut tests: Vec<String> = (0..100).map(|it| format!("net::tests::{it}")).collect();
+        tests.extend(["memory::tests::a", "vm::exhaustive::a"].map(str::to_owned));
+        let mut had: Vec<_> = (0..TURNS).flat_map(|turn| of_turn(&tests, turn)).collect();
+        had.sort_unstable();
+        let mut others: Vec<_> = tests[..100].iter().collect();
+        others.sort_unstable();
+        assert_eq!(had, others);
     }
 
     #[test]
