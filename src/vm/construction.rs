@@ -1,7 +1,7 @@
 //! How a VM comes to be: in stages, as interrupts wait for each. A stage is some thousand instructions, whatever the VM has.
 //!
 //! Each disk → its kernel's first bytes → each device → VMID and root table → frames → what is mapped beside RAM → interrupt
-//! controller → each vCPU. Where one fails, what there is by then is taken apart as that of any VM ([`Remains`]). What takes
+//! controller → each vCPU. Where one fails, what there is by then is taken apart as that of any VM (`remains`). What takes
 //! long comes when it is started: [`loading`](super::loading).
 
 use alloc::boxed::Box;
@@ -143,7 +143,7 @@ impl<L: SerialLine + 'static> Construction<L> {
     /// then.
     ///
     /// # Errors
-    /// [`CreateError`]; it is to be [abandoned](Self::abandon).
+    /// [`CreateError`]; it is to be abandoned then.
     pub fn step(
         &mut self,
         creation: &mut Creation<'_>,
