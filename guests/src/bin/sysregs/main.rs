@@ -1,6 +1,6 @@
 //! Which system registers does the machine have? `MRS` of all 32768 encodings, at EL1 and at EL0, each of which gives a value, or
 //! is UNDEFINED, or at EL0 an exception of EL1's own. All but the UNDEFINED are told, with values of those that do not change: whoever
-//! runs it compares.
+//! runs it compares. Then the same for `MSR` (`writes`).
 
 #![no_std]
 #![no_main]
@@ -8,6 +8,8 @@
 use guests::report::Report;
 use guests::user::{self, A64, User};
 use guests::{code, exception, fp, instruction, mrs, msr, println};
+
+mod writes;
 
 guests::payload!(main);
 
@@ -18,6 +20,14 @@ const SVC_CLASS: u64 = 0x15;
 
 /// Fields of an encoding: op0, op1, CRn, CRm, op2.
 type Fields = (u32, u32, u32, u32, u32);
+
+/// The assembler's name of an encoding.
+macro_rules! name {
+    ($op0:expr, $op1:expr, $crn:expr, $crm:expr, $op2:expr) => {
+        format_args!("s{}_{}_c{}_c{}_{}", $op0, $op1, $crn, $crm, $op2)
+    };
+}
+use name;
 
 fn encodings() -> impl Iterator<Item = Fields> {
     (0..0x8000u32).map(|at| (2 + (at >> 14), at >> 11 & 7, at >> 7 & 15, at >> 3 & 15, at & 7))
@@ -60,11 +70,13 @@ fn main(report: &mut Report) {
         }
     }
     report.equal("each read at EL0 goes on, or is an exception at the instruction", strange, None);
+    writes::at_el1(report);
+    writes::at_el0(report);
 }
 
 /// One that is not UNDEFINED: with its value, if that is always the same; `None`, if EL1 is asked.
 fn tell(level: &str, (op0, op1, crn, crm, op2): Fields, value: Option<u64>) {
-    let name = format_args!("s{op0}_{op1}_c{crn}_c{crm}_{op2}");
+    let name = name!(op0, op1, crn, crm, op2);
     // Identification, ACTLR_EL1, and what there is of debug registers.
     let constant = op0 == 2 || crn == 0 || (op1, crn, crm, op2) == (0, 1, 0, 1);
     match value {
