@@ -20,12 +20,16 @@ pub fn compare(gic: &str, text: &str) -> Result<()> {
     };
     let told = |prefix| text.lines().filter_map(move |line| line.trim_end().strip_prefix(prefix));
     let found: Vec<_> = told("register: ").map(str::to_owned).collect();
-    reviewed(&format!("registers-gicv{gic}.txt"), reads, &found)?;
+    let reads = reviewed(&format!("registers-gicv{gic}.txt"), reads, &found);
     let decided = decided::table(gic);
     let found: Vec<_> = told("write: ").collect();
     let same_everywhere: Vec<_> = found.iter().map(|line| outcome(line, &decided)).collect();
-    reviewed(&format!("writes-gicv{gic}.txt"), writes, &same_everywhere)?;
-    decided::agree(&decided, &found)
+    let writes = reviewed(&format!("writes-gicv{gic}.txt"), writes, &same_everywhere);
+    let wrong = [reads, writes, decided::agree(&decided, &found)];
+    let wrong: Vec<_> =
+        wrong.into_iter().filter_map(Result::err).map(|why| why.to_string()).collect();
+    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+    Ok(())
 }
 
 /// The lines are those of the list, after its heading; all of them are written to `file`.
